@@ -1,0 +1,126 @@
+"""WHAT stands in for a cached feature: plain reuse, or the gradient queue of Gradient-Optimized Cache.
+
+A predictor holds tensors for the cells (block, branch) of one batch while it is sampled. It knows the schedule
+beforehand, and so it holds a tensor only as long as a later cached step needs it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Cell = tuple[int, int]
+
+
+class Predictor(ABC):
+    """Stands in for cached features.
+
+    Args:
+        mask: the schedule, bool [steps, blocks, 2]; True = cached.
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        self.steps = len(mask)
+        self.cached: list[list[list[bool]]] = mask.tolist()
+
+    def cached_next(self, step: int, cell: Cell) -> bool:
+        """Whether the cell is cached in the step after this one."""
+        return step + 1 < self.steps and self.cached[step + 1][cell[0]][cell[1]]
+
+    @abstractmethod
+    def store(self, step: int, cell: Cell, feature: Tensor) -> None:
+        """Take over the feature [N, tokens, hidden] computed (and already used) in this step."""
+
+    @abstractmethod
+    def predict(self, step: int, cell: Cell) -> Tensor:
+        """The value [N, tokens, hidden] to use in this cached step; the caller must not change it."""
+
+    @abstractmethod
+    def held(self) -> list[Tensor]:
+        """The tensors held now, each once."""
+
+
+class Reuse(Predictor):
+    """The feature of the last computed step, unchanged (FORA, arXiv 2407.01425)."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__(mask)
+        self.feature: dict[Cell, Tensor] = {}
+
+    def store(self, step: int, cell: Cell, feature: Tensor) -> None:
+        if self.cached_next(step, cell):
+            self.feature[cell] = feature
+
+    def predict(self, step: int, cell: Cell) -> Tensor:
+        return self.feature[cell] if self.cached_next(step, cell) else self.feature.pop(cell)
+
+    def held(self) -> list[Tensor]:
+        return list(self.feature.values())
+
+
+class GradientQueue(Predictor):
+    """Cached Gradient Propagation (GOC, arXiv 2503.05156, section 3.2).
+
+    With u1, u2, ... the values *used* in a cell in the past steps, newest first (computed, or predicted where the
+    cell was cached), a cached cell uses
+
+        u1 + correct * sum_j w_j (u_j - u_{j+1}).
+
+    A cell with fewer values than the queue asks for uses the gradients it has; with none, this is plain reuse.
+
+    The prediction is formed in the step before it is used, and every used value is dropped when no later prediction
+    needs it. With one weight and no two cached steps in a row, that leaves ONE tensor per cell.
+
+    Args:
+        mask: the schedule, bool [steps, blocks, 2].
+        weights: w_1, w_2, ... (the paper uses one).
+        correct: bool [steps, blocks, 2], where the correction is on; None = everywhere.
+    """
+
+    def __init__(self, mask: Tensor, weights: Sequence[float], correct: Tensor | None = None) -> None:
+        super().__init__(mask)
+        correct = torch.ones_like(mask) if correct is None else correct
+        self.weights = tuple(weights)
+        self.correct: list[list[list[bool]]] = correct.tolist()
+        self.keep = self._values_to_keep(mask & correct)
+        self.used: dict[Cell, list[Tensor]] = {}
+        self.next: dict[Cell, Tensor] = {}
+
+    def _values_to_keep(self, corrected: Tensor) -> list[list[list[int]]]:
+        """How many of the newest used values later predictions still need, after each step and for each cell.
+
+        The prediction for step n is formed from the len(weights) + 1 values up to step n - 1, at the end of step
+        n - 1, where the newest of them is at hand.
+        """
+        keep = torch.zeros(corrected.shape, dtype=torch.long)
+        for step in reversed(range(self.steps - 2)):
+            needed = corrected[step + 2].long() * len(self.weights)
+            keep[step] = torch.maximum(needed, keep[step + 1] - 1)
+        return keep.tolist()
+
+    def _advance(self, step: int, cell: Cell, value: Tensor) -> None:
+        """Enter the value used in this step into the queue, and form the next step's prediction if one is due."""
+        block, branch = cell
+        values = [value, *self.used.pop(cell, [])]
+        if self.cached_next(step, cell):
+            prediction = value
+            if self.correct[step + 1][block][branch]:
+                for weight, newer, older in zip(self.weights, values, values[1:], strict=False):
+                    prediction = torch.add(prediction, newer - older, alpha=weight)
+            self.next[cell] = prediction
+        kept = self.keep[step][block][branch]
+        if kept:
+            self.used[cell] = values[:kept]
+
+    def store(self, step: int, cell: Cell, feature: Tensor) -> None:
+        self._advance(step, cell, feature)
+
+    def predict(self, step: int, cell: Cell) -> Tensor:
+        value = self.next.pop(cell)
+        self._advance(step, cell, value)
+        return value
+
+    def held(self) -> list[Tensor]:
+        tensors = [*self.next.values(), *(value for values in self.used.values() for value in values)]
+        return list({id(tensor): tensor for tensor in tensors}.values())

@@ -1,0 +1,1 @@
+"""Denoisers, their checkpoints, and the decoders that turn latents into images."""

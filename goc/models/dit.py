@@ -1,0 +1,213 @@
+"""Diffusion transformer with adaLN-Zero blocks (DiT, Peebles & Xie, arXiv 2212.09748).
+
+Parameter names are those of the public DiT release, so that its state dicts load strictly.
+"""
+
+import math
+from functools import partial
+from typing import Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from timm.layers import build_sincos2d_pos_embed
+from timm.models.vision_transformer import Attention, Mlp, PatchEmbed
+from torch import Tensor, nn
+
+ATTENTION, MLP = 0, 1
+BRANCHES = 2
+
+# depth, hidden size, heads of the published models (DiT, table 1)
+PUBLISHED_SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
+PUBLISHED_PATCHES = (2, 4, 8)
+
+
+class FeatureCache(Protocol):
+    """What a denoiser asks of a cache: may a stored feature stand in for this branch, and here is a fresh one."""
+
+    def lookup(self, block: int, branch: int) -> Tensor | None:
+        """Feature [N, tokens, hidden] to use instead of computing the branch, or None: compute it."""
+
+    def store(self, block: int, branch: int, feature: Tensor) -> None:
+        """Take over a feature that was just computed and used; the cache may change it in place."""
+
+
+class TimestepEmbedder(nn.Module):
+    """Timesteps [N] -> embeddings [N, hidden]: sinusoidal frequencies, then a two-layer MLP."""
+
+    frequencies = 256
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(self.frequencies, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
+        )
+
+    def forward(self, t: Tensor) -> Tensor:
+        half = self.frequencies // 2
+        scale = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+        angles = t[:, None].float() * scale
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
+
+
+class LabelEmbedder(nn.Module):
+    """Class labels [N] -> embeddings [N, hidden]; label `num_classes` is the null label of guidance."""
+
+    def __init__(self, num_classes: int, hidden_size: int) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(num_classes + 1, hidden_size)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        return self.embedding_table(labels)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Tokens x [N, tokens, hidden] scaled by 1 + scale and shifted, both [N, hidden]."""
+    return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
+
+
+def adaln_linear(module: nn.Module) -> nn.Linear:
+    """The linear layer of a module's adaLN modulation (the SiLU before it is applied once for all modules)."""
+    return cast(nn.Linear, cast(nn.Sequential, module.adaLN_modulation)[1])
+
+
+class DiTBlock(nn.Module):
+    """Attention and MLP, each normalised, modulated and gated by the condition: h <- h + gate * branch(h)."""
+
+    def __init__(self, hidden_size: int, num_heads: int) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.norm1 = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
+        self.attn = Attention(hidden_size, num_heads=num_heads, qkv_bias=True)
+        self.norm2 = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
+        gelu = cast(type[nn.Module], partial(nn.GELU, approximate="tanh"))
+        self.mlp = Mlp(hidden_size, hidden_features=4 * hidden_size, act_layer=gelu)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 6 * hidden_size))
+
+    def modulation(self, activated: Tensor, first: int, count: int) -> tuple[Tensor, ...]:
+        """Modulation vectors first .. first+count-1 of six, each [N, hidden]; nothing else is computed.
+
+        Order: shift, scale, gate of the attention branch, then of the MLP. `activated` is SiLU(condition).
+        """
+        linear = adaln_linear(self)
+        rows = slice(first * self.hidden_size, (first + count) * self.hidden_size)
+        return F.linear(activated, linear.weight[rows], linear.bias[rows]).chunk(count, dim=1)
+
+    def branch(self, branch: int, h: Tensor, activated: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute one branch: its feature [N, tokens, hidden] (before the gate) and its gate [N, hidden]."""
+        norm, layer = ((self.norm1, self.attn), (self.norm2, self.mlp))[branch]
+        shift, scale, gate = self.modulation(activated, 3 * branch, 3)
+        return layer(modulate(norm(h), shift, scale)), gate
+
+    def forward(self, h: Tensor, activated: Tensor, cache: FeatureCache | None = None, index: int = 0) -> Tensor:
+        """h [N, tokens, hidden] -> same; `index` is this block's number in the cache."""
+        for branch in (ATTENTION, MLP):
+            cached = None if cache is None else cache.lookup(index, branch)
+            if cached is None:
+                feature, gate = self.branch(branch, h, activated)
+            else:
+                feature, (gate,) = cached, self.modulation(activated, 3 * branch + 2, 1)
+            h = torch.addcmul(h, gate.unsqueeze(1), feature)
+            if cache is not None and cached is None:
+                cache.store(index, branch, feature)
+        return h
+
+
+class FinalLayer(nn.Module):
+    """Tokens [N, tokens, hidden] -> patches [N, tokens, patch * patch * channels]."""
+
+    def __init__(self, hidden_size: int, patch_size: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm_final = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
+        self.linear = nn.Linear(hidden_size, patch_size * patch_size * out_channels)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 2 * hidden_size))
+
+    def forward(self, h: Tensor, activated: Tensor) -> Tensor:
+        shift, scale = adaln_linear(self)(activated).chunk(2, dim=1)
+        return self.linear(modulate(self.norm_final(h), shift, scale))
+
+
+class DiT(nn.Module):
+    """Class-conditional diffusion transformer predicting noise and the learned-range variance.
+
+    Args:
+        input_size: side of the (square) input in latent pixels; a multiple of patch_size.
+        patch_size: side of a patch in latent pixels.
+        in_channels: channels C of the input; the output has 2 C (noise, then variance).
+        hidden_size: width of the residual stream; a multiple of num_heads and of 4.
+        depth: number of blocks. num_heads: attention heads. num_classes: labels without the null label.
+    """
+
+    def __init__(
+        self,
+        input_size: int = 32,
+        patch_size: int = 2,
+        in_channels: int = 4,
+        hidden_size: int = 1152,
+        depth: int = 28,
+        num_heads: int = 16,
+        num_classes: int = 1000,
+    ) -> None:
+        super().__init__()
+        self.input_size, self.patch_size = input_size, patch_size
+        self.in_channels, self.out_channels = in_channels, 2 * in_channels
+        self.hidden_size, self.depth, self.num_classes = hidden_size, depth, num_classes
+
+        self.x_embedder = PatchEmbed(input_size, patch_size, in_channels, hidden_size)
+        self.t_embedder = TimestepEmbedder(hidden_size)
+        self.y_embedder = LabelEmbedder(num_classes, hidden_size)
+        self.num_tokens = (input_size // patch_size) ** 2
+        self.register_buffer("pos_embed", torch.empty(1, self.num_tokens, hidden_size))
+        self.pos_embed: Tensor
+        self.blocks = nn.ModuleList(DiTBlock(hidden_size, num_heads) for _ in range(depth))
+        self.final_layer = FinalLayer(hidden_size, patch_size, self.out_channels)
+        self.initialize()
+
+    @classmethod
+    def published(cls, name: str, input_size: int = 32, num_classes: int = 1000) -> "DiT":
+        """A published architecture by its name, such as "DiT-XL/2"; raises ValueError for an unknown one."""
+        names = [f"DiT-{size}/{patch}" for size in PUBLISHED_SIZES for patch in PUBLISHED_PATCHES]
+        if name not in names:
+            raise ValueError(f"{name}: must be one of {', '.join(names)}")
+        size, patch = name.removeprefix("DiT-").split("/")
+        depth, hidden_size, num_heads = PUBLISHED_SIZES[size]
+        return cls(input_size, int(patch), 4, hidden_size, depth, num_heads, num_classes)
+
+    def initialize(self) -> None:
+        """Xavier weights, and zero gates and outputs (adaLN-Zero), so that every block starts as the identity."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        patches = self.x_embedder.proj
+        nn.init.xavier_uniform_(patches.weight.view(patches.out_channels, -1))
+        nn.init.constant_(cast(Tensor, patches.bias), 0)
+        for embedder in (self.t_embedder.mlp[0], self.t_embedder.mlp[2], self.y_embedder.embedding_table):
+            nn.init.normal_(cast(Tensor, embedder.weight), std=0.02)
+        outputs = [adaln_linear(module) for module in (*self.blocks, self.final_layer)]
+        for linear in (*outputs, self.final_layer.linear):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        grid = self.input_size // self.patch_size
+        self.pos_embed.copy_(build_sincos2d_pos_embed([grid, grid], self.hidden_size).reshape(self.pos_embed.shape))
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor, cache: FeatureCache | None = None) -> Tensor:
+        """Predict noise and variance.
+
+        Args:
+            x: noisy latents [N, C, H, W]. t: timesteps [N] in 0..999. y: labels [N], `num_classes` = null.
+            cache: stands in for branches whose features it holds; None computes every branch.
+
+        Returns:
+            [N, 2 C, H, W]: predicted noise, then the variance interpolation v.
+        """
+        h = self.x_embedder(x) + self.pos_embed
+        activated = F.silu(self.t_embedder(t) + self.y_embedder(y))
+        for index, block in enumerate(self.blocks):
+            h = block(h, activated, cache, index)
+        return self.unpatchify(self.final_layer(h, activated))
+
+    def unpatchify(self, patches: Tensor) -> Tensor:
+        """[N, tokens, patch * patch * 2C] -> [N, 2C, H, W]."""
+        grid, p = self.input_size // self.patch_size, self.patch_size
+        patches = patches.reshape(-1, grid, grid, p, p, self.out_channels)
+        return patches.permute(0, 5, 1, 3, 2, 4).reshape(-1, self.out_channels, self.input_size, self.input_size)

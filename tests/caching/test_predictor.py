@@ -1,0 +1,120 @@
+"""The predictors against the definition of the method, written out with every value kept."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from goc.caching.cache import FeatureCache
+from goc.caching.predictor import GradientQueue, Predictor, Reuse
+from goc.caching.schedule import uniform
+
+CELL = (0, 0)
+
+
+def one_cell(cached: list[bool]) -> Tensor:
+    return torch.tensor(cached)[:, None, None]
+
+
+def used_values(predictor: Predictor, mask: Tensor, features: Tensor) -> list[Tensor]:
+    """What a cell uses in each step, when the computed feature of step i is features[i]."""
+    values = []
+    for step, feature in enumerate(features):
+        if mask[step, 0, 0]:
+            values.append(predictor.predict(step, CELL).clone())
+        else:
+            values.append(feature)
+            predictor.store(step, CELL, feature.clone())
+    return values
+
+
+def defined_values(mask: Tensor, features: Tensor, weights: list[float], correct: Tensor) -> list[Tensor]:
+    """The same by the definition of the gradient queue, with the whole history at hand."""
+    used: list[Tensor] = []
+    for step, feature in enumerate(features):
+        if mask[step, 0, 0]:
+            history = used[::-1]
+            gradients = [newer - older for newer, older in itertools.pairwise(history)]
+            correction = sum((w * g for w, g in zip(weights, gradients, strict=False)), torch.zeros(()))
+            used.append(history[0] + (correction if correct[step, 0, 0] else 0))
+        else:
+            used.append(feature)
+    return used
+
+
+masks = st.lists(st.booleans(), min_size=1, max_size=14).map(lambda tail: [False, *tail])
+weight_lists = st.lists(st.floats(-2, 2), max_size=4)
+
+
+@given(masks, weight_lists, st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_gradient_queue_is_its_definition(cached: list[bool], weights: list[float], random) -> None:
+    mask = one_cell(cached)
+    correct = one_cell([random.random() < 0.7 for _ in cached])
+    features = torch.randn(len(cached), 3, generator=torch.Generator().manual_seed(random.randrange(1000))).double()
+    values = used_values(GradientQueue(mask, weights, correct), mask, features)
+    for value, expected in zip(values, defined_values(mask, features, weights, correct), strict=True):
+        torch.testing.assert_close(value, expected)
+
+
+@given(masks)
+def test_gradient_queue_equals_reuse_when_weights_are_zero(cached: list[bool]) -> None:
+    mask = one_cell(cached)
+    features = torch.randn(len(cached), 3)
+    queued = used_values(GradientQueue(mask, [0.0, 0.0]), mask, features)
+    reused = used_values(Reuse(mask), mask, features)
+    assert all(torch.equal(a, b) for a, b in zip(queued, reused, strict=True))
+
+
+@given(st.lists(st.booleans(), max_size=12), st.floats(-5, 5), st.floats(-5, 5))
+def test_a_feature_linear_in_the_step_is_predicted_exactly_with_weight_one(
+    tail: list[bool], start: float, slope: float
+) -> None:
+    mask = one_cell([False, False, *tail])  # two computed steps make the first gradient
+    features = start + slope * torch.arange(len(mask), dtype=torch.float64)[:, None]
+    for value, feature in zip(used_values(GradientQueue(mask, [1.0]), mask, features), features, strict=True):
+        torch.testing.assert_close(value, feature)
+
+
+@pytest.mark.parametrize("predictor", [Reuse, lambda mask: GradientQueue(mask, [1.2])])
+def test_one_tensor_a_cell_is_enough_for_interval_two(predictor) -> None:
+    mask = uniform(20, 1, 0.5)[:, :, :1]
+    cache = FeatureCache(mask, predictor(mask))
+    for step in range(20):
+        cache.begin_step(step)
+        if cache.lookup(*CELL) is None:
+            cache.store(*CELL, torch.randn(2, 4, 8))
+    assert cache.peak_cache_tensors == 1
+    assert cache.peak_cache_bytes == 2 * 4 * 8 * 4
+    assert not cache.predictor.held()
+
+
+@given(masks, weight_lists)
+def test_nothing_is_held_after_the_last_cached_step(cached: list[bool], weights: list[float]) -> None:
+    mask = one_cell(cached)
+    last = max((step for step, is_cached in enumerate(cached) if is_cached), default=-1)
+    for predictor in (GradientQueue(mask, weights), Reuse(mask)):
+        for step in range(len(cached)):
+            if mask[step, 0, 0]:
+                predictor.predict(step, CELL)
+            else:
+                predictor.store(step, CELL, torch.zeros(1))
+            if step >= last:
+                assert not predictor.held()
+
+
+def test_values_are_held_only_as_long_as_a_later_prediction_needs_them() -> None:
+    # with two weights, the prediction of step 5 needs the values of steps 4, 3 and 2, and nothing older
+    mask = one_cell([False, False, False, False, False, True, False])
+    predictor = GradientQueue(mask, [1.0, 0.5])
+    held = []
+    for step in range(len(mask)):
+        if mask[step, 0, 0]:
+            predictor.predict(step, CELL)
+        else:
+            predictor.store(step, CELL, torch.full((1,), float(step)))
+        held.append(len(predictor.held()))
+    assert held == [0, 0, 1, 2, 1, 0, 0]

@@ -1,0 +1,69 @@
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from goc.errors import GocError
+from goc.models.checkpoint import load_state_dict, load_weights
+from goc.models.dit import DiT
+
+
+@pytest.mark.parametrize("form", ["safetensors", "pt", "pt with ema"])
+def test_a_checkpoint_loads_into_the_model_it_was_made_from(tiny_dit: DiT, tmp_path: Path, form: str) -> None:
+    if form == "safetensors":
+        save_file(tiny_dit.state_dict(), path := tmp_path / "w.safetensors")
+    else:
+        state = tiny_dit.state_dict()
+        torch.save({"ema": state, "opt": {}} if "ema" in form else state, path := tmp_path / "w.pt")
+    fresh = DiT(4, 2, 2, 16, 3, 2, 5)
+    load_weights(fresh, path)
+    assert all(
+        torch.equal(a, b) for a, b in zip(fresh.state_dict().values(), tiny_dit.state_dict().values(), strict=True)
+    )
+
+
+def test_weights_of_another_model_name_the_tensors_that_differ(tiny_dit: DiT, tmp_path: Path) -> None:
+    save_file(tiny_dit.state_dict(), path := tmp_path / "w.safetensors")
+    with pytest.raises(GocError, match=r"blocks\.3\.attn\.qkv\.weight.* missing") as deeper:
+        load_weights(DiT(4, 2, 2, 16, 4, 2, 5), path)
+    assert "\n" not in str(deeper.value)
+    with pytest.raises(GocError, match=r"blocks\.2\..* unexpected"):
+        load_weights(DiT(4, 2, 2, 16, 2, 2, 5), path)
+    with pytest.raises(GocError, match=r"embedding_table\.weight \[6, 16\] instead of \[10, 16\] of another shape"):
+        load_weights(DiT(4, 2, 2, 16, 3, 2, 9), path)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_a_truncated_or_missing_checkpoint_is_one_line(tiny_dit: DiT, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"w.{suffix}"
+    with pytest.raises(GocError, match="no such file"):
+        load_state_dict(path)
+    (save_file if suffix == "safetensors" else torch.save)(tiny_dit.state_dict(), path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(GocError, match="truncated or not a checkpoint") as error:
+        load_state_dict(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path: Path) -> None:
+    class Malicious:
+        def __reduce__(self) -> tuple:
+            return os.mkdir, (str(tmp_path / "pwned"),)
+
+    path = tmp_path / "w.pt"
+    path.write_bytes(pickle.dumps(Malicious(), protocol=2))
+    with pytest.raises(GocError):
+        load_state_dict(path)
+    torch.save({"weight": Malicious()}, path)
+    with pytest.raises(GocError):
+        load_state_dict(path)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_file_that_holds_no_state_dict_is_refused(tmp_path: Path) -> None:
+    torch.save([torch.zeros(1)], path := tmp_path / "w.pt")
+    with pytest.raises(GocError, match="holds no state dict"):
+        load_state_dict(path)

@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from goc.models.dit import PUBLISHED_PATCHES, PUBLISHED_SIZES, DiT
+
+# parameters of the public releases and of the DiT paper's table 4 (millions; patch 2, 256x256)
+MILLIONS = {"S": 33, "B": 130, "L": 458, "XL": 675}
+
+
+@pytest.mark.parametrize("size", PUBLISHED_SIZES)
+@pytest.mark.parametrize("patch", PUBLISHED_PATCHES)
+def test_every_published_size_runs_at_its_real_shape(size: str, patch: int) -> None:
+    with torch.device("meta"):
+        model = DiT.published(f"DiT-{size}/{patch}")
+        output = model(torch.empty(2, 4, 32, 32), torch.zeros(2), torch.zeros(2, dtype=torch.long))
+    assert output.shape == (2, 8, 32, 32)
+    assert model.num_tokens == (32 // patch) ** 2
+
+
+@pytest.mark.parametrize(("size", "millions"), MILLIONS.items())
+def test_published_sizes_have_the_published_number_of_parameters(size: str, millions: int) -> None:
+    with torch.device("meta"):
+        model = DiT.published(f"DiT-{size}/2")
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=1)
+
+
+def test_an_unknown_size_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"DiT-M/2: must be one of DiT-S/2.*DiT-XL/8"):
+        DiT.published("DiT-M/2")
+
+
+def test_parameter_names_are_those_of_the_public_release() -> None:
+    with torch.device("meta"):
+        names = set(DiT.published("DiT-XL/2").state_dict())
+    block = {
+        f"blocks.27.{layer}.{kind}"
+        for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "adaLN_modulation.1")
+        for kind in ("weight", "bias")
+    }
+    ends = {
+        f"{layer}.{kind}"
+        for layer in ("x_embedder.proj", "t_embedder.mlp.0", "t_embedder.mlp.2", "final_layer.linear")
+        for kind in ("weight", "bias")
+    } | {"final_layer.adaLN_modulation.1.weight", "final_layer.adaLN_modulation.1.bias"}
+    assert block | ends | {"pos_embed", "y_embedder.embedding_table.weight"} <= names
+    assert len(names) == 28 * len(block) + len(ends) + 2
+
+
+def test_a_new_model_predicts_zero_because_every_block_starts_as_the_identity() -> None:
+    model = DiT(8, 2, 1, 16, 2, 2, 10)
+    output = model(torch.randn(2, 1, 8, 8), torch.tensor([0, 999]), torch.tensor([0, 10]))
+    assert torch.count_nonzero(output) == 0
+
+
+def test_patches_are_put_back_where_they_came_from() -> None:
+    model = DiT(4, 2, 1, 8, 1, 1, 2)
+    # patch k holds, for its pixel (r, c), channel 0 = 100 k + 10 r + c and channel 1 = its negative
+    patches = torch.tensor([[100 * k + 10 * r + c for r in range(2) for c in range(2)] for k in range(4)]).float()
+    image = model.unpatchify(torch.stack([patches, -patches], dim=-1).reshape(1, 4, 8))
+    assert image[0, 0].tolist() == [[0, 1, 100, 101], [10, 11, 110, 111], [200, 201, 300, 301], [210, 211, 310, 311]]
+    assert torch.equal(image[0, 1], -image[0, 0])
+
+
+def test_samples_of_a_batch_do_not_see_each_other(tiny_dit: DiT) -> None:
+    x, t, y = torch.randn(3, 2, 4, 4), torch.tensor([5, 500, 999]), torch.tensor([0, 2, 5])
+    together = tiny_dit(x, t, y)
+    alone = torch.cat([tiny_dit(x[i : i + 1], t[i : i + 1], y[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(together, alone)
