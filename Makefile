@@ -14,8 +14,8 @@ setup: $(VENV)/.installed
 
 # none / plain reuse / GOC at 25, 50, 75 %; then, at DDIM-50, what gating at inflections is worth
 demo: setup
-	$(RUN) run.py -m name=demo method=none,fora,goc cache_ratio=0.25,0.5,0.75 num_samples=2000
-	$(RUN) run.py -m name=demo_gating method=none,fora steps=50 num_samples=500
+	$(RUN) run.py -m name=demo method=none,reuse,goc cache_ratio=0.25,0.5,0.75 num_samples=2000
+	$(RUN) run.py -m name=demo_gating method=none,reuse steps=50 num_samples=500
 	$(RUN) run.py -m name=demo_gating steps=50 num_samples=500 gradient_weights=[1.2] inflection_threshold=null,0,0.3,0.6
 	@echo
 	@echo 'Image quality against cost: outputs/demo/tradeoff.png and outputs/demo/tradeoff.csv'

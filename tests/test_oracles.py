@@ -12,7 +12,7 @@ from torch import Tensor
 from goc.caching.cache import FeatureCache
 from goc.caching.inflection import correct_at
 from goc.caching.predictor import GradientQueue, Predictor, Reuse
-from goc.caching.schedule import whole_steps
+from goc.caching.schedule import fora, whole_steps
 from goc.diffusion import NoiseSchedule, guided_denoiser, sample
 from goc.models.dit import DiT
 
@@ -27,9 +27,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("path", cases or [None], ids=[path.stem for path in cases] or ["no oracles"])
 
 
+def mask_of(case: dict, depth: int) -> Tensor:
+    if case["method"] == "fora":
+        return fora(case["steps"], depth, case["interval"])
+    return whole_steps(case.get("cached_steps", []), case["steps"], depth)
+
+
 def predictor_of(case: dict, mask: Tensor) -> Predictor | None:
     if case["method"] in UNCACHED:
         return None
+    if case["method"] == "fora":
+        return Reuse(mask)
     return GradientQueue(mask, [case["eta"]], correct_at(case["goc_steps"], tuple(mask.shape)))
 
 
@@ -61,14 +69,14 @@ def test_trajectory_equals_the_authors(path: Path | None) -> None:
         pytest.skip("the folder given by --oracles is absent")
     with safe_open(path, framework="pt") as file:
         case = json.loads(file.metadata()["case"])
-    if case["method"] not in (*UNCACHED, "goc"):
+    if case["method"] not in (*UNCACHED, "goc", "fora"):
         pytest.skip(f"method {case['method']} is not implemented yet")
     data = load_file(path)
     model = DiT(**case["model"])
     model.load_state_dict(load_file(path.parent / case["weights"]))
-    mask = whole_steps(case.get("cached_steps", []), case["steps"], model.depth)
+    mask = mask_of(case, model.depth)
     predictors = [predictor_of(case, mask)]
-    if case["method"] == "goc" and case["eta"] == 0:
+    if case.get("eta") == 0:
         predictors.append(Reuse(mask))
     for predictor in predictors:
         difference = (trajectory(model, case, data, predictor, mask) - data["trajectory"]).abs().max().item()

@@ -3,7 +3,7 @@
 Step 0 is the noisiest and is never cached. The cache ratio is by definition the mean of the mask.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -40,3 +40,17 @@ def uniform(steps: int, depth: int, cache_ratio: float) -> Tensor:
         return whole_steps(range(1, 2 * count, 2), steps, depth)
     computed = {j * steps // (steps - count) for j in range(steps - count)}
     return whole_steps(sorted(set(range(steps)) - computed), steps, depth)
+
+
+def fora(steps: int, depth: int, interval: int) -> Tensor:
+    """Every interval-th step is computed, counted from the last one (FORA, arXiv 2407.01425, section 3.2).
+
+    Step i is computed iff i == 0 or (steps - 1 - i) % interval == 0; interval >= 1. Returns bool [steps, depth, 2].
+    """
+    cached = [i for i in range(1, steps) if (steps - 1 - i) % interval]
+    return whole_steps(cached, steps, depth)
+
+
+def closest_interval(schedule: Callable[[int], Tensor], steps: int, cache_ratio: float) -> int:
+    """The interval 1..steps whose mask schedule(interval) comes closest to cache_ratio; the smaller one of two."""
+    return min(range(1, steps + 1), key=lambda interval: abs(cache_ratio_of(schedule(interval)) - cache_ratio))

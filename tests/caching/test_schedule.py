@@ -1,9 +1,11 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goc.caching.schedule import cache_ratio_of, cached_steps_of, uniform, whole_steps
+from goc.caching.schedule import cache_ratio_of, cached_steps_of, closest_interval, fora, uniform, whole_steps
 
 
 @pytest.mark.parametrize(
@@ -36,3 +38,27 @@ def test_cache_ratio_is_the_mean_of_the_mask() -> None:
     assert cache_ratio_of(mask) == 7 / 24
     assert cached_steps_of(mask) == [2]
     assert mask.dtype == torch.bool
+
+
+def test_fora_counts_its_interval_from_the_last_step() -> None:
+    assert cached_steps_of(fora(8, 2, 3)) == [2, 3, 5, 6]  # 0 and 7, 4, 1 are computed
+    assert cached_steps_of(fora(20, 2, 2)) == list(range(2, 20, 2))
+
+
+@given(st.integers(2, 60), st.integers(1, 60))
+def test_fora_computes_the_first_and_the_last_step_and_at_most_interval_minus_one_steps_lie_between(
+    steps: int, interval: int
+) -> None:
+    mask = fora(steps, 1, interval)
+    computed = [step for step in range(steps) if step not in cached_steps_of(mask)]
+    assert {0, steps - 1} <= set(computed)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(computed)]
+    assert all(gap == interval for gap in gaps[1:])
+    assert gaps[0] <= interval
+
+
+def test_the_interval_closest_to_a_ratio_is_found() -> None:
+    ratios = {n: cache_ratio_of(fora(50, 1, n)) for n in range(1, 51)}
+    for target in (0.0, 0.45, 0.5, 0.66, 0.75, 0.9):
+        interval = closest_interval(lambda n: fora(50, 1, n), 50, target)
+        assert abs(ratios[interval] - target) == min(abs(ratio - target) for ratio in ratios.values())

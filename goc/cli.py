@@ -1,0 +1,134 @@
+"""The Hydra application: a config in, one result out; and a report at the end of a sweep."""
+
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, ClassVar
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from goc.config import from_hydra, register
+from goc.errors import GocError
+from goc.experiment import run
+from goc.files import write_atomically
+from goc.report import collect
+from goc.report import main as report
+from goc.results import RESULT_FILE
+
+# lines of Hydra's and OmegaConf's messages that tell a user nothing
+HYDRA_DETAILS = ("Config search path", "provider=", "full_key:", "object_type=", "reference_type=")
+
+FAILURE_FILE = "error.txt"  # in the folder of a sweep's job that failed: the reason, then the traceback
+
+CONF = Path(__file__).parent.parent / "conf"
+
+
+def summary(result: dict[str, Any], folder: Path) -> str:
+    """The small table a run ends with."""
+    config, cost, metrics = result["config"], result["cost"], result["metrics"]
+    protocol = f"{config['sampler'].upper()}-{config['steps']}, guidance {config['cfg_scale']:g}"
+    rows = [
+        ("method", f"{result['method']}, {protocol}, {config['num_samples']} samples"),
+        ("cached", f"{cost['cache_ratio']:.1%} of the cells"),
+        ("MACs", f"{cost['gmacs_per_image']:.4g} G per image, {cost['macs_saved']:.1%} saved"),
+        ("latency", f"{cost['ms_per_image']:.3g} ms per image, {cost['latency_ratio']:.3f} of uncached"),
+        ("memory", f"{cost['peak_memory_bytes'] / 2**20:.0f} MiB peak, {cost['peak_cache_tensors']} cached tensors"),
+    ]
+    rows += [(name, f"{value:.4g}") for name, value in metrics.items()]
+    rows += [(f"{name} to uncached", f"{value:.4g}") for name, value in result["distance"].items() if value is not None]
+    inflection = result["inflection"]
+    if "alignment" in inflection:
+        pairs = [f"{i}:{value:.2f}" for i, value in enumerate(inflection["alignment"]) if value is not None]
+        rows.append(("alignment", " ".join(pairs)))
+    if "uncorrected_steps" in inflection:
+        rows.append(("not corrected", f"cached steps {inflection['uncorrected_steps']}"))
+    rows.append(("written to", str(folder / RESULT_FILE)))
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+
+
+def task(node: DictConfig) -> float | None:
+    """One job of Hydra: carry out the run and print its summary; returns its FID, for sweepers that optimise.
+
+    In a sweep a job that fails leaves its reason in its folder, and the other jobs go on.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    reason = folder / FAILURE_FILE
+    reason.unlink(missing_ok=True)
+    try:
+        result = run(from_hydra(node), folder)
+    except Exception as error:
+        if HydraConfig.get().mode == RunMode.RUN:
+            if isinstance(error, GocError):
+                raise SystemExit(fail(error)) from error  # past Hydra, which would add a line of its own
+            raise
+        fail(error)
+        write_atomically(reason, (one_line(error) + "\n" + traceback.format_exc()).encode())
+        return None
+    print(summary(result, folder), flush=True)
+    return result["metrics"].get("fid")
+
+
+class SweepReport(Callback):
+    """Hydra callback: report on the whole study when a sweep ends, and on what failed in it."""
+
+    failed: ClassVar[bool] = False  # of the last sweep of this process
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self.start = time.time()
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        if collect([folder]):
+            report([str(folder)])
+        reasons = [path for path in sorted(folder.glob(f"*/{FAILURE_FILE}")) if path.stat().st_mtime >= self.start]
+        SweepReport.failed = bool(reasons)
+        if reasons:
+            print(f"{len(reasons)} failed:", file=sys.stderr)
+        for path in reasons:
+            print(f"  {path.read_text().splitlines()[0]}  ({path})", file=sys.stderr)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text without line breaks, and without what Hydra adds for its own developers."""
+    while isinstance(error.__cause__, GocError):
+        error = error.__cause__
+    lines = str(error).splitlines()
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        lines += str(error.__cause__).splitlines()
+    kept = [line.strip() for line in lines if line.strip() and not line.strip().startswith(HYDRA_DETAILS)]
+    text = " ".join(kept)
+    return (
+        text
+        if isinstance(error, GocError | HydraException | OmegaConfBaseException)
+        else f"{type(error).__name__}: {text}"
+    )
+
+
+def fail(error: BaseException) -> int:
+    """Print an error as one line on stderr; returns the exit code."""
+    print(f"error: {one_line(error)}", file=sys.stderr)
+    return 1
+
+
+def main() -> int:
+    """Run the application on sys.argv; returns the exit code."""
+    register()
+    # Hydra then raises instead of printing several lines and exiting
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    application = hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(task)
+    try:
+        application()
+    except (GocError, HydraException, OmegaConfBaseException) as error:
+        return fail(error)
+    except KeyboardInterrupt:
+        return 130
+    return 1 if SweepReport.failed else 0

@@ -1,0 +1,227 @@
+"""The typed configuration: every key with its help text, its validation, and the name of a run's folder."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from goc.diffusion import TRAINING_STEPS
+from goc.errors import ConfigError
+from goc.evaluate import METRICS
+from goc.files import content_key
+from goc.methods import (
+    PREDICTORS,
+    PUBLISHED,
+    SCHEDULES,
+    GradientQueueConfig,
+    PredictorConfig,
+    ReuseConfig,
+    ScheduleConfig,
+)
+
+SAMPLERS = ("ddim", "ddpm")
+INFLECTION_SCOPES = ("step", "cell")
+DEFAULT_GRADIENT_WEIGHTS = [1.0]
+
+# keys that do not change what a run computes, only where things are kept and how it is run
+NOT_IDENTITY = ("name", "cache_dir", "device", "metrics")
+
+
+def _key(default: Any, text: str) -> Any:
+    """A config field with its help text."""
+    metadata = {"help": text}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class ModelConfig:
+    """A denoiser, its weights, and the real data its images are compared with."""
+
+    name: str = _key(MISSING, "name in tables")
+    input_size: int = _key(MISSING, "side of the input in latent pixels")
+    patch_size: int = _key(MISSING, "side of a patch in latent pixels")
+    in_channels: int = _key(MISSING, "latent channels")
+    hidden_size: int = _key(MISSING, "width of the residual stream")
+    depth: int = _key(MISSING, "number of blocks")
+    num_heads: int = _key(MISSING, "attention heads")
+    num_classes: int = _key(MISSING, "class labels (the null label comes on top)")
+    checkpoint: str = _key(MISSING, "weights: .safetensors or .pt, or asset:PATH for a shipped file")
+    extractor: str = _key(MISSING, "feature extractor of the metrics, by its torch-fidelity name")
+    reference: str = _key(MISSING, "features of the real images, a .safetensors file")
+
+
+@dataclass
+class Config:
+    """One run: a model, a sampler and a caching method; knobs first."""
+
+    cache_ratio: float | None = _key(0.5, "share of branch features to reuse instead of computing, in [0, 1)")
+    gradient_weights: list[float] | None = _key(
+        None, "gradient queue w_1, w_2, ..., newest gradient first; [] is plain reuse; null: [1.0] with GOC"
+    )
+    inflection_threshold: float | None = _key(
+        0.0, "no correction at steps whose gradient alignment (-1..1) is below this; null: correct everywhere"
+    )
+    inflection_scope: str = _key("step", "step: gate whole steps (published); cell: each block and branch by itself")
+    correct_steps: list[int] | None = _key(None, "steps to correct at, e.g. [3,5,7,9]; overrides the threshold")
+    num_samples: int = _key(1000, "images to generate and score; the paper's tables use 50000")
+    steps: int = _key(20, f"sampling steps T, 2 to {TRAINING_STEPS}")
+    sampler: str = _key("ddim", f"one of {', '.join(SAMPLERS)}")
+    cfg_scale: float = _key(1.0, "classifier-free guidance; 1.0 computes no unconditional half; the paper uses 1.5")
+    cfg_channels: int = _key(3, "guide this many channels of the noise estimate (the published protocol: 3)")
+    seed: int = _key(0, "sample i depends only on (seed, i)")
+    metrics: list[str] = _key(list(METRICS), f"any of {', '.join(METRICS)}")
+    batch_size: int = _key(250, "images sampled together, and per shard on disk")
+    calibration_samples: int = _key(64, "images of the uncached run that finds the inflections")
+    calibration_seed: int = _key(2503, "their seed")
+    device: str = _key("auto", "auto, cpu, cuda, cuda:1")
+    name: str = _key("runs", "study: runs go to outputs/NAME/, and are reported together")
+    cache_dir: str = _key("outputs/cache", "uncached samples and calibrations, shared between runs")
+    model: ModelConfig = _key(MISSING, "group: the denoiser")
+    schedule: ScheduleConfig = _key(MISSING, "group: when a feature is reused")
+    predictor: PredictorConfig = _key(MISSING, "group: what stands in for it")
+
+
+def from_hydra(node: DictConfig) -> Config:
+    """The typed, normalised config of a Hydra config (which may hold Hydra's own node beside it)."""
+    own = OmegaConf.masked_copy(node, [f.name for f in fields(Config)])
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), own))
+    assert isinstance(config, Config)
+    return normalised(config)
+
+
+def normalised(config: Config) -> Config:
+    """Settle what one setting implies for another, so that equal runs have equal configs. Changes the argument."""
+    if config.schedule.name == "none":
+        config.gradient_weights = []
+    if not config.schedule.follows_ratio():
+        config.cache_ratio = None
+    if config.gradient_weights is None:
+        queue = isinstance(config.predictor, GradientQueueConfig)
+        config.gradient_weights = list(DEFAULT_GRADIENT_WEIGHTS) if queue else []
+    if not config.gradient_weights:
+        config.predictor = ReuseConfig()
+    elif isinstance(config.predictor, ReuseConfig):
+        config.predictor = GradientQueueConfig()
+    if isinstance(config.predictor, ReuseConfig):
+        config.correct_steps = None
+    if config.correct_steps is not None or isinstance(config.predictor, ReuseConfig):
+        config.inflection_threshold = None
+    if config.inflection_threshold is None:
+        defaults = {f.name: f.default for f in fields(Config)}
+        for key in ("inflection_scope", "calibration_samples", "calibration_seed"):
+            setattr(config, key, defaults[key])
+    return config
+
+
+def validate(config: Config) -> None:
+    """Raise ConfigError on the first setting that cannot be run: key, value, what is allowed."""
+
+    def require(condition: bool, key: str, allowed: str) -> None:
+        if not condition:
+            value = getattr(config, key) if hasattr(config, key) else getattr(config.model, key.split(".")[1])
+            raise ConfigError(f"{key}={value}: must be {allowed}")
+
+    if config.schedule.follows_ratio():
+        require(config.cache_ratio is not None and 0 <= config.cache_ratio < 1, "cache_ratio", "in [0, 1)")
+    require(2 <= config.steps <= TRAINING_STEPS, "steps", f"in [2, {TRAINING_STEPS}]")
+    require(config.sampler in SAMPLERS, "sampler", f"one of {', '.join(SAMPLERS)}")
+    require(config.inflection_scope in INFLECTION_SCOPES, "inflection_scope", f"one of {', '.join(INFLECTION_SCOPES)}")
+    require(all(map(math.isfinite, config.gradient_weights or [])), "gradient_weights", "finite numbers")
+    last = config.steps - 1
+    require(
+        all(1 <= step <= last for step in config.correct_steps or []),
+        "correct_steps",
+        f"steps in [1, {last}] (0 is the noisiest step and never cached)",
+    )
+    require(config.num_samples >= 1, "num_samples", "at least 1")
+    require(config.batch_size >= 1, "batch_size", "at least 1")
+    require(config.calibration_samples >= 1, "calibration_samples", "at least 1")
+    require(config.seed >= 0, "seed", "at least 0")
+    require(config.calibration_seed >= 0, "calibration_seed", "at least 0")
+    require(math.isfinite(config.cfg_scale), "cfg_scale", "a finite number")
+    require(config.cfg_channels >= 1, "cfg_channels", "at least 1")
+    for metric in config.metrics:
+        if metric not in METRICS:
+            raise ConfigError(f"metrics={metric}: must be one of {', '.join(METRICS)}")
+        if config.num_samples < METRICS[metric].minimum_samples:
+            raise ConfigError(
+                f"num_samples={config.num_samples}: must be at least {METRICS[metric].minimum_samples} "
+                f"for the metric {metric} (or leave it out of metrics)"
+            )
+    require(config.model.hidden_size % config.model.num_heads == 0, "model.hidden_size", "a multiple of num_heads")
+    require(config.model.input_size % config.model.patch_size == 0, "model.input_size", "a multiple of patch_size")
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """The part of a config that decides which images a run makes, as plain values."""
+    return {key: value for key, value in asdict(config).items() if key not in NOT_IDENTITY}
+
+
+def label(config: Config) -> str:
+    """Name of a run's method in tables: the published one, or else its schedule and its predictor."""
+    schedule, predictor = config.schedule.name, config.predictor.name
+    return PUBLISHED.get((schedule, predictor), f"{schedule}+{predictor}")
+
+
+def run_id(config: Config) -> str:
+    """Folder name of a run: readable, and different for every config that makes other images."""
+    ratio = "" if config.cache_ratio is None else f"-r{config.cache_ratio:g}"
+    return f"{label(config)}-{config.sampler}{config.steps}{ratio}-{content_key(identity(config))[:8]}"
+
+
+def _help_rows(cls: type, prefix: str = "") -> Iterator[str]:
+    for f in fields(cls):
+        text = f.metadata.get("help")
+        if text is None or (prefix == "" and is_dataclass(f.type)):
+            continue
+        default = f.default if f.default_factory is not None and not callable(f.default_factory) else None
+        if callable(f.default_factory):
+            default = f.default_factory()
+        shown = "" if default is MISSING else f"  [{'null' if default is None else default}]"
+        yield f"  {prefix + f.name:<26}{text}{shown}"
+
+
+def help_template() -> str:
+    """What `python run.py --help` prints; $APP_CONFIG_GROUPS and $CONFIG are Hydra's."""
+    knobs = "\n".join(_help_rows(Config)).replace("$", "\\$")
+    model = "\n".join(_help_rows(ModelConfig, "model."))
+    return f"""Benchmark a feature cache on a diffusion transformer: generate images, score them, price them.
+
+  python run.py                                    one run with the defaults
+  python run.py cache_ratio=0.25 steps=50          another point
+  python run.py -m method=reuse,goc cache_ratio=0.25,0.5,0.75   a sweep (-m): every combination
+
+== Settings (key=value) and their defaults ==
+{knobs}
+
+== Groups (group=option) ==
+$APP_CONFIG_GROUPS
+  method=... is a published combination of schedule and predictor.
+
+== The model group's keys ==
+{model}
+
+== The configuration as it stands ==
+$CONFIG
+"""
+
+
+def register() -> None:
+    """Make the config known to Hydra: schema, groups, help page, and the run_id resolver."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for name, schedule in SCHEDULES.items():
+        store.store(group="schedule", name=name, node=schedule)
+    for name, predictor in PREDICTORS.items():
+        store.store(group="predictor", name=name, node=predictor)
+    store.store(
+        group="hydra/help",
+        name="goc",
+        node={"app_name": "run.py", "header": "", "footer": "", "template": help_template()},
+    )
+    OmegaConf.register_new_resolver("run_id", lambda *, _root_: run_id(from_hydra(_root_)), replace=True)

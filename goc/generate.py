@@ -1,0 +1,196 @@
+"""Seeds -> shards -> images: resumable generation whose every image depends only on its seed and the settings.
+
+Work is cut into shards of `batch_size` consecutive samples. A shard is one safetensors file, written atomically, with
+a checksum of its tensors in its header; a restart makes what is missing or damaged. Shards are independent of each
+other, so they may be made in any order and by any worker.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from tqdm import tqdm
+
+from goc.diffusion import NoiseSchedule, SamplerName, guided_denoiser, sample
+from goc.errors import GocError
+from goc.files import write_atomically
+from goc.measure import peak_memory, reset_peak_memory
+from goc.models.decoder import to_uint8
+from goc.models.dit import DiT, FeatureCache
+
+log = logging.getLogger(__name__)
+
+
+class StepCache(FeatureCache, Protocol):
+    """A feature cache that is told which step runs."""
+
+    def begin_step(self, step: int) -> None:
+        """Announce sampling step `step`, 0 = the noisiest."""
+
+
+def draw(seed: int, index: int, num_classes: int) -> tuple[torch.Generator, int]:
+    """Sample `index`'s own random generator (CPU), and its class label, drawn from it first."""
+    state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)
+    generator = torch.Generator().manual_seed(int(state[0]))
+    return generator, int(torch.randint(num_classes, (), generator=generator))
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Everything that decides what sample i looks like, apart from i.
+
+    new_cache makes a feature cache for one batch; None computes everything. decode turns latents [N, C, H, W] into
+    images [N, 3 or 1, H', W'] in [-1, 1].
+    """
+
+    model: DiT
+    schedule: NoiseSchedule
+    sampler: SamplerName
+    cfg_scale: float
+    cfg_channels: int
+    seed: int
+    decode: Callable[[Tensor], Tensor]
+    device: torch.device
+    new_cache: Callable[[], StepCache] | None = None
+    method: str = "none"  # for messages
+    divergence_hint: str = ""
+
+    @torch.inference_mode()
+    def make(self, indices: range) -> tuple[dict[str, Tensor], float, StepCache | None]:
+        """Samples [n] of the given indices: latents, labels and uint8 images; the seconds sampling took; the cache.
+
+        Raises GocError naming the step when values stop being finite.
+        """
+        drawn = [draw(self.seed, index, self.model.num_classes) for index in indices]
+        generators = [generator for generator, _ in drawn]
+        labels = torch.tensor([label for _, label in drawn], device=self.device)
+        shape = (self.model.in_channels, self.model.input_size, self.model.input_size)
+
+        def gaussian() -> Tensor:
+            return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(self.device)
+
+        cache = self.new_cache() if self.new_cache else None
+        model = self.model if cache is None else partial(self.model, cache=cache)
+        denoise = guided_denoiser(
+            model, self.schedule, labels, self.model.num_classes, self.cfg_scale, self.cfg_channels
+        )
+
+        def step(x: Tensor, i: int) -> Tensor:
+            if cache is not None:
+                cache.begin_step(i)
+            return denoise(x, i)
+
+        x, finite = gaussian(), []
+        self._synchronize()
+        start = time.perf_counter()
+        for after_step in sample(step, x, self.schedule, self.sampler, lambda _: gaussian()):
+            x = after_step
+            finite.append(torch.isfinite(x).all())  # looked at after the last step: no waiting for a GPU before
+        self._synchronize()
+        seconds = time.perf_counter() - start
+        self._raise_if_not_finite(torch.stack(finite).tolist(), indices)
+        return {"latents": x, "labels": labels, "images": to_uint8(self.decode(x))}, seconds, cache
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _raise_if_not_finite(self, finite: list[bool], indices: range) -> None:
+        if all(finite):
+            return
+        raise GocError(
+            f"samples {indices.start}..{indices.stop - 1}: not finite after step {finite.index(False)} "
+            f"of {len(finite)} (method {self.method}){self.divergence_hint}"
+        )
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class SampleSet:
+    """The samples of one run on disk: `num_samples` in shards of `batch_size`, in a folder of their own."""
+
+    def __init__(self, folder: Path, num_samples: int, batch_size: int) -> None:
+        self.folder, self.num_samples = folder, num_samples
+        starts = range(0, num_samples, batch_size)
+        self.shards = [range(start, min(start + batch_size, num_samples)) for start in starts]
+
+    def path(self, indices: range) -> Path:
+        """File of one shard, named by its samples."""
+        return self.folder / f"shard-{indices.start:06d}-{indices.stop - 1:06d}.safetensors"
+
+    def write(self, indices: range, tensors: dict[str, Tensor], measured: dict[str, Any]) -> None:
+        """Put a finished shard on disk; `measured` is kept in its header."""
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        header = {"sha256": _checksum(tensors), "measured": json.dumps(measured)}
+        write_atomically(self.path(indices), save(tensors, metadata=header))
+
+    def read(self, indices: range) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """A shard's tensors and what was measured while it was made; raises ValueError if it is damaged."""
+        try:
+            with safe_open(self.path(indices), framework="pt") as file:
+                header = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
+        except (SafetensorError, OSError) as error:
+            raise ValueError(str(error)) from error
+        if header.get("sha256") != _checksum(tensors):
+            raise ValueError("checksum does not match")
+        return tensors, json.loads(header["measured"])
+
+    def finished(self, indices: range) -> bool:
+        """Whether a shard is on disk and whole; a damaged one is removed with a warning, to be made again."""
+        if not self.path(indices).exists():
+            return False
+        try:
+            self.read(indices)
+        except ValueError as error:
+            log.warning("%s is damaged (%s): it is made again", self.path(indices), error)
+            self.path(indices).unlink()
+            return False
+        return True
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """The tensors of every shard in order of the samples; one shard is in memory at a time."""
+        for indices in self.shards:
+            yield self.read(indices)[0]
+
+    def images(self) -> Iterator[Tensor]:
+        """uint8 images [n, C, H, W] of every shard in order."""
+        for tensors in self:
+            yield tensors["images"]
+
+    def measured(self) -> Iterator[dict[str, Any]]:
+        """What was measured while each shard was made, with its number of `samples`."""
+        for indices in self.shards:
+            with safe_open(self.path(indices), framework="pt") as file:
+                yield {"samples": len(indices), **json.loads(file.metadata()["measured"])}
+
+
+def generate(generation: Generation, samples: SampleSet, title: str) -> int:
+    """Make every shard that is not on disk yet; returns how many samples were made. Shows progress, rate and ETA."""
+    pending = [indices for indices in samples.shards if not samples.finished(indices)]
+    made = sum(map(len, pending))
+    reset_peak_memory(generation.device)
+    with tqdm(total=samples.num_samples, initial=samples.num_samples - made, desc=title, unit="img") as progress:
+        for indices in pending:
+            tensors, seconds, cache = generation.make(indices)
+            held = {name: getattr(cache, name, 0) for name in ("peak_cache_tensors", "peak_cache_bytes")}
+            samples.write(indices, tensors, {"seconds": seconds, **held, **peak_memory(generation.device)})
+            progress.update(len(indices))
+    return made

@@ -1,0 +1,162 @@
+"""run.py as a user runs it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Run
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from goc.files import ASSETS
+
+# small enough for a test: 5 steps of a few digits
+SMALL = ("num_samples=24", "batch_size=12", "steps=5", "calibration_samples=8")
+
+
+def only_result(folder: Path) -> dict:
+    (path,) = folder.rglob("result.json")
+    return json.loads(path.read_text())
+
+
+def contrast(path: Path) -> float:
+    """Spread of a picture's pixels; zero for an empty one."""
+    with Image.open(path) as picture:
+        return float(np.asarray(picture).std())
+
+
+def test_a_run_writes_its_result_and_pictures(run_py: Run, tmp_path: Path) -> None:
+    finished = run_py(*SMALL, "cache_ratio=0.4", "gradient_weights=[1.1]", "name=study")
+    (folder,) = (tmp_path / "outputs" / "study").iterdir()
+    result = json.loads((folder / "result.json").read_text())
+    assert result["method"] == "goc"
+    assert result["config"]["cache_ratio"] == 0.4
+    assert result["config"]["gradient_weights"] == [1.1]
+    assert result["cached_steps"] == [1, 3]
+    assert result["cost"]["cache_ratio"] == pytest.approx(0.4)
+    assert {"fid", "is", "kid", "precision", "recall"} <= result["metrics"].keys()
+    assert all(np.isfinite(value) for value in result["metrics"].values())
+    assert result["distance"]["mse"] > 0
+    assert result["cost"]["peak_cache_tensors"] == 24
+    assert result["software"]["torch"]
+    assert len(result["inflection"]["alignment"]) == 5
+    for picture in ("samples.png", "alignment.png"):
+        assert contrast(folder / picture) > 10
+    for shown in ("fid", "MACs", "latency", "alignment", "result.json"):
+        assert shown in finished.stdout
+    assert "img/s" in finished.stderr  # a progress bar with its rate
+
+    again = run_py(*SMALL, "cache_ratio=0.4", "gradient_weights=[1.1]", "name=study")
+    assert again.stdout == finished.stdout  # read back: the same numbers, and nothing was made again
+    assert "img/s" not in again.stderr
+
+
+def test_another_metric_is_computed_without_generating_again(run_py: Run, tmp_path: Path) -> None:
+    run_py(*SMALL, "metrics=[fid]")
+    shards = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard-*")}
+    first = only_result(tmp_path)
+    run_py(*SMALL, "metrics=[fid,isc]")
+    second = only_result(tmp_path)
+    assert shards == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard-*")}
+    assert second["metrics"].keys() == {"fid", "is", "is_std"}
+    assert second["metrics"]["fid"] == first["metrics"]["fid"]
+
+
+def test_a_sweep_runs_every_combination_and_reports(run_py: Run, tmp_path: Path) -> None:
+    finished = run_py("-m", "method=none,reuse,goc", "cache_ratio=0.2,0.4", "name=sweep", *SMALL)
+    folder = tmp_path / "outputs" / "sweep"
+    assert len(list(folder.rglob("result.json"))) == 5  # without a cache there is nothing to vary
+    rows = (folder / "tradeoff.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == ["goc", "goc", "none", "reuse", "reuse"]
+    assert contrast(folder / "tradeoff.png") > 10
+    assert "tradeoff.png" in finished.stdout
+    # the uncached samples and the calibration are shared
+    assert len(list((tmp_path / "outputs" / "cache").glob("uncached-*/"))) == 1
+    assert len(list((tmp_path / "outputs" / "cache").glob("alignment-*[!k]"))) == 1
+
+
+def test_one_bad_job_does_not_take_the_others_with_it(run_py: Run, tmp_path: Path) -> None:
+    finished = run_py("-m", "cache_ratio=1.5,0.4", "name=sweep", *SMALL, check=False)
+    assert finished.returncode == 1
+    assert "error: cache_ratio=1.5: must be in [0, 1)" in finished.stderr
+    assert "1 failed:" in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert only_result(tmp_path)["config"]["cache_ratio"] == 0.4
+    assert (tmp_path / "outputs" / "sweep" / "tradeoff.png").exists()
+
+
+def test_a_ratio_that_the_steps_do_not_allow_says_what_it_became(run_py: Run, tmp_path: Path) -> None:
+    finished = run_py(*SMALL, "cache_ratio=0.5")
+    assert "cache_ratio=0.5: became 0.4, what 5 steps allow" in finished.stderr
+    assert only_result(tmp_path)["cost"]["cache_ratio"] == pytest.approx(0.4)
+
+
+def error_line(run_py: Run, *arguments: str) -> str:
+    """The one line on stderr of a run that must fail with exit code 1."""
+    finished = run_py(*SMALL, *arguments, check=False)
+    assert finished.returncode == 1
+    lines = finished.stderr.splitlines()
+    assert len(lines) == 1, finished.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["cache_ratio=1.5"], ["error: cache_ratio=1.5: must be in [0, 1)"]),
+        (["cache_ratio=half"], ["cache_ratio", "half", "Float"]),
+        (["method=gok"], ["method/gok", "fora", "goc", "none"]),
+        (["model=dit"], ["model/dit", "digits"]),
+        (["cach_ratio=0.5"], ["cach_ratio"]),
+        (["metrics=[fid,lpips]"], ["metrics=lpips: must be one of isc, fid, kid, prc"]),
+        (["model.checkpoint=nowhere.safetensors"], ["model.checkpoint=nowhere.safetensors: no such file"]),
+        (["model.depth=13"], ["does not fit the model", "blocks.12"]),
+        (["model.extractor=vgg"], ["model.extractor=vgg", "digits"]),
+        (["device=tpu"], ["device=tpu: must be auto, cpu"]),
+    ],
+)
+def test_bad_input_is_one_line(run_py: Run, arguments: list[str], expected: list[str]) -> None:
+    line = error_line(run_py, *arguments)
+    assert all(part in line for part in expected), line
+
+
+def test_a_folder_that_holds_a_run_of_another_config_is_left_alone(run_py: Run, tmp_path: Path) -> None:
+    run_py(*SMALL, "hydra.run.dir=here")
+    before = {path: path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()}
+    line = error_line(run_py, "hydra.run.dir=here", "cache_ratio=0.2")
+    assert "here: holds a run of another config (cache_ratio=0.5 there, 0.2 here)" in line
+    assert before == {path: path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()}
+
+
+def test_other_weights_at_the_same_path_are_noticed(run_py: Run, tmp_path: Path) -> None:
+    weights = load_file(ASSETS / "digits" / "denoiser.safetensors")
+    save_file(weights, tmp_path / "w.safetensors")
+    run_py(*SMALL, "model.checkpoint=w.safetensors")
+    weights["final_layer.linear.bias"] += 0.1
+    save_file(weights, tmp_path / "w.safetensors")
+    assert "holds a run of another config (model_sha256=" in error_line(run_py, "model.checkpoint=w.safetensors")
+
+
+def test_a_diverging_gradient_queue_says_where_and_what_to_do(run_py: Run) -> None:
+    finished = run_py(
+        "num_samples=8",
+        "steps=40",
+        "cache_ratio=0.9",
+        "gradient_weights=[60]",
+        "inflection_threshold=null",
+        check=False,
+    )
+    assert finished.returncode == 1
+    error = finished.stderr.splitlines()[-1]
+    assert "not finite after step" in error
+    assert "method goc" in error
+    assert "smaller gradient_weights" in error
+    assert "Traceback" not in finished.stderr
+
+
+def test_help_shows_the_knobs_first_with_their_meaning(run_py: Run) -> None:
+    text = run_py("--help").stdout
+    assert text.index("cache_ratio ") < text.index("batch_size ") < text.index("== Groups")
+    assert "share of branch features to reuse" in text
+    assert "method: fora, goc, none, reuse" in text

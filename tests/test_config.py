@@ -1,0 +1,81 @@
+import pytest
+from hydra import compose, initialize_config_dir
+
+from goc.cli import CONF
+from goc.config import Config, from_hydra, identity, label, register, run_id, validate
+from goc.errors import ConfigError
+from goc.methods import PUBLISHED
+
+
+@pytest.fixture(autouse=True)
+def _registered() -> None:
+    register()
+
+
+def config(*overrides: str) -> Config:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return from_hydra(compose("config", overrides=list(overrides)))
+
+
+def test_a_method_is_the_same_as_its_schedule_and_predictor() -> None:
+    options = {path.stem for path in (CONF / "method").glob("*.yaml")}
+    assert options == set(PUBLISHED.values())
+    for (schedule, predictor), method in PUBLISHED.items():
+        named, composed = config(f"method={method}"), config(f"schedule={schedule}", f"predictor={predictor}")
+        assert identity(named) == identity(composed)
+        assert label(named) == method
+
+
+def test_gradient_weights_turn_plain_reuse_into_the_gradient_queue() -> None:
+    assert identity(config("method=reuse", "gradient_weights=[1.2]")) == identity(
+        config("method=goc", "gradient_weights=[1.2]")
+    )
+    assert identity(config("method=goc", "gradient_weights=[]")) == identity(config("method=reuse"))
+    assert label(config("method=fora", "gradient_weights=[1.2]")) == "fora+gradient_queue"
+
+
+def test_settings_that_change_nothing_do_not_make_another_run() -> None:
+    assert run_id(config("method=none", "cache_ratio=0.5")) == run_id(config("method=none", "cache_ratio=0.25"))
+    assert run_id(config("method=fora", "inflection_threshold=0.3")) == run_id(config("method=fora"))
+    fixed = ("method=fora", "schedule.interval=3")
+    assert run_id(config(*fixed, "cache_ratio=0.1")) == run_id(config(*fixed)) != run_id(config("method=fora"))
+    assert run_id(config("name=x", "device=cpu", "metrics=[fid]", "cache_dir=y")) == run_id(config())
+    pinned = "correct_steps=[3,5]"
+    assert run_id(config(pinned, "inflection_threshold=0.3")) == run_id(config(pinned))
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["cache_ratio=0.25", "seed=1", "steps=50", "gradient_weights=[1.1]", "inflection_threshold=0.3", "num_samples=7",
+     "cfg_scale=1.5", "batch_size=100", "sampler=ddpm", "model.num_heads=2", "correct_steps=[3]",
+     "inflection_scope=cell"],
+)  # fmt: skip
+def test_settings_that_change_the_images_make_another_run(override: str) -> None:
+    assert run_id(config(override)) != run_id(config())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("cache_ratio=1", r"cache_ratio=1\.0: must be in \[0, 1\)"),
+        ("cache_ratio=-0.1", r"cache_ratio=-0\.1: must be in \[0, 1\)"),
+        ("cache_ratio=nan", r"cache_ratio=nan: must be in \[0, 1\)"),
+        ("steps=1", r"steps=1: must be in \[2, 1000\]"),
+        ("sampler=euler", "sampler=euler: must be one of ddim, ddpm"),
+        ("inflection_scope=block", "inflection_scope=block: must be one of step, cell"),
+        ("correct_steps=[3,20]", r"correct_steps=\[3, 20\]: must be steps in \[1, 19\]"),
+        ("correct_steps=[0]", r"correct_steps=\[0\]: must be steps in \[1, 19\]"),
+        ("gradient_weights=[inf]", r"gradient_weights=\[inf\]: must be finite numbers"),
+        ("num_samples=1", "num_samples=1: must be at least 2 for the metric fid"),
+        ("num_samples=0", "num_samples=0: must be at least 1"),
+        ("metrics=[fid,lpips]", "metrics=lpips: must be one of isc, fid, kid, prc"),
+        ("batch_size=0", "batch_size=0: must be at least 1"),
+        ("seed=-1", "seed=-1: must be at least 0"),
+        ("cfg_channels=0", "cfg_channels=0: must be at least 1"),
+        ("model.num_heads=5", r"model\.hidden_size=64: must be a multiple of num_heads"),
+    ],
+)
+def test_settings_that_cannot_be_run_say_key_value_and_what_is_allowed(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        validate(config(override))
+    assert "\n" not in str(error.value)

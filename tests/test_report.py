@@ -1,0 +1,59 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from goc.images import image_grid
+from goc.report import main
+from goc.results import table
+
+
+def result(method: str, cached: float, fid: float, **config) -> dict:
+    return {
+        "method": method,
+        "config": {"sampler": "ddim", "steps": 20, "num_samples": 10, "seed": 0, "cfg_scale": 1.0,
+                   "gradient_weights": [], "inflection_threshold": None, "model": {"name": "digits"}, **config},
+        "metrics": {"fid": fid},
+        "distance": {"mse": fid / 100} if cached else {},
+        "cost": {"cache_ratio": cached, "macs_saved": cached},
+        "inflection": {},
+    }  # fmt: skip
+
+
+def test_the_table_has_one_row_a_run_and_gaps_where_nothing_was_measured() -> None:
+    frame = table([result("goc", 0.5, 3.0), result("none", 0.0, 4.0)])
+    assert frame["method"].tolist() == ["goc", "none"]
+    assert frame["fid"].tolist() == [3.0, 4.0]
+    assert np.isnan(frame["mse"][1])
+    assert frame["is"].isna().all()
+
+
+def test_report_on_a_folder_writes_csv_and_picture(tmp_path, capsys) -> None:
+    for index, (method, cached, fid) in enumerate([("none", 0.0, 4.0), ("goc", 0.25, 3.9), ("goc", 0.5, 3.8)]):
+        (tmp_path / str(index)).mkdir()
+        (tmp_path / str(index) / "result.json").write_text(json.dumps(result(method, cached, fid)))
+    (tmp_path / "half-written").mkdir()
+    (tmp_path / "half-written" / "result.json").write_text("{")
+    assert main([str(tmp_path)]) == 0
+    frame = pd.read_csv(tmp_path / "tradeoff.csv")
+    assert frame["fid"].tolist() == [3.9, 3.8, 4.0]
+    with Image.open(tmp_path / "tradeoff.png") as picture:
+        assert picture.size[0] > 500
+    assert "3 runs" in capsys.readouterr().out
+
+
+def test_a_folder_without_runs_is_an_error(tmp_path, capsys) -> None:
+    assert main([str(tmp_path)]) == 1
+    assert "no finished run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_image_grid_shows_every_image_enlarged(channels: int) -> None:
+    images = torch.arange(5, dtype=torch.uint8).mul(50)[:, None, None, None].expand(5, channels, 8, 8).contiguous()
+    picture = np.asarray(image_grid(images, columns=3))
+    cell = 9 * 6
+    assert picture.shape[:2] == (2 * cell, 3 * cell)
+    assert [int(picture[r * cell, c * cell].flat[0]) for r in range(2) for c in range(3)] == [0, 50, 100, 150, 200, 255]
