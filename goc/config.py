@@ -13,6 +13,7 @@ from goc.errors import ConfigError
 from goc.evaluate import METRICS
 from goc.files import content_key
 from goc.methods import (
+    L2C,
     PREDICTORS,
     PUBLISHED,
     SCHEDULES,
@@ -20,10 +21,13 @@ from goc.methods import (
     PredictorConfig,
     ReuseConfig,
     ScheduleConfig,
+    SmoothCache,
 )
 
 SAMPLERS = ("ddim", "ddpm")
 INFLECTION_SCOPES = ("step", "cell")
+SITES = ("branch", "stack")
+CLOCKS = ("step", "logsnr")
 DEFAULT_GRADIENT_WEIGHTS = [1.0]
 
 # keys that do not change what a run computes, only where things are kept and how it is run
@@ -68,6 +72,10 @@ class Config:
     )
     inflection_scope: str = _key("step", "step: gate whole steps (published); cell: each block and branch by itself")
     correct_steps: list[int] | None = _key(None, "steps to correct at, e.g. [3,5,7,9]; overrides the threshold")
+    site: str = _key(
+        "branch", "branch: cache each block's attention and MLP; stack: all blocks together, one cell a step"
+    )
+    clock: str = _key("step", "what changes are taken against: step (published) or logsnr")
     num_samples: int = _key(1000, "images to generate and score; the paper's tables use 50000")
     steps: int = _key(20, f"sampling steps T, 2 to {TRAINING_STEPS}")
     sampler: str = _key("ddim", f"one of {', '.join(SAMPLERS)}")
@@ -103,18 +111,26 @@ def normalised(config: Config) -> Config:
     if config.gradient_weights is None:
         queue = isinstance(config.predictor, GradientQueueConfig)
         config.gradient_weights = list(DEFAULT_GRADIENT_WEIGHTS) if queue else []
-    if not config.gradient_weights:
+    if isinstance(config.predictor, GradientQueueConfig) and not config.gradient_weights:
         config.predictor = ReuseConfig()
-    elif isinstance(config.predictor, ReuseConfig):
+    elif config.gradient_weights and isinstance(config.predictor, ReuseConfig):
         config.predictor = GradientQueueConfig()
+    if isinstance(config.predictor, GradientQueueConfig) and config.predictor.correct_scope is None:
+        config.predictor.correct_scope = "block" if isinstance(config.schedule, L2C) else "branch"
+    unused: list[str] = []
     if isinstance(config.predictor, ReuseConfig):
-        config.correct_steps = None
-    if config.correct_steps is not None or isinstance(config.predictor, ReuseConfig):
+        unused.append("clock")
+    if not isinstance(config.predictor, GradientQueueConfig):
+        config.correct_steps = config.inflection_threshold = None
+    if config.correct_steps is not None:
         config.inflection_threshold = None
     if config.inflection_threshold is None:
-        defaults = {f.name: f.default for f in fields(Config)}
-        for key in ("inflection_scope", "calibration_samples", "calibration_seed"):
-            setattr(config, key, defaults[key])
+        unused.append("inflection_scope")
+        if not isinstance(config.schedule, SmoothCache):
+            unused += ["calibration_samples", "calibration_seed"]
+    defaults = {f.name: f.default for f in fields(Config)}
+    for key in unused:
+        setattr(config, key, defaults[key])
     return config
 
 
@@ -131,6 +147,10 @@ def validate(config: Config) -> None:
     require(2 <= config.steps <= TRAINING_STEPS, "steps", f"in [2, {TRAINING_STEPS}]")
     require(config.sampler in SAMPLERS, "sampler", f"one of {', '.join(SAMPLERS)}")
     require(config.inflection_scope in INFLECTION_SCOPES, "inflection_scope", f"one of {', '.join(INFLECTION_SCOPES)}")
+    require(config.site in SITES, "site", f"one of {', '.join(SITES)}")
+    require(config.clock in CLOCKS, "clock", f"one of {', '.join(CLOCKS)}")
+    if not isinstance(config.predictor, GradientQueueConfig):
+        require(not config.gradient_weights, "gradient_weights", f"empty with predictor={config.predictor.name}")
     require(all(map(math.isfinite, config.gradient_weights or [])), "gradient_weights", "finite numbers")
     last = config.steps - 1
     require(
@@ -164,8 +184,8 @@ def identity(config: Config) -> dict[str, Any]:
 
 def label(config: Config) -> str:
     """Name of a run's method in tables: the published one, or else its schedule and its predictor."""
-    schedule, predictor = config.schedule.name, config.predictor.name
-    return PUBLISHED.get((schedule, predictor), f"{schedule}+{predictor}")
+    parts = config.schedule.name, config.predictor.name, config.site
+    return PUBLISHED.get(parts, "+".join(parts).removesuffix("+branch"))
 
 
 def run_id(config: Config) -> str:

@@ -45,6 +45,11 @@ class NoiseSchedule:
         return len(self.timesteps)
 
     @property
+    def log_snr(self) -> np.ndarray:
+        """Logarithm of the signal-to-noise ratio, 0.5 ln(alpha-bar / (1 - alpha-bar)); grows from step to step."""
+        return 0.5 * np.log(self.alphas_cumprod / (1.0 - self.alphas_cumprod))
+
+    @property
     def betas(self) -> np.ndarray:
         """Variance added between this step's noise level and the next one's."""
         return 1.0 - self.alphas_cumprod / self.alphas_cumprod_prev

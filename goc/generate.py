@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,21 +22,17 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
+from goc.caching.cache import FeatureCache, StepCache
+from goc.caching.cost import image_macs
+from goc.caching.schedule import cache_ratio_of
 from goc.diffusion import NoiseSchedule, SamplerName, guided_denoiser, sample
 from goc.errors import GocError
 from goc.files import write_atomically
 from goc.measure import peak_memory, reset_peak_memory
 from goc.models.decoder import to_uint8
-from goc.models.dit import DiT, FeatureCache
+from goc.models.dit import DiT
 
 log = logging.getLogger(__name__)
-
-
-class StepCache(FeatureCache, Protocol):
-    """A feature cache that is told which step runs."""
-
-    def begin_step(self, step: int) -> None:
-        """Announce sampling step `step`, 0 = the noisiest."""
 
 
 def draw(seed: int, index: int, num_classes: int) -> tuple[torch.Generator, int]:
@@ -101,6 +97,20 @@ class Generation:
         seconds = time.perf_counter() - start
         self._raise_if_not_finite(torch.stack(finite).tolist(), indices)
         return {"latents": x, "labels": labels, "images": to_uint8(self.decode(x))}, seconds, cache
+
+    def cost(self, cache: StepCache | None) -> dict[str, Any]:
+        """What a batch really cost: its cache ratio, MACs per image, and what its cache held at most."""
+        guided = self.cfg_scale != 1.0
+        if not isinstance(cache, FeatureCache):
+            nothing = torch.zeros(len(self.schedule), 1, 1, dtype=torch.bool)
+            macs = image_macs(self.model, nothing, guided)
+            return {"cache_ratio": 0.0, "macs_per_image": macs, "peak_cache_tensors": 0, "peak_cache_bytes": 0}
+        return {
+            "cache_ratio": cache_ratio_of(cache.mask),
+            "macs_per_image": image_macs(self.model, cache.mask, guided, cache.site),
+            "peak_cache_tensors": cache.peak_cache_tensors,
+            "peak_cache_bytes": cache.peak_cache_bytes,
+        }
 
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
@@ -190,7 +200,7 @@ def generate(generation: Generation, samples: SampleSet, title: str) -> int:
     with tqdm(total=samples.num_samples, initial=samples.num_samples - made, desc=title, unit="img") as progress:
         for indices in pending:
             tensors, seconds, cache = generation.make(indices)
-            held = {name: getattr(cache, name, 0) for name in ("peak_cache_tensors", "peak_cache_bytes")}
-            samples.write(indices, tensors, {"seconds": seconds, **held, **peak_memory(generation.device)})
+            measured = {"seconds": seconds, **generation.cost(cache), **peak_memory(generation.device)}
+            samples.write(indices, tensors, measured)
             progress.update(len(indices))
     return made

@@ -3,15 +3,30 @@
 Each class is an option of the Hydra group of the same name; `goc/caching` holds what it means.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from goc.caching import schedule
-from goc.caching.predictor import GradientQueue, Predictor, Reuse
+from goc.caching.predictor import GradientQueue, Predictor, Reuse, Taylor
 from goc.errors import ConfigError
+from goc.files import ASSETS, resolve
+from goc.routers import load_router
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a schedule may depend on besides its own settings."""
+
+    steps: int
+    depth: int
+    cache_ratio: float  # the target, in [0, 1)
+    model: str  # its name
+    sampler: str
+    branch_errors: Callable[[int], Tensor]  # lookahead -> SmoothCache's calibration, [steps, lookahead, 2]
 
 
 @dataclass
@@ -24,8 +39,8 @@ class ScheduleConfig:
         """Whether cache_ratio decides the mask; otherwise the schedule's own settings do."""
         return True
 
-    def mask(self, steps: int, depth: int, cache_ratio: float) -> Tensor:
-        """The mask, bool [steps, depth, 2], that comes closest to cache_ratio in [0, 1); raises ConfigError."""
+    def mask(self, situation: Situation) -> Tensor:
+        """The mask, bool [steps, depth, 2]: the closest to the cache ratio if it follows it; raises ConfigError."""
         raise NotImplementedError
 
 
@@ -38,8 +53,8 @@ class NoCaching(ScheduleConfig):
     def follows_ratio(self) -> bool:
         return False
 
-    def mask(self, steps: int, depth: int, cache_ratio: float) -> Tensor:
-        return schedule.whole_steps([], steps, depth)
+    def mask(self, situation: Situation) -> Tensor:
+        return schedule.whole_steps([], situation.steps, situation.depth)
 
 
 @dataclass
@@ -48,25 +63,143 @@ class Uniform(ScheduleConfig):
 
     name: str = "uniform"
 
-    def mask(self, steps: int, depth: int, cache_ratio: float) -> Tensor:
-        return schedule.uniform(steps, depth, cache_ratio)
+    def mask(self, situation: Situation) -> Tensor:
+        return schedule.uniform(situation.steps, situation.depth, situation.cache_ratio)
 
 
 @dataclass
-class Fora(ScheduleConfig):
-    """Every interval-th step is computed (FORA); without an interval, the one closest to cache_ratio."""
+class IntervalSchedule(ScheduleConfig):
+    """A schedule with one interval between computed steps; without it, the interval closest to cache_ratio."""
 
-    name: str = "fora"
     interval: int | None = None
+
+    @staticmethod
+    def rule(steps: int, depth: int, interval: int) -> Tensor:
+        """The mask, bool [steps, depth, 2], of an interval."""
+        raise NotImplementedError
 
     def follows_ratio(self) -> bool:
         return self.interval is None
 
-    def mask(self, steps: int, depth: int, cache_ratio: float) -> Tensor:
+    def mask(self, situation: Situation) -> Tensor:
+        steps, rule = situation.steps, self.rule
         if self.interval is not None and not 1 <= self.interval <= steps:
             raise ConfigError(f"schedule.interval={self.interval}: must be in [1, {steps}]")
-        interval = self.interval or schedule.closest_interval(lambda n: schedule.fora(steps, 1, n), steps, cache_ratio)
-        return schedule.fora(steps, depth, interval)
+        interval = self.interval or schedule.closest_interval(
+            lambda interval: rule(steps, 1, interval), steps, situation.cache_ratio
+        )
+        return rule(steps, situation.depth, interval)
+
+
+@dataclass
+class Fora(IntervalSchedule):
+    """Every interval-th step is computed, counted from the last (FORA)."""
+
+    name: str = "fora"
+    rule = staticmethod(schedule.fora)
+
+
+@dataclass
+class TaylorSeer(IntervalSchedule):
+    """Two computed steps, then one after every interval - 1 cached ones (TaylorSeer)."""
+
+    name: str = "taylorseer"
+    rule = staticmethod(schedule.taylorseer)
+
+
+@dataclass
+class L2C(ScheduleConfig):
+    """The cells that a learned router gives up (Learning-to-Cache).
+
+    router: its checkpoint; null = the one shipped for this model and number of steps. threshold: cells of at most this
+    probability are cached; null = the one closest to cache_ratio.
+    """
+
+    name: str = "l2c"
+    router: str | None = None
+    threshold: float | None = None
+
+    def follows_ratio(self) -> bool:
+        return self.threshold is None
+
+    def mask(self, situation: Situation) -> Tensor:
+        path = self.router
+        if path is None:
+            path = f"asset:{situation.model}/router-{situation.sampler}{situation.steps}.pt"
+            if not resolve(path).is_file():
+                known = sorted(file.name for file in ASSETS.glob(f"{situation.model}/router-*.pt"))
+                raise ConfigError(
+                    f"schedule.router=null: none is shipped for {situation.model} with {situation.sampler} "
+                    f"steps={situation.steps} (there are: {', '.join(known) or 'none'}); train one with "
+                    f"`python scripts/train_router.py steps={situation.steps}`, or name a published one's file"
+                )
+        probabilities = load_router(resolve(path), situation.steps, situation.depth)
+        threshold = self.threshold
+        if threshold is None:
+            threshold = schedule.closest_threshold(
+                lambda value: schedule.l2c(probabilities, value), probabilities, situation.cache_ratio
+            )
+        return schedule.l2c(probabilities, threshold)
+
+
+@dataclass
+class SmoothCache(ScheduleConfig):
+    """Branches reused where their change was small in a calibration run (SmoothCache).
+
+    path: a published schedule (JSON); null = calibrate. threshold: reuse while the relative error is below; null = the
+    one closest to cache_ratio. lookahead: reuse at most this many steps in a row.
+    """
+
+    name: str = "smoothcache"
+    path: str | None = None
+    threshold: float | None = None
+    lookahead: int = 3
+
+    def follows_ratio(self) -> bool:
+        return self.path is None and self.threshold is None
+
+    def mask(self, situation: Situation) -> Tensor:
+        if self.path is not None:
+            return self._published(self.path, situation)
+        if not 1 <= self.lookahead < situation.steps:
+            raise ConfigError(f"schedule.lookahead={self.lookahead}: must be in [1, {situation.steps - 1}]")
+        errors, depth = situation.branch_errors(self.lookahead), situation.depth
+        threshold = self.threshold
+        if threshold is None:
+            threshold = schedule.closest_threshold(
+                lambda value: schedule.smoothcache_from_errors(errors, value, 1), errors, situation.cache_ratio
+            )
+        return schedule.smoothcache_from_errors(errors, threshold, depth)
+
+    @staticmethod
+    def _published(path: str, situation: Situation) -> Tensor:
+        try:
+            mask = schedule.smoothcache(json.loads(resolve(path).read_text()), situation.depth)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise ConfigError(f"schedule.path={path}: {error}") from error
+        if len(mask) != situation.steps:
+            raise ConfigError(f"schedule.path={path}: is for {len(mask)} steps, not for steps={situation.steps}")
+        return mask
+
+
+@dataclass
+class TeaCache(ScheduleConfig):
+    """Decides as it runs: a step is skipped while the first block's input has changed little (TeaCache).
+
+    threshold: accumulated relative change up to which steps are skipped.
+    """
+
+    name: str = "teacache"
+    threshold: float = 0.2
+
+    def follows_ratio(self) -> bool:
+        return False
+
+    def mask(self, situation: Situation) -> Tensor:
+        """Where a step may be skipped: all but the first and the last."""
+        if self.threshold < 0:
+            raise ConfigError(f"schedule.threshold={self.threshold}: must be at least 0")
+        return schedule.whole_steps(range(1, situation.steps - 1), situation.steps, situation.depth)
 
 
 @dataclass
@@ -76,8 +209,13 @@ class PredictorConfig:
     name: str = "reuse"
     divergence_hint: ClassVar[str] = ""  # what to try when values stop being finite
 
-    def build(self, mask: Tensor, gradient_weights: Sequence[float], correct: Tensor | None) -> Predictor:
-        """A predictor with empty state for one batch; correct is bool [steps, blocks, 2], None = everywhere."""
+    def build(
+        self, mask: Tensor, weights: Sequence[float], correct: Tensor | None, clock: Sequence[float] | None
+    ) -> Predictor:
+        """A predictor with empty state for one batch.
+
+        mask and correct are bool [steps, blocks, 2] (correct None = everywhere); clock None = the step index.
+        """
         raise NotImplementedError
 
 
@@ -87,31 +225,76 @@ class ReuseConfig(PredictorConfig):
 
     name: str = "reuse"
 
-    def build(self, mask: Tensor, gradient_weights: Sequence[float], correct: Tensor | None) -> Predictor:
+    def build(
+        self, mask: Tensor, weights: Sequence[float], correct: Tensor | None, clock: Sequence[float] | None
+    ) -> Predictor:
         return Reuse(mask)
 
 
 @dataclass
 class GradientQueueConfig(PredictorConfig):
-    """The last feature plus weighted past changes (Gradient-Optimized Cache)."""
+    """The last feature plus weighted past changes (Gradient-Optimized Cache).
+
+    correct_scope: branch = correct wherever a branch is cached; block = only where both branches of its block are, as
+    the authors' code does on learned routers. null: block on schedule=l2c, else branch.
+    """
 
     name: str = "gradient_queue"
+    correct_scope: str | None = None
     divergence_hint: ClassVar[str] = (
         "; the gradient queue diverged: try smaller gradient_weights, a higher inflection_threshold, "
-        "or a lower cache_ratio"
+        "predictor=taylor, or a lower cache_ratio"
     )
 
-    def build(self, mask: Tensor, gradient_weights: Sequence[float], correct: Tensor | None) -> Predictor:
-        return GradientQueue(mask, gradient_weights, correct)
+    def build(
+        self, mask: Tensor, weights: Sequence[float], correct: Tensor | None, clock: Sequence[float] | None
+    ) -> Predictor:
+        return GradientQueue(mask, weights, self.corrected(mask, correct), clock)
+
+    def corrected(self, mask: Tensor, correct: Tensor | None) -> Tensor:
+        """Where the correction is on, bool [steps, blocks, 2]."""
+        if self.correct_scope not in ("branch", "block"):
+            raise ConfigError(f"predictor.correct_scope={self.correct_scope}: must be one of branch, block")
+        within = mask if self.correct_scope == "branch" else mask.all(dim=2, keepdim=True).expand(mask.shape)
+        return within if correct is None else within & correct
 
 
-# names of the combinations in conf/method, for tables
+@dataclass
+class TaylorConfig(PredictorConfig):
+    """Taylor expansion of the computed features (TaylorSeer). order: its highest derivative."""
+
+    name: str = "taylor"
+    order: int = 2
+
+    def build(
+        self, mask: Tensor, weights: Sequence[float], correct: Tensor | None, clock: Sequence[float] | None
+    ) -> Predictor:
+        if self.order < 0:
+            raise ConfigError(f"predictor.order={self.order}: must be at least 0")
+        return Taylor(mask, self.order, clock)
+
+
+# (schedule, predictor, site) of the combinations in conf/method, for tables
 PUBLISHED = {
-    ("none", "reuse"): "none",
-    ("uniform", "reuse"): "reuse",
-    ("fora", "reuse"): "fora",
-    ("uniform", "gradient_queue"): "goc",
+    ("none", "reuse", "branch"): "none",
+    ("uniform", "reuse", "branch"): "reuse",
+    ("uniform", "gradient_queue", "branch"): "goc",
+    ("uniform", "gradient_queue", "stack"): "goc_stack",
+    ("fora", "reuse", "branch"): "fora",
+    ("fora", "gradient_queue", "branch"): "fora_goc",
+    ("l2c", "reuse", "branch"): "l2c",
+    ("l2c", "gradient_queue", "branch"): "l2c_goc",
+    ("smoothcache", "reuse", "branch"): "smoothcache",
+    ("smoothcache", "gradient_queue", "branch"): "smoothcache_goc",
+    ("taylorseer", "taylor", "branch"): "taylorseer",
+    ("taylorseer", "gradient_queue", "branch"): "taylorseer_goc",
+    ("taylorseer", "taylor", "stack"): "taylorseer_lite",
+    ("teacache", "reuse", "stack"): "teacache",
 }
 
-SCHEDULES: dict[str, type[ScheduleConfig]] = {cls().name: cls for cls in (NoCaching, Uniform, Fora)}
-PREDICTORS: dict[str, type[PredictorConfig]] = {cls().name: cls for cls in (ReuseConfig, GradientQueueConfig)}
+SCHEDULES: dict[str, type[ScheduleConfig]] = {
+    cls().name: cls for cls in (NoCaching, Uniform, Fora, TaylorSeer, L2C, SmoothCache, TeaCache)
+}
+PREDICTORS: dict[str, type[PredictorConfig]] = {
+    cls().name: cls for cls in (ReuseConfig, GradientQueueConfig, TaylorConfig)
+}

@@ -170,6 +170,7 @@ Made by `python scripts/train_digits.py --seed {args.seed} --steps {args.steps}`
 | `extractor.safetensors` | convolutional feature extractor (64 features, 10 logits); held-out accuracy {accuracy:.2%} |
 | `reference.safetensors` | the extractor's features of all 1,797 real images: the reference for FID, KID, precision, recall |
 | `samples.png` | ten uncached samples of each class, DDIM-50, no guidance |
+| `router-ddim20.pt`, `router-ddim50.pt` | Learning-to-Cache routers: `python scripts/train_router.py steps=20 --out goc/assets/digits/router-ddim20.pt`, `... steps=50 --iterations 120 ...` |
 
 **Data.** scikit-learn's copy of the UCI optical digits test set (`sklearn.datasets.load_digits`): 1,797 real 8x8 images,
 10 classes, 17 grey levels scaled to [-1, 1].

@@ -88,7 +88,7 @@ def test_one_bad_job_does_not_take_the_others_with_it(run_py: Run, tmp_path: Pat
 
 def test_a_ratio_that_the_steps_do_not_allow_says_what_it_became(run_py: Run, tmp_path: Path) -> None:
     finished = run_py(*SMALL, "cache_ratio=0.5")
-    assert "cache_ratio=0.5: became 0.4, what 5 steps allow" in finished.stderr
+    assert "cache_ratio=0.5: became 0.4, the closest that schedule=uniform allows with steps=5" in finished.stderr
     assert only_result(tmp_path)["cost"]["cache_ratio"] == pytest.approx(0.4)
 
 
@@ -138,6 +138,34 @@ def test_other_weights_at_the_same_path_are_noticed(run_py: Run, tmp_path: Path)
     assert "holds a run of another config (model_sha256=" in error_line(run_py, "model.checkpoint=w.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["schedule.interval=9", "method=fora"], ["schedule.interval=9: must be in [1, 5]"]),
+        (["method=l2c"], ["schedule.router=null", "steps=5", "python scripts/train_router.py steps=5"]),
+        (["method=smoothcache", "site=stack"], ["site=stack: schedule=smoothcache caches some cells of a step"]),
+        (["method=smoothcache", "schedule.path=nowhere.json"], ["schedule.path=nowhere.json", "No such file"]),
+        (["predictor.order=3"], ["order", "GradientQueueConfig"]),
+    ],
+)
+def test_bad_methods_are_one_line(run_py: Run, arguments: list[str], expected: list[str]) -> None:
+    line = error_line(run_py, *arguments)
+    assert all(part in line for part in expected), line
+
+
+def test_an_adaptive_run_reports_what_really_ran(run_py: Run, tmp_path: Path) -> None:
+    run_py(*SMALL, "method=teacache", "schedule.threshold=1e9")
+    cost = only_result(tmp_path)["cost"]
+    assert cost["cache_ratio"] == pytest.approx(3 / 5)  # all but the first and the last step
+    assert cost["macs_saved"] == pytest.approx(3 / 5, abs=0.01)
+
+
+def test_a_schedule_that_makes_the_queue_diverge_is_announced(run_py: Run) -> None:
+    warned = run_py("num_samples=8", "cache_ratio=0.75", "inflection_threshold=null", "metrics=[isc]").stderr
+    assert "amplifies its own errors up to 108 times" in warned
+    assert "predictor=taylor" in warned
+
+
 def test_a_diverging_gradient_queue_says_where_and_what_to_do(run_py: Run) -> None:
     finished = run_py(
         "num_samples=8",
@@ -159,4 +187,4 @@ def test_help_shows_the_knobs_first_with_their_meaning(run_py: Run) -> None:
     text = run_py("--help").stdout
     assert text.index("cache_ratio ") < text.index("batch_size ") < text.index("== Groups")
     assert "share of branch features to reuse" in text
-    assert "method: fora, goc, none, reuse" in text
+    assert "method: fora, fora_goc, goc, goc_stack" in text

@@ -20,8 +20,9 @@ def config(*overrides: str) -> Config:
 def test_a_method_is_the_same_as_its_schedule_and_predictor() -> None:
     options = {path.stem for path in (CONF / "method").glob("*.yaml")}
     assert options == set(PUBLISHED.values())
-    for (schedule, predictor), method in PUBLISHED.items():
-        named, composed = config(f"method={method}"), config(f"schedule={schedule}", f"predictor={predictor}")
+    for (schedule, predictor, site), method in PUBLISHED.items():
+        named = config(f"method={method}")
+        composed = config(f"schedule={schedule}", f"predictor={predictor}", f"site={site}")
         assert identity(named) == identity(composed)
         assert label(named) == method
 
@@ -31,7 +32,8 @@ def test_gradient_weights_turn_plain_reuse_into_the_gradient_queue() -> None:
         config("method=goc", "gradient_weights=[1.2]")
     )
     assert identity(config("method=goc", "gradient_weights=[]")) == identity(config("method=reuse"))
-    assert label(config("method=fora", "gradient_weights=[1.2]")) == "fora+gradient_queue"
+    assert label(config("method=fora", "gradient_weights=[1.2]")) == "fora_goc"
+    assert label(config("method=teacache", "predictor=taylor")) == "teacache+taylor+stack"
 
 
 def test_settings_that_change_nothing_do_not_make_another_run() -> None:
@@ -48,10 +50,15 @@ def test_settings_that_change_nothing_do_not_make_another_run() -> None:
     "override",
     ["cache_ratio=0.25", "seed=1", "steps=50", "gradient_weights=[1.1]", "inflection_threshold=0.3", "num_samples=7",
      "cfg_scale=1.5", "batch_size=100", "sampler=ddpm", "model.num_heads=2", "correct_steps=[3]",
-     "inflection_scope=cell"],
+     "site=stack", "clock=logsnr", "inflection_scope=cell"],
 )  # fmt: skip
 def test_settings_that_change_the_images_make_another_run(override: str) -> None:
     assert run_id(config(override)) != run_id(config())
+
+
+def test_gradient_weights_that_nothing_reads_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"gradient_weights=\[1\.2\]: must be empty with predictor=taylor"):
+        validate(config("method=taylorseer", "gradient_weights=[1.2]"))
 
 
 @pytest.mark.parametrize(
@@ -72,6 +79,8 @@ def test_settings_that_change_the_images_make_another_run(override: str) -> None
         ("batch_size=0", "batch_size=0: must be at least 1"),
         ("seed=-1", "seed=-1: must be at least 0"),
         ("cfg_channels=0", "cfg_channels=0: must be at least 1"),
+        ("site=block", "site=block: must be one of branch, stack"),
+        ("clock=seconds", "clock=seconds: must be one of step, logsnr"),
         ("model.num_heads=5", r"model\.hidden_size=64: must be a multiple of num_heads"),
     ],
 )

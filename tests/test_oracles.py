@@ -9,16 +9,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from goc.caching import schedule
 from goc.caching.cache import FeatureCache
 from goc.caching.inflection import correct_at
-from goc.caching.predictor import GradientQueue, Predictor, Reuse
-from goc.caching.schedule import fora, whole_steps
+from goc.caching.predictor import GradientQueue, Predictor, Reuse, Taylor
 from goc.diffusion import NoiseSchedule, guided_denoiser, sample
+from goc.methods import GradientQueueConfig
 from goc.models.dit import DiT
+from goc.routers import load_router
 
 TOLERANCE = 1e-3
-
-UNCACHED = ("none", "none_ddpm")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -27,26 +27,39 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("path", cases or [None], ids=[path.stem for path in cases] or ["no oracles"])
 
 
-def mask_of(case: dict, depth: int) -> Tensor:
+def mask_of(case: dict, depth: int, routers: Path) -> Tensor:
+    """The schedule that a case's metadata describes, bool [steps, depth, 2]."""
+    steps = case["steps"]
     if case["method"] == "fora":
-        return fora(case["steps"], depth, case["interval"])
-    return whole_steps(case.get("cached_steps", []), case["steps"], depth)
+        return schedule.fora(steps, depth, case["interval"])
+    if case["method"] == "taylor":
+        return schedule.taylorseer(steps, depth, case["interval"])
+    if case["method"] in ("l2c", "l2c_goc"):
+        return schedule.l2c(load_router(routers / case["router"], steps, depth), case["threshold"])
+    return schedule.whole_steps(case.get("cached_steps", []), steps, depth)
 
 
-def predictor_of(case: dict, mask: Tensor) -> Predictor | None:
-    if case["method"] in UNCACHED:
-        return None
-    if case["method"] == "fora":
-        return Reuse(mask)
-    return GradientQueue(mask, [case["eta"]], correct_at(case["goc_steps"], tuple(mask.shape)))
+def predictors_of(case: dict, mask: Tensor) -> list[Predictor | None]:
+    """Every predictor that must give the case's trajectory."""
+    method = case["method"]
+    if method in ("none", "none_ddpm"):
+        return [None, Reuse(mask), GradientQueue(mask, [1.0]), Taylor(mask, 2)]
+    if method in ("fora", "l2c"):
+        return [Reuse(mask), GradientQueue(mask, []), Taylor(mask, 0)]
+    if method == "taylor":
+        return [Taylor(mask, case["max_order"])]
+    correct = correct_at(case["goc_steps"], tuple(mask.shape))
+    settings = GradientQueueConfig(correct_scope="block")  # as the authors' code does
+    queue = settings.build(mask, [case["eta"]], correct, None)
+    return [queue, Reuse(mask)] if case["eta"] == 0 else [queue]
 
 
 def trajectory(model: DiT, case: dict, data: dict[str, Tensor], predictor: Predictor | None, mask: Tensor) -> Tensor:
-    n, schedule = len(data["labels"]), NoiseSchedule.respaced(case["steps"])
+    n, noise_schedule = len(data["labels"]), NoiseSchedule.respaced(case["steps"])
     cache = None if predictor is None else FeatureCache(mask, predictor)
     guided = guided_denoiser(
         model if cache is None else lambda x, t, y: model(x, t, y, cache),
-        schedule,
+        noise_schedule,
         data["labels"],
         case["model"]["num_classes"],
         case["cfg_scale"],
@@ -60,7 +73,7 @@ def trajectory(model: DiT, case: dict, data: dict[str, Tensor], predictor: Predi
 
     sampler = "ddpm" if case["method"] == "none_ddpm" else "ddim"
     with torch.inference_mode():
-        steps = sample(denoise, data["noise_init"], schedule, sampler, lambda i: data["noise"][i, :n])
+        steps = sample(denoise, data["noise_init"], noise_schedule, sampler, lambda i: data["noise"][i, :n])
         return torch.stack(list(steps))
 
 
@@ -69,15 +82,10 @@ def test_trajectory_equals_the_authors(path: Path | None) -> None:
         pytest.skip("the folder given by --oracles is absent")
     with safe_open(path, framework="pt") as file:
         case = json.loads(file.metadata()["case"])
-    if case["method"] not in (*UNCACHED, "goc", "fora"):
-        pytest.skip(f"method {case['method']} is not implemented yet")
     data = load_file(path)
     model = DiT(**case["model"])
     model.load_state_dict(load_file(path.parent / case["weights"]))
-    mask = mask_of(case, model.depth)
-    predictors = [predictor_of(case, mask)]
-    if case.get("eta") == 0:
-        predictors.append(Reuse(mask))
-    for predictor in predictors:
+    mask = mask_of(case, model.depth, path.parent.parent / "data")
+    for predictor in predictors_of(case, mask):
         difference = (trajectory(model, case, data, predictor, mask) - data["trajectory"]).abs().max().item()
         assert difference <= TOLERANCE

@@ -3,12 +3,16 @@
 Step 0 is the noisiest and is never cached. The cache ratio is by definition the mean of the mask.
 """
 
-from collections.abc import Callable, Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from goc.models.dit import BRANCHES
+
+BRANCH_NAMES = ("attn", "mlp")  # as SmoothCache's files call them
 
 
 def whole_steps(cached: Iterable[int], steps: int, depth: int) -> Tensor:
@@ -26,6 +30,12 @@ def cache_ratio_of(mask: Tensor) -> float:
 def cached_steps_of(mask: Tensor) -> list[int]:
     """Steps of a mask [steps, blocks, 2] in which every cell is cached."""
     return torch.nonzero(mask.flatten(1).all(dim=1)).flatten().tolist()
+
+
+def is_whole_steps(mask: Tensor) -> bool:
+    """Whether every step of a mask [steps, blocks, 2] is cached or computed as a whole."""
+    cells = mask.flatten(1)
+    return bool((cells.all(dim=1) == cells.any(dim=1)).all())
 
 
 def uniform(steps: int, depth: int, cache_ratio: float) -> Tensor:
@@ -51,6 +61,80 @@ def fora(steps: int, depth: int, interval: int) -> Tensor:
     return whole_steps(cached, steps, depth)
 
 
+def taylorseer(steps: int, depth: int, interval: int) -> Tensor:
+    """Steps 0 and 1 are computed, then one step after every interval - 1 cached ones (TaylorSeer, arXiv 2503.06923).
+
+    interval >= 1. Returns bool [steps, depth, 2].
+    """
+    return whole_steps([i for i in range(2, steps) if (i - 1) % interval], steps, depth)
+
+
+def l2c(probabilities: Tensor, threshold: float) -> Tensor:
+    """Cells that a learned router gives up (Learning-to-Cache, arXiv 2406.01733): bool [steps, depth, 2].
+
+    probabilities: float [steps, depth, 2], indexed by the authors' router number r = steps - 1 - i. A cell of an odd
+    step i is cached iff its probability is at most the threshold; even steps are computed.
+    """
+    mask = probabilities.flip(0) <= threshold
+    mask[::2] = False
+    return mask
+
+
+def smoothcache(computed: Mapping[str, Sequence[int]], depth: int) -> Tensor:
+    """A published SmoothCache schedule (arXiv 2411.10510): bool [steps, depth, 2].
+
+    computed: 1 = computed, by step, for each block and branch ("attn-0", "mlp-0", ...) or for each branch of all blocks
+    ("attn", "mlp"). Raises ValueError for other keys, unequal lengths, or a cached first step.
+    """
+    per_block = {f"{branch}-{block}" for branch in BRANCH_NAMES for block in range(depth)}
+    if set(computed) == set(BRANCH_NAMES):
+        rows = [[computed[branch] for branch in BRANCH_NAMES]] * depth
+    elif set(computed) == per_block:
+        rows = [[computed[f"{branch}-{block}"] for branch in BRANCH_NAMES] for block in range(depth)]
+    else:
+        raise ValueError(f"has {len(computed)} rows; must be attn and mlp, or attn-0 .. mlp-{depth - 1}")
+    if len({len(row) for pair in rows for row in pair}) != 1:
+        raise ValueError("has rows of different lengths")
+    mask = torch.tensor(rows).permute(2, 0, 1) == 0
+    if mask[0].any():
+        raise ValueError("caches step 0, before which there is nothing to reuse")
+    return mask
+
+
+def smoothcache_from_errors(errors: Tensor, threshold: float, depth: int) -> Tensor:
+    """SmoothCache's schedule from its calibration (arXiv 2411.10510, section 3.2): bool [steps, depth, 2].
+
+    errors: float [steps, lookahead, 2], the relative L1 error of reusing, in step i, the feature of k = 1..lookahead
+    steps before. After each computed step a branch is reused as long as its error stays below the threshold, at most
+    lookahead steps.
+    """
+    steps, lookahead, branches = errors.shape
+    mask = torch.zeros(steps, depth, branches, dtype=torch.bool)
+    for branch in range(branches):
+        age = 0  # steps since the branch was last computed
+        for step in range(1, steps):
+            reused = age < lookahead and bool(errors[step, age, branch] < threshold)
+            mask[step, :, branch] = reused
+            age = age + 1 if reused else 0
+    return mask
+
+
 def closest_interval(schedule: Callable[[int], Tensor], steps: int, cache_ratio: float) -> int:
     """The interval 1..steps whose mask schedule(interval) comes closest to cache_ratio; the smaller one of two."""
     return min(range(1, steps + 1), key=lambda interval: abs(cache_ratio_of(schedule(interval)) - cache_ratio))
+
+
+def closest_threshold(schedule: Callable[[float], Tensor], values: Tensor, cache_ratio: float) -> float:
+    """The threshold at which schedule(threshold) comes closest to cache_ratio, found by bisection.
+
+    values: the numbers that thresholds are compared with; more cells are cached as the threshold grows.
+    """
+    candidates = torch.unique(values[values.isfinite()]).tolist()
+    # thresholds between neighbouring values, and beyond both ends
+    candidates = [candidates[0] - 1.0, *(sum(pair) / 2 for pair in pairwise(candidates)), candidates[-1] + 1.0]
+
+    def ratio(candidate: float) -> float:
+        return cache_ratio_of(schedule(candidate))
+
+    above = bisect_left(candidates, cache_ratio, hi=len(candidates) - 1, key=ratio)
+    return min(candidates[max(above - 1, 0) : above + 1], key=lambda candidate: abs(ratio(candidate) - cache_ratio))

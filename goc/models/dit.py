@@ -4,8 +4,9 @@ Parameter names are those of the public DiT release, so that its state dicts loa
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +22,23 @@ PUBLISHED_SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "
 PUBLISHED_PATCHES = (2, 4, 8)
 
 
+Site = Literal["branch", "stack"]
+
+
 class FeatureCache(Protocol):
-    """What a denoiser asks of a cache: may a stored feature stand in for this branch, and here is a fresh one."""
+    """What a denoiser asks of a cache: may a stored feature stand in for this one, and here is a fresh one.
+
+    A feature is a branch's output before its gate (site "branch"), or what all blocks together add to the residual
+    stream (site "stack"; there is one cell a step, block 0 and branch 0).
+    """
+
+    site: Site
+
+    def decide(self, signal: Callable[[], Tensor]) -> None:
+        """Called once in each forward pass; signal() computes the first block's modulated input [N, tokens, hidden]."""
 
     def lookup(self, block: int, branch: int) -> Tensor | None:
-        """Feature [N, tokens, hidden] to use instead of computing the branch, or None: compute it."""
+        """Feature [N, tokens, hidden] to use instead of computing it, or None: compute it."""
 
     def store(self, block: int, branch: int, feature: Tensor) -> None:
         """Take over a feature that was just computed and used; the cache may change it in place."""
@@ -91,6 +104,10 @@ class DiTBlock(nn.Module):
         linear = adaln_linear(self)
         rows = slice(first * self.hidden_size, (first + count) * self.hidden_size)
         return F.linear(activated, linear.weight[rows], linear.bias[rows]).chunk(count, dim=1)
+
+    def modulated_input(self, h: Tensor, activated: Tensor) -> Tensor:
+        """What the attention branch sees: h [N, tokens, hidden] normalised and modulated."""
+        return modulate(self.norm1(h), *self.modulation(activated, 0, 2))
 
     def branch(self, branch: int, h: Tensor, activated: Tensor) -> tuple[Tensor, Tensor]:
         """Compute one branch: its feature [N, tokens, hidden] (before the gate) and its gate [N, hidden]."""
@@ -202,9 +219,22 @@ class DiT(nn.Module):
         """
         h = self.x_embedder(x) + self.pos_embed
         activated = F.silu(self.t_embedder(t) + self.y_embedder(y))
+        if cache is not None:
+            cache.decide(lambda: cast(DiTBlock, self.blocks[0]).modulated_input(h, activated))
+        return self.unpatchify(self.final_layer(self.stack(h, activated, cache), activated))
+
+    def stack(self, h: Tensor, activated: Tensor, cache: FeatureCache | None) -> Tensor:
+        """All blocks: h [N, tokens, hidden] -> same."""
+        if cache is not None and cache.site == "stack":
+            added = cache.lookup(0, 0)
+            if added is not None:
+                return h + added
+            output = self.stack(h, activated, None)
+            cache.store(0, 0, output - h)
+            return output
         for index, block in enumerate(self.blocks):
             h = block(h, activated, cache, index)
-        return self.unpatchify(self.final_layer(h, activated))
+        return h
 
     def unpatchify(self, patches: Tensor) -> Tensor:
         """[N, tokens, patch * patch * 2C] -> [N, 2C, H, W]."""

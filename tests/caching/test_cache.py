@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from goc.caching.cache import FeatureCache
-from goc.caching.predictor import GradientQueue, Predictor
-from goc.caching.schedule import uniform
+from goc.caching.cache import AdaptiveCache, FeatureCache
+from goc.caching.predictor import GradientQueue, Predictor, Reuse, Taylor
+from goc.caching.schedule import cached_steps_of, uniform, whole_steps
 from goc.diffusion import NoiseSchedule, guided_denoiser, sample
 from goc.models.dit import DiT
 
@@ -79,3 +79,69 @@ def test_a_predictor_that_knows_the_features_changes_nothing(tiny_dit: DiT) -> N
     nothing = torch.zeros_like(mask)
     full = trajectory(tiny_dit, FeatureCache(nothing, Recorder(nothing, [])))
     assert torch.equal(trajectory(tiny_dit, FeatureCache(mask, Oracle(mask, []))), full)
+
+
+def test_the_stack_site_replaces_all_blocks_by_one_cell(tiny_dit: DiT) -> None:
+    mask = uniform(STEPS, 1, 0.5)[:, :1, :1]
+    calls = []
+    for block in tiny_dit.blocks:
+        block.register_forward_hook(lambda *_: calls.append(1))
+    cache = FeatureCache(mask, Reuse(mask), "stack")
+    cached = trajectory(tiny_dit, cache)
+    assert len(calls) == (STEPS - int(mask.sum())) * tiny_dit.depth
+    assert cache.peak_cache_tensors == 1
+    full = trajectory(tiny_dit, None)
+    assert torch.equal(cached[0], full[0])
+    assert not torch.equal(cached[1], full[1])
+
+
+def test_a_stack_predictor_that_knows_the_features_changes_nothing(tiny_dit: DiT) -> None:
+    mask = uniform(STEPS, 1, 0.5)[:, :1, :1]
+    features: dict[int, Tensor] = {}
+
+    class Recorder(Reuse):
+        def store(self, step: int, cell: tuple[int, int], feature: Tensor) -> None:
+            features[step] = feature
+
+    class Oracle(Recorder):
+        def predict(self, step: int, cell: tuple[int, int]) -> Tensor:
+            return features[step]
+
+    nothing = torch.zeros_like(mask)
+    full = trajectory(tiny_dit, FeatureCache(nothing, Recorder(nothing), "stack"))
+    assert torch.equal(full, trajectory(tiny_dit, None))
+    torch.testing.assert_close(trajectory(tiny_dit, FeatureCache(mask, Oracle(mask), "stack")), full)
+
+
+def adaptive(model: DiT, threshold: float, predictor=Reuse) -> tuple[AdaptiveCache, Tensor]:
+    possible = whole_steps(range(1, STEPS - 1), STEPS, model.depth)
+    cache = AdaptiveCache(possible, predictor(possible), threshold)
+    return cache, trajectory(model, cache)
+
+
+def test_an_adaptive_cache_skips_more_with_a_higher_threshold_and_keeps_both_ends(tiny_dit: DiT) -> None:
+    skipped = [cached_steps_of(adaptive(tiny_dit, threshold)[0].mask) for threshold in (0.0, 0.3, 1.5, 1e9)]
+    assert skipped[0] == []
+    assert skipped[-1] == list(range(1, STEPS - 1))
+    counts = [len(steps) for steps in skipped]
+    assert counts == sorted(counts)
+    assert len(set(counts)) > 2
+
+
+def test_an_adaptive_cache_skips_exactly_while_the_accumulated_change_is_below_the_threshold() -> None:
+    possible = whole_steps(range(1, 7), 8, 1)
+    cache = AdaptiveCache(possible, Reuse(possible), threshold=0.5)
+    for step, level in enumerate([1.0, 1.2, 1.44, 1.8, 1.9, 1.9, 4.0, 4.0]):
+        cache.begin_step(step)
+        cache.decide(lambda level=level: torch.full((2, 2), level))  # type: ignore[misc]
+        for branch in range(2):
+            if cache.lookup(0, branch) is None:
+                cache.store(0, branch, torch.zeros(1))
+    # changes 0.2, 0.2, 0.25 (sum 0.65: computed), 0.06, 0, 1.1 (computed), 0 but the last step is always computed
+    assert cached_steps_of(cache.mask) == [1, 2, 4, 5]
+
+
+def test_an_adaptive_run_is_the_fixed_run_of_the_mask_it_found(tiny_dit: DiT) -> None:
+    for make in (Reuse, lambda mask: GradientQueue(mask, [1.0, 0.5]), lambda mask: Taylor(mask, 2)):
+        cache, found = adaptive(tiny_dit, 0.5, make)
+        assert torch.equal(found, trajectory(tiny_dit, FeatureCache(cache.mask, make(cache.mask))))

@@ -49,6 +49,19 @@ def test_a_cached_run_costs_what_torch_counts(tiny_dit: DiT) -> None:
     assert counted_macs(run) == image_macs(tiny_dit, mask, guided=False)
 
 
+def test_a_cached_stack_costs_what_torch_counts(tiny_dit: DiT) -> None:
+    mask = uniform(4, 1, 0.5)[:, :1, :1]
+    cache = FeatureCache(mask, Reuse(mask), "stack")
+    x, t, y = torch.randn(1, 2, 4, 4), torch.zeros(1), torch.zeros(1, dtype=torch.long)
+
+    def run() -> None:
+        for step in range(len(mask)):
+            cache.begin_step(step)
+            tiny_dit(x, t, y, cache)
+
+    assert counted_macs(run) == image_macs(tiny_dit, mask, guided=False, site="stack")
+
+
 def test_guidance_doubles_the_cost_and_the_saved_share_is_the_masks(tiny_dit: DiT) -> None:
     mask = uniform(20, tiny_dit.depth, 0.25)
     full = image_macs(tiny_dit, torch.zeros_like(mask), guided=False)

@@ -1,33 +1,7 @@
-import numpy as np
 import torch
+from test_calibration import record
 
-from goc.caching.inflection import AlignmentRecorder, correct_at, inflections, step_alignment
-
-
-def record(batches: list[torch.Tensor]) -> AlignmentRecorder:
-    """Run a recorder over batches of features [steps, blocks, branches, N, tokens, hidden]."""
-    steps, blocks, branches = batches[0].shape[:3]
-    recorder = AlignmentRecorder(steps, blocks)
-    for features in batches:
-        for step in range(steps):
-            recorder.begin_step(step)
-            for block in range(blocks):
-                for branch in range(branches):
-                    assert recorder.lookup(block, branch) is None
-                    recorder.store(block, branch, features[step, block, branch])
-    return recorder
-
-
-def test_alignment_is_the_cosine_of_successive_changes_over_all_samples_and_tokens() -> None:
-    torch.manual_seed(0)
-    batches = [torch.randn(6, 3, 2, n, 5, 4) for n in (2, 3)]
-    measured = record(batches).alignment()
-    changes = np.diff(np.concatenate([batch.numpy() for batch in batches], axis=3), axis=0).reshape(5, 3, 2, -1)
-    for i in range(2, 6):
-        now, before = changes[i - 1], changes[i - 2]
-        expected = (now * before).sum(-1) / np.sqrt((now**2).sum(-1) * (before**2).sum(-1))
-        np.testing.assert_allclose(measured[i].numpy(), expected, rtol=1e-5)
-    assert measured[:2].isnan().all()
+from goc.caching.inflection import correct_at, inflections, step_alignment
 
 
 def test_a_turning_feature_is_an_inflection_and_a_straight_one_is_not() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from goc.caching.cache import FeatureCache
-from goc.caching.predictor import GradientQueue, Predictor, Reuse
+from goc.caching.predictor import GradientQueue, Predictor, Reuse, Taylor
 from goc.caching.schedule import uniform
 
 CELL = (0, 0)
@@ -96,7 +96,7 @@ def test_one_tensor_a_cell_is_enough_for_interval_two(predictor) -> None:
 def test_nothing_is_held_after_the_last_cached_step(cached: list[bool], weights: list[float]) -> None:
     mask = one_cell(cached)
     last = max((step for step, is_cached in enumerate(cached) if is_cached), default=-1)
-    for predictor in (GradientQueue(mask, weights), Reuse(mask)):
+    for predictor in (GradientQueue(mask, weights), Reuse(mask), Taylor(mask, 2)):
         for step in range(len(cached)):
             if mask[step, 0, 0]:
                 predictor.predict(step, CELL)
@@ -118,3 +118,46 @@ def test_values_are_held_only_as_long_as_a_later_prediction_needs_them() -> None
             predictor.store(step, CELL, torch.full((1,), float(step)))
         held.append(len(predictor.held()))
     assert held == [0, 0, 1, 2, 1, 0, 0]
+
+
+clocks = st.lists(st.floats(0.1, 3), min_size=16, max_size=16).map(lambda gaps: list(itertools.accumulate(gaps)))
+
+
+@given(st.lists(st.booleans(), max_size=12), clocks, st.floats(-5, 5), st.floats(-5, 5))
+def test_a_feature_linear_in_the_clock_is_predicted_exactly_by_the_gradient_queue_and_by_taylor(
+    tail: list[bool], clock: list[float], start: float, slope: float
+) -> None:
+    mask = one_cell([False, False, *tail])
+    features = torch.tensor([[start + slope * now] for now in clock[: len(mask)]], dtype=torch.float64)
+    for predictor in (GradientQueue(mask, [1.0], clock=clock), Taylor(mask, 1, clock)):
+        for value, feature in zip(used_values(predictor, mask, features), features, strict=True):
+            torch.testing.assert_close(value, feature, rtol=1e-6, atol=1e-6)
+
+
+def test_a_steady_clock_is_the_step_index() -> None:
+    mask = uniform(12, 1, 0.75)[:, :, :1]
+    features, clock = torch.randn(12, 3).double(), [3.0 + 0.5 * step for step in range(12)]
+    for make in (lambda clock: GradientQueue(mask, [0.8, 0.3], clock=clock), lambda clock: Taylor(mask, 1, clock)):
+        steady, indexed = (used_values(make(c), mask, features) for c in (clock, None))
+        for a, b in zip(steady, indexed, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_taylor_is_its_definition() -> None:
+    """By hand, computed steps 0, 1, 3, 6 and order 2: the expansion around step 6 at step 8."""
+    mask = one_cell([False, False, True, False, True, True, False, True, True])
+    f = torch.randn(9, 2).double()
+    first = [f[1] - f[0], (f[3] - f[1]) / 2, (f[6] - f[3]) / 3]
+    second = [(first[1] - first[0]) / 2, (first[2] - first[1]) / 3]
+    values = used_values(Taylor(mask, 2), mask, f)
+    torch.testing.assert_close(values[2], f[1] + first[0])
+    torch.testing.assert_close(values[4], f[3] + first[1] + second[0] / 2)
+    torch.testing.assert_close(values[8], f[6] + 2 * first[2] + 4 * second[1] / 2)
+
+
+@given(masks)
+def test_taylor_of_order_zero_is_reuse(cached: list[bool]) -> None:
+    mask = one_cell(cached)
+    features = torch.randn(len(cached), 3)
+    pairs = zip(used_values(Taylor(mask, 0), mask, features), used_values(Reuse(mask), mask, features), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)

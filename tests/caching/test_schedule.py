@@ -5,7 +5,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goc.caching.schedule import cache_ratio_of, cached_steps_of, closest_interval, fora, uniform, whole_steps
+from goc.caching.schedule import (
+    cache_ratio_of,
+    cached_steps_of,
+    closest_interval,
+    closest_threshold,
+    fora,
+    is_whole_steps,
+    l2c,
+    smoothcache,
+    smoothcache_from_errors,
+    taylorseer,
+    uniform,
+    whole_steps,
+)
 
 
 @pytest.mark.parametrize(
@@ -62,3 +75,61 @@ def test_the_interval_closest_to_a_ratio_is_found() -> None:
     for target in (0.0, 0.45, 0.5, 0.66, 0.75, 0.9):
         interval = closest_interval(lambda n: fora(50, 1, n), 50, target)
         assert abs(ratios[interval] - target) == min(abs(ratio - target) for ratio in ratios.values())
+
+
+def test_taylorseer_computes_two_steps_then_one_after_every_interval_minus_one_cached() -> None:
+    assert cached_steps_of(taylorseer(12, 2, 4)) == [2, 3, 4, 6, 7, 8, 10, 11]
+    assert not taylorseer(12, 2, 1).any()
+
+
+def test_l2c_caches_improbable_cells_of_odd_steps_and_counts_router_steps_from_the_last() -> None:
+    probabilities = torch.ones(4, 2, 2)
+    probabilities[0, 1, 0] = 0.1  # router step 0 is sampling step 3
+    probabilities[1, :, :] = 0.0  # sampling step 2 is even: always computed
+    probabilities[2, 0, 1] = 0.05
+    mask = l2c(probabilities, 0.1)
+    assert torch.nonzero(mask).tolist() == [[1, 0, 1], [3, 1, 0]]
+    assert not is_whole_steps(mask)
+    assert is_whole_steps(uniform(4, 2, 0.5))
+
+
+def test_smoothcache_reads_both_published_forms() -> None:
+    shared = smoothcache({"attn": [1, 0, 1], "mlp": [1, 0, 0]}, depth=2)
+    assert torch.nonzero(shared).tolist() == [[1, 0, 0], [1, 0, 1], [1, 1, 0], [1, 1, 1], [2, 0, 1], [2, 1, 1]]
+    own = smoothcache({"attn-0": [1, 0], "mlp-0": [1, 1], "attn-1": [1, 1], "mlp-1": [1, 0]}, depth=2)
+    assert torch.nonzero(own).tolist() == [[1, 0, 0], [1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"attn": [1, 0]}, "must be attn and mlp, or attn-0 .. mlp-1"),
+        ({"attn-0": [1], "mlp-0": [1]}, "must be attn and mlp, or attn-0 .. mlp-1"),
+        ({"attn": [1, 0], "mlp": [1]}, "different lengths"),
+        ({"attn": [0, 1], "mlp": [1, 1]}, "caches step 0"),
+    ],
+)
+def test_a_wrong_smoothcache_file_says_what_is_wrong(rows: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        smoothcache(rows, depth=2)
+
+
+def test_smoothcache_reuses_while_the_error_is_small_and_at_most_lookahead_steps() -> None:
+    errors = torch.full((8, 2, 2), 0.1)
+    errors[4, :, 0] = 0.9  # attention changes much in step 4
+    mask = smoothcache_from_errors(errors, threshold=0.5, depth=3)
+    assert torch.nonzero(mask[:, 0, 0]).flatten().tolist() == [1, 2, 5, 6]
+    assert torch.nonzero(mask[:, 0, 1]).flatten().tolist() == [1, 2, 4, 5, 7]
+    assert torch.equal(mask[:, 0], mask[:, 2])
+    errors[2, 1, 0] = 0.9  # two steps back is too far in step 2: it is computed, and step 3 may reuse it
+    assert torch.nonzero(smoothcache_from_errors(errors, 0.5, 1)[:, 0, 0]).flatten().tolist() == [1, 3, 5, 6]
+
+
+@given(st.integers(0, 100), st.floats(0, 0.9))
+def test_bisection_finds_the_threshold_closest_to_a_ratio(seed: int, target: float) -> None:
+    probabilities = torch.rand(10, 3, 2, generator=torch.Generator().manual_seed(seed))
+    found = cache_ratio_of(
+        l2c(probabilities, closest_threshold(lambda t: l2c(probabilities, t), probabilities, target))
+    )
+    best = min(abs(cache_ratio_of(l2c(probabilities, t)) - target) for t in [-1.0, *probabilities.flatten().tolist()])
+    assert abs(found - target) == pytest.approx(best)

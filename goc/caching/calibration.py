@@ -1,0 +1,94 @@
+"""What is measured in an uncached calibration run, before caching: sums over samples and tokens, never features.
+
+Each recorder is handed to the denoiser as a cache, and sees every feature that is computed. Several batches may be run
+one after the other.
+"""
+
+from collections import deque
+
+import torch
+from torch import Tensor
+
+from goc.caching.cache import StepCache
+from goc.caching.predictor import Cell
+from goc.models.dit import Site
+
+FIRST_GRADIENT_STEP = 2  # the first step with two changes behind it
+
+
+class AlignmentRecorder(StepCache):
+    """Sums the inner products of successive feature changes (GOC, arXiv 2503.05156, section 3.3).
+
+    With d_i = f_i - f_{i-1}: `dot[i]` sums <d_i, d_{i-1}>, `square[i]` sums |d_i|^2, over samples and tokens, for
+    each cell; float64 of the given shape, [steps, blocks, 2] or [steps, 1, 1] at site "stack".
+    """
+
+    def __init__(self, shape: tuple[int, int, int], site: Site = "branch", device: torch.device | str = "cpu") -> None:
+        super().__init__(site)
+        self.dot = torch.zeros(shape, dtype=torch.float64, device=device)
+        self.square = torch.zeros_like(self.dot)
+        self.feature: dict[Cell, Tensor] = {}
+        self.change: dict[Cell, Tensor] = {}
+
+    def begin_step(self, step: int) -> None:
+        super().begin_step(step)
+        if step == 0:  # a new batch
+            self.feature.clear()
+            self.change.clear()
+
+    def store(self, block: int, branch: int, feature: Tensor) -> None:
+        cell = block, branch
+        if self.step > 0:
+            change = (feature - self.feature[cell]).double()
+            self.square[self.step, block, branch] += change.square().sum()
+            if self.step > 1:
+                self.dot[self.step, block, branch] += (change * self.change[cell]).sum()
+            self.change[cell] = change.to(feature.dtype)
+        self.feature[cell] = feature
+
+    def alignment(self) -> Tensor:
+        """Cosine between successive changes, float64 [steps, blocks, 2] in [-1, 1]; NaN before step 2.
+
+        A cell that does not change at all is counted as aligned (its gradient is zero and corrects nothing).
+        """
+        norm = (self.square[1:] * self.square[:-1]).sqrt()
+        alignment = torch.full_like(self.dot, torch.nan)
+        alignment[1:] = torch.where(norm > 0, self.dot[1:] / norm, 1.0)
+        alignment[:FIRST_GRADIENT_STEP] = torch.nan
+        return alignment.cpu()
+
+
+class ErrorRecorder(StepCache):
+    """Sums |f_i - f_{i-k}| for k = 1..lookahead, and |f_i| (SmoothCache, arXiv 2411.10510, section 3.2).
+
+    The sums are over samples and tokens, float64 [steps, lookahead, blocks, 2] and [steps, blocks, 2].
+    """
+
+    def __init__(self, shape: tuple[int, int, int], lookahead: int, device: torch.device | str = "cpu") -> None:
+        super().__init__("branch")
+        steps, blocks, branches = shape
+        self.difference = torch.zeros(steps, lookahead, blocks, branches, dtype=torch.float64, device=device)
+        self.size = torch.zeros(shape, dtype=torch.float64, device=device)
+        self.features: dict[Cell, deque[Tensor]] = {}
+
+    def begin_step(self, step: int) -> None:
+        super().begin_step(step)
+        if step == 0:  # a new batch
+            self.features.clear()
+
+    def store(self, block: int, branch: int, feature: Tensor) -> None:
+        earlier = self.features.setdefault((block, branch), deque(maxlen=self.difference.shape[1]))
+        for k, older in enumerate(earlier):
+            self.difference[self.step, k, block, branch] += (feature - older).abs().sum(dtype=torch.float64)
+        self.size[self.step, block, branch] += feature.abs().sum(dtype=torch.float64)
+        earlier.appendleft(feature)
+
+    def errors(self) -> Tensor:
+        """Relative L1 error of reusing the feature of k steps before, averaged over blocks: [steps, lookahead, 2].
+
+        Infinite where there is no such step.
+        """
+        errors = (self.difference / self.size[:, None]).mean(dim=2)
+        for k in range(errors.shape[1]):
+            errors[: k + 1, k] = torch.inf
+        return errors.cpu()

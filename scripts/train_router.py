@@ -1,0 +1,130 @@
+"""Train a Learning-to-Cache router for a model and a number of steps (arXiv 2406.01733).
+
+    python scripts/train_router.py steps=20          (minutes on 2 cores; settings as run.py's, --help for its own)
+    python run.py method=l2c schedule.router=outputs/routers/digits/router-ddim20.pt
+
+For every odd step, each branch of each block has a probability of being computed. A cell is computed or reused at
+random with that probability, and the gradient passes straight through the choice; the loss is the squared error of the
+cached denoiser's output plus a penalty on the probabilities. Trajectories and earlier features are uncached, the
+denoiser's weights do not change.
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+from torch import Tensor
+from tqdm import trange
+
+from goc.caching.cache import StepCache
+from goc.caching.predictor import Cell
+from goc.caching.schedule import cache_ratio_of, l2c
+from goc.cli import CONF
+from goc.config import Config, from_hydra, register, validate
+from goc.diffusion import NoiseSchedule, ddim_step, guided_denoiser
+from goc.experiment import load_model
+from goc.generate import draw
+from goc.models.dit import BRANCHES, DiT, DiTBlock
+from goc.routers import save_router
+
+INITIAL_LOGIT = 2.0  # probability 0.88: nearly everything is computed
+PUBLISHED_THRESHOLD = 0.1
+
+
+class FeatureRecorder(StepCache):
+    """Keeps every feature [N, tokens, hidden] of the last forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features: dict[Cell, Tensor] = {}
+
+    def store(self, block: int, branch: int, feature: Tensor) -> None:
+        self.features[block, branch] = feature
+
+
+def mixed_forward(model: DiT, x: Tensor, t: Tensor, y: Tensor, earlier: dict[Cell, Tensor], gates: Tensor) -> Tensor:
+    """The denoiser's output [N, 2C, H, W] when each feature is gate * computed + (1 - gate) * earlier.
+
+    gates: float [depth, 2], through which gradients flow; earlier: a feature for each cell.
+    """
+    h = model.x_embedder(x) + model.pos_embed
+    activated = F.silu(model.t_embedder(t) + model.y_embedder(y))
+    for index, block in enumerate(model.blocks):
+        assert isinstance(block, DiTBlock)
+        for branch in range(BRANCHES):
+            feature, gate = block.branch(branch, h, activated)
+            feature = torch.lerp(earlier[index, branch], feature, gates[index, branch])
+            h = torch.addcmul(h, gate.unsqueeze(1), feature)
+    return model.unpatchify(model.final_layer(h, activated))
+
+
+def straight_through(logits: Tensor) -> Tensor:
+    """Random 0/1 gates of the same shape with probability sigmoid(logits), and the probability's gradient."""
+    probability = logits.sigmoid()
+    return torch.bernoulli(probability) + probability - probability.detach()
+
+
+def train(config: Config, model: DiT, iterations: int, batch: int, penalty: float, rate: float) -> Tensor:
+    """Router logits [steps, depth, 2], indexed by the authors' router number r = steps - 1 - i."""
+    torch.manual_seed(config.seed)
+    schedule = NoiseSchedule.respaced(config.steps)
+    logits = torch.full((config.steps, model.depth, BRANCHES), INITIAL_LOGIT, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=rate)
+    recorder = FeatureRecorder()
+    progress = trange(iterations, desc="router", unit="batch")
+    for iteration in progress:
+        drawn = [draw(config.seed, iteration * batch + index, model.num_classes) for index in range(batch)]
+        labels = torch.tensor([label for _, label in drawn])
+        shape = (model.in_channels, model.input_size, model.input_size)
+        x = torch.stack([torch.randn(shape, generator=generator) for generator, _ in drawn])
+        guidance = (schedule, labels, model.num_classes, config.cfg_scale, config.cfg_channels)
+        teacher = guided_denoiser(lambda x, t, y: model(x, t, y, recorder), *guidance)
+        total = 0.0
+        optimizer.zero_grad()
+        for i in range(config.steps):
+            earlier = dict(recorder.features)
+            with torch.no_grad():
+                target = teacher(x, i)
+            if i % 2:
+                gates = straight_through(logits[config.steps - 1 - i])
+                mixed = partial(mixed_forward, model, earlier=earlier, gates=gates)
+                student = guided_denoiser(mixed, *guidance)
+                error = F.mse_loss(student(x, i)[:, : x.shape[1]], target[:, : x.shape[1]])
+                (error + penalty * logits[config.steps - 1 - i].sigmoid().mean()).backward()
+                total += error.item()
+            x = ddim_step(schedule, i, x, target)
+        optimizer.step()
+        ratio = cache_ratio_of(l2c(logits.detach().sigmoid(), PUBLISHED_THRESHOLD))
+        progress.set_postfix(error=f"{total / (config.steps // 2):.2e}", cached=f"{ratio:.1%}")
+    return logits.detach()
+
+
+def main() -> None:
+    """Train a router for run.py's settings and write it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", nargs="*", help="run.py's: model, steps, cfg_scale, cfg_channels, seed")
+    parser.add_argument("--iterations", type=int, default=200, help="batches (default 200)")
+    parser.add_argument("--batch", type=int, default=16, help="samples in each (default 16)")
+    parser.add_argument(
+        "--penalty", type=float, default=1e-3, help="lambda: weight of the computed cells (default 1e-3)"
+    )
+    parser.add_argument("--rate", type=float, default=0.05, help="learning rate (default 0.05)")
+    parser.add_argument("--out", type=Path, help="default: outputs/routers/MODEL/router-ddimSTEPS.pt")
+    args = parser.parse_args()
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = from_hydra(compose("config", overrides=args.settings))
+    validate(config)
+    out = args.out or Path("outputs/routers") / config.model.name / f"router-ddim{config.steps}.pt"
+    logits = train(config, load_model(config), args.iterations, args.batch, args.penalty, args.rate)
+    trained = {key: value for key, value in vars(args).items() if key not in ("out", "settings")}
+    settings = {"model": config.model.name, "num_sampling_steps": config.steps, "cfg_scale": config.cfg_scale}
+    save_router(out, logits, argparse.Namespace(**settings, seed=config.seed, **trained))
+    print(f"{cache_ratio_of(l2c(logits.sigmoid(), PUBLISHED_THRESHOLD)):.1%} cached at {PUBLISHED_THRESHOLD}: {out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+import numpy as np
+import torch
+
+from goc.caching.calibration import AlignmentRecorder, ErrorRecorder
+
+
+def record(batches: list[torch.Tensor]) -> AlignmentRecorder:
+    """Run a recorder over batches of features [steps, blocks, branches, N, tokens, hidden]."""
+    steps, blocks, branches = batches[0].shape[:3]
+    recorder = AlignmentRecorder((steps, blocks, branches))
+    for features in batches:
+        for step in range(steps):
+            recorder.begin_step(step)
+            for block in range(blocks):
+                for branch in range(branches):
+                    assert recorder.lookup(block, branch) is None
+                    recorder.store(block, branch, features[step, block, branch])
+    return recorder
+
+
+def test_alignment_is_the_cosine_of_successive_changes_over_all_samples_and_tokens() -> None:
+    torch.manual_seed(0)
+    batches = [torch.randn(6, 3, 2, n, 5, 4) for n in (2, 3)]
+    measured = record(batches).alignment()
+    changes = np.diff(np.concatenate([batch.numpy() for batch in batches], axis=3), axis=0).reshape(5, 3, 2, -1)
+    for i in range(2, 6):
+        now, before = changes[i - 1], changes[i - 2]
+        expected = (now * before).sum(-1) / np.sqrt((now**2).sum(-1) * (before**2).sum(-1))
+        np.testing.assert_allclose(measured[i].numpy(), expected, rtol=1e-5)
+    assert measured[:2].isnan().all()
+
+
+def test_reuse_error_is_the_relative_l1_error_over_all_samples_averaged_over_blocks() -> None:
+    torch.manual_seed(0)
+    batches = [torch.randn(5, 3, 2, n, 4, 2) for n in (2, 3)]
+    recorder = ErrorRecorder((5, 3, 2), lookahead=2)
+    for features in batches:
+        for step in range(5):
+            recorder.begin_step(step)
+            for block in range(3):
+                for branch in range(2):
+                    recorder.store(block, branch, features[step, block, branch])
+    everything = np.concatenate([batch.numpy() for batch in batches], axis=3).reshape(5, 3, 2, -1)
+    errors = recorder.errors().numpy()
+    assert errors.shape == (5, 2, 2)
+    for step in range(5):
+        for k in (1, 2):
+            if step < k:
+                assert np.isinf(errors[step, k - 1]).all()
+                continue
+            difference = np.abs(everything[step] - everything[step - k]).sum(-1)
+            expected = (difference / np.abs(everything[step]).sum(-1)).mean(axis=0)
+            np.testing.assert_allclose(errors[step, k - 1], expected, rtol=1e-5)
