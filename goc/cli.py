@@ -39,9 +39,10 @@ def summary(result: dict[str, Any], folder: Path) -> str:
         ("method", f"{result['method']}, {protocol}, {config['num_samples']} samples"),
         ("cached", f"{cost['cache_ratio']:.1%} of the cells"),
         ("MACs", f"{cost['gmacs_per_image']:.4g} G per image, {cost['macs_saved']:.1%} saved"),
-        ("latency", f"{cost['ms_per_image']:.3g} ms per image, {cost['latency_ratio']:.3f} of uncached"),
         ("memory", f"{cost['peak_memory_bytes'] / 2**20:.0f} MiB peak, {cost['peak_cache_tensors']} cached tensors"),
     ]
+    if cost["latency_ratio"] is not None:
+        rows.append(("latency", f"{cost['ms_per_image']:.3g} ms per image, {cost['latency_ratio']:.3f} of uncached"))
     rows += [(name, f"{value:.4g}") for name, value in metrics.items()]
     rows += [(f"{name} to uncached", f"{value:.4g}") for name, value in result["distance"].items() if value is not None]
     inflection = result["inflection"]

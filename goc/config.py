@@ -31,7 +31,7 @@ CLOCKS = ("step", "logsnr")
 DEFAULT_GRADIENT_WEIGHTS = [1.0]
 
 # keys that do not change what a run computes, only where things are kept and how it is run
-NOT_IDENTITY = ("name", "cache_dir", "device", "metrics")
+NOT_IDENTITY = ("name", "cache_dir", "device", "metrics", "latency_repeats")
 
 
 def _key(default: Any, text: str) -> Any:
@@ -86,6 +86,7 @@ class Config:
     batch_size: int = _key(250, "images sampled together, and per shard on disk")
     calibration_samples: int = _key(64, "images of the uncached run that finds the inflections")
     calibration_seed: int = _key(2503, "their seed")
+    latency_repeats: int = _key(2, "times that cached and uncached sampling are timed side by side; 0: not at all")
     device: str = _key("auto", "auto, cpu, cuda, cuda:1")
     name: str = _key("runs", "study: runs go to outputs/NAME/, and are reported together")
     cache_dir: str = _key("outputs/cache", "uncached samples and calibrations, shared between runs")
@@ -161,6 +162,7 @@ def validate(config: Config) -> None:
     require(config.num_samples >= 1, "num_samples", "at least 1")
     require(config.batch_size >= 1, "batch_size", "at least 1")
     require(config.calibration_samples >= 1, "calibration_samples", "at least 1")
+    require(config.latency_repeats >= 0, "latency_repeats", "at least 0")
     require(config.seed >= 0, "seed", "at least 0")
     require(config.calibration_seed >= 0, "calibration_seed", "at least 0")
     require(math.isfinite(config.cfg_scale), "cfg_scale", "a finite number")

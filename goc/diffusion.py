@@ -136,7 +136,7 @@ def guided_denoiser(
     y = torch.cat([labels, torch.full_like(labels, null_label)]) if guided else labels
 
     def denoise(x: Tensor, i: int) -> Tensor:
-        t = timesteps[i].expand(len(y))
+        t = timesteps[i : i + 1]
         if not guided:
             return model(x, t, y)
         return guide(model(torch.cat([x, x]), t, y), cfg_scale, cfg_channels)

@@ -14,7 +14,7 @@ from goc.diffusion import NoiseSchedule
 from goc.errors import ConfigError, GocError
 from goc.evaluate import distance, evaluate, extract, load_extractor, load_reference
 from goc.files import file_sha256, resolve, write_json
-from goc.generate import Generation, SampleSet, generate
+from goc.generate import Generation, SampleSet, generate, side_by_side
 from goc.images import image_grid
 from goc.models.checkpoint import load_weights
 from goc.models.decoder import decode_pixels
@@ -94,33 +94,30 @@ def claim_folder(folder: Path, own: dict[str, Any]) -> None:
         write_json(marker, own)
 
 
-def price(config: Config, plan: Plan, model: DiT, samples: SampleSet, uncached: SampleSet) -> dict[str, Any]:
-    """MACs, latency and memory of a run, from what its shards measured.
-
-    MACs and the cache ratio are what really ran, on average over the samples; latencies are of the sampling loop alone,
-    in the fastest shard (what the machine does when nothing else disturbs it).
-    """
+def price(config: Config, plan: Plan, model: DiT, samples: SampleSet) -> dict[str, Any]:
+    """MACs and memory of a run, from what its shards measured: what really ran, on average over the samples."""
     shards = list(samples.measured())
 
     def average(key: str) -> float:
         return sum(shard[key] * shard["samples"] for shard in shards) / config.num_samples
 
-    def milliseconds(measured: SampleSet) -> float:
-        return 1000 * min(shard["seconds"] / shard["samples"] for shard in measured.measured())
-
     macs, full = average("macs_per_image"), image_macs(model, plan.nothing_cached, config.cfg_scale != 1.0, plan.site)
-    own, reference = milliseconds(samples), milliseconds(uncached)
-    peaks = {key: max(shard[key] for shard in shards) for key in shards[0] if key.startswith("peak_")}
     return {
         "cache_ratio": average("cache_ratio"),
         "gmacs_per_forward": forward_macs(model) / 1e9,
         "gmacs_per_image": macs / 1e9,
         "macs_saved": 1 - macs / full,
-        "ms_per_image": own,
-        "ms_per_image_uncached": reference,
-        "latency_ratio": own / reference,
-        **peaks,
+        **{key: max(shard[key] for shard in shards) for key in shards[0] if key.startswith("peak_")},
     }
+
+
+def latency(config: Config, cached: Generation, uncached: Generation) -> dict[str, float | None]:
+    """Milliseconds per image of the sampling loop in full batches, cached and uncached side by side."""
+    samples = min(config.batch_size, config.num_samples)
+    both = side_by_side([cached, uncached], samples, config.latency_repeats)
+    own, reference = (None if seconds is None else 1000 * seconds for seconds in both)
+    ratio = own / reference if own is not None and reference is not None else None
+    return {"ms_per_image": own, "ms_per_image_uncached": reference, "latency_ratio": ratio}
 
 
 def run(config: Config, folder: Path) -> dict[str, Any]:
@@ -149,6 +146,7 @@ def carry_out(config: Config, folder: Path, model: DiT, model_sha256: str) -> No
     generation, key = uncached_generation(config, model.to(device), model_sha256, device)
     plan = make_plan(config, generation, key)
     samples = uncached = uncached_samples(config, generation, key)
+    cached = generation
     if plan.mask.any():
         samples = SampleSet(folder / "samples", config.num_samples, config.batch_size)
         cached = replace(
@@ -164,7 +162,7 @@ def carry_out(config: Config, folder: Path, model: DiT, model_sha256: str) -> No
         "config": asdict(config),
         "metrics": evaluate(config.metrics, extract(samples.images(), extractor, device), reference),
         "distance": distance(zip(samples, uncached, strict=True)) if samples is not uncached else {},
-        "cost": price(config, plan, model, samples, uncached),
+        "cost": {**price(config, plan, model, samples), **latency(config, cached, generation)},
         **plan.describe(),
         "model_sha256": model_sha256,
         "software": software(),

@@ -204,3 +204,15 @@ def generate(generation: Generation, samples: SampleSet, title: str) -> int:
             samples.write(indices, tensors, measured)
             progress.update(len(indices))
     return made
+
+
+def side_by_side(generations: list[Generation], samples: int, repeats: int) -> list[float | None]:
+    """Sampling time of each generation in seconds per image: the fastest of several batches of `samples` images.
+
+    The generations take turns, so that a machine whose speed drifts does not favour one. None without repeats.
+    """
+    seconds: list[list[float]] = [[] for _ in generations]
+    for _ in range(repeats):
+        for generation, own in zip(generations, seconds, strict=True):
+            own.append(generation.make(range(samples))[1] / samples)
+    return [min(own, default=None) for own in seconds]

@@ -85,7 +85,7 @@ def plot_tradeoff(frame: pd.DataFrame, path: Path) -> None:
         one_ratio = group.loc[group["cached"] > 0, "cached"].nunique() == 1
         for axis, (quality, title) in zip(row, QUALITY.items(), strict=True):
             values = group[quality].dropna()
-            wide = len(values) > 0 and values.max() > 10 * values.min() > 0
+            wide = len(values) > 0 and values.max() > 4 * values.min() > 0
             if one_ratio:
                 _plot_bars(axis, group, quality)
                 axis.set(xlabel=title, xscale="log" if wide else "linear")
@@ -113,7 +113,7 @@ def plot_alignment(result: dict[str, Any], path: Path) -> None:
     axis.set_title(
         f"Inflections (red): alignment below {threshold:g}, {result['config']['sampler'].upper()}-{len(values)}"
     )
-    axis.set_ylim(min(-0.5, np.nanmin(values)), 1)
+    axis.set_ylim(min(-0.5, np.nanmin(values) - 0.05), 1)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
@@ -139,7 +139,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     out = options.out or options.paths[0]
     out.mkdir(parents=True, exist_ok=True)
-    print(write_report(results, out)[PRINTED].to_string(index=False, float_format="{:.4g}".format))
+    frame = write_report(results, out)
+    frame = frame.assign(method=_series_names(frame))
+    print(frame[PRINTED].to_string(index=False, float_format="{:.4g}".format))
     print(f"\n{len(results)} runs: {out / 'tradeoff.csv'}, {out / 'tradeoff.png'}")
     return 0
 

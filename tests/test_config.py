@@ -41,7 +41,9 @@ def test_settings_that_change_nothing_do_not_make_another_run() -> None:
     assert run_id(config("method=fora", "inflection_threshold=0.3")) == run_id(config("method=fora"))
     fixed = ("method=fora", "schedule.interval=3")
     assert run_id(config(*fixed, "cache_ratio=0.1")) == run_id(config(*fixed)) != run_id(config("method=fora"))
-    assert run_id(config("name=x", "device=cpu", "metrics=[fid]", "cache_dir=y")) == run_id(config())
+    assert run_id(config("name=x", "device=cpu", "metrics=[fid]", "cache_dir=y", "latency_repeats=0")) == run_id(
+        config()
+    )
     pinned = "correct_steps=[3,5]"
     assert run_id(config(pinned, "inflection_threshold=0.3")) == run_id(config(pinned))
 

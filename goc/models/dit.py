@@ -83,6 +83,13 @@ def adaln_linear(module: nn.Module) -> nn.Linear:
     return cast(nn.Linear, cast(nn.Sequential, module.adaLN_modulation)[1])
 
 
+def add_gated(h: Tensor, gate: Tensor, feature: Tensor) -> Tensor:
+    """h + gate * feature, for h and feature [N, tokens, hidden], gate [N, hidden]; in place outside of training."""
+    if torch.is_grad_enabled():
+        return torch.addcmul(h, gate.unsqueeze(1), feature)
+    return h.addcmul_(gate.unsqueeze(1), feature)
+
+
 class DiTBlock(nn.Module):
     """Attention and MLP, each normalised, modulated and gated by the condition: h <- h + gate * branch(h)."""
 
@@ -116,14 +123,14 @@ class DiTBlock(nn.Module):
         return layer(modulate(norm(h), shift, scale)), gate
 
     def forward(self, h: Tensor, activated: Tensor, cache: FeatureCache | None = None, index: int = 0) -> Tensor:
-        """h [N, tokens, hidden] -> same; `index` is this block's number in the cache."""
+        """h [N, tokens, hidden] -> same, in place outside of training; `index` is this block's number in the cache."""
         for branch in (ATTENTION, MLP):
             cached = None if cache is None else cache.lookup(index, branch)
             if cached is None:
                 feature, gate = self.branch(branch, h, activated)
             else:
                 feature, (gate,) = cached, self.modulation(activated, 3 * branch + 2, 1)
-            h = torch.addcmul(h, gate.unsqueeze(1), feature)
+            h = add_gated(h, gate, feature)
             if cache is not None and cached is None:
                 cache.store(index, branch, feature)
         return h
@@ -211,13 +218,15 @@ class DiT(nn.Module):
         """Predict noise and variance.
 
         Args:
-            x: noisy latents [N, C, H, W]. t: timesteps [N] in 0..999. y: labels [N], `num_classes` = null.
+            x: noisy latents [N, C, H, W]. t: timesteps in 0..999, [N] or one for all [1]. y: labels [N], where
+                `num_classes` is the null label.
             cache: stands in for branches whose features it holds; None computes every branch.
 
         Returns:
             [N, 2 C, H, W]: predicted noise, then the variance interpolation v.
         """
-        h = self.x_embedder(x) + self.pos_embed
+        # tokens come out of the patch convolution channel by channel; every later sum wants them token by token
+        h = (self.x_embedder(x) + self.pos_embed).contiguous()
         activated = F.silu(self.t_embedder(t) + self.y_embedder(y))
         if cache is not None:
             cache.decide(lambda: cast(DiTBlock, self.blocks[0]).modulated_input(h, activated))
@@ -229,7 +238,7 @@ class DiT(nn.Module):
             added = cache.lookup(0, 0)
             if added is not None:
                 return h + added
-            output = self.stack(h, activated, None)
+            output = self.stack(h.clone(), activated, None)
             cache.store(0, 0, output - h)
             return output
         for index, block in enumerate(self.blocks):
