@@ -86,7 +86,7 @@ class Config:
     batch_size: int = _key(250, "images sampled together, and per shard on disk")
     calibration_samples: int = _key(64, "images of the uncached run that finds the inflections")
     calibration_seed: int = _key(2503, "their seed")
-    latency_repeats: int = _key(2, "times that cached and uncached sampling are timed side by side; 0: not at all")
+    latency_repeats: int = _key(3, "times that cached and uncached sampling are timed side by side; 0: not at all")
     device: str = _key("auto", "auto, cpu, cuda, cuda:1")
     name: str = _key("runs", "study: runs go to outputs/NAME/, and are reported together")
     cache_dir: str = _key("outputs/cache", "uncached samples and calibrations, shared between runs")

@@ -113,11 +113,11 @@ def price(config: Config, plan: Plan, model: DiT, samples: SampleSet) -> dict[st
 
 def latency(config: Config, cached: Generation, uncached: Generation) -> dict[str, float | None]:
     """Milliseconds per image of the sampling loop in full batches, cached and uncached side by side."""
+    if config.latency_repeats == 0:
+        return {"ms_per_image": None, "ms_per_image_uncached": None, "latency_ratio": None}
     samples = min(config.batch_size, config.num_samples)
-    both = side_by_side([cached, uncached], samples, config.latency_repeats)
-    own, reference = (None if seconds is None else 1000 * seconds for seconds in both)
-    ratio = own / reference if own is not None and reference is not None else None
-    return {"ms_per_image": own, "ms_per_image_uncached": reference, "latency_ratio": ratio}
+    own, reference = side_by_side([cached, uncached], samples, config.latency_repeats)
+    return {"ms_per_image": 1000 * own, "ms_per_image_uncached": 1000 * reference, "latency_ratio": own / reference}
 
 
 def run(config: Config, folder: Path) -> dict[str, Any]:

@@ -8,8 +8,9 @@ other, so they may be made in any order and by any worker.
 import hashlib
 import json
 import logging
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,8 @@ from goc.files import write_atomically
 from goc.measure import peak_memory, reset_peak_memory
 from goc.models.decoder import to_uint8
 from goc.models.dit import DiT
+
+STEPS_PER_TURN = 4
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +65,8 @@ class Generation:
     method: str = "none"  # for messages
     divergence_hint: str = ""
 
-    @torch.inference_mode()
-    def make(self, indices: range) -> tuple[dict[str, Tensor], float, StepCache | None]:
-        """Samples [n] of the given indices: latents, labels and uint8 images; the seconds sampling took; the cache.
-
-        Raises GocError naming the step when values stop being finite.
-        """
+    def trajectory(self, indices: range, cache: StepCache | None) -> tuple[Tensor, Iterator[Tensor]]:
+        """Labels [n] of the samples with these indices, and an iterator over x [n, C, H, W] after each step."""
         drawn = [draw(self.seed, index, self.model.num_classes) for index in indices]
         generators = [generator for generator, _ in drawn]
         labels = torch.tensor([label for _, label in drawn], device=self.device)
@@ -76,27 +75,31 @@ class Generation:
         def gaussian() -> Tensor:
             return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(self.device)
 
-        cache = self.new_cache() if self.new_cache else None
         model = self.model if cache is None else partial(self.model, cache=cache)
-        denoise = guided_denoiser(
+        guided = guided_denoiser(
             model, self.schedule, labels, self.model.num_classes, self.cfg_scale, self.cfg_channels
         )
 
-        def step(x: Tensor, i: int) -> Tensor:
+        def denoise(x: Tensor, i: int) -> Tensor:
             if cache is not None:
                 cache.begin_step(i)
-            return denoise(x, i)
+            return guided(x, i)
 
-        x, finite = gaussian(), []
-        self._synchronize()
-        start = time.perf_counter()
-        for after_step in sample(step, x, self.schedule, self.sampler, lambda _: gaussian()):
-            x = after_step
+        return labels, sample(denoise, gaussian(), self.schedule, self.sampler, lambda _: gaussian())
+
+    @torch.inference_mode()
+    def make(self, indices: range) -> tuple[dict[str, Tensor], StepCache | None]:
+        """Samples [n] of the given indices: latents, labels and uint8 images; and the cache after its last step.
+
+        Raises GocError naming the step when values stop being finite.
+        """
+        cache = self.new_cache() if self.new_cache else None
+        labels, steps = self.trajectory(indices, cache)
+        finite = []
+        for x in steps:
             finite.append(torch.isfinite(x).all())  # looked at after the last step: no waiting for a GPU before
-        self._synchronize()
-        seconds = time.perf_counter() - start
         self._raise_if_not_finite(torch.stack(finite).tolist(), indices)
-        return {"latents": x, "labels": labels, "images": to_uint8(self.decode(x))}, seconds, cache
+        return {"latents": x, "labels": labels, "images": to_uint8(self.decode(x))}, cache
 
     def cost(self, cache: StepCache | None) -> dict[str, Any]:
         """What a batch really cost: its cache ratio, MACs per image, and what its cache held at most."""
@@ -112,7 +115,8 @@ class Generation:
             "peak_cache_bytes": cache.peak_cache_bytes,
         }
 
-    def _synchronize(self) -> None:
+    def synchronize(self) -> None:
+        """Wait for a GPU to finish what it was given."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -199,20 +203,30 @@ def generate(generation: Generation, samples: SampleSet, title: str) -> int:
     reset_peak_memory(generation.device)
     with tqdm(total=samples.num_samples, initial=samples.num_samples - made, desc=title, unit="img") as progress:
         for indices in pending:
-            tensors, seconds, cache = generation.make(indices)
-            measured = {"seconds": seconds, **generation.cost(cache), **peak_memory(generation.device)}
-            samples.write(indices, tensors, measured)
+            tensors, cache = generation.make(indices)
+            samples.write(indices, tensors, {**generation.cost(cache), **peak_memory(generation.device)})
             progress.update(len(indices))
     return made
 
 
-def side_by_side(generations: list[Generation], samples: int, repeats: int) -> list[float | None]:
-    """Sampling time of each generation in seconds per image: the fastest of several batches of `samples` images.
+@torch.inference_mode()
+def side_by_side(generations: Sequence[Generation], samples: int, repeats: int) -> list[float]:
+    """Sampling time of each generation, seconds per image in batches of `samples`: the sum of each step's fastest.
 
-    The generations take turns, so that a machine whose speed drifts does not favour one. None without repeats.
+    The generations take turns every few steps, so that a machine whose speed drifts favours none of them, and a step
+    that something disturbed does not count if another repeat was spared.
     """
-    seconds: list[list[float]] = [[] for _ in generations]
+    steps = len(generations[0].schedule)
+    fastest = [[math.inf] * steps for _ in generations]
     for _ in range(repeats):
-        for generation, own in zip(generations, seconds, strict=True):
-            own.append(generation.make(range(samples))[1] / samples)
-    return [min(own, default=None) for own in seconds]
+        caches = [generation.new_cache() if generation.new_cache else None for generation in generations]
+        running = [g.trajectory(range(samples), cache)[1] for g, cache in zip(generations, caches, strict=True)]
+        for turn in range(0, steps, STEPS_PER_TURN):
+            for generation, trajectory, own in zip(generations, running, fastest, strict=True):
+                for step in range(turn, min(turn + STEPS_PER_TURN, steps)):
+                    generation.synchronize()
+                    start = time.perf_counter()
+                    next(trajectory)
+                    generation.synchronize()
+                    own[step] = min(own[step], time.perf_counter() - start)
+    return [sum(own) / samples for own in fastest]
