@@ -21,6 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=REPOSITORY.parent / "shared" / "oracles",
         help="folder of reference trajectories from the methods' authors",
     )
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden anew")
 
 
 def pytest_configure() -> None:

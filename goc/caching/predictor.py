@@ -113,28 +113,35 @@ class GradientQueue(Predictor):
             keep[step] = torch.maximum(needed, keep[step + 1] - 1)
         return keep.tolist()
 
-    def _advance(self, step: int, cell: Cell, value: Tensor) -> None:
-        """Enter the value used in this step into the queue, and form the next step's prediction if one is due."""
+    def _advance(self, step: int, cell: Cell, value: Tensor, owned: bool) -> None:
+        """Enter the value used in this step into the queue, and form the next step's prediction if one is due.
+
+        owned: the value is needed by nobody else, and may become the prediction in place.
+        """
         block, branch = cell
         values = [value, *self.used.pop(cell, [])]
-        if self.cached_next(step, cell):
-            prediction = value
-            if self.correct[step + 1][block][branch]:
-                for j, (newer, older) in enumerate(pairwise(values[: len(self.weights) + 1])):
-                    moved = self.clock[step + 1] - self.clock[step]
-                    scale = moved / (self.clock[step - j] - self.clock[step - j - 1])
-                    prediction = torch.add(prediction, newer - older, alpha=self.weights[j] * scale)
-            self.next[cell] = prediction
         kept = self.keep[step][block][branch]
+        if self.cached_next(step, cell):
+            gradients = values[: len(self.weights) + 1] if self.correct[step + 1][block][branch] else []
+            prediction = value
+            for j, (newer, older) in enumerate(pairwise(gradients)):
+                moved = self.clock[step + 1] - self.clock[step]
+                weight = self.weights[j] * moved / (self.clock[step - j] - self.clock[step - j - 1])
+                if j == 0:  # u1 + w (u1 - u2), in one pass
+                    lerp = value.lerp_ if owned and not kept else value.lerp
+                    prediction = lerp(older, -weight)
+                else:
+                    prediction = torch.add(prediction, newer - older, alpha=weight)
+            self.next[cell] = prediction
         if kept:
             self.used[cell] = values[:kept]
 
     def store(self, step: int, cell: Cell, feature: Tensor) -> None:
-        self._advance(step, cell, feature)
+        self._advance(step, cell, feature, owned=True)
 
     def predict(self, step: int, cell: Cell) -> Tensor:
         value = self.next.pop(cell)
-        self._advance(step, cell, value)
+        self._advance(step, cell, value, owned=False)
         return value
 
     def held(self) -> list[Tensor]:

@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from PIL import Image
+
+from goc.cli import CONF
+from goc.config import from_hydra, register
+from goc.mask import main, states
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # calibrations are kept in outputs/cache
+
+
+def cells(*overrides: str) -> np.ndarray:
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = from_hydra(compose("config", overrides=["calibration_samples=8", *overrides]))
+    return states(config).numpy()
+
+
+def test_states_are_computed_reused_or_corrected_as_the_schedule_and_the_gating_say() -> None:
+    found = cells("method=goc", "steps=8", "cache_ratio=0.5", "correct_steps=[3,7]")
+    assert found.shape == (8, 12, 2)
+    assert [int(step.max()) for step in found] == [0, 1, 0, 2, 0, 1, 0, 2]
+    assert (found.min(axis=(1, 2)) == found.max(axis=(1, 2))).all()
+
+
+def test_a_router_is_corrected_only_where_both_branches_are_cached() -> None:
+    found = cells("method=l2c_goc", "cache_ratio=0.3", "inflection_threshold=null")
+    both = (found > 0).all(axis=2)
+    assert both.any()
+    assert ((found > 0).any(axis=2) & ~both).any()
+    assert (found[3:][both[3:]] == 2).all()
+    assert (found[~both] < 2).all()
+
+
+def test_an_adaptive_schedule_shows_what_it_did() -> None:
+    found = cells("method=teacache", "steps=10", "schedule.threshold=1e9")
+    assert found.flatten().tolist() == [0, 1, 1, 1, 1, 1, 1, 1, 1, 0]
+
+
+def test_the_command_draws_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["method=fora", "schedule.interval=4", "--out", "masks/fora.png"]) == 0
+    with Image.open(tmp_path / "masks" / "fora.png") as picture:
+        assert np.asarray(picture).std() > 20
+    assert "70.0% cached" in capsys.readouterr().out
+    assert main(["method=fora", "schedule.interval=99"]) == 1
+    assert "schedule.interval=99: must be in [1, 20]" in capsys.readouterr().err
