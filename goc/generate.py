@@ -33,7 +33,7 @@ from goc.measure import peak_memory, reset_peak_memory
 from goc.models.decoder import to_uint8
 from goc.models.dit import DiT
 
-STEPS_PER_TURN = 4
+STEPS_PER_TURN = 10
 
 log = logging.getLogger(__name__)
 
