@@ -19,7 +19,11 @@ from matplotlib.axes import Axes
 from goc.results import RESULT_FILE, read_result, table
 
 PROTOCOL = ["model", "sampler", "steps", "cfg_scale", "samples", "seed"]
-SETTINGS = {"gradient_weights": "w", "inflection_threshold": "threshold"}  # told apart by, and their short names
+SETTINGS = {
+    "gradient_weights": "w",
+    "inflection_threshold": "threshold",
+    "clock": "clock",
+}  # told apart by, and their short names
 QUALITY = {
     "fid": "FID to the real images (lower is better)",
     "mse": "MSE to the uncached samples",

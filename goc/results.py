@@ -32,6 +32,8 @@ COLUMNS = {
     "latency_ratio": ("cost", "latency_ratio"),
     "gradient_weights": ("config", "gradient_weights"),
     "inflection_threshold": ("config", "inflection_threshold"),
+    "clock": ("config", "clock"),
+    "amplification": ("amplification",),
     "uncorrected_steps": ("inflection", "uncorrected_steps"),
     "samples": ("config", "num_samples"),
     "seed": ("config", "seed"),

@@ -22,7 +22,7 @@ def generation(model: DiT, sampler: str = "ddim", seed: int = 0) -> Generation:
     return Generation(
         model=model,
         schedule=NoiseSchedule.respaced(4),
-        sampler=sampler,  # type: ignore[arg-type]
+        sampler=sampler,
         cfg_scale=1.5,
         cfg_channels=3,
         seed=seed,

@@ -133,7 +133,7 @@ def test_an_adaptive_cache_skips_exactly_while_the_accumulated_change_is_below_t
     cache = AdaptiveCache(possible, Reuse(possible), threshold=0.5)
     for step, level in enumerate([1.0, 1.2, 1.44, 1.8, 1.9, 1.9, 4.0, 4.0]):
         cache.begin_step(step)
-        cache.decide(lambda level=level: torch.full((2, 2), level))  # type: ignore[misc]
+        cache.decide(lambda level=level: torch.full((2, 2), level))
         for branch in range(2):
             if cache.lookup(0, branch) is None:
                 cache.store(0, branch, torch.zeros(1))
