@@ -33,8 +33,6 @@ from goc.measure import peak_memory, reset_peak_memory
 from goc.models.decoder import to_uint8
 from goc.models.dit import DiT
 
-STEPS_PER_TURN = 10
-
 log = logging.getLogger(__name__)
 
 
@@ -213,20 +211,18 @@ def generate(generation: Generation, samples: SampleSet, title: str) -> int:
 def side_by_side(generations: Sequence[Generation], samples: int, repeats: int) -> list[float]:
     """Sampling time of each generation, seconds per image in batches of `samples`: the sum of each step's fastest.
 
-    The generations take turns every few steps, so that a machine whose speed drifts favours none of them, and a step
+    The generations take turns, one trajectory each, so that a machine whose speed drifts favours none of them; a step
     that something disturbed does not count if another repeat was spared.
     """
-    steps = len(generations[0].schedule)
-    fastest = [[math.inf] * steps for _ in generations]
+    fastest = [[math.inf] * len(generation.schedule) for generation in generations]
     for _ in range(repeats):
-        caches = [generation.new_cache() if generation.new_cache else None for generation in generations]
-        running = [g.trajectory(range(samples), cache)[1] for g, cache in zip(generations, caches, strict=True)]
-        for turn in range(0, steps, STEPS_PER_TURN):
-            for generation, trajectory, own in zip(generations, running, fastest, strict=True):
-                for step in range(turn, min(turn + STEPS_PER_TURN, steps)):
-                    generation.synchronize()
-                    start = time.perf_counter()
-                    next(trajectory)
-                    generation.synchronize()
-                    own[step] = min(own[step], time.perf_counter() - start)
+        for generation, own in zip(generations, fastest, strict=True):
+            cache = generation.new_cache() if generation.new_cache else None
+            _, trajectory = generation.trajectory(range(samples), cache)
+            for step in range(len(own)):
+                generation.synchronize()
+                start = time.perf_counter()
+                next(trajectory)
+                generation.synchronize()
+                own[step] = min(own[step], time.perf_counter() - start)
     return [sum(own) / samples for own in fastest]
