@@ -16,6 +16,10 @@ from goc.errors import ConfigError
 from goc.files import ASSETS, resolve
 from goc.routers import load_router
 
+AGAINST_DIVERGENCE = (
+    "try smaller gradient_weights, a higher inflection_threshold, predictor=taylor, or a lower cache_ratio"
+)
+
 
 @dataclass(frozen=True)
 class Situation:
@@ -241,10 +245,7 @@ class GradientQueueConfig(PredictorConfig):
 
     name: str = "gradient_queue"
     correct_scope: str | None = None
-    divergence_hint: ClassVar[str] = (
-        "; the gradient queue diverged: try smaller gradient_weights, a higher inflection_threshold, "
-        "predictor=taylor, or a lower cache_ratio"
-    )
+    divergence_hint: ClassVar[str] = f"; the gradient queue diverged: {AGAINST_DIVERGENCE}"
 
     def build(
         self, mask: Tensor, weights: Sequence[float], correct: Tensor | None, clock: Sequence[float] | None

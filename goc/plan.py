@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from goc.config import Config
 from goc.errors import ConfigError
 from goc.files import content_key, write_atomically
 from goc.generate import Generation
-from goc.methods import GradientQueueConfig, Situation, TaylorConfig, TeaCache
+from goc.methods import AGAINST_DIVERGENCE, GradientQueueConfig, Situation, TaylorConfig, TeaCache
 from goc.models.dit import BRANCHES, Site
 
 LARGE_AMPLIFICATION = 10.0
@@ -68,6 +69,7 @@ class Plan:
         corrected[:FIRST_GRADIENT_STEP] = False
         return corrected
 
+    @cached_property
     def amplification(self) -> float | None:
         """How much the gradient queue may amplify its own errors; None for other predictors."""
         predictor = self.config.predictor
@@ -78,7 +80,7 @@ class Plan:
 
     def describe(self) -> dict[str, Any]:
         """The plan's part of result.json."""
-        described: dict[str, Any] = {"inflection": {}, "amplification": self.amplification()}
+        described: dict[str, Any] = {"inflection": {}, "amplification": self.amplification}
         described["cached_steps"] = None if self.adaptive else cached_steps_of(self.mask)
         if self.correct is not None:
             steps = torch.tensor(cached_steps_of(self.mask), dtype=torch.long)
@@ -170,10 +172,10 @@ def report_ratio(config: Config, mask: Tensor) -> None:
 
 def warn_of_divergence(plan: Plan) -> None:
     """Say so when the gradient queue will amplify its own errors, and what to do."""
-    factor = plan.amplification()
+    factor = plan.amplification
     if factor is not None and factor > LARGE_AMPLIFICATION:
         log.warning(
-            "the gradient queue amplifies its own errors up to %.3g times on this schedule: expect it to diverge; "
-            "try smaller gradient_weights, a higher inflection_threshold, predictor=taylor, or a lower cache_ratio",
+            "the gradient queue amplifies its own errors up to %.3g times on this schedule: expect it to diverge; %s",
             factor,
+            AGAINST_DIVERGENCE,
         )

@@ -44,7 +44,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def run_py(tmp_path: Path) -> Run:
-    """Call `python run.py ARGUMENTS` in an empty folder, with few samples unless told otherwise."""
+    """Call `python run.py ARGUMENTS` in an empty folder, as a process of its own."""
 
     def call(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
         finished = subprocess.run(
