@@ -21,7 +21,6 @@ from goc.methods import (
     PredictorConfig,
     ReuseConfig,
     ScheduleConfig,
-    SmoothCache,
 )
 
 SAMPLERS = ("ddim", "ddpm")
@@ -127,7 +126,7 @@ def normalised(config: Config) -> Config:
         config.inflection_threshold = None
     if config.inflection_threshold is None:
         unused.append("inflection_scope")
-        if not isinstance(config.schedule, SmoothCache):
+        if not config.schedule.calibrates():
             unused += ["calibration_samples", "calibration_seed"]
     defaults = {f.name: f.default for f in fields(Config)}
     for key in unused:
@@ -186,8 +185,8 @@ def identity(config: Config) -> dict[str, Any]:
 
 def label(config: Config) -> str:
     """Name of a run's method in tables: the published one, or else its schedule and its predictor."""
-    parts = config.schedule.name, config.predictor.name, config.site
-    return PUBLISHED.get(parts, "+".join(parts).removesuffix("+branch"))
+    parts = config.schedule.name, config.predictor.name, config.site, config.clock
+    return PUBLISHED.get(parts, "+".join(parts).removesuffix("+step").removesuffix("+branch"))
 
 
 def run_id(config: Config) -> str:

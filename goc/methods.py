@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from goc.caching import schedule
@@ -31,6 +32,7 @@ class Situation:
     model: str  # its name
     sampler: str
     branch_errors: Callable[[int], Tensor]  # lookahead -> SmoothCache's calibration, [steps, lookahead, 2]
+    input_changes: Callable[[], Tensor]  # TeaCache's calibration, [steps]
 
 
 @dataclass
@@ -43,9 +45,20 @@ class ScheduleConfig:
         """Whether cache_ratio decides the mask; otherwise the schedule's own settings do."""
         return True
 
+    def calibrates(self) -> bool:
+        """Whether the schedule comes from a calibration run."""
+        return False
+
     def mask(self, situation: Situation) -> Tensor:
         """The mask, bool [steps, depth, 2]: the closest to the cache ratio if it follows it; raises ConfigError."""
         raise NotImplementedError
+
+    def skip_threshold(self, situation: Situation) -> float | None:
+        """Accumulated change below which steps are skipped, if that is decided as it runs; `mask` is where it may be.
+
+        None: the mask is what is cached.
+        """
+        return None
 
 
 @dataclass
@@ -162,6 +175,9 @@ class SmoothCache(ScheduleConfig):
     def follows_ratio(self) -> bool:
         return self.path is None and self.threshold is None
 
+    def calibrates(self) -> bool:
+        return self.path is None
+
     def mask(self, situation: Situation) -> Tensor:
         if self.path is not None:
             return self._published(self.path, situation)
@@ -190,20 +206,33 @@ class SmoothCache(ScheduleConfig):
 class TeaCache(ScheduleConfig):
     """Decides as it runs: a step is skipped while the first block's input has changed little (TeaCache).
 
-    threshold: accumulated relative change up to which steps are skipped.
+    threshold: accumulated relative change up to which steps are skipped; null = the one that comes closest to
+    cache_ratio in a calibration run.
     """
 
     name: str = "teacache"
-    threshold: float = 0.2
+    threshold: float | None = None
 
     def follows_ratio(self) -> bool:
-        return False
+        return self.threshold is None
+
+    def calibrates(self) -> bool:
+        return self.threshold is None
 
     def mask(self, situation: Situation) -> Tensor:
         """Where a step may be skipped: all but the first and the last."""
-        if self.threshold < 0:
-            raise ConfigError(f"schedule.threshold={self.threshold}: must be at least 0")
         return schedule.whole_steps(range(1, situation.steps - 1), situation.steps, situation.depth)
+
+    def skip_threshold(self, situation: Situation) -> float:
+        if self.threshold is not None:
+            if self.threshold < 0:
+                raise ConfigError(f"schedule.threshold={self.threshold}: must be at least 0")
+            return self.threshold
+        changes = situation.input_changes()
+        totals = torch.cat([changes[first:].cumsum(0) for first in range(1, situation.steps)])
+        return schedule.closest_threshold(
+            lambda value: schedule.teacache(changes, value), totals, situation.cache_ratio
+        )
 
 
 @dataclass
@@ -275,22 +304,27 @@ class TaylorConfig(PredictorConfig):
         return Taylor(mask, self.order, clock)
 
 
-# (schedule, predictor, site) of the combinations in conf/method, for tables
+# (schedule, predictor, site, clock) of the combinations in conf/method, for tables
 PUBLISHED = {
-    ("none", "reuse", "branch"): "none",
-    ("uniform", "reuse", "branch"): "reuse",
-    ("uniform", "gradient_queue", "branch"): "goc",
-    ("uniform", "gradient_queue", "stack"): "goc_stack",
-    ("fora", "reuse", "branch"): "fora",
-    ("fora", "gradient_queue", "branch"): "fora_goc",
-    ("l2c", "reuse", "branch"): "l2c",
-    ("l2c", "gradient_queue", "branch"): "l2c_goc",
-    ("smoothcache", "reuse", "branch"): "smoothcache",
-    ("smoothcache", "gradient_queue", "branch"): "smoothcache_goc",
-    ("taylorseer", "taylor", "branch"): "taylorseer",
-    ("taylorseer", "gradient_queue", "branch"): "taylorseer_goc",
-    ("taylorseer", "taylor", "stack"): "taylorseer_lite",
-    ("teacache", "reuse", "stack"): "teacache",
+    ("none", "reuse", "branch", "step"): "none",
+    ("uniform", "reuse", "branch", "step"): "reuse",
+    ("uniform", "reuse", "stack", "step"): "reuse_stack",
+    ("uniform", "gradient_queue", "branch", "step"): "goc",
+    ("uniform", "gradient_queue", "branch", "logsnr"): "goc_logsnr",
+    ("uniform", "gradient_queue", "stack", "step"): "goc_stack",
+    ("uniform", "gradient_queue", "stack", "logsnr"): "goc_stack_logsnr",
+    ("fora", "reuse", "branch", "step"): "fora",
+    ("fora", "gradient_queue", "branch", "step"): "fora_goc",
+    ("l2c", "reuse", "branch", "step"): "l2c",
+    ("l2c", "gradient_queue", "branch", "step"): "l2c_goc",
+    ("smoothcache", "reuse", "branch", "step"): "smoothcache",
+    ("smoothcache", "gradient_queue", "branch", "step"): "smoothcache_goc",
+    ("taylorseer", "taylor", "branch", "step"): "taylorseer",
+    ("taylorseer", "taylor", "branch", "logsnr"): "taylorseer_logsnr",
+    ("taylorseer", "taylor", "stack", "step"): "taylorseer_lite",
+    ("taylorseer", "taylor", "stack", "logsnr"): "taylorseer_lite_logsnr",
+    ("taylorseer", "gradient_queue", "branch", "step"): "taylorseer_goc",
+    ("teacache", "reuse", "stack", "step"): "teacache",
 }
 
 SCHEDULES: dict[str, type[ScheduleConfig]] = {

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from goc.caching.cache import AdaptiveCache, FeatureCache, StepCache
-from goc.caching.calibration import FIRST_GRADIENT_STEP, AlignmentRecorder, ErrorRecorder
+from goc.caching.calibration import FIRST_GRADIENT_STEP, AlignmentRecorder, ErrorRecorder, InputChangeRecorder
 from goc.caching.inflection import correct_at, inflections, step_alignment
 from goc.caching.schedule import cache_ratio_of, cached_steps_of, is_whole_steps
 from goc.caching.stability import amplification
@@ -22,7 +23,7 @@ from goc.config import Config
 from goc.errors import ConfigError
 from goc.files import content_key, write_atomically
 from goc.generate import Generation
-from goc.methods import AGAINST_DIVERGENCE, GradientQueueConfig, Situation, TaylorConfig, TeaCache
+from goc.methods import AGAINST_DIVERGENCE, GradientQueueConfig, Situation, TaylorConfig
 from goc.models.dit import BRANCHES, Site
 
 LARGE_AMPLIFICATION = 10.0
@@ -40,11 +41,12 @@ class Plan:
     correct: Tensor | None  # where predictions are corrected; None = everywhere
     alignment: Tensor | None  # float64, where it was measured
     clock: Sequence[float] | None  # None = the step index
+    skip_threshold: float | None  # of an adaptive schedule; None = the mask is what is cached
 
     @property
     def adaptive(self) -> bool:
         """Whether the cached cells are decided as it runs."""
-        return isinstance(self.config.schedule, TeaCache)
+        return self.skip_threshold is not None
 
     @property
     def nothing_cached(self) -> Tensor:
@@ -55,8 +57,8 @@ class Plan:
         """A cache with empty state for one batch."""
         weights = self.config.gradient_weights or []
         predictor = self.config.predictor.build(self.mask, weights, self.correct, self.clock)
-        if isinstance(self.config.schedule, TeaCache):
-            return AdaptiveCache(self.mask, predictor, self.config.schedule.threshold, self.site)
+        if self.skip_threshold is not None:
+            return AdaptiveCache(self.mask, predictor, self.skip_threshold, self.site)
         return FeatureCache(self.mask, predictor, self.site)
 
     def corrected(self) -> Tensor:
@@ -82,6 +84,7 @@ class Plan:
         """The plan's part of result.json."""
         described: dict[str, Any] = {"inflection": {}, "amplification": self.amplification}
         described["cached_steps"] = None if self.adaptive else cached_steps_of(self.mask)
+        described["skip_threshold"] = self.skip_threshold
         if self.correct is not None:
             steps = torch.tensor(cached_steps_of(self.mask), dtype=torch.long)
             off = steps[~self.correct[steps].flatten(1).any(dim=1)]
@@ -110,12 +113,17 @@ def calibrated(
     key = {**key, "seed": config.calibration_seed, "samples": config.calibration_samples}
     path = shared_path(config, kind, key).with_suffix(".safetensors")
     with FileLock(path.with_suffix(".lock")):
-        if not path.exists():
-            calibration = replace(generation, new_cache=lambda: recorder, seed=config.calibration_seed)
-            for start in range(0, config.calibration_samples, config.batch_size):
-                calibration.make(range(start, min(start + config.batch_size, config.calibration_samples)))
-            write_atomically(path, save({kind: measure()}, metadata={"key": json.dumps(key)}))
-    return load_file(path)[kind]
+        if path.exists():
+            try:
+                return load_file(path)[kind]
+            except (SafetensorError, OSError, KeyError) as error:
+                log.warning("%s is damaged (%s): it is measured again", path, error)
+        calibration = replace(generation, new_cache=lambda: recorder, seed=config.calibration_seed)
+        for start in range(0, config.calibration_samples, config.batch_size):
+            calibration.make(range(start, min(start + config.batch_size, config.calibration_samples)))
+        measured = measure()
+        write_atomically(path, save({kind: measured}, metadata={"key": json.dumps(key)}))
+        return measured
 
 
 def make_plan(config: Config, generation: Generation, key: dict[str, Any]) -> Plan:
@@ -129,10 +137,14 @@ def make_plan(config: Config, generation: Generation, key: dict[str, Any]) -> Pl
         recorder = ErrorRecorder((config.steps, depth, BRANCHES), lookahead, device)
         return calibrated(config, generation, {**key, "lookahead": lookahead}, "errors", recorder, recorder.errors)
 
+    def input_changes() -> Tensor:
+        recorder = InputChangeRecorder(config.steps)
+        return calibrated(config, generation, key, "changes", recorder, recorder.changes)
+
     situation = Situation(
-        config.steps, depth, config.cache_ratio or 0.0, config.model.name, config.sampler, branch_errors
+        config.steps, depth, config.cache_ratio or 0.0, config.model.name, config.sampler, branch_errors, input_changes
     )
-    mask = config.schedule.mask(situation)
+    mask, skip_threshold = config.schedule.mask(situation), config.schedule.skip_threshold(situation)
     site: Site = "stack" if config.site == "stack" else "branch"
     if site == "stack":
         if not is_whole_steps(mask):
@@ -141,7 +153,8 @@ def make_plan(config: Config, generation: Generation, key: dict[str, Any]) -> Pl
                 "use site=branch, or a schedule of whole steps"
             )
         mask = mask[:, :1, :1]
-    report_ratio(config, mask)
+    if skip_threshold is None:
+        report_ratio(config, mask)
 
     correct = alignment = None
     if config.correct_steps is not None:
@@ -152,7 +165,7 @@ def make_plan(config: Config, generation: Generation, key: dict[str, Any]) -> Pl
         alignment = calibrated(config, generation, {**key, "site": site}, "alignment", recorder, recorder.alignment)
         correct = ~inflections(alignment, config.inflection_threshold, config.inflection_scope == "cell")
     clock = generation.schedule.log_snr.tolist() if config.clock == "logsnr" else None
-    plan = Plan(config, site, mask, correct, alignment, clock)
+    plan = Plan(config, site, mask, correct, alignment, clock, skip_threshold)
     warn_of_divergence(plan)
     return plan
 

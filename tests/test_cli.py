@@ -161,6 +161,39 @@ def test_an_adaptive_run_reports_what_really_ran(run_py: Run, tmp_path: Path) ->
     assert cost["macs_saved"] == pytest.approx(3 / 5, abs=0.01)
 
 
+@pytest.mark.parametrize("method", ["smoothcache", "smoothcache_goc", "teacache"])
+def test_a_calibrated_schedule_comes_close_to_its_target_ratio(run_py: Run, tmp_path: Path, method: str) -> None:
+    """The smallest change of a ratio is one branch of one step, or for TeaCache a step: here 1/40, and 1/20."""
+    run_py(
+        "num_samples=24", "batch_size=24", "metrics=[isc]", "latency_repeats=0", f"method={method}", "cache_ratio=0.5"
+    )
+    result = only_result(tmp_path)
+    assert result["cost"]["cache_ratio"] == pytest.approx(0.5, abs=0.051)
+    assert result["cost"]["macs_saved"] == pytest.approx(result["cost"]["cache_ratio"], abs=0.03)
+    assert result["distance"]["mse"] > 0
+
+
+def test_a_damaged_calibration_is_measured_again(run_py: Run, tmp_path: Path) -> None:
+    run_py(*SMALL, "name=a")
+    (calibration,) = (tmp_path / "outputs" / "cache").glob("alignment-*.safetensors")
+    whole = calibration.read_bytes()
+    calibration.write_bytes(whole[:-9])
+    again = run_py(*SMALL, "name=b")
+    assert "is damaged" in again.stderr
+    assert "measured again" in again.stderr
+    assert calibration.read_bytes() == whole
+
+
+def test_a_published_smoothcache_file_for_another_model_is_one_line(run_py: Run, tmp_path: Path) -> None:
+    rows = {f"{branch}-{block}": [1, 0, 1, 0, 1] for branch in ("attn", "mlp") for block in range(28)}
+    (tmp_path / "s.json").write_text(json.dumps(rows))
+    line = error_line(run_py, "method=smoothcache", "schedule.path=s.json")
+    assert "schedule.path=s.json: has 56 rows; must be attn and mlp, or attn-0 .. mlp-11" in line
+    (tmp_path / "s.json").write_text(json.dumps({"attn": [1, 0, 1], "mlp": [1, 1, 0]}))
+    line = error_line(run_py, "method=smoothcache", "schedule.path=s.json")
+    assert "schedule.path=s.json: is for 3 steps, not for steps=5" in line
+
+
 def test_a_schedule_that_makes_the_queue_diverge_is_announced(run_py: Run) -> None:
     warned = run_py("num_samples=8", "cache_ratio=0.75", "inflection_threshold=null", "metrics=[isc]").stderr
     assert "amplifies its own errors up to 108 times" in warned
@@ -188,4 +221,4 @@ def test_help_shows_the_knobs_first_with_their_meaning(run_py: Run) -> None:
     text = run_py("--help").stdout
     assert text.index("cache_ratio ") < text.index("batch_size ") < text.index("== Groups")
     assert "share of branch features to reuse" in text
-    assert "method: fora, fora_goc, goc, goc_stack" in text
+    assert "method: fora, fora_goc, goc, goc_logsnr, goc_stack" in text

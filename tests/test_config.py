@@ -20,9 +20,9 @@ def config(*overrides: str) -> Config:
 def test_a_method_is_the_same_as_its_schedule_and_predictor() -> None:
     options = {path.stem for path in (CONF / "method").glob("*.yaml")}
     assert options == set(PUBLISHED.values())
-    for (schedule, predictor, site), method in PUBLISHED.items():
+    for (schedule, predictor, site, clock), method in PUBLISHED.items():
         named = config(f"method={method}")
-        composed = config(f"schedule={schedule}", f"predictor={predictor}", f"site={site}")
+        composed = config(f"schedule={schedule}", f"predictor={predictor}", f"site={site}", f"clock={clock}")
         assert identity(named) == identity(composed)
         assert label(named) == method
 
@@ -34,6 +34,7 @@ def test_gradient_weights_turn_plain_reuse_into_the_gradient_queue() -> None:
     assert identity(config("method=goc", "gradient_weights=[]")) == identity(config("method=reuse"))
     assert label(config("method=fora", "gradient_weights=[1.2]")) == "fora_goc"
     assert label(config("method=teacache", "predictor=taylor")) == "teacache+taylor+stack"
+    assert label(config("method=fora_goc", "clock=logsnr")) == "fora+gradient_queue+branch+logsnr"
 
 
 def test_settings_that_change_nothing_do_not_make_another_run() -> None:

@@ -1,11 +1,12 @@
 import argparse
+import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from goc.caching.schedule import cache_ratio_of, l2c
+from goc.caching.schedule import cache_ratio_of, l2c, smoothcache
 from goc.errors import GocError
 from goc.routers import load_router, save_router
 
@@ -24,6 +25,19 @@ def test_the_published_router_caches_22_percent_at_threshold_0_1(data: Path) -> 
     assert cache_ratio_of(mask) == pytest.approx(0.221, abs=5e-4)
     assert not mask[::2].any()
     assert load_router(data / "DDIM50_router.pt", 50, 28).shape == (50, 28, 2)
+
+
+def test_published_smoothcache_files_are_read(data: Path) -> None:
+    found = {}
+    for path in sorted(data.glob("*.json")):
+        mask = smoothcache(json.loads(path.read_text()), 28)
+        found[path.stem] = len(mask), round(cache_ratio_of(mask), 3)
+    # the share of zeros in each file
+    assert found == {
+        "30-N-3-threshold-0.35": (30, 0.467),
+        "50-N-2-l2c": (50, 0.237),
+        "50-N-3-threshold-0.18": (50, 0.52),
+    }
 
 
 def test_a_router_for_another_model_or_number_of_steps_is_one_line(data: Path) -> None:

@@ -64,6 +64,11 @@ class FeatureCache(StepCache):
         self.predictor.store(self.step, (block, branch), feature)
 
 
+def relative_change(before: Tensor, now: Tensor) -> float:
+    """Relative L1 change of a signal: |now - before| / |before|."""
+    return float((now - before).abs().mean() / before.abs().mean())
+
+
 class AdaptiveCache(FeatureCache):
     """Decides as it runs whether to skip a step (TeaCache, arXiv 2411.19108, section 3.3, without its polynomial).
 
@@ -87,7 +92,7 @@ class AdaptiveCache(FeatureCache):
         before, self.signal = self.signal, signal()
         skip = False
         if before is not None:
-            self.change += float((self.signal - before).abs().mean() / before.abs().mean())
+            self.change += relative_change(before, self.signal)
             skip = self.possible[self.step] and self.change < self.threshold
         if not skip:
             self.change = 0.0

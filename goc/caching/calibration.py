@@ -5,11 +5,12 @@ one after the other.
 """
 
 from collections import deque
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from goc.caching.cache import StepCache
+from goc.caching.cache import StepCache, relative_change
 from goc.caching.predictor import Cell
 from goc.models.dit import Site
 
@@ -92,3 +93,27 @@ class ErrorRecorder(StepCache):
         for k in range(errors.shape[1]):
             errors[: k + 1, k] = torch.inf
         return errors.cpu()
+
+
+class InputChangeRecorder(StepCache):
+    """Measures how the first block's modulated input changes from step to step (TeaCache, arXiv 2411.19108, eq. 4).
+
+    `change[i]` sums each batch's relative L1 change since step i - 1, float64 [steps]; `batches` counts the batches.
+    """
+
+    def __init__(self, steps: int) -> None:
+        super().__init__("branch")
+        self.change = torch.zeros(steps, dtype=torch.float64)
+        self.batches = 0
+        self.signal: Tensor | None = None
+
+    def decide(self, signal: Callable[[], Tensor]) -> None:
+        before, self.signal = self.signal, signal()
+        if self.step == 0:  # a new batch
+            self.batches += 1
+        elif before is not None:
+            self.change[self.step] += relative_change(before, self.signal)
+
+    def changes(self) -> Tensor:
+        """Relative L1 change since the step before, averaged over batches: float64 [steps]; 0 in step 0."""
+        return self.change / self.batches

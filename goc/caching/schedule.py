@@ -119,6 +119,24 @@ def smoothcache_from_errors(errors: Tensor, threshold: float, depth: int) -> Ten
     return mask
 
 
+def teacache(changes: Tensor, threshold: float) -> Tensor:
+    """Whole steps that TeaCache (arXiv 2411.19108, section 3.3) skips, given how the input changes: bool [steps, 1, 1].
+
+    changes: float [steps], the relative L1 change of the first block's modulated input since the step before. They are
+    summed since the last computed step; a step is skipped while the sum is below the threshold, the first and the last
+    step never.
+    """
+    steps, total = len(changes), 0.0
+    skipped = []
+    for step in range(1, steps):
+        total += float(changes[step])
+        if step < steps - 1 and total < threshold:
+            skipped.append(step)
+        else:
+            total = 0.0
+    return whole_steps(skipped, steps, 1)[:, :, :1]
+
+
 def closest_interval(schedule: Callable[[int], Tensor], steps: int, cache_ratio: float) -> int:
     """The interval 1..steps whose mask schedule(interval) comes closest to cache_ratio; the smaller one of two."""
     return min(range(1, steps + 1), key=lambda interval: abs(cache_ratio_of(schedule(interval)) - cache_ratio))

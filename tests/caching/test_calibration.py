@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from goc.caching.calibration import AlignmentRecorder, ErrorRecorder
+from goc.caching.calibration import AlignmentRecorder, ErrorRecorder, InputChangeRecorder
 
 
 def record(batches: list[torch.Tensor]) -> AlignmentRecorder:
@@ -51,3 +51,12 @@ def test_reuse_error_is_the_relative_l1_error_over_all_samples_averaged_over_blo
             difference = np.abs(everything[step] - everything[step - k]).sum(-1)
             expected = (difference / np.abs(everything[step]).sum(-1)).mean(axis=0)
             np.testing.assert_allclose(errors[step, k - 1], expected, rtol=1e-5)
+
+
+def test_input_change_is_the_relative_l1_change_of_the_signal_averaged_over_batches() -> None:
+    recorder = InputChangeRecorder(3)
+    for signals in ([1.0, 2.0, 3.0], [2.0, 3.0, 3.0]):
+        for step, level in enumerate(signals):
+            recorder.begin_step(step)
+            recorder.decide(lambda level=level: torch.full((2, 3), level))
+    assert recorder.changes().tolist() == [0.0, (1.0 + 0.5) / 2, (0.5 + 0.0) / 2]

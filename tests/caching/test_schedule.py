@@ -16,6 +16,7 @@ from goc.caching.schedule import (
     smoothcache,
     smoothcache_from_errors,
     taylorseer,
+    teacache,
     uniform,
     whole_steps,
 )
@@ -112,6 +113,14 @@ def test_smoothcache_reads_both_published_forms() -> None:
 def test_a_wrong_smoothcache_file_says_what_is_wrong(rows: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         smoothcache(rows, depth=2)
+
+
+def test_teacache_skips_while_the_accumulated_change_is_below_the_threshold() -> None:
+    changes = torch.tensor([0.0, 0.2, 0.2, 0.25, 0.06, 0.0, 1.1, 0.0])
+    # sums 0.2, 0.4, 0.65: computed; 0.06, 0.06, 1.16: computed; and the last step always is
+    assert cached_steps_of(teacache(changes, 0.5)) == [1, 2, 4, 5]
+    assert cached_steps_of(teacache(changes, 0.0)) == []
+    assert cached_steps_of(teacache(changes, 9.0)) == [1, 2, 3, 4, 5, 6]
 
 
 def test_smoothcache_reuses_while_the_error_is_small_and_at_most_lookahead_steps() -> None:
