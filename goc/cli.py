@@ -1,6 +1,7 @@
 """The Hydra application: a config in, one result out; and a report at the end of a sweep."""
 
 import os
+import signal
 import sys
 import time
 import traceback
@@ -19,12 +20,15 @@ from goc.config import from_hydra, register
 from goc.errors import GocError
 from goc.experiment import run
 from goc.files import write_atomically
+from goc.interrupt import StoppedError
 from goc.report import collect
 from goc.report import main as report
 from goc.results import RESULT_FILE
 
 # lines of Hydra's and OmegaConf's messages that tell a user nothing
 HYDRA_DETAILS = ("Config search path", "provider=", "full_key:", "object_type=", "reference_type=")
+
+STOPPED = 128 + signal.SIGTERM  # exit code of a run that was told to stop, and can go on
 
 FAILURE_FILE = "error.txt"  # in the folder of a sweep's job that failed: the reason, then the traceback
 
@@ -39,8 +43,10 @@ def summary(result: dict[str, Any], folder: Path) -> str:
         ("method", f"{result['method']}, {protocol}, {config['num_samples']} samples"),
         ("cached", f"{cost['cache_ratio']:.1%} of the cells"),
         ("MACs", f"{cost['gmacs_per_image']:.4g} G per image, {cost['macs_saved']:.1%} saved"),
-        ("memory", f"{cost['peak_memory_bytes'] / 2**20:.0f} MiB peak, {cost['peak_cache_tensors']} cached tensors"),
     ]
+    if cost["peak_memory_bytes"] is not None:  # None: nothing was left to generate
+        rows.append(("memory", f"{cost['peak_memory_bytes'] / 2**20:.0f} MiB peak"))
+    rows.append(("cache", f"{cost['peak_cache_tensors']} tensors, {cost['peak_cache_bytes'] / 2**20:.4g} MiB"))
     if cost["latency_ratio"] is not None:
         rows.append(("latency", f"{cost['ms_per_image']:.3g} ms per image, {cost['latency_ratio']:.3f} of uncached"))
     rows += [(name, f"{value:.4g}") for name, value in metrics.items()]
@@ -62,20 +68,29 @@ def task(node: DictConfig) -> float | None:
     In a sweep a job that fails leaves its reason in its folder, and the other jobs go on.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
-    reason = folder / FAILURE_FILE
-    reason.unlink(missing_ok=True)
+    (folder / FAILURE_FILE).unlink(missing_ok=True)
     try:
         result = run(from_hydra(node), folder)
+    except StoppedError as stopped:
+        # past Hydra and past submitit, for which a job that was told to stop is then neither done nor failed
+        raise SystemExit(fail(stopped, STOPPED)) from stopped
     except Exception as error:
         if HydraConfig.get().mode == RunMode.RUN:
-            if isinstance(error, GocError):
+            if isinstance(error, GocError | OSError):
                 raise SystemExit(fail(error)) from error  # past Hydra, which would add a line of its own
             raise
-        fail(error)
-        write_atomically(reason, (one_line(error) + "\n" + traceback.format_exc()).encode())
+        record_failure(folder, error, traceback.format_exc())
+        return None
+    if result is None:  # a worker that does not lead
         return None
     print(summary(result, folder), flush=True)
     return result["metrics"].get("fid")
+
+
+def record_failure(folder: Path, error: BaseException, details: str) -> None:
+    """Say why a job of a sweep failed, and leave it in the job's folder for SweepReport: one line, then the details."""
+    fail(error)
+    write_atomically(folder / FAILURE_FILE, f"{one_line(error)}\n{details}".encode())
 
 
 class SweepReport(Callback):
@@ -114,10 +129,10 @@ def one_line(error: BaseException) -> str:
     )
 
 
-def fail(error: BaseException) -> int:
+def fail(error: BaseException, code: int = 1) -> int:
     """Print an error as one line on stderr; returns the exit code."""
     print(f"error: {one_line(error)}", file=sys.stderr)
-    return 1
+    return code
 
 
 def main() -> int:

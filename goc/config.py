@@ -8,9 +8,11 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from goc.device import PRECISIONS
 from goc.diffusion import TRAINING_STEPS
 from goc.errors import ConfigError
 from goc.evaluate import METRICS
+from goc.features import EXTRACTORS
 from goc.files import content_key
 from goc.methods import (
     L2C,
@@ -27,10 +29,22 @@ SAMPLERS = ("ddim", "ddpm")
 INFLECTION_SCOPES = ("step", "cell")
 SITES = ("branch", "stack")
 CLOCKS = ("step", "logsnr")
+SAVE_IMAGES = ("none", "png", "npz")
 DEFAULT_GRADIENT_WEIGHTS = [1.0]
 
 # keys that do not change what a run computes, only where things are kept and how it is run
-NOT_IDENTITY = ("name", "cache_dir", "device", "metrics", "latency_repeats")
+NOT_IDENTITY = (
+    "name",
+    "cache_dir",
+    "device",
+    "deterministic",
+    "threads",
+    "worker_timeout_s",
+    "metrics",
+    "save_images",
+    "distance_samples",
+    "latency_repeats",
+)
 
 
 def _key(default: Any, text: str) -> Any:
@@ -54,8 +68,12 @@ class ModelConfig:
     num_heads: int = _key(MISSING, "attention heads")
     num_classes: int = _key(MISSING, "class labels (the null label comes on top)")
     checkpoint: str = _key(MISSING, "weights: .safetensors or .pt, or asset:PATH for a shipped file")
-    extractor: str = _key(MISSING, "feature extractor of the metrics, by its torch-fidelity name")
-    reference: str = _key(MISSING, "features of the real images, a .safetensors file")
+    routers: str | None = _key(None, "its Learning-to-Cache routers: a path with {sampler} and {steps} in it")
+    extractor: str = _key(MISSING, f"feature extractor of the metrics: {', '.join(EXTRACTORS)}")
+    extractor_weights: str | None = _key(None, "its weights file; null: the shipped or published one")
+    reference: str = _key(
+        MISSING, "the real images: ADM's .npz, a folder of images, or saved statistics (.safetensors)"
+    )
 
 
 @dataclass
@@ -81,12 +99,25 @@ class Config:
     cfg_scale: float = _key(1.0, "classifier-free guidance; 1.0 computes no unconditional half; the paper uses 1.5")
     cfg_channels: int = _key(3, "guide this many channels of the noise estimate (the published protocol: 3)")
     seed: int = _key(0, "sample i depends only on (seed, i)")
-    metrics: list[str] = _key(list(METRICS), f"any of {', '.join(METRICS)}")
+    metrics: list[str] = _key(["isc", "fid", "kid", "prc"], f"any of {', '.join(METRICS)}")
+    vae: str | None = _key(
+        None, "decoder of a latent-space model: ema, mse, a folder or a hub repository; null: pixel space"
+    )
+    vae_batch_size: int = _key(8, "latents decoded together")
     batch_size: int = _key(250, "images sampled together, and per shard on disk")
+    distance_samples: int | None = _key(
+        None, "samples (whole shards) also made without a cache, to measure the distance; null: all; 0: none"
+    )
+    save_images: str = _key("none", f"one of {', '.join(SAVE_IMAGES)}: images/*.png, or one images.npz (arr_0)")
     calibration_samples: int = _key(64, "images of the uncached run that finds the inflections")
     calibration_seed: int = _key(2503, "their seed")
     latency_repeats: int = _key(3, "times that cached and uncached sampling are timed side by side; 0: not at all")
-    device: str = _key("auto", "auto, cpu, cuda, cuda:1")
+    device: str = _key("auto", "auto, cpu, cuda, cuda:1; with several workers cuda is each one's own GPU")
+    precision: str = _key("fp32", f"of the denoiser: one of {', '.join(PRECISIONS)}")
+    compile: bool = _key(False, "compile the blocks' branches with torch.compile")
+    deterministic: bool = _key(False, "refuse operations that have no deterministic algorithm (GPUs)")
+    threads: int | None = _key(None, "CPU threads of each process; null: torch's choice")
+    worker_timeout_s: float = _key(600.0, "seconds that workers (torchrun, srun) wait for each other at the start")
     name: str = _key("runs", "study: runs go to outputs/NAME/, and are reported together")
     cache_dir: str = _key("outputs/cache", "uncached samples and calibrations, shared between runs")
     model: ModelConfig = _key(MISSING, "group: the denoiser")
@@ -149,6 +180,17 @@ def validate(config: Config) -> None:
     require(config.inflection_scope in INFLECTION_SCOPES, "inflection_scope", f"one of {', '.join(INFLECTION_SCOPES)}")
     require(config.site in SITES, "site", f"one of {', '.join(SITES)}")
     require(config.clock in CLOCKS, "clock", f"one of {', '.join(CLOCKS)}")
+    require(config.save_images in SAVE_IMAGES, "save_images", f"one of {', '.join(SAVE_IMAGES)}")
+    require(config.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}")
+    require(config.vae_batch_size >= 1, "vae_batch_size", "at least 1")
+    require((config.distance_samples or 0) >= 0, "distance_samples", "at least 0, or null")
+    require(config.threads is None or config.threads >= 1, "threads", "at least 1, or null")
+    require(config.worker_timeout_s > 0, "worker_timeout_s", "more than 0")
+    if config.vae is None and config.model.in_channels not in (1, 3):
+        raise ConfigError(
+            f"vae=null: {config.model.name} makes latents of {config.model.in_channels} channels, which only a vae "
+            "turns into images: ema, mse, a folder, or a hub repository"
+        )
     if not isinstance(config.predictor, GradientQueueConfig):
         require(not config.gradient_weights, "gradient_weights", f"empty with predictor={config.predictor.name}")
     require(all(map(math.isfinite, config.gradient_weights or [])), "gradient_weights", "finite numbers")

@@ -1,110 +1,172 @@
-"""Image quality: features and metrics by torch-fidelity, and the distance to the uncached run of the same seeds."""
+"""Image quality: metrics as torch-fidelity defines them, and the distance to the uncached run of the same seeds."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from typing import Literal
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+import numpy as np
 from torch import Tensor
-from torch_fidelity import FeatureExtractorBase
-from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
-from torch_fidelity.metric_isc import isc_features_to_metric
-from torch_fidelity.metric_kid import kid_features_to_metric
-from torch_fidelity.metric_prc import prc_features_to_metric
-from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
-from torch_fidelity.utils import create_feature_extractor
+from torch_fidelity.defaults import DEFAULTS
+from torch_fidelity.metric_fid import fid_statistics_to_metric
+from torch_fidelity.metric_kid import kernel_mmd
 
-import goc.digits  # noqa: F401  (registers the extractor "digits")
-from goc.errors import ConfigError, GocError
+from goc.errors import ConfigError
+from goc.features import EXTRACTORS, Features
+from goc.reference import Reference
+from goc.statistics import gather, moments, share_within
+from goc.statistics import inception_score as score
 
+IS_SPLITS = 10
 KID_SUBSET_SIZE = 1000
+KID_SUBSETS_TOGETHER = 10  # gathered in one pass over the samples; of Inception's features 80 MB
 PRC_NEIGHBORHOOD = 3
+PRC_BLOCK = 2_000_000  # distances in memory at a time
+
+Batches = Callable[[], Iterator[Features]]  # the samples' features in order, from the start at each call
 
 
-@dataclass(frozen=True)
-class Features:
-    """Features of a set of images: [N, D] for distances, and logits [N, classes] for the Inception score."""
-
-    features: Tensor
-    logits: Tensor
-
-
-def inception_score(generated: Features, reference: Tensor) -> dict[str, float]:
+def inception_score(batches: Batches, count: int, reference: Reference) -> dict[str, float]:
     """IS over 10 splits (Salimans et al., arXiv 1606.03498)."""
-    result = isc_features_to_metric(generated.logits, splits=min(10, len(generated.logits)))
-    return {"is": result["inception_score_mean"], "is_std": result["inception_score_std"]}
+    mean, deviation = score((batch.logits for batch in batches()), count, min(IS_SPLITS, count))
+    return {"is": mean, "is_std": deviation}
 
 
-def fid(generated: Features, reference: Tensor) -> dict[str, float]:
+def frechet(features: Iterable[Tensor], mu: np.ndarray, sigma: np.ndarray) -> float:
+    """Frechet distance between batches of features [n, D] and a reference's statistics."""
+    own = moments(features).statistics()
+    return fid_statistics_to_metric(own, {"mu": mu, "sigma": sigma}, verbose=False)["frechet_inception_distance"]
+
+
+def fid(batches: Batches, count: int, reference: Reference) -> dict[str, float]:
     """Frechet distance (Heusel et al., arXiv 1706.08500)."""
-    statistics = [fid_features_to_statistics(f.double()) for f in (generated.features, reference)]
-    return {"fid": fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]}
+    return {"fid": frechet((batch.features for batch in batches()), reference.mu, reference.sigma)}
 
 
-def kid(generated: Features, reference: Tensor) -> dict[str, float]:
-    """Kernel distance over 100 random subsets (Binkowski et al., arXiv 1801.01401)."""
-    size = min(KID_SUBSET_SIZE, len(generated.features), len(reference))
-    result = kid_features_to_metric(generated.features, reference, kid_subset_size=size, verbose=False)
-    return {"kid": result["kernel_inception_distance_mean"], "kid_std": result["kernel_inception_distance_std"]}
+def _spatial(batches: Batches) -> Iterator[Tensor]:
+    for batch in batches():
+        assert batch.spatial is not None
+        yield batch.spatial
 
 
-def precision_recall(generated: Features, reference: Tensor) -> dict[str, float]:
-    """Improved precision and recall, 3 neighbours (Kynkaanniemi et al., arXiv 1904.06991)."""
-    result = prc_features_to_metric(
-        generated.features, reference, prc_neighborhood=PRC_NEIGHBORHOOD, save_cpu_ram=True, verbose=False
-    )
-    return {"precision": result["precision"], "recall": result["recall"]}
+def sfid(batches: Batches, count: int, reference: Reference) -> dict[str, float]:
+    """Frechet distance of spatial features (Nash et al., arXiv 2103.03841)."""
+    assert reference.mu_s is not None
+    assert reference.sigma_s is not None
+    return {"sfid": frechet(_spatial(batches), reference.mu_s, reference.sigma_s)}
+
+
+def kid(batches: Batches, count: int, reference: Reference) -> dict[str, float]:
+    """Kernel distance over 100 random subsets (Binkowski et al., arXiv 1801.01401).
+
+    The subsets are those that torch-fidelity draws; only the rows of a few are in memory at a time.
+    """
+    assert reference.features is not None
+    real = reference.features.numpy()
+    size, subsets = min(KID_SUBSET_SIZE, count, len(real)), DEFAULTS["kid_subsets"]
+    rng = np.random.RandomState(DEFAULTS["rng_seed"])
+    distances: list[float] = []
+    while len(distances) < subsets:
+        draws = [
+            # copies: a choice is a view of a permutation of all samples
+            (rng.choice(count, size, replace=False).copy(), rng.choice(len(real), size, replace=False).copy())
+            for _ in range(min(KID_SUBSETS_TOGETHER, subsets - len(distances)))
+        ]
+        generated = gather((batch.features for batch in batches()), np.concatenate([own for own, _ in draws]))
+        for rows, (_, of_reference) in zip(generated.split(size), draws, strict=True):
+            distances.append(float(kernel_mmd(rows.numpy(), real[of_reference])))
+    return {"kid": float(np.mean(distances)), "kid_std": float(np.std(distances))}
+
+
+def precision_recall(batches: Batches, count: int, reference: Reference) -> dict[str, float]:
+    """Improved precision and recall, 3 neighbours (Kynkaanniemi et al., arXiv 1904.06991).
+
+    Every sample is compared with every other, so all features are in memory as float32 (50,000 of Inception's: 400 MB);
+    of the distances never more than PRC_BLOCK are. torch-fidelity's own function has square blocks: a few rows of all
+    distances, which is what the neighbours are found in, then take hundreds of thousands of them.
+    """
+    assert reference.features is not None
+    real = reference.features
+    generated = gather((batch.features for batch in batches()), np.arange(count))
+    return {
+        "precision": share_within(generated, real, PRC_NEIGHBORHOOD, PRC_BLOCK),
+        "recall": share_within(real, generated, PRC_NEIGHBORHOOD, PRC_BLOCK),
+    }
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of generated features against the reference's [M, D], and the fewest samples it is defined for."""
+    """A metric of the features of `count` generated samples, in batches, against a reference.
 
-    compute: Callable[[Features, Tensor], dict[str, float]]
+    minimum_samples: the fewest samples it is defined for. needs: what not every extractor and reference has: spatial
+    features, or the features of the reference's single images.
+    """
+
+    compute: Callable[[Batches, int, Reference], dict[str, float]]
     minimum_samples: int
+    needs: Literal["spatial", "images"] | None = None
 
 
 METRICS = {
     "isc": Metric(inception_score, 1),
     "fid": Metric(fid, 2),
-    "kid": Metric(kid, 2),
-    "prc": Metric(precision_recall, PRC_NEIGHBORHOOD + 1),
+    "sfid": Metric(sfid, 2, needs="spatial"),
+    "kid": Metric(kid, 2, needs="images"),
+    "prc": Metric(precision_recall, PRC_NEIGHBORHOOD + 1, needs="images"),
 }
 
 
-def load_extractor(name: str, device: torch.device) -> FeatureExtractorBase:
-    """A torch-fidelity feature extractor by its registered name, giving what FID and IS use; raises ConfigError."""
-    if name not in FEATURE_EXTRACTORS_REGISTRY:
-        raise ConfigError(f"model.extractor={name}: must be one of {', '.join(FEATURE_EXTRACTORS_REGISTRY)}")
-    extractor_class = FEATURE_EXTRACTORS_REGISTRY[name]
-    layers = [extractor_class.get_default_feature_layer_for_metric(metric) for metric in ("fid", "isc")]
-    return create_feature_extractor(name, layers, cuda=False, verbose=False).to(device)
+def needs_images(metrics: Iterable[str]) -> bool:
+    """Whether any of the named metrics needs the features of the reference's single images."""
+    return any(METRICS[name].needs == "images" for name in metrics)
 
 
-def load_reference(path: Path) -> Tensor:
-    """Features of the real images, float32 [M, D]; raises GocError if the file is missing or damaged."""
-    try:
-        return load_file(path)["features"]
-    except (FileNotFoundError, SafetensorError, KeyError, OSError) as error:
-        raise GocError(f"model.reference={path}: no features of real images there ({error})") from error
+def check_metrics(metrics: Iterable[str], reference: Reference) -> None:
+    """Raise ConfigError for a metric that the reference, or its extractor, cannot give.
+
+    To be called before generating, so that no samples are made in vain.
+    """
+    for name in metrics:
+        metric = METRICS[name]
+        if metric.needs == "spatial" and not EXTRACTORS[reference.extractor].spatial_size:
+            raise ConfigError(f"metrics={name}: the extractor {reference.extractor} has no spatial features")
+        if metric.needs == "spatial" and (reference.mu_s is None or reference.sigma_s is None):
+            raise ConfigError(
+                f"metrics={name}: the reference {reference.path} has no spatial statistics (mu_s, sigma_s)"
+            )
+        if metric.needs == "images" and reference.features is None:
+            raise ConfigError(f"metrics={name}: the reference {reference.path} has no images (arr_0)")
+        if (
+            metric.needs == "images"
+            and reference.features is not None
+            and len(reference.features) < metric.minimum_samples
+        ):
+            raise ConfigError(
+                f"metrics={name}: the reference {reference.path} has {len(reference.features)} images, "
+                f"at least {metric.minimum_samples} are needed"
+            )
 
 
-@torch.inference_mode()
-def extract(images: Iterable[Tensor], extractor: FeatureExtractorBase, device: torch.device) -> Features:
-    """Features of batches of uint8 images [n, C, H, W]."""
-    outputs = [[output.cpu() for output in extractor(batch.to(device))] for batch in images]
-    features, logits = (torch.cat(parts) for parts in zip(*outputs, strict=True))
-    return Features(features, logits)
+def _counted(batches: Batches, count: int) -> Iterator[Features]:
+    seen = 0
+    for batch in batches():
+        seen += len(batch)
+        yield batch
+    if seen != count:
+        raise ValueError(f"features of {seen} samples, not of {count}")
 
 
-def evaluate(metrics: Sequence[str], generated: Features, reference: Tensor) -> dict[str, float]:
-    """The named metrics of generated features against the reference features [M, D]."""
+def evaluate(metrics: Sequence[str], batches: Batches, count: int, reference: Reference) -> dict[str, float]:
+    """The named metrics of `count` samples against a reference, equal to torch-fidelity's on all features together.
+
+    batches() iterates over the samples' features in order; it is called once a metric, more often for KID. Memory does
+    not grow with the samples except for precision and recall. Raises ConfigError as `check_metrics` does.
+    """
+    check_metrics(metrics, reference)
     values: dict[str, float] = {}
     for name in metrics:
-        values |= METRICS[name].compute(generated, reference)
+        values |= METRICS[name].compute(partial(_counted, batches, count), count, reference)
     return values
 
 

@@ -1,46 +1,88 @@
 """One run, from a config to result.json: build, calibrate, generate, evaluate, price, write."""
 
+import contextlib
 import json
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
+from torch import Tensor
+from torch_fidelity import FeatureExtractorBase
 
+from goc.caching.calibration import FIRST_GRADIENT_STEP
 from goc.caching.cost import forward_macs, image_macs
 from goc.config import Config, identity, label, validate
+from goc.device import PRECISIONS, choose_device, configure, prepare
 from goc.diffusion import NoiseSchedule
-from goc.errors import ConfigError, GocError
-from goc.evaluate import distance, evaluate, extract, load_extractor, load_reference
-from goc.files import file_sha256, resolve, write_json
-from goc.generate import Generation, SampleSet, generate, side_by_side
-from goc.images import image_grid
+from goc.errors import GocError
+from goc.evaluate import check_metrics, distance, evaluate, needs_images
+from goc.features import EXTRACTORS, Features, extract, extractor_sha256, load_extractor
+from goc.files import content_key, file_sha256, resolve, write_json
+from goc.generate import Generation, Keep, SampleSet, generate, side_by_side
+from goc.images import image_grid, write_npz, write_pngs
+from goc.measure import peak_memory, reset_peak_memory
 from goc.models.checkpoint import load_weights
-from goc.models.decoder import decode_pixels
+from goc.models.decoder import Decoder, decode_pixels, find_vae, latent_decoder, load_vae, upsampling, vae_sha256
 from goc.models.dit import DiT
 from goc.plan import Plan, make_plan, shared_path
+from goc.protocol import fingerprint, protocol
+from goc.reference import load_reference
 from goc.report import plot_alignment
 from goc.results import RESULT_FILE, git_commit, read_result, software
+from goc.workers import Workers, join
 
 GRID_SAMPLES = 64
 
 
-def choose_device(name: str) -> torch.device:
-    """The torch device of `device=`; raises ConfigError for one that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device={name}: must be auto, cpu, or a device of this machine") from error
-    return device
+@dataclass(frozen=True)
+class Sources:
+    """The files a run is made from, and their SHA-256."""
+
+    checkpoint: Path
+    vae: Path | None
+    extractor_weights: Path | None
+    reference: Path
+    model_sha256: str
+    vae_sha256: str | None
+    extractor_sha256: str
+    reference_sha256: str | None  # None: a folder, whose images are only looked at when they are needed
+
+    @classmethod
+    def of(cls, config: Config) -> "Sources":
+        """Find all files of a config; raises GocError naming the first that is missing, and how to get it."""
+        checkpoint = resolve(config.model.checkpoint)
+        if not checkpoint.is_file():
+            raise GocError(
+                f"model.checkpoint={config.model.checkpoint}: no such file (looked for {checkpoint.absolute()}); "
+                "get released weights with `python scripts/fetch_weights.py`"
+            )
+        vae = None if config.vae is None else find_vae(config.vae)
+        weights = config.model.extractor_weights
+        extractor_weights = None if weights is None else resolve(weights)
+        reference = resolve(config.model.reference)
+        return cls(
+            checkpoint,
+            vae,
+            extractor_weights,
+            reference,
+            file_sha256(checkpoint),
+            None if vae is None else vae_sha256(vae),
+            extractor_sha256(config.model.extractor, extractor_weights),
+            file_sha256(reference) if reference.is_file() else None,
+        )
+
+    def weights(self) -> dict[str, str | None]:
+        """Hashes of all weights that a sample and its features depend on."""
+        names = ("model_sha256", "vae_sha256", "extractor_sha256")
+        return {name: getattr(self, name) for name in names}
 
 
-def load_model(config: Config) -> DiT:
-    """The denoiser of a config with its weights, on the CPU, ready to sample."""
-    model = DiT(
+def build_model(config: Config) -> DiT:
+    """The denoiser of a config with random weights, on the CPU."""
+    return DiT(
         config.model.input_size,
         config.model.patch_size,
         config.model.in_channels,
@@ -49,12 +91,18 @@ def load_model(config: Config) -> DiT:
         config.model.num_heads,
         config.model.num_classes,
     )
+
+
+def load_model(config: Config) -> DiT:
+    """The denoiser of a config with its weights, on the CPU, ready to sample."""
+    with torch.device("meta"):  # no time for random weights that are then replaced
+        model = build_model(config)
     load_weights(model, resolve(config.model.checkpoint))
     return model.eval().requires_grad_(False)
 
 
 def uncached_generation(
-    config: Config, model: DiT, model_sha256: str, device: torch.device
+    config: Config, model: DiT, model_sha256: str, device: torch.device, decode: Decoder = decode_pixels
 ) -> tuple[Generation, dict[str, Any]]:
     """The config's generation without a cache, and all that its trajectories depend on apart from the seeds."""
     generation = Generation(
@@ -64,21 +112,40 @@ def uncached_generation(
         cfg_scale=config.cfg_scale,
         cfg_channels=config.cfg_channels,
         seed=config.seed,
-        decode=decode_pixels,
+        decode=decode,
         device=device,
+        autocast=PRECISIONS[config.precision],
     )
-    keys = ("sampler", "steps", "cfg_scale", "cfg_channels", "batch_size")
+    keys = ("sampler", "steps", "cfg_scale", "cfg_channels", "batch_size", "precision", "compile")
     own = {key: getattr(config, key) for key in keys}
     return generation, {"weights": model_sha256, "num_heads": config.model.num_heads, **own}
 
 
-def uncached_samples(config: Config, generation: Generation, key: dict[str, Any]) -> SampleSet:
-    """The samples without a cache, which every cached run of the same seeds is compared with; made only once."""
-    folder = shared_path(config, "uncached", {**key, "seed": config.seed, "num_samples": config.num_samples})
-    samples = SampleSet(folder, config.num_samples, config.batch_size)
-    with FileLock(folder.with_suffix(".lock")):
-        generate(generation, samples, "uncached")
-    return samples
+@dataclass(frozen=True)
+class KeepFeatures(Keep):
+    """Keeps labels and features of all samples; latents and images of those that are compared, shown or saved.
+
+    compared: the first samples whose latents and images are kept. images: whether all images are.
+    """
+
+    extractor: FeatureExtractorBase
+    device: torch.device
+    compared: int
+    images: bool
+    features: tuple[str, ...]  # fields of Features that the extractor has
+
+    def names(self, indices: range) -> frozenset[str]:
+        names = {"labels", *self.features}
+        if indices.start < self.compared:
+            names |= {"latents", "images"}
+        if self.images or indices.start < GRID_SAMPLES:
+            names.add("images")
+        return frozenset(names)
+
+    def __call__(self, indices: range, made: dict[str, Tensor]) -> dict[str, Tensor]:
+        features = extract(made["images"], self.extractor, self.device)
+        everything = {**made, **{name: getattr(features, name) for name in self.features}}
+        return {name: everything[name] for name in self.names(indices)}
 
 
 def claim_folder(folder: Path, own: dict[str, Any]) -> None:
@@ -94,20 +161,34 @@ def claim_folder(folder: Path, own: dict[str, Any]) -> None:
         write_json(marker, own)
 
 
+@contextlib.contextmanager
+def sole_run(folder: Path) -> Iterator[None]:
+    """Holds a run's folder for this run alone; raises GocError if another one is in it now."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".running.lock", blocking=False):
+            yield
+    except Timeout as error:
+        raise GocError(
+            f"{folder}: another run is at work in this folder; wait for it, or choose another name"
+        ) from error
+
+
 def price(config: Config, plan: Plan, model: DiT, samples: SampleSet) -> dict[str, Any]:
-    """MACs and memory of a run, from what its shards measured: what really ran, on average over the samples."""
-    shards = list(samples.measured())
+    """MACs and held tensors of a run, from what was counted for its shards: what really ran, averaged over samples."""
+    shards = list(samples.costs())
 
     def average(key: str) -> float:
-        return sum(shard[key] * shard["samples"] for shard in shards) / config.num_samples
+        return sum(count * cost[key] for count, cost in shards) / config.num_samples
 
     macs, full = average("macs_per_image"), image_macs(model, plan.nothing_cached, config.cfg_scale != 1.0, plan.site)
+    held = ("peak_cache_tensors", "peak_cache_bytes")
     return {
         "cache_ratio": average("cache_ratio"),
         "gmacs_per_forward": forward_macs(model) / 1e9,
         "gmacs_per_image": macs / 1e9,
         "macs_saved": 1 - macs / full,
-        **{key: max(shard[key] for shard in shards) for key in shards[0] if key.startswith("peak_")},
+        **{key: max(cost[key] for _, cost in shards) for key in held},
     }
 
 
@@ -120,58 +201,123 @@ def latency(config: Config, cached: Generation, uncached: Generation) -> dict[st
     return {"ms_per_image": 1000 * own, "ms_per_image_uncached": 1000 * reference, "latency_ratio": own / reference}
 
 
-def run(config: Config, folder: Path) -> dict[str, Any]:
+def run(config: Config, folder: Path) -> dict[str, Any] | None:
     """Carry out one run in its folder and return its result; a finished run is only read back.
 
-    Raises GocError for problems the user can solve. A stopped run goes on where it was when it is started again.
+    Raises GocError for problems the user can solve. A stopped run goes on where it was when it is started again. With
+    several workers, those that do not lead return None.
     """
     validate(config)
-    model = load_model(config)
-    model_sha256 = file_sha256(resolve(config.model.checkpoint))
+    sources = Sources.of(config)
+    workers = join(config.worker_timeout_s)
     result = read_result(folder)
-    if result is None or result["config"] != asdict(config) or result["model_sha256"] != model_sha256:
-        carry_out(config, folder, model, model_sha256)
+    if result is None or not is_result_of(result, config, sources):
+        with sole_run(folder) if workers.leads else contextlib.nullcontext():
+            if workers.leads:
+                claim_folder(folder, {**identity(config), **sources.weights()})
+            workers.agree("the config or the weights", content_key([identity(config), sources.weights()]))
+            carry_out(config, folder, sources, workers)
         result = read_result(folder)
-        assert result is not None
-    return result
+    return result if workers.leads else None
 
 
-def carry_out(config: Config, folder: Path, model: DiT, model_sha256: str) -> None:
-    """Make what is missing of a run, and write its result and pictures."""
-    device = choose_device(config.device)
-    extractor = load_extractor(config.model.extractor, device)
-    reference = load_reference(resolve(config.model.reference))
-    claim_folder(folder, {**identity(config), "model_sha256": model_sha256})
+def is_result_of(result: dict[str, Any], config: Config, sources: Sources) -> bool:
+    """Whether a result is this config's, on the same weights and reference."""
+    hashes = sources.weights()
+    if sources.reference_sha256 is not None:
+        hashes["reference_sha256"] = sources.reference_sha256
+    same = all(result.get("protocol", {}).get(name) == value for name, value in hashes.items())
+    return same and result["config"] == asdict(config)
 
-    generation, key = uncached_generation(config, model.to(device), model_sha256, device)
-    plan = make_plan(config, generation, key)
-    samples = uncached = uncached_samples(config, generation, key)
-    cached = generation
-    if plan.mask.any():
-        samples = SampleSet(folder / "samples", config.num_samples, config.batch_size)
-        cached = replace(
-            generation,
-            new_cache=plan.new_cache,
-            method=label(config),
-            divergence_hint=config.predictor.divergence_hint,
+
+def carry_out(config: Config, folder: Path, sources: Sources, workers: Workers) -> None:
+    """Make what is missing of a run together with the other workers; the leader writes its result and pictures."""
+    device = choose_device(config.device, workers.local_rank)
+    configure(device, config.precision, config.deterministic, config.threads)
+    model = prepare(load_model(config), device, config.precision, config.compile)
+    extractor = load_extractor(config.model.extractor, sources.extractor_weights, device)
+    decode: Decoder = decode_pixels
+    scale = 1
+    if sources.vae is not None:
+        vae = load_vae(sources.vae, config.model.in_channels, device)
+        decode, scale = latent_decoder(vae, config.vae_batch_size), upsampling(vae)
+    reference = None
+    if workers.leads:  # before anything is generated in vain
+        reference = load_reference(
+            sources.reference,
+            extractor,
+            sources.extractor_sha256,
+            scale * config.model.input_size,
+            device,
+            Path(config.cache_dir),
+            needs_images(config.metrics),
         )
-        generate(cached, samples, label(config))
+        check_metrics(config.metrics, reference)
 
+    generation, key = uncached_generation(config, model, sources.model_sha256, device, decode)
+    plan = make_plan(config, generation, key)
+    compared = compared_samples(config)
+    fields = (
+        ("features", "logits", "spatial") if EXTRACTORS[config.model.extractor].spatial_size else ("features", "logits")
+    )
+    keep = KeepFeatures(extractor, device, compared, config.save_images != "none", fields)
+
+    caching = bool(plan.mask.any())
+    uncached_key = {**key, **sources.weights(), "vae_batch_size": config.vae_batch_size, "seed": config.seed}
+    uncached = SampleSet(
+        shared_path(config, "uncached", uncached_key), compared if caching else config.num_samples, config.batch_size
+    )
+    reset_peak_memory(device)
+    made = generate(generation, uncached, keep, workers)
+    samples, cached = uncached, generation
+    if caching:
+        samples = SampleSet(folder / "samples", config.num_samples, config.batch_size)
+        hint = config.predictor.divergence_hint
+        cached = replace(generation, new_cache=plan.new_cache, method=label(config), divergence_hint=hint)
+        reset_peak_memory(device)
+        made = generate(cached, samples, keep, workers)
+    if reference is None:
+        return
+    measured = peak_memory(device) if made else {"peak_memory_bytes": None}
+
+    def batches() -> Iterator[Features]:
+        return (Features(**tensors) for tensors in samples.tensors(*fields))
+
+    def pairs() -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+        compare = ("latents", "images")
+        # the uncached shards, of which there may be fewer, come first and so end the zip
+        for without, own in zip(uncached.tensors(*compare), samples.tensors(*compare), strict=False):
+            yield own, without
+
+    described = protocol(config, {**sources.weights(), "reference_sha256": reference.sha256})
     result = {
         "method": label(config),
         "config": asdict(config),
-        "metrics": evaluate(config.metrics, extract(samples.images(), extractor, device), reference),
-        "distance": distance(zip(samples, uncached, strict=True)) if samples is not uncached else {},
-        "cost": {**price(config, plan, model, samples), **latency(config, cached, generation)},
+        "metrics": evaluate(config.metrics, batches, config.num_samples, reference),
+        "distance": distance(pairs()) if caching and compared else {},
+        "cost": {**price(config, plan, model, samples), **measured, **latency(config, cached, generation)},
         **plan.describe(),
-        "model_sha256": model_sha256,
+        "protocol": described,
+        "fingerprint": fingerprint(described),
         "software": software(),
         "device": str(device),
         "threads": torch.get_num_threads(),
+        "workers": workers.count,
         "git_commit": git_commit(),
     }
-    first = next(samples.images())[:GRID_SAMPLES]
-    image_grid(first, columns=8).save(folder / "samples.png")
-    if plan.alignment is not None:
+    image_grid(samples.first_images(GRID_SAMPLES), columns=8).save(folder / "samples.png")
+    if config.save_images == "png":
+        write_pngs(samples.images(), folder / "images")
+    elif config.save_images == "npz":
+        write_npz(samples.images(), config.num_samples, folder / "images.npz")
+    if plan.alignment is not None and config.steps > FIRST_GRADIENT_STEP:
         plot_alignment(result, folder / "alignment.png")
     write_json(folder / RESULT_FILE, result)
+
+
+def compared_samples(config: Config) -> int:
+    """How many samples are compared with uncached ones: distance_samples, in whole shards."""
+    if config.distance_samples is None:
+        return config.num_samples
+    shards = -(-config.distance_samples // config.batch_size)
+    return min(config.num_samples, shards * config.batch_size)

@@ -12,12 +12,12 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -29,9 +29,12 @@ from goc.caching.schedule import cache_ratio_of
 from goc.diffusion import NoiseSchedule, SamplerName, guided_denoiser, sample
 from goc.errors import GocError
 from goc.files import write_atomically
-from goc.measure import peak_memory, reset_peak_memory
+from goc.interrupt import StopRequests
 from goc.models.decoder import to_uint8
 from goc.models.dit import DiT
+from goc.workers import Workers
+
+SHARD = "shard"  # entry of a shard's header: its checksum and cost
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +65,7 @@ class Generation:
     new_cache: Callable[[], StepCache] | None = None
     method: str = "none"  # for messages
     divergence_hint: str = ""
+    autocast: torch.dtype | None = None  # the format of the denoiser's products; None: as the weights are
 
     def trajectory(self, indices: range, cache: StepCache | None) -> tuple[Tensor, Iterator[Tensor]]:
         """Labels [n] of the samples with these indices, and an iterator over x [n, C, H, W] after each step."""
@@ -73,7 +77,10 @@ class Generation:
         def gaussian() -> Tensor:
             return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(self.device)
 
-        model = self.model if cache is None else partial(self.model, cache=cache)
+        def model(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+            with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+                return self.model(x, t, y, cache).to(x.dtype)
+
         guided = guided_denoiser(
             model, self.schedule, labels, self.model.num_classes, self.cfg_scale, self.cfg_channels
         )
@@ -135,8 +142,23 @@ def _checksum(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+class Keep:
+    """What shards keep of the samples: labels [n], latents [n, C, H, W] and uint8 images [n, C', H', W']."""
+
+    def names(self, indices: range) -> frozenset[str]:
+        """Names of the tensors that the shard of these samples keeps."""
+        return frozenset({"labels", "latents", "images"})
+
+    def __call__(self, indices: range, made: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Those tensors, of the samples as they were made (`Generation.make`)."""
+        return {name: made[name] for name in self.names(indices)}
+
+
 class SampleSet:
-    """The samples of one run on disk: `num_samples` in shards of `batch_size`, in a folder of their own."""
+    """The samples of one run on disk: `num_samples` in shards of `batch_size`, in a folder of their own.
+
+    What a shard holds depends on its samples and the settings alone, so the same run leaves the same files.
+    """
 
     def __init__(self, folder: Path, num_samples: int, batch_size: int) -> None:
         self.folder, self.num_samples = folder, num_samples
@@ -147,64 +169,121 @@ class SampleSet:
         """File of one shard, named by its samples."""
         return self.folder / f"shard-{indices.start:06d}-{indices.stop - 1:06d}.safetensors"
 
-    def write(self, indices: range, tensors: dict[str, Tensor], measured: dict[str, Any]) -> None:
-        """Put a finished shard on disk; `measured` is kept in its header."""
+    def lock(self, indices: range) -> FileLock:
+        """Held by the worker that makes the shard; free again as soon as that process has ended, however it ends."""
+        folder = self.folder / ".locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / f"{indices.start:06d}.lock")
+
+    def write(self, indices: range, tensors: dict[str, Tensor], cost: dict[str, Any]) -> None:
+        """Put a finished shard on disk; `cost` is kept in its header. Raises GocError if there is no room."""
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        header = {"sha256": _checksum(tensors), "measured": json.dumps(measured)}
-        write_atomically(self.path(indices), save(tensors, metadata=header))
+        about = {"sha256": _checksum(tensors), "cost": cost}
+        try:
+            # one entry, because safetensors writes several in any order
+            write_atomically(self.path(indices), save(tensors, metadata={SHARD: json.dumps(about)}))
+        except OSError as error:
+            raise GocError(
+                f"{self.path(indices)}: could not be written ({error.strerror}); the finished shards are kept: "
+                "make room, and start the same command again"
+            ) from error
 
     def read(self, indices: range) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """A shard's tensors and what was measured while it was made; raises ValueError if it is damaged."""
+        """A shard's tensors and its cost; raises ValueError if it is damaged."""
         try:
             with safe_open(self.path(indices), framework="pt") as file:
-                header = file.metadata() or {}
+                about = json.loads(file.metadata()[SHARD])
                 tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, TypeError, KeyError) as error:
             raise ValueError(str(error)) from error
-        if header.get("sha256") != _checksum(tensors):
+        if about["sha256"] != _checksum(tensors):
             raise ValueError("checksum does not match")
-        return tensors, json.loads(header["measured"])
+        return tensors, about["cost"]
 
-    def finished(self, indices: range) -> bool:
-        """Whether a shard is on disk and whole; a damaged one is removed with a warning, to be made again."""
+    def finished(self, indices: range, kept: frozenset[str] = frozenset()) -> bool:
+        """Whether a shard is on disk, whole, and has the tensors named by `kept`.
+
+        A damaged one is removed with a warning, to be made again; so is one that was made for a run that kept less.
+        """
         if not self.path(indices).exists():
             return False
         try:
-            self.read(indices)
+            tensors, _ = self.read(indices)
         except ValueError as error:
             log.warning("%s is damaged (%s): it is made again", self.path(indices), error)
             self.path(indices).unlink()
             return False
-        return True
+        return kept <= tensors.keys()
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """The tensors of every shard in order of the samples; one shard is in memory at a time."""
-        for indices in self.shards:
-            yield self.read(indices)[0]
-
-    def images(self) -> Iterator[Tensor]:
-        """uint8 images [n, C, H, W] of every shard in order."""
-        for tensors in self:
-            yield tensors["images"]
-
-    def measured(self) -> Iterator[dict[str, Any]]:
-        """What was measured while each shard was made, with its number of `samples`."""
+    def tensors(self, *names: str) -> Iterator[dict[str, Tensor]]:
+        """The named tensors of every shard in order of the samples; one shard is in memory at a time."""
         for indices in self.shards:
             with safe_open(self.path(indices), framework="pt") as file:
-                yield {"samples": len(indices), **json.loads(file.metadata()["measured"])}
+                yield {name: file.get_tensor(name) for name in names}
+
+    def images(self) -> Iterator[Tensor]:
+        """uint8 images [n, C, H, W] of every shard in order; of a run that kept them all."""
+        for tensors in self.tensors("images"):
+            yield tensors["images"]
+
+    def first_images(self, count: int) -> Tensor:
+        """uint8 images of the first `count` samples, or of all if there are fewer."""
+        shards = (indices for indices in self.shards if indices.start < count)
+        return torch.cat([self.read(indices)[0]["images"] for indices in shards])[:count]
+
+    def costs(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Number of samples and cost of every shard."""
+        for indices in self.shards:
+            with safe_open(self.path(indices), framework="pt") as file:
+                yield len(indices), json.loads(file.metadata()[SHARD])["cost"]
+
+    def made(self) -> int:
+        """How many samples are on disk, by the names of the files alone."""
+        on_disk = {path.name for path in self.folder.glob("shard-*")}
+        return sum(len(indices) for indices in self.shards if self.path(indices).name in on_disk)
 
 
-def generate(generation: Generation, samples: SampleSet, title: str) -> int:
-    """Make every shard that is not on disk yet; returns how many samples were made. Shows progress, rate and ETA."""
-    pending = [indices for indices in samples.shards if not samples.finished(indices)]
-    made = sum(map(len, pending))
-    reset_peak_memory(generation.device)
-    with tqdm(total=samples.num_samples, initial=samples.num_samples - made, desc=title, unit="img") as progress:
-        for indices in pending:
-            tensors, cache = generation.make(indices)
-            samples.write(indices, tensors, {**generation.cost(cache), **peak_memory(generation.device)})
-            progress.update(len(indices))
-    return made
+def generate(
+    generation: Generation,
+    samples: SampleSet,
+    keep: Keep,
+    workers: Workers,
+) -> int:
+    """Make every shard that is not on disk yet, with the other workers; returns how many samples were made here.
+
+    Each worker takes the shards that no other one is making, its own share first. The leader ends when all are on disk,
+    having made those of workers that died; the others end when there is nothing left to take. Shows progress, rate and
+    ETA. A signal to stop is obeyed between two shards (interrupt.py).
+    """
+    own_share_first = samples.shards[workers.rank :: workers.count]
+    own_share_first += [indices for indices in samples.shards if indices not in own_share_first]
+    pending = [indices for indices in own_share_first if not samples.finished(indices, keep.names(indices))]
+    if not pending:
+        return 0
+
+    def make(indices: range, wait: bool) -> int:
+        """Samples made of one shard; raises Timeout if another worker is making it and is not to be waited for."""
+        with samples.lock(indices).acquire(blocking=wait):
+            if samples.finished(indices, keep.names(indices)):
+                return 0
+            made, cache = generation.make(indices)
+            samples.write(indices, keep(indices, made), generation.cost(cache))
+            return len(indices)
+
+    count, title = 0, generation.method
+    bar = tqdm(total=samples.num_samples, initial=samples.made(), desc=title, unit="img", disable=not workers.leads)
+    with bar as progress, StopRequests() as stop:
+        for wait in (False, True) if workers.leads else (False,):
+            left = []
+            for indices in pending:
+                try:
+                    count += make(indices, wait)
+                except Timeout:
+                    left.append(indices)
+                progress.update(samples.made() - progress.n)
+                stop.check()
+            pending = left
+    return count
 
 
 @torch.inference_mode()

@@ -14,8 +14,10 @@ from torch import Tensor
 from goc.caching import schedule
 from goc.caching.predictor import GradientQueue, Predictor, Reuse, Taylor
 from goc.errors import ConfigError
-from goc.files import ASSETS, resolve
+from goc.files import resolve
 from goc.routers import load_router
+
+QUEUE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 AGAINST_DIVERGENCE = (
     "try smaller gradient_weights, a higher inflection_threshold, predictor=taylor, or a lower cache_ratio"
@@ -31,6 +33,7 @@ class Situation:
     cache_ratio: float  # the target, in [0, 1)
     model: str  # its name
     sampler: str
+    router: str | None  # where its router for this number of steps is kept
     branch_errors: Callable[[int], Tensor]  # lookahead -> SmoothCache's calibration, [steps, lookahead, 2]
     input_changes: Callable[[], Tensor]  # TeaCache's calibration, [steps]
 
@@ -128,8 +131,8 @@ class TaylorSeer(IntervalSchedule):
 class L2C(ScheduleConfig):
     """The cells that a learned router gives up (Learning-to-Cache).
 
-    router: its checkpoint; null = the one shipped for this model and number of steps. threshold: cells of at most this
-    probability are cached; null = the one closest to cache_ratio.
+    router: its checkpoint; null = the model's own for this number of steps (model.routers). threshold: cells of at most
+    this probability are cached; null = the one closest to cache_ratio.
     """
 
     name: str = "l2c"
@@ -140,16 +143,13 @@ class L2C(ScheduleConfig):
         return self.threshold is None
 
     def mask(self, situation: Situation) -> Tensor:
-        path = self.router
-        if path is None:
-            path = f"asset:{situation.model}/router-{situation.sampler}{situation.steps}.pt"
-            if not resolve(path).is_file():
-                known = sorted(file.name for file in ASSETS.glob(f"{situation.model}/router-*.pt"))
-                raise ConfigError(
-                    f"schedule.router=null: none is shipped for {situation.model} with {situation.sampler} "
-                    f"steps={situation.steps} (there are: {', '.join(known) or 'none'}); train one with "
-                    f"`python scripts/train_router.py steps={situation.steps}`, or name a published one's file"
-                )
+        path = self.router or situation.router
+        if path is None or (self.router is None and not resolve(path).is_file()):
+            raise ConfigError(
+                f"schedule.router=null: there is none for {situation.model} with {situation.sampler} "
+                f"steps={situation.steps} ({path or 'model.routers=null'}); train one with "
+                f"`python scripts/train_router.py steps={situation.steps}`, or name a published one's file"
+            )
         probabilities = load_router(resolve(path), situation.steps, situation.depth)
         threshold = self.threshold
         if threshold is None:
@@ -269,17 +269,22 @@ class GradientQueueConfig(PredictorConfig):
     """The last feature plus weighted past changes (Gradient-Optimized Cache).
 
     correct_scope: branch = correct wherever a branch is cached; block = only where both branches of its block are, as
-    the authors' code does on learned routers. null: block on schedule=l2c, else branch.
+    the authors' code does on learned routers. null: block on schedule=l2c, else branch. dtype: what the queue keeps its
+    values in: fp32, bf16 or fp16. null: what the denoiser gives (precision).
     """
 
     name: str = "gradient_queue"
     correct_scope: str | None = None
+    dtype: str | None = None
     divergence_hint: ClassVar[str] = f"; the gradient queue diverged: {AGAINST_DIVERGENCE}"
 
     def build(
         self, mask: Tensor, weights: Sequence[float], correct: Tensor | None, clock: Sequence[float] | None
     ) -> Predictor:
-        return GradientQueue(mask, weights, self.corrected(mask, correct), clock)
+        if self.dtype is not None and self.dtype not in QUEUE_DTYPES:
+            raise ConfigError(f"predictor.dtype={self.dtype}: must be one of {', '.join(QUEUE_DTYPES)}, or null")
+        dtype = None if self.dtype is None else QUEUE_DTYPES[self.dtype]
+        return GradientQueue(mask, weights, self.corrected(mask, correct), clock, dtype)
 
     def corrected(self, mask: Tensor, correct: Tensor | None) -> Tensor:
         """Where the correction is on, bool [steps, blocks, 2]."""

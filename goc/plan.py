@@ -141,8 +141,16 @@ def make_plan(config: Config, generation: Generation, key: dict[str, Any]) -> Pl
         recorder = InputChangeRecorder(config.steps)
         return calibrated(config, generation, key, "changes", recorder, recorder.changes)
 
+    routers = config.model.routers
     situation = Situation(
-        config.steps, depth, config.cache_ratio or 0.0, config.model.name, config.sampler, branch_errors, input_changes
+        steps=config.steps,
+        depth=depth,
+        cache_ratio=config.cache_ratio or 0.0,
+        model=config.model.name,
+        sampler=config.sampler,
+        router=routers and routers.format(sampler=config.sampler, steps=config.steps),
+        branch_errors=branch_errors,
+        input_changes=input_changes,
     )
     mask, skip_threshold = config.schedule.mask(situation), config.schedule.skip_threshold(situation)
     site: Site = "stack" if config.site == "stack" else "branch"

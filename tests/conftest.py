@@ -1,14 +1,18 @@
 """Shared fixtures: small models, the oracles' folder, and run.py as a user runs it."""
 
+import io
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from goc.inception import FeatureExtractorInceptionV3
 from goc.models.dit import DiT
 
 REPOSITORY = Path(__file__).parent.parent
@@ -39,6 +43,42 @@ def tiny_dit() -> DiT:
     return model.eval().requires_grad_(False)
 
 
+class UntrainedInception(FeatureExtractorInceptionV3):
+    """Inception-v3 as it is initialised: torch-fidelity's cannot be made without a state dict, so this ignores it."""
+
+    def load_state_dict(self, state_dict: object, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights file of a random Inception-v3 whose activations neither vanish nor explode."""
+    torch.manual_seed(0)
+    nothing = io.BytesIO()
+    torch.save({}, nothing)
+    nothing.seek(0)
+    state = UntrainedInception("untrained", ["2048"], nothing).state_dict()
+    for name, tensor in state.items():
+        if name.endswith("conv.weight"):
+            tensor *= 6**0.5
+        elif name.endswith("bn.bias"):
+            tensor += 0.1 * torch.randn_like(tensor)
+    path = tmp_path_factory.mktemp("inception") / "inception.pth"
+    torch.save(state, path)
+    return path
+
+
+def run_environment() -> dict[str, str]:
+    """For a process of its own beside others: one thread, since pytest-xdist runs one test for each core."""
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def only_result(folder: Path) -> dict[str, Any]:
+    """The one result.json below a folder."""
+    (path,) = folder.rglob("result.json")
+    return json.loads(path.read_text())
+
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -53,7 +93,7 @@ def run_py(tmp_path: Path) -> Run:
             capture_output=True,
             text=True,
             check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env=run_environment(),
         )
         assert not check or finished.returncode == 0, finished.stderr
         return finished

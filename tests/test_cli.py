@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Run
+from conftest import Run, only_result
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -13,11 +13,6 @@ from goc.files import ASSETS
 
 # small enough for a test: 5 steps of a few digits
 SMALL = ("num_samples=24", "batch_size=12", "steps=5", "calibration_samples=8")
-
-
-def only_result(folder: Path) -> dict:
-    (path,) = folder.rglob("result.json")
-    return json.loads(path.read_text())
 
 
 def contrast(path: Path) -> float:
@@ -110,7 +105,7 @@ def error_line(run_py: Run, *arguments: str) -> str:
         (["method=gok"], ["method/gok", "fora", "goc", "none"]),
         (["model=dit"], ["model/dit", "digits"]),
         (["cach_ratio=0.5"], ["cach_ratio"]),
-        (["metrics=[fid,lpips]"], ["metrics=lpips: must be one of isc, fid, kid, prc"]),
+        (["metrics=[fid,lpips]"], ["metrics=lpips: must be one of isc, fid, sfid, kid, prc"]),
         (["model.checkpoint=nowhere.safetensors"], ["model.checkpoint=nowhere.safetensors: no such file"]),
         (["model.depth=13"], ["does not fit the model", "blocks.12"]),
         (["model.extractor=vgg"], ["model.extractor=vgg", "digits"]),

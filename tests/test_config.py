@@ -78,7 +78,7 @@ def test_gradient_weights_that_nothing_reads_are_refused() -> None:
         ("gradient_weights=[inf]", r"gradient_weights=\[inf\]: must be finite numbers"),
         ("num_samples=1", "num_samples=1: must be at least 2 for the metric fid"),
         ("num_samples=0", "num_samples=0: must be at least 1"),
-        ("metrics=[fid,lpips]", "metrics=lpips: must be one of isc, fid, kid, prc"),
+        ("metrics=[fid,lpips]", "metrics=lpips: must be one of isc, fid, sfid, kid, prc"),
         ("batch_size=0", "batch_size=0: must be at least 1"),
         ("seed=-1", "seed=-1: must be at least 0"),
         ("cfg_channels=0", "cfg_channels=0: must be at least 1"),

@@ -4,7 +4,7 @@ import torch
 from sklearn.model_selection import train_test_split
 
 from goc.digits import ASSETS, real_digits
-from goc.evaluate import extract, load_extractor
+from goc.features import extract, load_extractor
 from goc.models.decoder import to_uint8
 
 
@@ -15,5 +15,6 @@ def test_the_assets_are_under_six_megabytes() -> None:
 def test_the_extractor_recognises_held_out_digits() -> None:
     images, labels = real_digits()
     _, held_out = train_test_split(torch.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
-    features = extract([to_uint8(images[held_out])], load_extractor("digits", torch.device("cpu")), torch.device("cpu"))
+    cpu = torch.device("cpu")
+    features = extract(to_uint8(images[held_out]), load_extractor("digits", None, cpu), cpu)
     assert (features.logits.argmax(dim=1) == labels[held_out]).float().mean() >= 0.97

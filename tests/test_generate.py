@@ -1,21 +1,19 @@
 """Generation: images depend on seed and settings only; shards survive kills and damage."""
 
-import hashlib
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import run_environment
 
 from goc.diffusion import NoiseSchedule
 from goc.errors import GocError
-from goc.generate import Generation, SampleSet, draw, generate
+from goc.generate import Generation, Keep, SampleSet, draw, generate
 from goc.models.decoder import decode_pixels
 from goc.models.dit import DiT
+from goc.workers import Workers
 
 
 def generation(model: DiT, sampler: str = "ddim", seed: int = 0) -> Generation:
@@ -29,6 +27,15 @@ def generation(model: DiT, sampler: str = "ddim", seed: int = 0) -> Generation:
         decode=decode_pixels,
         device=torch.device("cpu"),
     )
+
+
+KEEP = Keep()
+
+
+def random_model() -> DiT:
+    torch.manual_seed(0)
+    model = DiT(input_size=4, patch_size=2, in_channels=2, hidden_size=16, depth=3, num_heads=2, num_classes=5)
+    return model.eval()
 
 
 def test_noise_and_label_depend_on_seed_and_index_only() -> None:
@@ -61,45 +68,37 @@ def test_shards_cover_every_sample_once_and_the_last_may_be_smaller(tmp_path: Pa
     assert [list(indices) for indices in samples.shards] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
-def contents(folder: Path) -> dict[str, str]:
-    """Digest of each shard's tensors (the header holds timings)."""
-    samples = SampleSet(folder, 12, 4)
-    digests = {}
-    for indices in samples.shards:
-        tensors, _ = samples.read(indices)
-        digests[samples.path(indices).name] = hashlib.sha256(
-            b"".join(tensors[name].numpy().tobytes() for name in sorted(tensors))
-        ).hexdigest()
-    return digests
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("shard-*")}
 
 
 def test_shards_made_in_any_order_are_the_same(tiny_dit: DiT, tmp_path: Path) -> None:
     forward, backward = SampleSet(tmp_path / "a", 12, 4), SampleSet(tmp_path / "b", 12, 4)
-    generate(generation(tiny_dit), forward, "")
+    generate(generation(tiny_dit), forward, KEEP, Workers())
     backward.shards.reverse()
-    generate(generation(tiny_dit), backward, "")
+    generate(generation(tiny_dit), backward, KEEP, Workers())
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
 def test_only_missing_and_damaged_shards_are_made_again(tiny_dit: DiT, tmp_path: Path, caplog) -> None:
     samples = SampleSet(tmp_path, 12, 4)
-    assert generate(generation(tiny_dit), samples, "") == 12
+    assert generate(generation(tiny_dit), samples, KEEP, Workers()) == 12
     before = contents(tmp_path)
-    assert generate(generation(tiny_dit), samples, "") == 0
+    assert generate(generation(tiny_dit), samples, KEEP, Workers()) == 0
 
     flipped, truncated, missing = (samples.path(indices) for indices in samples.shards)
     data = bytearray(flipped.read_bytes())
     data[-1] ^= 1
     flipped.write_bytes(data)
     truncated.write_bytes(truncated.read_bytes()[:-7])
-    assert generate(generation(tiny_dit), samples, "") == 8
+    assert generate(generation(tiny_dit), samples, KEEP, Workers()) == 8
     assert contents(tmp_path) == before
     damaged = [record.getMessage() for record in caplog.records]
     assert len(damaged) == 2
     assert all("is damaged" in message and "made again" in message for message in damaged)
 
     missing.unlink()
-    assert generate(generation(tiny_dit), samples, "") == 4
+    assert generate(generation(tiny_dit), samples, KEEP, Workers()) == 4
     assert contents(tmp_path) == before
 
 
@@ -110,37 +109,59 @@ def test_non_finite_values_name_the_step_and_the_samples(tiny_dit: DiT) -> None:
         generation(tiny_dit).make(range(2, 4))
 
 
-KILLED = """
-import sys, torch
+def test_a_shard_that_was_made_for_a_run_that_kept_less_is_made_again(tiny_dit: DiT, tmp_path: Path) -> None:
+    class KeepLabels(Keep):
+        def names(self, indices: range) -> frozenset[str]:
+            return frozenset({"labels"}) if indices.start else super().names(indices)
+
+    samples = SampleSet(tmp_path, 12, 4)
+    assert generate(generation(tiny_dit), samples, KeepLabels(), Workers()) == 12
+    assert [tensors.keys() for tensors, _ in map(samples.read, samples.shards)] == [
+        {"labels", "latents", "images"},
+        {"labels"},
+        {"labels"},
+    ]
+    assert samples.first_images(3).shape == (3, 2, 4, 4)
+    assert generate(generation(tiny_dit), samples, KEEP, Workers()) == 8
+    assert generate(generation(tiny_dit), samples, KeepLabels(), Workers()) == 0
+
+
+NO_ROOM = """
+import resource, sys
 from pathlib import Path
-from goc.generate import SampleSet, generate
 sys.path.insert(0, {tests!r})
-from test_generate import generation
-from goc.models.dit import DiT
-torch.set_num_threads(1)
-torch.manual_seed(0)
-model = DiT(input_size=4, patch_size=2, in_channels=2, hidden_size=16, depth=3, num_heads=2, num_classes=5)
-generate(generation(model.eval()), SampleSet(Path({folder!r}), 400, 4), "")
+from test_generate import KEEP, generation, random_model
+from goc.errors import GocError
+from goc.generate import SampleSet, generate
+from goc.workers import Workers
+folder, limit = Path(sys.argv[1]), int(sys.argv[2])
+if limit:  # a file may not grow beyond it: the system refuses a write in the middle of a file
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    generate(generation(random_model()), SampleSet(folder, 10, 4), KEEP, Workers())
+except GocError as error:
+    sys.exit(str(error))
 """
 
 
-def test_a_killed_process_leaves_whole_shards_and_a_restart_goes_on(tmp_path: Path) -> None:
-    folder = tmp_path / "samples"
-    script = KILLED.format(tests=str(Path(__file__).parent), folder=str(folder))
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while len(list(folder.glob("shard-*"))) < 5 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+def test_a_full_disk_in_the_middle_of_a_shard_keeps_the_finished_ones(tmp_path: Path) -> None:
+    script = NO_ROOM.format(tests=str(Path(__file__).parent))
 
-    samples = SampleSet(folder, 400, 4)
-    finished = [indices for indices in samples.shards if samples.path(indices).exists()]
-    assert 5 <= len(finished) < 100
-    first = {indices: samples.read(indices) for indices in finished}  # raises if one is not whole
-    subprocess.run([sys.executable, "-c", script], stderr=subprocess.DEVNULL, check=True)
-    assert all(samples.path(indices).exists() for indices in samples.shards)
-    for indices, (tensors, measured) in first.items():
-        kept, kept_measured = samples.read(indices)
-        assert torch.equal(kept["latents"], tensors["latents"])
-        assert kept_measured == measured  # the file was not made again
+    def attempt(folder: str, limit: int) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-c", script, str(tmp_path / folder), str(limit)]
+        return subprocess.run(command, env=run_environment(), capture_output=True, text=True, check=False)
+
+    attempt("whole", 0)
+    whole = contents(tmp_path / "whole")
+    assert len(whole) == 3
+    # the last shard is the smallest, and the only one with room
+    limit = max(map(len, whole.values())) - 1
+    assert min(map(len, whole.values())) < limit
+    refused = attempt("full", limit)
+    assert refused.returncode == 1
+    message = refused.stderr.splitlines()[-1]
+    assert "shard-000000-000003.safetensors: could not be written (File too large)" in message
+    assert "the finished shards are kept: make room, and start the same command again" in message
+    assert not [path for path in (tmp_path / "full").iterdir() if path.is_file()]  # nothing half-written
+    attempt("full", 0)
+    assert contents(tmp_path / "full") == whole

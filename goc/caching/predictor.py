@@ -83,6 +83,7 @@ class GradientQueue(Predictor):
         weights: w_1, w_2, ... (the paper uses one).
         correct: bool [steps, blocks, 2], where the correction is on; None = everywhere.
         clock: a number for each step, strictly monotonic; None = the step index.
+        dtype: what values are kept in; None = as they come.
     """
 
     def __init__(
@@ -91,8 +92,10 @@ class GradientQueue(Predictor):
         weights: Sequence[float],
         correct: Tensor | None = None,
         clock: Sequence[float] | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(mask)
+        self.dtype = dtype
         correct = torch.ones_like(mask) if correct is None else correct
         self.weights = tuple(weights)
         self.correct: list[list[list[bool]]] = correct.tolist()
@@ -137,7 +140,7 @@ class GradientQueue(Predictor):
             self.used[cell] = values[:kept]
 
     def store(self, step: int, cell: Cell, feature: Tensor) -> None:
-        self._advance(step, cell, feature, owned=True)
+        self._advance(step, cell, feature.to(self.dtype or feature.dtype), owned=True)
 
     def predict(self, step: int, cell: Cell) -> Tensor:
         value = self.next.pop(cell)

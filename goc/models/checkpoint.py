@@ -55,4 +55,5 @@ def load_weights(model: nn.Module, path: Path) -> None:
     found = [f"{_listed(names)} {kind}" for kind, names in problems.items() if names]
     if found:
         raise GocError(f"model.checkpoint={path}: does not fit the model: {'; '.join(found)}")
-    model.load_state_dict(state)
+    # in place of the model's own tensors, which may be without storage (device meta)
+    model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)

@@ -4,7 +4,7 @@ Parameter names are those of the public DiT release, so that its state dicts loa
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Literal, Protocol, cast
 
@@ -213,6 +213,11 @@ class DiT(nn.Module):
             nn.init.zeros_(linear.bias)
         grid = self.input_size // self.patch_size
         self.pos_embed.copy_(build_sincos2d_pos_embed([grid, grid], self.hidden_size).reshape(self.pos_embed.shape))
+
+    def compile_branches(self) -> None:
+        """Compile what a computed branch runs; what a cached one runs is a handful of operations anyway."""
+        for block in cast(Iterable[DiTBlock], self.blocks):
+            object.__setattr__(block, "branch", torch.compile(block.branch))
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Predict noise and variance.

@@ -1,0 +1,91 @@
+import pytest
+import torch
+
+from goc.caching.cache import FeatureCache
+from goc.caching.schedule import uniform
+from goc.device import PRECISIONS, choose_device, configure, prepare
+from goc.diffusion import NoiseSchedule
+from goc.errors import ConfigError
+from goc.generate import Generation
+from goc.methods import GradientQueueConfig
+from goc.models.decoder import decode_pixels
+from goc.models.dit import DiT
+
+CPU = torch.device("cpu")
+STEPS = 6
+
+
+def latents(model: DiT, precision: str, compiled: bool = False, queue_dtype: str | None = None) -> torch.Tensor:
+    mask = uniform(STEPS, model.depth, 0.5)
+    queue = GradientQueueConfig(correct_scope="branch", dtype=queue_dtype)
+    caches: list[FeatureCache] = []
+
+    def new_cache() -> FeatureCache:
+        caches.append(FeatureCache(mask, queue.build(mask, [1.0], None, None)))
+        return caches[-1]
+
+    generation = Generation(
+        prepare(model, CPU, precision, compiled),
+        NoiseSchedule.respaced(STEPS),
+        "ddim",
+        1.5,
+        3,
+        seed=0,
+        decode=decode_pixels,
+        device=CPU,
+        new_cache=new_cache,
+        autocast=PRECISIONS[precision],
+    )
+    made, _ = generation.make(range(4))
+    assert made["latents"].dtype == torch.float32
+    return made["latents"]
+
+
+def test_bf16_stays_close_to_fp32_and_is_not_the_same(tiny_dit: DiT) -> None:
+    full = latents(tiny_dit, "fp32")
+    half = latents(tiny_dit, "bf16")
+    error = (half - full).norm() / full.norm()
+    assert 1e-5 < error < 0.1
+    assert tiny_dit.blocks[0].attn.qkv.weight.dtype == torch.bfloat16  # converted once, not in every step
+    assert tiny_dit.pos_embed.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("queue_dtype", "held"), [(None, torch.bfloat16), ("fp32", torch.float32)])
+def test_the_queues_format_is_a_choice(tiny_dit: DiT, queue_dtype: str | None, held: torch.dtype) -> None:
+    mask = uniform(STEPS, tiny_dit.depth, 0.5)
+    queue = GradientQueueConfig(correct_scope="branch", dtype=queue_dtype).build(mask, [1.0], None, None)
+    for step in range(STEPS):
+        feature = torch.full((2, 3), 1.0 + step, dtype=torch.bfloat16)
+        if mask[step, 0, 0]:
+            queue.predict(step, (0, 0))
+        else:
+            queue.store(step, (0, 0), feature)
+        assert {tensor.dtype for tensor in queue.held()} <= {held}
+    assert latents(tiny_dit, "bf16", queue_dtype=queue_dtype).isfinite().all()
+
+
+def test_compiled_branches_give_the_same_images(tiny_dit: DiT) -> None:
+    eager = latents(tiny_dit, "fp32")
+    torch.testing.assert_close(latents(tiny_dit, "fp32", compiled=True), eager, rtol=1e-4, atol=1e-4)
+
+
+def test_devices_that_are_not_there_are_refused() -> None:
+    assert choose_device("cpu") == CPU
+    assert choose_device("auto", local_rank=1).type in ("cpu", "cuda")
+    for name in ("tpu", "cuda:99"):
+        with pytest.raises(ConfigError, match=f"device={name}: must be auto, cpu, or a device of this machine"):
+            choose_device(name)
+
+
+def test_deterministic_mode_refuses_what_has_no_deterministic_algorithm() -> None:
+    before = torch.get_num_threads()
+    try:
+        configure(CPU, "fp32", deterministic=True, threads=1)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.get_num_threads() == 1
+        assert not torch.backends.cuda.matmul.allow_tf32
+        configure(CPU, "tf32", deterministic=False, threads=None)
+        assert torch.backends.cuda.matmul.allow_tf32
+        assert not torch.are_deterministic_algorithms_enabled()
+    finally:
+        configure(CPU, "fp32", deterministic=False, threads=before)
