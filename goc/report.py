@@ -16,9 +16,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from goc.results import RESULT_FILE, read_result, table
+from goc.results import PROTOCOL, RESULT_FILE, protocol_name, read_result, table
 
-PROTOCOL = ["model", "sampler", "steps", "cfg_scale", "samples", "seed"]
 SETTINGS = {
     "gradient_weights": "w",
     "inflection_threshold": "threshold",
@@ -84,7 +83,7 @@ def plot_tradeoff(frame: pd.DataFrame, path: Path) -> None:
     figure, axes = plt.subplots(
         len(protocols), 2, figsize=(13, sum(heights)), squeeze=False, height_ratios=heights, layout="constrained"
     )
-    for row, ((model, sampler, steps, cfg_scale, samples, seed), group) in zip(axes, protocols, strict=True):
+    for row, (protocol, group) in zip(axes, protocols, strict=True):
         group = group.assign(series=_series_names(group))
         one_ratio = group.loc[group["cached"] > 0, "cached"].nunique() == 1
         for axis, (quality, title) in zip(row, QUALITY.items(), strict=True):
@@ -99,8 +98,7 @@ def plot_tradeoff(frame: pd.DataFrame, path: Path) -> None:
             axis.grid(alpha=0.3)
         if not one_ratio:
             row[0].legend()
-        protocol = f"{model}, {str(sampler).upper()}-{steps}, guidance {cfg_scale}, {samples} samples, seed {seed}"
-        row[0].set_title(protocol, loc="left")
+        row[0].set_title(protocol_name(dict(zip(PROTOCOL, protocol, strict=True))), loc="left")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

@@ -3,6 +3,7 @@
 import json
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ COLUMNS = {
     "cfg_scale": ("config", "cfg_scale"),
     "model": ("config", "model", "name"),
 }
+PROTOCOL = ["model", "sampler", "steps", "cfg_scale", "samples", "seed"]  # columns; runs compare where all are equal
 
 
 def software() -> dict[str, str]:
@@ -64,6 +66,12 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         return json.loads((folder / RESULT_FILE).read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return None
+
+
+def protocol_name(row: Mapping[str, Any]) -> str:
+    """The protocol of a row of the table, for people; two rows have the same name only if they may be compared."""
+    model, sampler, steps, cfg_scale, samples, seed = (row.get(column) for column in PROTOCOL)
+    return f"{model}, {str(sampler).upper()}-{steps}, guidance {cfg_scale}, {samples} samples, seed {seed}"
 
 
 def table(results: list[dict[str, Any]]) -> pd.DataFrame:
