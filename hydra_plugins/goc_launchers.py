@@ -1,0 +1,118 @@
+"""Hydra's hydra/launcher=slurm and =local: submitit's launchers, but one job that is killed does not end the sweep.
+
+Hydra takes launchers from the package hydra_plugins only. Unlike hydra_submitit_launcher's, these wait for every job,
+leave the reason for a killed one where SweepReport finds it, and need no Slurm accounting.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
+from omegaconf import OmegaConf
+
+log = logging.getLogger(__name__)
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+class SweepLauncher(BaseSubmititLauncher):
+    """Submits a sweep's jobs, waits for all of them, and records those that ended without a result."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        """One return per job, in order; raises GocError if they cannot be submitted."""
+        # imported here, as Hydra imports all its plugins at every start
+        from submitit.core.utils import UncompletedJobError
+
+        from goc.errors import GocError
+
+        calls = []
+        for index, overrides in enumerate(job_overrides, initial_job_idx):
+            log.info("\t#%d : %s", index, " ".join(filter_overrides(overrides)))
+            calls.append((list(overrides), "hydra.sweep.dir", index, str(index), Singleton.get_state()))
+        # the jobs import goc, installed or not
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+        try:
+            jobs = self.submit(self.executor(), calls)
+        except RuntimeError as error:
+            raise GocError(f"hydra/launcher={self._EXECUTOR}: {error}") from error
+
+        returns = []
+        for job, overrides in zip(jobs, job_overrides, strict=True):
+            try:
+                returns += job.results()
+            except UncompletedJobError as error:
+                returns.append(self.lost(job, overrides, error))
+        return returns
+
+    def executor(self) -> Any:
+        """submitit's executor with this launcher's settings."""
+        import submitit
+
+        own = f"{self._EXECUTOR}_"
+        common = OmegaConf.structured(BaseQueueConf).keys()
+        settings = {name if name in common else own + name: value for name, value in self.params.items()}
+        retries = {own + "max_num_timeout": settings.pop(own + "max_num_timeout", 0)}
+        executor = submitit.AutoExecutor(settings.pop("submitit_folder"), cluster=self._EXECUTOR, **retries)
+        executor.update_parameters(**settings)
+        return executor
+
+    def submit(self, executor: Any, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Hand the calls of this object over to submitit; returns its jobs in their order."""
+        raise NotImplementedError
+
+    def lost(self, job: Any, overrides: Sequence[str], error: Exception) -> JobReturn:
+        """Leave a reason in the folder of a job that left none itself; the sweep goes on as after a failed run."""
+        from goc.cli import record_failure
+        from goc.errors import GocError
+
+        assert self.hydra_context is not None
+        assert self.config is not None
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
+        reason = GocError(
+            f"{self._EXECUTOR} job {job.job_id} ended without a result ({job.state}), see {job.paths.stderr}"
+        )
+        record_failure(folder, reason, str(error))
+        return JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
+
+
+class SlurmSweepLauncher(SweepLauncher):
+    """Runs a sweep as one Slurm job array."""
+
+    _EXECUTOR = "slurm"
+
+    def submit(self, executor: Any, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        from submitit.slurm.slurm import SlurmJob
+
+        from goc.slurm import SqueueWatcher
+
+        SlurmJob.watcher = SqueueWatcher(delay_s=30)
+        jobs = executor.map_array(self, *zip(*calls, strict=True))
+        log.info("waiting for Slurm job %s, logs in %s", jobs[0].job_id.split("_")[0], jobs[0].paths.folder.parent)
+        return jobs
+
+
+class LocalSweepLauncher(SweepLauncher):
+    """Runs a sweep's jobs side by side on this machine, each with `cpus_per_task` threads, as many as have a core."""
+
+    _EXECUTOR = "local"
+
+    def submit(self, executor: Any, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        threads = self.params["cpus_per_task"]
+        # read when a process loads its libraries: too late for Hydra's job.env_set, which acts in the running job
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        at_once = max(1, cores // threads)
+        jobs: list[Any] = []
+        for call in calls:
+            while sum(not job.done() for job in jobs) >= at_once:
+                time.sleep(0.2)
+            jobs.append(executor.submit(self, *call))
+        return jobs

@@ -1,0 +1,50 @@
+"""hydra/launcher=local: a sweep's jobs side by side on this machine."""
+
+import os
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+from conftest import Run
+from test_cli import SMALL
+
+LOCAL = "hydra/launcher=local"
+
+
+def children(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [int(child) for child in listed.stdout.split()]
+
+
+def test_a_local_sweep_gives_the_table_of_a_sweep_in_one_process(run_py: Run, tmp_path: Path) -> None:
+    sweep = ("-m", "method=reuse,goc", "cache_ratio=0.4", "latency_repeats=0", *SMALL)
+    run_py(*sweep, "name=here", "cache_dir=here")
+    run_py(*sweep, "name=local", "cache_dir=local", LOCAL)
+    here, there = (pd.read_csv(tmp_path / "outputs" / name / "tradeoff.csv", dtype=str) for name in ("here", "local"))
+    assert list(here["method"]) == ["goc", "reuse"]
+    pd.testing.assert_frame_equal(here, there)
+
+
+def test_a_killed_local_job_does_not_take_the_others_with_it(run_py: Run, tmp_path: Path) -> None:
+    sweep = ("-m", "seed=0,1", "method=none", "latency_repeats=0", "name=killed", LOCAL, *SMALL)
+    folder = tmp_path / "outputs" / "killed" / ".submitit"
+    end = time.monotonic() + 300
+    with ThreadPoolExecutor() as pool:
+        background = pool.submit(run_py, *sweep, check=False)
+        pids: list[int] = []
+        while not pids:  # the first job's controller, whose pid names its folder, has started its process
+            assert not background.done(), background.result().stderr
+            assert time.monotonic() < end
+            controllers = [int(job.name) for job in folder.glob("*") if job.name.isdigit()]
+            pids = [pid for controller in controllers[:1] for pid in children(controller)]
+            time.sleep(0.05)
+        os.kill(pids[0], signal.SIGKILL)
+        finished = background.result()
+    assert finished.returncode == 1
+    assert len(pd.read_csv(tmp_path / "outputs" / "killed" / "tradeoff.csv")) == 1
+    assert "1 failed:" in finished.stderr
+    assert "ended without a result" in finished.stderr
+    assert "Traceback" not in finished.stderr
