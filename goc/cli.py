@@ -16,23 +16,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from goc.config import from_hydra, register
+from goc.config import CONF, from_hydra, register
 from goc.errors import GocError
 from goc.experiment import run
 from goc.files import write_atomically
 from goc.interrupt import StoppedError
 from goc.report import collect
 from goc.report import main as report
-from goc.results import RESULT_FILE
+from goc.results import FAILURE_FILE, RESULT_FILE
 
 # lines of Hydra's and OmegaConf's messages that tell a user nothing
 HYDRA_DETAILS = ("Config search path", "provider=", "full_key:", "object_type=", "reference_type=")
 
 STOPPED = 128 + signal.SIGTERM  # exit code of a run that was told to stop, and can go on
-
-FAILURE_FILE = "error.txt"  # in the folder of a sweep's job that failed: the reason, then the traceback
-
-CONF = Path(__file__).parent.parent / "conf"
 
 
 def summary(result: dict[str, Any], folder: Path) -> str:

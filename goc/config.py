@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -20,10 +21,13 @@ from goc.methods import (
     PUBLISHED,
     SCHEDULES,
     GradientQueueConfig,
+    NoCaching,
     PredictorConfig,
     ReuseConfig,
     ScheduleConfig,
 )
+
+CONF = Path(__file__).parent.parent / "conf"
 
 SAMPLERS = ("ddim", "ddpm")
 INFLECTION_SCOPES = ("step", "cell")
@@ -35,6 +39,7 @@ DEFAULT_GRADIENT_WEIGHTS = [1.0]
 # keys that do not change what a run computes, only where things are kept and how it is run
 NOT_IDENTITY = (
     "name",
+    "smoke",
     "cache_dir",
     "device",
     "deterministic",
@@ -119,6 +124,7 @@ class Config:
     threads: int | None = _key(None, "CPU threads of each process; null: torch's choice")
     worker_timeout_s: float = _key(600.0, "seconds that workers (torchrun, srun) wait for each other at the start")
     name: str = _key("runs", "study: runs go to outputs/NAME/, and are reported together")
+    smoke: bool | None = _key(None, "true: the digits and a few samples instead of what an experiment asks for")
     cache_dir: str = _key("outputs/cache", "uncached samples and calibrations, shared between runs")
     model: ModelConfig = _key(MISSING, "group: the denoiser")
     schedule: ScheduleConfig = _key(MISSING, "group: when a feature is reused")
@@ -128,15 +134,20 @@ class Config:
 def from_hydra(node: DictConfig) -> Config:
     """The typed, normalised config of a Hydra config (which may hold Hydra's own node beside it)."""
     own = OmegaConf.masked_copy(node, [f.name for f in fields(Config)])
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), own))
+    settings = [OmegaConf.structured(Config), own]
+    if node.smoke:
+        model = OmegaConf.load(CONF / "model" / "digits.yaml")
+        settings += [OmegaConf.load(CONF / "smoke.yaml"), {"model": model, "name": f"{node.name}-smoke"}]
+    config = OmegaConf.to_object(OmegaConf.merge(*settings))
     assert isinstance(config, Config)
     return normalised(config)
 
 
 def normalised(config: Config) -> Config:
     """Settle what one setting implies for another, so that equal runs have equal configs. Changes the argument."""
-    if config.schedule.name == "none":
-        config.gradient_weights = []
+    if config.schedule.name == "none" or (config.cache_ratio == 0 and config.schedule.follows_ratio()):
+        config.schedule, config.predictor, config.gradient_weights = NoCaching(), ReuseConfig(), []
+        config.site = "branch"
     if not config.schedule.follows_ratio():
         config.cache_ratio = None
     if config.gradient_weights is None:
@@ -275,7 +286,7 @@ $CONFIG
 
 
 def register() -> None:
-    """Make the config known to Hydra: schema, groups, help page, and the run_id resolver."""
+    """Make the config known to Hydra: schema, groups, help page, and the resolvers of folder names."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     for name, schedule in SCHEDULES.items():
@@ -288,3 +299,4 @@ def register() -> None:
         node={"app_name": "run.py", "header": "", "footer": "", "template": help_template()},
     )
     OmegaConf.register_new_resolver("run_id", lambda *, _root_: run_id(from_hydra(_root_)), replace=True)
+    OmegaConf.register_new_resolver("study", lambda *, _root_: from_hydra(_root_).name, replace=True)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
@@ -28,13 +29,14 @@ from goc.models.checkpoint import load_weights
 from goc.models.decoder import Decoder, decode_pixels, find_vae, latent_decoder, load_vae, upsampling, vae_sha256
 from goc.models.dit import DiT
 from goc.plan import Plan, make_plan, shared_path
+from goc.plots import plot_alignment
 from goc.protocol import fingerprint, protocol
 from goc.reference import load_reference
-from goc.report import plot_alignment
-from goc.results import RESULT_FILE, git_commit, read_result, software
+from goc.results import FIRST_IMAGES, RESULT_FILE, git_commit, read_result, software
 from goc.workers import Workers, join
 
-GRID_SAMPLES = 64
+GRID_SAMPLES = 64  # in samples.png
+SHOWN = 8  # in report.html
 
 
 @dataclass(frozen=True)
@@ -305,7 +307,9 @@ def carry_out(config: Config, folder: Path, sources: Sources, workers: Workers) 
         "workers": workers.count,
         "git_commit": git_commit(),
     }
-    image_grid(samples.first_images(GRID_SAMPLES), columns=8).save(folder / "samples.png")
+    first = samples.first_images(GRID_SAMPLES)
+    image_grid(first, columns=8).save(folder / "samples.png")
+    np.save(folder / FIRST_IMAGES, first[:SHOWN].numpy())
     if config.save_images == "png":
         write_pngs(samples.images(), folder / "images")
     elif config.save_images == "npz":

@@ -21,8 +21,8 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from goc.caching.schedule import cache_ratio_of
-from goc.cli import CONF, fail
-from goc.config import Config, from_hydra, label, register, validate
+from goc.cli import fail
+from goc.config import CONF, Config, from_hydra, label, register, validate
 from goc.errors import GocError
 from goc.experiment import load_model, uncached_generation
 from goc.files import file_sha256, resolve

@@ -1,6 +1,7 @@
 """Pictures and tables of finished runs: `python -m goc.report PATH...` over any folders that hold runs.
 
-Writes tradeoff.csv and tradeoff.png: image quality against what caching saves, one line a method.
+Writes results.csv (every run), tradeoff.csv (every point, seeds put together), table.md and table.tex, tradeoff.png,
+.svg and .pdf, and report.html, one page to look at the numbers and the images.
 """
 
 import argparse
@@ -8,47 +9,32 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 
-from goc.results import PROTOCOL, RESULT_FILE, protocol_name, read_result, table
+from goc.html_report import write_html
+from goc.plots import plot_tradeoff
+from goc.results import FAILURE_FILE, FIRST_IMAGES, RESULT_FILE, over_seeds, read_result, table
+from goc.tables import latex, markdown, protocols, warning
 
-SETTINGS = {
-    "gradient_weights": "w",
-    "inflection_threshold": "threshold",
-    "clock": "clock",
-}  # told apart by, and their short names
-QUALITY = {
-    "fid": "FID to the real images (lower is better)",
-    "mse": "MSE to the uncached samples",
-}
-PRINTED = [
-    "method",
-    "steps",
-    "cached",
-    "fid",
-    "is",
-    "kid",
-    "mse",
-    "psnr",
-    "macs_saved",
-    "ms_per_image",
-    "latency_ratio",
-]
+# settings that tell runs of one method apart, and their short names
+SETTINGS = {"gradient_weights": "w", "inflection_threshold": "threshold"}
+PRINTED = ("method", "cached", "fid", "sfid", "is", "kid", "mse", "psnr", "macs_saved", "ms_per_image", "latency_ratio")
 
 
-def collect(paths: list[Path]) -> list[dict[str, Any]]:
-    """Results of every finished run below the paths, each once, in a fixed order."""
+def collect(paths: list[Path]) -> list[tuple[Path, dict[str, Any]]]:
+    """Folder and result of every finished run below the paths, each once, in a fixed order."""
     folders = sorted({file.parent.resolve() for path in paths for file in path.rglob(RESULT_FILE)})
-    return [result for folder in folders if (result := read_result(folder)) is not None]
+    return [(folder, result) for folder in folders if (result := read_result(folder)) is not None]
 
 
-def _series_names(frame: pd.DataFrame) -> pd.Series:
+def failures(paths: list[Path]) -> list[tuple[str, str]]:
+    """(run, reason) of every run below the paths that failed when it was last tried."""
+    files = sorted({file.resolve() for path in paths for file in path.rglob(FAILURE_FILE)})
+    return [(file.parent.name, file.read_text().splitlines()[0]) for file in files]
+
+
+def series_names(frame: pd.DataFrame) -> pd.Series:
     """A name for each run: its method, and those settings that differ between runs of one method."""
     names = frame["method"].astype(str)
     for setting, short in SETTINGS.items():
@@ -58,75 +44,28 @@ def _series_names(frame: pd.DataFrame) -> pd.Series:
     return names
 
 
-def _plot_lines(axis: Axes, frame: pd.DataFrame, quality: str) -> None:
-    """Quality against the share of MACs saved, one line a series; the uncached run as a level."""
-    baseline = frame[frame["cached"] == 0]
-    for name, rows in frame[frame["cached"] > 0].groupby("series", sort=False):
-        rows = rows.sort_values("macs_saved")
-        axis.plot(100 * rows["macs_saved"], rows[quality], marker="o", label=name)
-    if quality in baseline and baseline[quality].notna().any():
-        axis.axhline(baseline[quality].iloc[0], color="black", linestyle="--", linewidth=1, label="no cache")
-    axis.set_xlabel("MACs saved, %")
+def _first_images(folder: Path) -> np.ndarray | None:
+    path = folder / FIRST_IMAGES
+    return np.load(path, allow_pickle=False) if path.exists() else None
 
 
-def _plot_bars(axis: Axes, frame: pd.DataFrame, quality: str) -> None:
-    """Quality of runs that all save the same, one bar a series."""
-    rows = frame[frame[quality].notna()].sort_values("series", ascending=False)
-    axis.bar_label(axis.barh(rows["series"], rows[quality]), fmt=" %.3g")
-    axis.margins(x=0.15)
-
-
-def plot_tradeoff(frame: pd.DataFrame, path: Path) -> None:
-    """Draw quality against cost for each protocol in the table; runs of different protocols never share axes."""
-    protocols = list(frame.groupby(PROTOCOL, sort=False, dropna=False))
-    heights = [max(4.2, 0.4 * len(group)) for _, group in protocols]
-    figure, axes = plt.subplots(
-        len(protocols), 2, figsize=(13, sum(heights)), squeeze=False, height_ratios=heights, layout="constrained"
-    )
-    for row, (protocol, group) in zip(axes, protocols, strict=True):
-        group = group.assign(series=_series_names(group))
-        one_ratio = group.loc[group["cached"] > 0, "cached"].nunique() == 1
-        for axis, (quality, title) in zip(row, QUALITY.items(), strict=True):
-            values = group[quality].dropna()
-            wide = len(values) > 0 and values.max() > 4 * values.min() > 0
-            if one_ratio:
-                _plot_bars(axis, group, quality)
-                axis.set(xlabel=title, xscale="log" if wide else "linear")
-            else:
-                _plot_lines(axis, group, quality)
-                axis.set(ylabel=title, yscale="log" if wide else "linear")
-            axis.grid(alpha=0.3)
-        if not one_ratio:
-            row[0].legend()
-        row[0].set_title(protocol_name(dict(zip(PROTOCOL, protocol, strict=True))), loc="left")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def plot_alignment(result: dict[str, Any], path: Path) -> None:
-    """Draw the gradient alignment of each step, the threshold, and the steps it gates."""
-    threshold = result["config"]["inflection_threshold"]
-    values = np.array(result["inflection"]["alignment"], dtype=float)  # None, before the first gradient, becomes NaN
-    figure, axis = plt.subplots(figsize=(8, 3.6))
-    axis.bar(np.arange(len(values)), values, color=np.where(values < threshold, "tab:red", "tab:blue"))
-    axis.axhline(threshold, color="black", linestyle="--", linewidth=1)
-    axis.set_xlabel("sampling step (0 is the noisiest)")
-    axis.set_ylabel("gradient alignment")
-    axis.set_title(
-        f"Inflections (red): alignment below {threshold:g}, {result['config']['sampler'].upper()}-{len(values)}"
-    )
-    axis.set_ylim(min(-0.5, np.nanmin(values) - 0.05), 1)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def write_report(results: list[dict[str, Any]], folder: Path) -> pd.DataFrame:
-    """Write tradeoff.csv and tradeoff.png to a folder; returns the table."""
-    frame = table(results)
-    frame.to_csv(folder / "tradeoff.csv", index=False)
-    plot_tradeoff(frame, folder / "tradeoff.png")
-    return frame
+def write_report(runs: list[tuple[Path, dict[str, Any]]], failed: list[tuple[str, str]], out: Path) -> pd.DataFrame:
+    """Write the report on some runs to a folder; returns the table of points, seeds put together."""
+    frame = table([result for _, result in runs])
+    frame.drop(columns="point").to_csv(out / "results.csv", index=False)
+    points = over_seeds(frame)
+    points["series"] = series_names(points)
+    points.drop(columns=["point", "series"]).to_csv(out / "tradeoff.csv", index=False)
+    (out / "table.md").write_text(markdown(points))
+    (out / "table.tex").write_text(latex(points))
+    plot_tradeoff(points, out)
+    by_point: dict[tuple[str, str], Path] = {}
+    for folder, result in runs:
+        row = table([result]).iloc[0]
+        by_point.setdefault((row["protocol"], row["point"]), folder)  # the first seed's images stand for a point
+    images = [_first_images(by_point[key]) for key in zip(points["protocol"], points["point"], strict=True)]
+    write_html(points.drop(columns="point"), images, failed, out / "report.html")
+    return points
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -135,16 +74,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("paths", nargs="+", type=Path, help="folders that hold runs, at any depth")
     parser.add_argument("--out", type=Path, help="where to write (default: the first path)")
     options = parser.parse_args(arguments)
-    results = collect(options.paths)
-    if not results:
+    runs = collect(options.paths)
+    if not runs:
         print(f"no finished run below {', '.join(map(str, options.paths))}", file=sys.stderr)
         return 1
     out = options.out or options.paths[0]
     out.mkdir(parents=True, exist_ok=True)
-    frame = write_report(results, out)
-    frame = frame.assign(method=_series_names(frame))
-    print(frame[PRINTED].to_string(index=False, float_format="{:.4g}".format))
-    print(f"\n{len(results)} runs: {out / 'tradeoff.csv'}, {out / 'tradeoff.png'}")
+    points = write_report(runs, failures(options.paths), out)
+    for name, rows in protocols(points.assign(method=points["series"])):
+        shown = rows[[column for column in PRINTED if rows[column].notna().any()]]
+        print(f"{name}\n{shown.to_string(index=False, float_format='{:.4g}'.format)}\n")
+    if warning(points):
+        print(warning(points))
+    written = ("report.html", "tradeoff.png", "tradeoff.csv", "table.md")
+    print(f"{len(runs)} runs: {', '.join(str(out / name) for name in written)}")
     return 0
 
 

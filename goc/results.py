@@ -10,7 +10,12 @@ from typing import Any
 
 import pandas as pd
 
+from goc.config import NOT_IDENTITY
+from goc.files import content_key
+
 RESULT_FILE = "result.json"
+FAILURE_FILE = "error.txt"  # in the folder of a sweep's job that failed: the reason, then the details
+FIRST_IMAGES = "first.npy"  # the first samples of a run, uint8 [n, C, H, W], for pages that show several runs
 LIBRARIES = ("torch", "torchvision", "timm", "torch-fidelity", "hydra-core", "omegaconf", "numpy", "scipy", "pandas")
 
 # column of the table -> path in result.json
@@ -20,6 +25,7 @@ COLUMNS = {
     "steps": ("config", "steps"),
     "cached": ("cost", "cache_ratio"),
     "fid": ("metrics", "fid"),
+    "sfid": ("metrics", "sfid"),
     "is": ("metrics", "is"),
     "kid": ("metrics", "kid"),
     "precision": ("metrics", "precision"),
@@ -33,7 +39,6 @@ COLUMNS = {
     "latency_ratio": ("cost", "latency_ratio"),
     "gradient_weights": ("config", "gradient_weights"),
     "inflection_threshold": ("config", "inflection_threshold"),
-    "clock": ("config", "clock"),
     "amplification": ("amplification",),
     "uncorrected_steps": ("inflection", "uncorrected_steps"),
     "samples": ("config", "num_samples"),
@@ -41,7 +46,10 @@ COLUMNS = {
     "cfg_scale": ("config", "cfg_scale"),
     "model": ("config", "model", "name"),
 }
-PROTOCOL = ["model", "sampler", "steps", "cfg_scale", "samples", "seed"]  # columns; runs compare where all are equal
+PROTOCOL = ["model", "sampler", "steps", "cfg_scale", "samples", "seed", "protocol"]  # rows compare where all are equal
+LOWER_IS_BETTER = ("fid", "sfid", "kid", "mse", "relative_l2")
+HIGHER_IS_BETTER = ("is", "precision", "recall", "psnr")
+COST = ("cached", "gmacs", "macs_saved", "ms_per_image", "latency_ratio")
 
 
 def software() -> dict[str, str]:
@@ -68,20 +76,55 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def protocol_name(row: Mapping[str, Any]) -> str:
+def protocol_name(row: Mapping[Any, Any]) -> str:
     """The protocol of a row of the table, for people; two rows have the same name only if they may be compared."""
-    model, sampler, steps, cfg_scale, samples, seed = (row.get(column) for column in PROTOCOL)
-    return f"{model}, {str(sampler).upper()}-{steps}, guidance {cfg_scale}, {samples} samples, seed {seed}"
+    model, sampler, steps, cfg_scale, samples, seed, protocol = (row.get(column) for column in PROTOCOL)
+    seeds = f"seed{'s' * (',' in str(seed))} {seed}"
+    name = f"{model}, {str(sampler).upper()}-{steps}, guidance {cfg_scale}, {samples} samples, {seeds}"
+    return f"{name} (protocol {str(protocol)[:6]})"
 
 
 def table(results: list[dict[str, Any]]) -> pd.DataFrame:
-    """One row a run, one column a number, sorted by protocol, method and ratio."""
+    """One row a run, one column a number, sorted by protocol, method and ratio.
+
+    Beside COLUMNS: `protocol`, equal for runs that differ in nothing but the method and the seed, and `point`, equal
+    for runs that differ in nothing but the seed.
+    """
 
     def lookup(result: Any, path: tuple[str, ...]) -> Any:
         for key in path:
             result = (result or {}).get(key)
         return result
 
-    rows = [{column: lookup(result, path) for column, path in COLUMNS.items()} for result in results]
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    return frame.sort_values(["model", "steps", "cfg_scale", "method", "cached"], kind="stable", ignore_index=True)
+    def without_seed(settings: Mapping[str, Any]) -> str:
+        return content_key({key: value for key, value in settings.items() if key not in ("seed", *NOT_IDENTITY)})
+
+    rows = [
+        {
+            **{column: lookup(result, path) for column, path in COLUMNS.items()},
+            "protocol": without_seed(result["protocol"]),
+            "point": without_seed(result["config"]),
+        }
+        for result in results
+    ]
+    frame = pd.DataFrame(rows, columns=[*COLUMNS, "protocol", "point"])
+    order = ["model", "steps", "cfg_scale", "protocol", "method", "cached", "seed"]
+    return frame.sort_values(order, kind="stable", ignore_index=True)
+
+
+def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with one row for each point: the mean over its seeds, and `NAME_spread`, the standard deviation.
+
+    `seed` lists the seeds. Points of a single run have no spread; without any other point there are no such columns.
+    """
+    measured = [*LOWER_IS_BETTER, *HIGHER_IS_BETTER, *COST]
+    rows = []
+    for _, runs in frame.groupby(["protocol", "point"], sort=False):
+        row = runs.iloc[0].to_dict()
+        row["seed"] = ",".join(map(str, sorted(runs["seed"])))
+        if len(runs) > 1:
+            numbers = runs[measured].astype(float)
+            row |= numbers.mean().to_dict()
+            row |= numbers.std(ddof=1).add_suffix("_spread").to_dict()
+        rows.append(row)
+    return pd.DataFrame(rows)

@@ -22,8 +22,7 @@ from tqdm import trange
 from goc.caching.cache import StepCache
 from goc.caching.predictor import Cell
 from goc.caching.schedule import cache_ratio_of, l2c
-from goc.cli import CONF
-from goc.config import Config, from_hydra, register, validate
+from goc.config import CONF, Config, from_hydra, register, validate
 from goc.diffusion import NoiseSchedule, ddim_step, guided_denoiser
 from goc.experiment import load_model
 from goc.generate import draw

@@ -1,8 +1,7 @@
 import pytest
 from hydra import compose, initialize_config_dir
 
-from goc.cli import CONF
-from goc.config import Config, from_hydra, identity, label, register, run_id, validate
+from goc.config import CONF, Config, from_hydra, identity, label, register, run_id, validate
 from goc.errors import ConfigError
 from goc.methods import PUBLISHED
 

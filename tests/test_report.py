@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -7,6 +8,7 @@ import torch
 from PIL import Image
 
 from goc.images import image_grid
+from goc.plots import pareto
 from goc.report import main
 from goc.results import table
 
@@ -18,9 +20,16 @@ def result(method: str, cached: float, fid: float, **config) -> dict:
                    "gradient_weights": [], "inflection_threshold": None, "model": {"name": "digits"}, **config},
         "metrics": {"fid": fid},
         "distance": {"mse": fid / 100} if cached else {},
-        "cost": {"cache_ratio": cached, "macs_saved": cached},
+        "cost": {"cache_ratio": cached, "macs_saved": cached, "latency_ratio": 1 - cached},
         "inflection": {},
+        "protocol": {"steps": 20, "seed": config.get("seed", 0)},
     }  # fmt: skip
+
+
+def write(folder: Path, *results: dict) -> None:
+    for index, content in enumerate(results):
+        (folder / str(index)).mkdir()
+        (folder / str(index) / "result.json").write_text(json.dumps(content))
 
 
 def test_the_table_has_one_row_a_run_and_gaps_where_nothing_was_measured() -> None:
@@ -32,9 +41,8 @@ def test_the_table_has_one_row_a_run_and_gaps_where_nothing_was_measured() -> No
 
 
 def test_report_on_a_folder_writes_csv_and_picture(tmp_path, capsys) -> None:
-    for index, (method, cached, fid) in enumerate([("none", 0.0, 4.0), ("goc", 0.25, 3.9), ("goc", 0.5, 3.8)]):
-        (tmp_path / str(index)).mkdir()
-        (tmp_path / str(index) / "result.json").write_text(json.dumps(result(method, cached, fid)))
+    points = (("none", 0.0, 4.0), ("goc", 0.25, 3.9), ("goc", 0.5, 3.8))
+    write(tmp_path, *(result(method, cached, fid, cache_ratio=cached) for method, cached, fid in points))
     (tmp_path / "half-written").mkdir()
     (tmp_path / "half-written" / "result.json").write_text("{")
     assert main([str(tmp_path)]) == 0
@@ -43,6 +51,35 @@ def test_report_on_a_folder_writes_csv_and_picture(tmp_path, capsys) -> None:
     with Image.open(tmp_path / "tradeoff.png") as picture:
         assert picture.size[0] > 500
     assert "3 runs" in capsys.readouterr().out
+
+
+def test_seeds_of_a_point_become_mean_and_spread(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        *(result("goc", 0.5, fid, seed=seed) for seed, fid in enumerate((3.0, 4.0, 5.0))),
+        result("none", 0.0, 2.0, x=1),
+    )
+    assert main([str(tmp_path)]) == 0
+    every, points = (pd.read_csv(tmp_path / name) for name in ("results.csv", "tradeoff.csv"))
+    assert len(every) == 4
+    goc = points[points["method"] == "goc"].iloc[0]
+    assert (goc["fid"], goc["fid_spread"], goc["seed"]) == (4.0, 1.0, "0,1,2")
+    assert "4 ± 1" in (tmp_path / "table.md").read_text()
+
+
+def test_failed_runs_are_in_the_report_with_their_reasons(tmp_path: Path) -> None:
+    write(tmp_path, result("none", 0.0, 4.0))
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "error.txt").write_text("cache_ratio=1.5: must be in [0, 1)\nTraceback ...")
+    assert main([str(tmp_path)]) == 0
+    assert "cache_ratio=1.5: must be in [0, 1)" in (tmp_path / "report.html").read_text()
+
+
+def test_the_pareto_front_is_what_no_other_point_beats() -> None:
+    saved = np.array([0.0, 0.25, 0.5, 0.5, 0.75, np.nan])
+    fid = np.array([2.0, 1.9, 2.5, 3.0, 2.4, 0.0])
+    assert pareto(saved, fid, lower_is_better=True).tolist() == [False, True, False, False, True, False]
+    assert pareto(saved, -fid, lower_is_better=False).tolist() == [False, True, False, False, True, False]
 
 
 def test_a_folder_without_runs_is_an_error(tmp_path, capsys) -> None:
