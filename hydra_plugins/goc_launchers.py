@@ -46,7 +46,7 @@ class SweepLauncher(BaseSubmititLauncher):
         returns = []
         for job, overrides in zip(jobs, job_overrides, strict=True):
             try:
-                returns += job.results()
+                returns.append(job.results()[0])  # of the task that leads
             except UncompletedJobError as error:
                 returns.append(self.lost(job, overrides, error))
         return returns

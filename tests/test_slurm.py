@@ -15,7 +15,7 @@ from subprocess import CompletedProcess
 
 import pandas as pd
 import pytest
-from conftest import Run
+from conftest import Run, only_result
 from test_cli import SMALL
 
 from goc.slurm import SqueueWatcher
@@ -85,6 +85,17 @@ def test_a_sweep_on_slurm_gives_the_table_of_a_sweep_in_one_process(run_py: Run,
     )
     assert list(here["method"]) == ["goc", "reuse"]
     pd.testing.assert_frame_equal(here, there)
+
+
+@needs_slurm
+def test_the_tasks_of_a_job_share_its_shards(run_py: Run, tmp_path: Path) -> None:
+    sweep = ("-m", "method=goc", "cache_ratio=0.4", *SMALL, "num_samples=120")
+    run_py(*sweep, "name=here", "cache_dir=here")
+    run_py(*sweep, "name=slurm", "cache_dir=slurm", *SLURM, "hydra.launcher.tasks_per_node=2")
+    alone, together = (tmp_path / "outputs" / name for name in ("here", "slurm"))
+    assert only_result(together)["workers"] == 2
+    assert [path.read_bytes() for path in sorted(shards(alone))] == [p.read_bytes() for p in sorted(shards(together))]
+    assert only_result(together)["metrics"] == only_result(alone)["metrics"]
 
 
 @needs_slurm
