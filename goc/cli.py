@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import time
 import traceback
 from pathlib import Path
 from typing import Any, ClassVar
@@ -95,13 +94,16 @@ class SweepReport(Callback):
     failed: ClassVar[bool] = False  # of the last sweep of this process
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        self.start = time.time()
+        self.started = Path(config.hydra.sweep.dir) / ".started"  # by the clock that the jobs' files are dated by
+        self.started.parent.mkdir(parents=True, exist_ok=True)
+        self.started.touch()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         if collect([folder]):
             report([str(folder)])
-        reasons = [path for path in sorted(folder.glob(f"*/{FAILURE_FILE}")) if path.stat().st_mtime >= self.start]
+        start = self.started.stat().st_mtime
+        reasons = [path for path in sorted(folder.glob(f"*/{FAILURE_FILE}")) if path.stat().st_mtime >= start]
         SweepReport.failed = bool(reasons)
         if reasons:
             print(f"{len(reasons)} failed:", file=sys.stderr)

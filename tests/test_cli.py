@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import Run, only_result
 from PIL import Image
@@ -80,6 +81,58 @@ def test_one_bad_job_does_not_take_the_others_with_it(run_py: Run, tmp_path: Pat
     assert "Traceback" not in finished.stderr
     assert only_result(tmp_path)["config"]["cache_ratio"] == 0.4
     assert (tmp_path / "outputs" / "sweep" / "tradeoff.png").exists()
+
+
+def test_a_sweep_of_30_of_which_3_fail_reports_27_and_again_runs_only_what_is_missing(
+    run_py: Run, tmp_path: Path
+) -> None:
+    ratios = "cache_ratio=0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1.5"
+    small = ("num_samples=4", "batch_size=4", "steps=10", "calibration_samples=2", "latency_repeats=0", "metrics=[fid]")
+    sweep = ("-m", "method=reuse", ratios, "seed=0,1,2", "name=thirty", *small)
+    finished = run_py(*sweep, check=False)
+    assert finished.returncode == 1
+    assert finished.stderr.count("error: cache_ratio=1.5: must be in [0, 1)") == 3
+    assert finished.stderr.split("3 failed:")[1].count("cache_ratio=1.5: must be in [0, 1)") == 3
+    folder = tmp_path / "outputs" / "thirty"
+    assert len(pd.read_csv(folder / "results.csv")) == 27
+    points = pd.read_csv(folder / "tradeoff.csv")
+    assert len(points) == 9  # of three seeds each
+    assert set(points["seed"]) == {"0,1,2"}
+    assert (points["fid_spread"] > 0).all()
+    assert (folder / "report.html").read_text().count("cache_ratio=1.5: must be in [0, 1)") == 3
+
+    removed = next(folder.glob("*/result.json"))
+    removed.unlink()
+    made = {
+        path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name in ("result.json", "samples.png")
+    }
+    run_py(*sweep, check=False)
+    again = {path for path, time in made.items() if path.stat().st_mtime_ns != time}
+    assert again == {removed.parent / "samples.png"}
+    assert removed.exists()
+
+
+def test_images_can_be_kept_as_files(run_py: Run, tmp_path: Path) -> None:
+    run_py(*SMALL, "save_images=png", "hydra.run.dir=png")
+    run_py(*SMALL, "save_images=npz", "hydra.run.dir=npz")
+    with np.load(tmp_path / "npz" / "images.npz") as archive:
+        images = archive["arr_0"]
+    assert images.shape == (24, 8, 8, 1)
+    files = sorted((tmp_path / "png" / "images").glob("*.png"))
+    assert [path.name for path in files] == [f"{index:06d}.png" for index in range(24)]
+    for path, image in zip(files, images, strict=True):
+        with Image.open(path) as picture:
+            assert np.array_equal(np.asarray(picture), image[..., 0])
+
+
+def test_distance_samples_are_the_only_ones_made_twice(run_py: Run, tmp_path: Path) -> None:
+    run_py(*SMALL, "distance_samples=5", "hydra.run.dir=some")
+    assert len(list((tmp_path / "outputs" / "cache").glob("uncached-*/shard-*"))) == 1  # whole shards of 12
+    some = only_result(tmp_path / "some")["distance"]
+    assert some["mse"] > 0
+    run_py(*SMALL, "distance_samples=0", "hydra.run.dir=none", "cache_dir=other")
+    assert only_result(tmp_path / "none")["distance"] == {}
+    assert not list((tmp_path / "other").glob("uncached-*/shard-*"))
 
 
 def test_a_ratio_that_the_steps_do_not_allow_says_what_it_became(run_py: Run, tmp_path: Path) -> None:

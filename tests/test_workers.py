@@ -83,6 +83,24 @@ def test_any_number_of_workers_makes_the_same_files(start: Start, tmp_path: Path
         assert reports == bars == [True] + [False] * (count - 1)  # the leader's
 
 
+def test_torchrun_starts_the_workers_of_a_run(tmp_path: Path) -> None:
+    command = [
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        f"--master-port={free_port()}",
+        str(REPOSITORY / "run.py"),
+    ]
+    finished = subprocess.run(
+        [sys.executable, "-m", *command, *SMALL, HERE],
+        cwd=tmp_path,
+        env=run_environment(),
+        capture_output=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert only_result(tmp_path)["workers"] == 2
+
+
 def test_the_leader_makes_the_shards_of_a_worker_that_died(start: Start, tmp_path: Path) -> None:
     assert start(folder="alone").wait() == 0
     port = free_port()
