@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,6 +24,7 @@ from goc.interrupt import StoppedError
 from goc.report import collect
 from goc.report import main as report
 from goc.results import FAILURE_FILE, RESULT_FILE
+from goc.tracking import track_run, track_study
 
 # lines of Hydra's and OmegaConf's messages that tell a user nothing
 HYDRA_DETAILS = ("Config search path", "provider=", "full_key:", "object_type=", "reference_type=")
@@ -57,15 +59,18 @@ def summary(result: dict[str, Any], folder: Path) -> str:
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
 
 
-def task(node: DictConfig) -> float | None:
-    """One job of Hydra: carry out the run and print its summary; returns its FID, for sweepers that optimise.
+def task(node: DictConfig) -> float | tuple[float, float] | None:
+    """One job of Hydra: carry out the run, print its summary and track it; returns what a sweeper optimises.
 
-    In a sweep a job that fails leaves its reason in its folder, and the other jobs go on.
+    That is the FID; for a sweeper with several directions (`hydra.sweeper.direction` is a list) the FID and the GMACs
+    per image; None if there is no FID. In a sweep a job that fails leaves its reason in its folder, and the other
+    jobs go on.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     (folder / FAILURE_FILE).unlink(missing_ok=True)
     try:
-        result = run(from_hydra(node), folder)
+        config = from_hydra(node)
+        result = run(config, folder)
     except StoppedError as stopped:
         # past Hydra and past submitit, for which a job that was told to stop is then neither done nor failed
         raise SystemExit(fail(stopped, STOPPED)) from stopped
@@ -79,7 +84,16 @@ def task(node: DictConfig) -> float | None:
     if result is None:  # a worker that does not lead
         return None
     print(summary(result, folder), flush=True)
-    return result["metrics"].get("fid")
+    track_run(config, folder)
+    return objectives(result, HydraConfig.get().sweeper.get("direction"))
+
+
+def objectives(result: dict[str, Any], direction: Any) -> float | tuple[float, float] | None:
+    """What a sweeper that minimises in `direction` is told of a run: its FID, or (FID, GMACs per image); see `task`."""
+    fid = result["metrics"].get("fid")
+    if fid is None or isinstance(direction, str) or not isinstance(direction, Sequence):
+        return fid
+    return fid, result["cost"]["gmacs_per_image"]
 
 
 def record_failure(folder: Path, error: BaseException, details: str) -> None:
@@ -102,6 +116,7 @@ class SweepReport(Callback):
         folder = Path(config.hydra.sweep.dir)
         if collect([folder]):
             report([str(folder)])
+            track_study(from_hydra(config), folder)
         start = self.started.stat().st_mtime
         reasons = [path for path in sorted(folder.glob(f"*/{FAILURE_FILE}")) if path.stat().st_mtime >= start]
         SweepReport.failed = bool(reasons)

@@ -1,6 +1,7 @@
 """The typed configuration: every key with its help text, its validation, and the name of a run's folder."""
 
 import math
+import operator
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -34,7 +35,12 @@ INFLECTION_SCOPES = ("step", "cell")
 SITES = ("branch", "stack")
 CLOCKS = ("step", "logsnr")
 SAVE_IMAGES = ("none", "png", "npz")
+TRACKERS = ("none", "csv", "wandb")
+WANDB_MODES = ("online", "offline")
 DEFAULT_GRADIENT_WEIGHTS = [1.0]
+
+# keys that change nothing in a run's folder
+TRACKING = ("tracker", "wandb")
 
 # keys that do not change what a run computes, only where things are kept and how it is run
 NOT_IDENTITY = (
@@ -49,6 +55,7 @@ NOT_IDENTITY = (
     "save_images",
     "distance_samples",
     "latency_repeats",
+    *TRACKING,
 )
 
 
@@ -79,6 +86,19 @@ class ModelConfig:
     reference: str = _key(
         MISSING, "the real images: ADM's .npz, a folder of images, or saved statistics (.safetensors)"
     )
+
+
+@dataclass
+class WandbConfig:
+    """Where and how tracker=wandb logs."""
+
+    project: str = _key("goc", "Weights & Biases project")
+    entity: str | None = _key(None, "its user or team; null: your default one")
+    group: str | None = _key(None, "group of the runs; null: the study's name")
+    mode: str | None = _key(
+        None, f"one of {', '.join(WANDB_MODES)}; null: WANDB_MODE, or else online where you are logged in"
+    )
+    timeout_s: float = _key(120.0, "seconds to log a run or a summary in; a run never waits longer for a server")
 
 
 @dataclass
@@ -126,6 +146,10 @@ class Config:
     name: str = _key("runs", "study: runs go to outputs/NAME/, and are reported together")
     smoke: bool | None = _key(None, "true: the digits and a few samples instead of what an experiment asks for")
     cache_dir: str = _key("outputs/cache", "uncached samples and calibrations, shared between runs")
+    tracker: str = _key(
+        "none", f"one of {', '.join(TRACKERS)}: log finished runs to outputs/NAME/tracked.csv, or to Weights & Biases"
+    )
+    wandb: WandbConfig = field(default_factory=WandbConfig)
     model: ModelConfig = _key(MISSING, "group: the denoiser")
     schedule: ScheduleConfig = _key(MISSING, "group: when a feature is reused")
     predictor: PredictorConfig = _key(MISSING, "group: what stands in for it")
@@ -181,8 +205,7 @@ def validate(config: Config) -> None:
 
     def require(condition: bool, key: str, allowed: str) -> None:
         if not condition:
-            value = getattr(config, key) if hasattr(config, key) else getattr(config.model, key.split(".")[1])
-            raise ConfigError(f"{key}={value}: must be {allowed}")
+            raise ConfigError(f"{key}={operator.attrgetter(key)(config)}: must be {allowed}")
 
     if config.schedule.follows_ratio():
         require(config.cache_ratio is not None and 0 <= config.cache_ratio < 1, "cache_ratio", "in [0, 1)")
@@ -197,6 +220,9 @@ def validate(config: Config) -> None:
     require((config.distance_samples or 0) >= 0, "distance_samples", "at least 0, or null")
     require(config.threads is None or config.threads >= 1, "threads", "at least 1, or null")
     require(config.worker_timeout_s > 0, "worker_timeout_s", "more than 0")
+    require(config.tracker in TRACKERS, "tracker", f"one of {', '.join(TRACKERS)}")
+    require(config.wandb.mode in (None, *WANDB_MODES), "wandb.mode", f"one of {', '.join(WANDB_MODES)}, or null")
+    require(config.wandb.timeout_s > 0, "wandb.timeout_s", "more than 0")
     if config.vae is None and config.model.in_channels not in (1, 3):
         raise ConfigError(
             f"vae=null: {config.model.name} makes latents of {config.model.in_channels} channels, which only a vae "
@@ -264,6 +290,7 @@ def help_template() -> str:
     """What `python run.py --help` prints; $APP_CONFIG_GROUPS and $CONFIG are Hydra's."""
     knobs = "\n".join(_help_rows(Config)).replace("$", "\\$")
     model = "\n".join(_help_rows(ModelConfig, "model."))
+    wandb = "\n".join(_help_rows(WandbConfig, "wandb."))
     return f"""Benchmark a feature cache on a diffusion transformer: generate images, score them, price them.
 
   python run.py                                    one run with the defaults
@@ -279,6 +306,9 @@ $APP_CONFIG_GROUPS
 
 == The model group's keys ==
 {model}
+
+== With tracker=wandb ==
+{wandb}
 
 == The configuration as it stands ==
 $CONFIG

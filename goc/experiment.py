@@ -15,7 +15,7 @@ from torch_fidelity import FeatureExtractorBase
 
 from goc.caching.calibration import FIRST_GRADIENT_STEP
 from goc.caching.cost import forward_macs, image_macs
-from goc.config import Config, identity, label, validate
+from goc.config import TRACKING, Config, identity, label, validate
 from goc.device import PRECISIONS, choose_device, configure, prepare
 from goc.diffusion import NoiseSchedule
 from goc.errors import GocError
@@ -229,7 +229,11 @@ def is_result_of(result: dict[str, Any], config: Config, sources: Sources) -> bo
     if sources.reference_sha256 is not None:
         hashes["reference_sha256"] = sources.reference_sha256
     same = all(result.get("protocol", {}).get(name) == value for name, value in hashes.items())
-    return same and result["config"] == asdict(config)
+    there, here = (
+        {key: value for key, value in keys.items() if key not in TRACKING}
+        for keys in (result["config"], asdict(config))
+    )
+    return same and there == here
 
 
 def carry_out(config: Config, folder: Path, sources: Sources, workers: Workers) -> None:

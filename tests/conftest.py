@@ -1,5 +1,6 @@
 """Shared fixtures: small models, the oracles' folder, and run.py as a user runs it."""
 
+import functools
 import io
 import json
 import os
@@ -79,23 +80,24 @@ def only_result(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
+def run_in(folder: Path, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    """Call `python run.py ARGUMENTS` in a folder, as a process of its own."""
+    finished = subprocess.run(
+        [sys.executable, str(REPOSITORY / "run.py"), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=run_environment(),
+    )
+    assert not check or finished.returncode == 0, finished.stderr
+    return finished
+
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
 def run_py(tmp_path: Path) -> Run:
     """Call `python run.py ARGUMENTS` in an empty folder, as a process of its own."""
-
-    def call(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
-        finished = subprocess.run(
-            [sys.executable, str(REPOSITORY / "run.py"), *arguments],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=run_environment(),
-        )
-        assert not check or finished.returncode == 0, finished.stderr
-        return finished
-
-    return call
+    return functools.partial(run_in, tmp_path)
