@@ -25,6 +25,7 @@ from goc.report import collect
 from goc.report import main as report
 from goc.results import FAILURE_FILE, RESULT_FILE
 from goc.tracking import track_run, track_study
+from goc.workers import place
 
 # lines of Hydra's and OmegaConf's messages that tell a user nothing
 HYDRA_DETAILS = ("Config search path", "provider=", "full_key:", "object_type=", "reference_type=")
@@ -113,17 +114,21 @@ class SweepReport(Callback):
         self.started.touch()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        own_place = place(os.environ)
+        if own_place is not None and own_place.rank > 0:
+            return  # the leader reports
+        SweepReport.failed = True  # unless this comes to its end: Hydra only logs what a callback raises
         folder = Path(config.hydra.sweep.dir)
+        start = self.started.stat().st_mtime
+        reasons = [path for path in sorted(folder.glob(f"*/{FAILURE_FILE}")) if path.stat().st_mtime >= start]
         if collect([folder]):
             report([str(folder)])
             track_study(from_hydra(config), folder)
-        start = self.started.stat().st_mtime
-        reasons = [path for path in sorted(folder.glob(f"*/{FAILURE_FILE}")) if path.stat().st_mtime >= start]
-        SweepReport.failed = bool(reasons)
         if reasons:
             print(f"{len(reasons)} failed:", file=sys.stderr)
         for path in reasons:
             print(f"  {path.read_text().splitlines()[0]}  ({path})", file=sys.stderr)
+        SweepReport.failed = bool(reasons)
 
 
 def one_line(error: BaseException) -> str:
