@@ -1,11 +1,13 @@
 """Files that are either whole or absent, content hashes, and paths into the shipped assets."""
 
+import contextlib
 import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ASSETS = Path(__file__).parent / "assets"
 ASSET_PREFIX = "asset:"
@@ -18,13 +20,17 @@ def resolve(path: str) -> Path:
     return Path(path)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that after a kill or power cut it holds all of the content, or is as it was before."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file to write that takes the place of `path` at the end.
+
+    After an error, a kill or a power cut the path is as it was before.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
+        with os.fdopen(handle, "w+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -32,6 +38,12 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that after a kill or power cut it holds all of the content, or is as it was before."""
+    with replacing(path) as file:
+        file.write(content)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,7 +1,5 @@
 """Images of samples: a grid to look at, and files of all of them."""
 
-import os
-import tempfile
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from goc.files import replacing
 
 MINIMUM_SIDE = 48
 
@@ -47,19 +47,15 @@ def write_npz(batches: Iterable[Tensor], count: int, path: Path) -> None:
 
     batches: images [n, C, H, W]; one batch is in memory at a time. The file is whole or absent.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        with zipfile.ZipFile(temporary, "w") as archive, archive.open("arr_0.npy", "w", force_zip64=True) as member:
-            for number, images in enumerate(batches):
-                array = _channels_last(images)
-                if number == 0:
-                    header = np.lib.format.header_data_from_array_1_0(array)
-                    header["shape"] = (count, *array.shape[1:])
-                    np.lib.format.write_array_header_2_0(member, header)
-                member.write(array.tobytes())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with (
+        replacing(path) as file,
+        zipfile.ZipFile(file, "w") as archive,
+        archive.open("arr_0.npy", "w", force_zip64=True) as member,
+    ):
+        for number, images in enumerate(batches):
+            array = _channels_last(images)
+            if number == 0:
+                header = np.lib.format.header_data_from_array_1_0(array)
+                header["shape"] = (count, *array.shape[1:])
+                np.lib.format.write_array_header_2_0(member, header)
+            member.write(array.tobytes())
