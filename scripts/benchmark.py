@@ -2,8 +2,11 @@
 
     python scripts/benchmark.py memory      peak memory of 50,000 samples against 2,000
     python scripts/benchmark.py overhead    where the time of a run goes, beside the denoiser
+    python scripts/benchmark.py steps       full and cached steps of every method and of peers, side by side
+    python scripts/benchmark.py roofline    least time of these steps on an H100, from the shapes alone
 
-Settings after the subject are run.py's, for overhead (python scripts/benchmark.py overhead num_samples=500).
+What follows a subject is its own: settings as for run.py (python scripts/benchmark.py overhead num_samples=500), or
+options (python scripts/benchmark.py steps --help). docs/performance.md says what the tables mean.
 """
 
 import argparse
@@ -14,16 +17,25 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import roofline as roofline_estimates
+import step_times
+import torch
+from contenders import Workload, own_contenders
 from hydra import compose, initialize_config_dir
+from peers import peers
+from random_weights import DOWNSAMPLING, randomize
 
 import goc.experiment
 import goc.generate
+from goc.cli import fail
 from goc.config import CONF, from_hydra, register
+from goc.device import PRECISIONS, choose_device, configure, prepare
+from goc.errors import ConfigError, GocError
 from goc.files import write_json
 from goc.models.dit import DiT
 
@@ -103,19 +115,77 @@ def overhead(settings: list[str]) -> pd.DataFrame:
     return pd.concat([frame, pd.DataFrame([total])], ignore_index=True)
 
 
-SUBJECTS = {"memory": memory, "overhead": overhead}
+def model_options(subject: str) -> argparse.ArgumentParser:
+    """The options that name a model and its guidance."""
+    parser = argparse.ArgumentParser(prog=f"benchmark.py {subject}")
+    parser.add_argument("--model", default="DiT-XL/2", help="a published architecture (default DiT-XL/2)")
+    parser.add_argument("--image-size", type=int, default=256, help="pixels a side (default 256)")
+    parser.add_argument("--cfg-scale", type=float, default=1.5, help="1 is without guidance (default 1.5)")
+    return parser
 
 
-def main() -> int:
+def workload(options: argparse.Namespace) -> Workload:
+    """The model of the options with random weights, and what is to be done with it; raises ConfigError."""
+    for key in ("batch", "repeats"):
+        if getattr(options, key) < 1:
+            raise ConfigError(f"--{key} {getattr(options, key)}: must be at least 1")
+    if options.steps < 4:
+        raise ConfigError(f"--steps {options.steps}: must be at least 4, so that every method caches a step")
+    try:
+        model = DiT.published(options.model, options.image_size // DOWNSAMPLING)
+    except (ValueError, AssertionError) as error:
+        raise ConfigError(f"--model {options.model} --image-size {options.image_size}: {error}") from error
+    randomize(model, seed=0)
+    device = choose_device("auto")
+    configure(device, options.precision, deterministic=False, threads=None)
+    model = prepare(model.eval().requires_grad_(False), device, options.precision, options.compile)
+    return Workload(
+        model, options.batch, options.cfg_scale, options.steps, device, PRECISIONS[options.precision], options.compile
+    )
+
+
+def steps(settings: list[str]) -> pd.DataFrame:
+    """Full and cached steps of the project's methods, of a textbook implementation and of peers, taking turns."""
+    parser = model_options("steps")
+    parser.add_argument("--batch", type=int, default=2, help="images (default 2)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="as run.py's (default fp32)")
+    parser.add_argument("--steps", type=int, default=8, help="of a trajectory (default 8)")
+    parser.add_argument("--repeats", type=int, default=3, help="timed trajectories of each method (default 3)")
+    parser.add_argument("--compile", action="store_true", help="compile the project's and the textbook's branches")
+    options = parser.parse_args(settings)
+    work = workload(options)
+    return step_times.table([*own_contenders(work), *peers(work)], work, options.repeats)
+
+
+def roofline(settings: list[str]) -> pd.DataFrame:
+    """Least time of a full and a cached step on an H100 SXM."""
+    options = model_options("roofline").parse_args(settings)
+    return roofline_estimates.table(options.model, options.image_size // DOWNSAMPLING, options.cfg_scale != 1.0)
+
+
+SUBJECTS = {"memory": memory, "overhead": overhead, "steps": steps, "roofline": roofline}
+
+
+def machine() -> str:
+    """Where this was measured: the GPU, or the CPU threads, and torch's version."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    return f"{device}, torch {torch.__version__}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Command line: measure one subject and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("subject", choices=SUBJECTS)
-    parser.add_argument("settings", nargs="*", help="as for run.py")
-    options = parser.parse_args()
-    frame = SUBJECTS[options.subject](options.settings)
-    print(frame.to_string(index=False, float_format="{:.4g}".format))
+    parser.add_argument("settings", nargs=argparse.REMAINDER, help="the subject's own")
+    options = parser.parse_args(argv)
+    try:
+        frame = SUBJECTS[options.subject](options.settings)
+    except GocError as error:
+        return fail(error)
+    print(frame.to_string(index=False, float_format="{:.4g}".format, na_rep=""))
     path = Path("outputs/benchmark") / f"{options.subject}.json"
-    write_json(path, json.loads(frame.to_json(orient="records")))
+    about = {"command": [options.subject, *options.settings], "machine": machine()}
+    write_json(path, {**about, "rows": json.loads(frame.to_json(orient="records"))})
     print(
         f"written to {path}; peak of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB"
     )
