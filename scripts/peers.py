@@ -7,7 +7,7 @@ so that it caches the same steps as the project's methods do; the work of decidi
 """
 
 import contextlib
-import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -124,7 +124,7 @@ class Hooked(Peer):
 class DiffusersTaylorSeer(Hooked):
     """diffusers' TaylorSeer cache on attention and MLP of every block, or ("lite") on what the blocks all together do.
 
-    Its default patterns match no module of a DiT, so they are given. Values are kept in float32, as the others' are.
+    Its default patterns match no module of a DiT, so they are given. Values are kept in the format they come in.
     """
 
     WARM_UP = 2
@@ -136,7 +136,7 @@ class DiffusersTaylorSeer(Hooked):
                 cache_interval=INTERVAL,
                 disable_cache_before_step=self.WARM_UP,
                 max_order=ORDER,
-                taylor_factors_dtype=torch.float32,
+                taylor_factors_dtype=workload.autocast or torch.float32,
                 cache_identifiers=["proj_out_2"] if lite else [rf"{BLOCK}\.(attn1|ff)"],
                 skip_predict_identifiers=[BLOCK] if lite else None,
             )
@@ -169,7 +169,7 @@ class CacheDiT(Peer):
     """
 
     def __init__(self, name: str, workload: Workload, cached_steps: CachedSteps, order: int) -> None:
-        logging.getLogger("CACHE_DIT").setLevel(logging.ERROR)
+        os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "ERROR")  # read when it is imported
         import cache_dit
 
         super().__init__(name, workload, cached_steps)

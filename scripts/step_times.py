@@ -53,7 +53,7 @@ def only_new_objects() -> Iterator[None]:
 
 def features_alive(tokens: int) -> dict[int, int]:
     """Storages of tensors [N, tokens, any] made inside `only_new_objects` and not gone: address -> bytes."""
-    tensors = (item for item in gc.get_objects() if issubclass(type(item), Tensor))
+    tensors = (item for item in gc.get_objects() if type(item) is Tensor)
     storages = (item.untyped_storage() for item in tensors if item.ndim == 3 and item.shape[1] == tokens)
     return {storage.data_ptr(): storage.nbytes() for storage in storages}
 
@@ -88,8 +88,11 @@ def measure_memory(contender: Contender, workload: Workload, measured: Measured)
     The peak is exact: that of torch's allocator, on a CPU by its profiler (resident memory would count what the
     allocator kept from other contenders).
     """
+    if workload.compiled or workload.device.type == "cuda":
+        for _ in contender.start():  # compiling and tuning would count otherwise
+            pass
     if workload.device.type == "cuda":
-        walk(contender, workload, measured)  # compiling and tuning would count otherwise
+        contender.drop()
         torch.cuda.reset_peak_memory_stats(workload.device)
         before = torch.cuda.memory_allocated(workload.device)
         walk(contender, workload, measured)
