@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from goc.models.dit import DiT
 from goc.plan import Plan, make_plan, shared_path
 from goc.plots import plot_alignment
 from goc.protocol import fingerprint, protocol
-from goc.reference import load_reference
+from goc.reference import Reference, load_reference
 from goc.results import FIRST_IMAGES, RESULT_FILE, git_commit, read_result, software
 from goc.workers import Workers, join
 
@@ -236,6 +236,37 @@ def is_result_of(result: dict[str, Any], config: Config, sources: Sources) -> bo
     return same and there == here
 
 
+@dataclass(frozen=True)
+class Generated:
+    """What a run has made: its method, its samples, and the uncached ones it is compared with.
+
+    Without caching the two are the same. features: names of the features in the shards. peak_memory: of this process
+    while it made the samples; empty values if nothing was left to make.
+    """
+
+    plan: Plan
+    cached: Generation
+    uncached: Generation
+    samples: SampleSet
+    uncached_samples: SampleSet
+    features: tuple[str, ...]
+    peak_memory: dict[str, int | None]
+
+    def batches(self) -> Iterator[Features]:
+        """Features of the samples, shard by shard."""
+        return (Features(**tensors) for tensors in self.samples.tensors(*self.features))
+
+    def pairs(self) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+        """(cached, uncached) shards, of those samples that were also made without a cache."""
+        if self.samples is self.uncached_samples:
+            return
+        compared = ("latents", "images")
+        # the uncached shards, of which there may be fewer, come first and so end the zip
+        shards = zip(self.uncached_samples.tensors(*compared), self.samples.tensors(*compared), strict=False)
+        for without, own in shards:
+            yield own, without
+
+
 def carry_out(config: Config, folder: Path, sources: Sources, workers: Workers) -> None:
     """Make what is missing of a run together with the other workers; the leader writes its result and pictures."""
     device = choose_device(config.device, workers.local_rank)
@@ -259,54 +290,69 @@ def carry_out(config: Config, folder: Path, sources: Sources, workers: Workers) 
             needs_images(config.metrics),
         )
         check_metrics(config.metrics, reference)
+    uncached, key = uncached_generation(config, model, sources.model_sha256, device, decode)
+    generated = generate_all(config, folder, sources, workers, uncached, key, extractor)
+    if reference is not None:
+        write_result(config, folder, sources, reference, workers, generated)
 
-    generation, key = uncached_generation(config, model, sources.model_sha256, device, decode)
-    plan = make_plan(config, generation, key)
+
+def generate_all(
+    config: Config,
+    folder: Path,
+    sources: Sources,
+    workers: Workers,
+    uncached: Generation,
+    key: dict[str, Any],
+    extractor: FeatureExtractorBase,
+) -> Generated:
+    """Generate the run's samples, and before them the uncached ones that they are compared with.
+
+    key: what uncached trajectories depend on, as `uncached_generation` gives it.
+    """
+    plan = make_plan(config, uncached, key)
     compared = compared_samples(config)
-    fields = (
-        ("features", "logits", "spatial") if EXTRACTORS[config.model.extractor].spatial_size else ("features", "logits")
-    )
-    keep = KeepFeatures(extractor, device, compared, config.save_images != "none", fields)
+    features = tuple(field.name for field in fields(Features))
+    if not EXTRACTORS[config.model.extractor].spatial_size:
+        features = features[:2]
+    keep = KeepFeatures(extractor, uncached.device, compared, config.save_images != "none", features)
 
     caching = bool(plan.mask.any())
-    uncached_key = {**key, **sources.weights(), "vae_batch_size": config.vae_batch_size, "seed": config.seed}
-    uncached = SampleSet(
-        shared_path(config, "uncached", uncached_key), compared if caching else config.num_samples, config.batch_size
-    )
-    reset_peak_memory(device)
-    made = generate(generation, uncached, keep, workers)
-    samples, cached = uncached, generation
+    shared = {**key, **sources.weights(), "vae_batch_size": config.vae_batch_size, "seed": config.seed}
+    count = compared if caching else config.num_samples
+    samples = uncached_samples = SampleSet(shared_path(config, "uncached", shared), count, config.batch_size)
+    cached = uncached
+    reset_peak_memory(uncached.device)
+    made = generate(uncached, uncached_samples, keep, workers)
     if caching:
         samples = SampleSet(folder / "samples", config.num_samples, config.batch_size)
         hint = config.predictor.divergence_hint
-        cached = replace(generation, new_cache=plan.new_cache, method=label(config), divergence_hint=hint)
-        reset_peak_memory(device)
+        cached = replace(uncached, new_cache=plan.new_cache, method=label(config), divergence_hint=hint)
+        reset_peak_memory(uncached.device)
         made = generate(cached, samples, keep, workers)
-    if reference is None:
-        return
-    measured = peak_memory(device) if made else {"peak_memory_bytes": None}
+    peak: dict[str, int | None] = {"peak_memory_bytes": None}
+    if made:
+        peak |= peak_memory(uncached.device)
+    return Generated(plan, cached, uncached, samples, uncached_samples, features, peak)
 
-    def batches() -> Iterator[Features]:
-        return (Features(**tensors) for tensors in samples.tensors(*fields))
 
-    def pairs() -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-        compare = ("latents", "images")
-        # the uncached shards, of which there may be fewer, come first and so end the zip
-        for without, own in zip(uncached.tensors(*compare), samples.tensors(*compare), strict=False):
-            yield own, without
-
+def write_result(
+    config: Config, folder: Path, sources: Sources, reference: Reference, workers: Workers, generated: Generated
+) -> None:
+    """Evaluate and price what was generated; write result.json, the pictures, and the images if they are to be kept."""
+    plan, samples = generated.plan, generated.samples
     described = protocol(config, {**sources.weights(), "reference_sha256": reference.sha256})
+    cost = price(config, plan, generated.uncached.model, samples)
     result = {
         "method": label(config),
         "config": asdict(config),
-        "metrics": evaluate(config.metrics, batches, config.num_samples, reference),
-        "distance": distance(pairs()) if caching and compared else {},
-        "cost": {**price(config, plan, model, samples), **measured, **latency(config, cached, generation)},
+        "metrics": evaluate(config.metrics, generated.batches, config.num_samples, reference),
+        "distance": distance(generated.pairs()),
+        "cost": {**cost, **generated.peak_memory, **latency(config, generated.cached, generated.uncached)},
         **plan.describe(),
         "protocol": described,
         "fingerprint": fingerprint(described),
         "software": software(),
-        "device": str(device),
+        "device": str(generated.uncached.device),
         "threads": torch.get_num_threads(),
         "workers": workers.count,
         "git_commit": git_commit(),
