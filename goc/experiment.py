@@ -32,7 +32,7 @@ from goc.plan import Plan, make_plan, shared_path
 from goc.plots import plot_alignment
 from goc.protocol import fingerprint, protocol
 from goc.reference import Reference, load_reference
-from goc.results import FIRST_IMAGES, RESULT_FILE, git_commit, read_result, software
+from goc.results import CLAIM_FILE, FIRST_IMAGES, RESULT_FILE, git_commit, read_result, software
 from goc.workers import Workers, join
 
 GRID_SAMPLES = 64  # in samples.png
@@ -152,7 +152,7 @@ class KeepFeatures(Keep):
 
 def claim_folder(folder: Path, own: dict[str, Any]) -> None:
     """Mark a folder as this run's; raises GocError if it holds a run of another config."""
-    marker = folder / "run.json"
+    marker = folder / CLAIM_FILE
     if marker.exists():
         other = json.loads(marker.read_text())
         differing = [key for key in own if other.get(key) != own[key]]

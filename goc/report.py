@@ -14,7 +14,7 @@ import pandas as pd
 
 from goc.html_report import write_html
 from goc.plots import plot_tradeoff
-from goc.results import FAILURE_FILE, FIRST_IMAGES, RESULT_FILE, over_seeds, read_result, table
+from goc.results import CLAIM_FILE, FAILURE_FILE, FIRST_IMAGES, RESULT_FILE, over_seeds, read_result, table
 from goc.tables import latex, markdown, protocols, warning
 
 # settings that tell runs of one method apart, and their short names
@@ -26,6 +26,18 @@ def collect(paths: list[Path]) -> list[tuple[Path, dict[str, Any]]]:
     """Folder and result of every finished run below the paths, each once, in a fixed order."""
     folders = sorted({file.parent.resolve() for path in paths for file in path.rglob(RESULT_FILE)})
     return [(folder, result) for folder in folders if (result := read_result(folder)) is not None]
+
+
+def skipped(paths: list[Path]) -> list[tuple[Path, str]]:
+    """(folder, why) of every run below the paths that has no result to report: not finished, or a damaged file."""
+    folders = {
+        file.parent.resolve() for path in paths for name in (CLAIM_FILE, RESULT_FILE) for file in path.rglob(name)
+    }
+    return [
+        (folder, f"{RESULT_FILE} is damaged" if (folder / RESULT_FILE).exists() else "not finished")
+        for folder in sorted(folders)
+        if read_result(folder) is None
+    ]
 
 
 def failures(paths: list[Path]) -> list[tuple[str, str]]:
@@ -74,6 +86,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("paths", nargs="+", type=Path, help="folders that hold runs, at any depth")
     parser.add_argument("--out", type=Path, help="where to write (default: the first path)")
     options = parser.parse_args(arguments)
+    for folder, why in skipped(options.paths):
+        print(f"skipped: {folder}: {why}", file=sys.stderr)
     runs = collect(options.paths)
     if not runs:
         print(f"no finished run below {', '.join(map(str, options.paths))}", file=sys.stderr)

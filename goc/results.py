@@ -14,6 +14,7 @@ from goc.config import NOT_IDENTITY
 from goc.files import content_key
 
 RESULT_FILE = "result.json"
+CLAIM_FILE = "run.json"  # in the folder of a run from its start: the config that the folder belongs to
 FAILURE_FILE = "error.txt"  # in the folder of a sweep's job that failed: the reason, then the details
 FIRST_IMAGES = "first.npy"  # the first samples of a run, uint8 [n, C, H, W], for pages that show several runs
 LIBRARIES = ("torch", "torchvision", "timm", "torch-fidelity", "hydra-core", "omegaconf", "numpy", "scipy", "pandas")

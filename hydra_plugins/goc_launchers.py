@@ -25,6 +25,8 @@ REPOSITORY = Path(__file__).parent.parent
 class SweepLauncher(BaseSubmititLauncher):
     """Submits a sweep's jobs, waits for all of them, and records those that ended without a result."""
 
+    HINT = ""  # what else to do when jobs cannot be submitted
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """One return per job, in order; raises GocError if they cannot be submitted."""
         # imported here, as Hydra imports all its plugins at every start
@@ -41,7 +43,7 @@ class SweepLauncher(BaseSubmititLauncher):
         try:
             jobs = self.submit(self.executor(), calls)
         except RuntimeError as error:
-            raise GocError(f"hydra/launcher={self._EXECUTOR}: {error}") from error
+            raise GocError(f"hydra/launcher={self._EXECUTOR}: {error}{self.HINT}") from error
 
         returns = []
         for job, overrides in zip(jobs, job_overrides, strict=True):
@@ -87,6 +89,7 @@ class SlurmSweepLauncher(SweepLauncher):
     """Runs a sweep as one Slurm job array."""
 
     _EXECUTOR = "slurm"
+    HINT = "; without a cluster: hydra/launcher=local, or scripts/slurm_local.sh start"
 
     def submit(self, executor: Any, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         from submitit.slurm.slurm import SlurmJob

@@ -157,6 +157,7 @@ def error_line(run_py: Run, *arguments: str) -> str:
         (["cache_ratio=half"], ["cache_ratio", "half", "Float"]),
         (["method=gok"], ["method/gok", "fora", "goc", "none"]),
         (["model=dit"], ["model/dit", "digits"]),
+        (["method=goc,gok", "--multirun"], ["method/gok", "fora", "goc", "none"]),
         (["cach_ratio=0.5"], ["cach_ratio"]),
         (["metrics=[fid,lpips]"], ["metrics=lpips: must be one of isc, fid, sfid, kid, prc"]),
         (["model.checkpoint=nowhere.safetensors"], ["model.checkpoint=nowhere.safetensors: no such file"]),

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from conftest import Run
 from test_cli import SMALL
 
@@ -26,6 +27,16 @@ def test_a_local_sweep_gives_the_table_of_a_sweep_in_one_process(run_py: Run, tm
     here, there = (pd.read_csv(tmp_path / "outputs" / name / "tradeoff.csv", dtype=str) for name in ("here", "local"))
     assert list(here["method"]) == ["goc", "reuse"]
     pd.testing.assert_frame_equal(here, there)
+
+
+def test_without_slurm_the_line_says_what_else_there_is(run_py: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    finished = run_py("-m", "method=none", "hydra/launcher=slurm", *SMALL, check=False)
+    assert finished.returncode == 1
+    (line,) = [line for line in finished.stderr.splitlines() if line.startswith("error:")]
+    assert "hydra/launcher=slurm: " in line
+    assert "without a cluster: hydra/launcher=local, or scripts/slurm_local.sh start" in line
+    assert "Traceback" not in finished.stderr
 
 
 def test_a_killed_local_job_does_not_take_the_others_with_it(run_py: Run, tmp_path: Path) -> None:

@@ -50,7 +50,13 @@ def test_report_on_a_folder_writes_csv_and_picture(tmp_path, capsys) -> None:
     assert frame["fid"].tolist() == [3.9, 3.8, 4.0]
     with Image.open(tmp_path / "tradeoff.png") as picture:
         assert picture.size[0] > 500
-    assert "3 runs" in capsys.readouterr().out
+    (tmp_path / "stopped").mkdir()
+    (tmp_path / "stopped" / "run.json").write_text("{}")
+    assert main([str(tmp_path)]) == 0
+    shown = capsys.readouterr()
+    assert "3 runs" in shown.out
+    assert f"skipped: {tmp_path / 'half-written'}: result.json is damaged" in shown.err
+    assert f"skipped: {tmp_path / 'stopped'}: not finished" in shown.err
 
 
 def test_seeds_of_a_point_become_mean_and_spread(tmp_path: Path) -> None:
