@@ -25,18 +25,17 @@ from goc.files import content_key, file_sha256, resolve, write_json
 from goc.generate import Generation, Keep, SampleSet, generate, side_by_side
 from goc.images import image_grid, write_npz, write_pngs
 from goc.measure import peak_memory, reset_peak_memory
-from goc.models.checkpoint import load_weights
+from goc.models.checkpoint import load_weights, require_checkpoint
 from goc.models.decoder import Decoder, decode_pixels, find_vae, latent_decoder, load_vae, upsampling, vae_sha256
 from goc.models.dit import DiT
 from goc.plan import Plan, make_plan, shared_path
 from goc.plots import plot_alignment
 from goc.protocol import fingerprint, protocol
 from goc.reference import Reference, load_reference
-from goc.results import CLAIM_FILE, FIRST_IMAGES, RESULT_FILE, git_commit, read_result, software
+from goc.results import CLAIM_FILE, FIRST_IMAGES, RESULT_FILE, SHOWN_IMAGES, git_commit, read_result, software
 from goc.workers import Workers, join
 
 GRID_SAMPLES = 64  # in samples.png
-SHOWN = 8  # in report.html
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,7 @@ class Sources:
     def of(cls, config: Config) -> "Sources":
         """Find all files of a config; raises GocError naming the first that is missing, and how to get it."""
         checkpoint = resolve(config.model.checkpoint)
-        if not checkpoint.is_file():
-            raise GocError(
-                f"model.checkpoint={config.model.checkpoint}: no such file (looked for {checkpoint.absolute()}); "
-                "get released weights with `python scripts/fetch_weights.py`"
-            )
+        require_checkpoint(checkpoint)
         vae = None if config.vae is None else find_vae(config.vae)
         weights = config.model.extractor_weights
         extractor_weights = None if weights is None else resolve(weights)
@@ -359,7 +354,7 @@ def write_result(
     }
     first = samples.first_images(GRID_SAMPLES)
     image_grid(first, columns=8).save(folder / "samples.png")
-    np.save(folder / FIRST_IMAGES, first[:SHOWN].numpy())
+    np.save(folder / FIRST_IMAGES, first[:SHOWN_IMAGES].numpy())
     if config.save_images == "png":
         write_pngs(samples.images(), folder / "images")
     elif config.save_images == "npz":

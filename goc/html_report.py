@@ -20,11 +20,10 @@ from PIL import Image
 from torch import Tensor
 
 from goc.files import resolve, write_atomically
-from goc.results import PROTOCOL, protocol_name
+from goc.results import PROTOCOL, SHOWN_IMAGES, protocol_name
 
 TEMPLATE = "asset:report/report.html"
 PLACEHOLDER = "{{ data }}"
-SHOWN = 8  # samples of each run
 LARGEST_SIDE = 128  # pixels of one sample; larger ones are scaled down
 
 
@@ -82,7 +81,7 @@ def _plain(value: Any) -> Any:
 
 def _thumbnails(images: NDArray[np.uint8]) -> list[dict[str, Any]]:
     """The first samples of uint8 [n, C, H, W] as PNG data URIs with their widths; large ones are scaled down."""
-    samples = torch.from_numpy(np.array(images[:SHOWN]))
+    samples = torch.from_numpy(np.array(images[:SHOWN_IMAGES]))
     shrink = LARGEST_SIDE / max(samples.shape[-2:])
     if shrink < 1:
         size = [round(side * shrink) for side in samples.shape[-2:]]

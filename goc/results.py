@@ -17,6 +17,7 @@ RESULT_FILE = "result.json"
 CLAIM_FILE = "run.json"  # in the folder of a run from its start: the config that the folder belongs to
 FAILURE_FILE = "error.txt"  # in the folder of a sweep's job that failed: the reason, then the details
 FIRST_IMAGES = "first.npy"  # the first samples of a run, uint8 [n, C, H, W], for pages that show several runs
+SHOWN_IMAGES = 8  # of each run, there
 LIBRARIES = ("torch", "torchvision", "timm", "torch-fidelity", "hydra-core", "omegaconf", "numpy", "scipy", "pandas")
 
 # column of the table -> path in result.json

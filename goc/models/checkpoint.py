@@ -13,13 +13,21 @@ from goc.errors import GocError
 LISTED = 3
 
 
+def require_checkpoint(path: Path) -> None:
+    """Raise GocError, with how to get it, if there is no such file."""
+    if not path.is_file():
+        raise GocError(
+            f"model.checkpoint={path}: no such file (looked for {path.absolute()}); "
+            "get released weights with `python scripts/fetch_weights.py`"
+        )
+
+
 def load_state_dict(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors or PyTorch checkpoint, on the CPU; no code of the file is ever run.
 
     Raises GocError when the file is missing, damaged, or no state dict.
     """
-    if not path.is_file():
-        raise GocError(f"model.checkpoint={path}: no such file")
+    require_checkpoint(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
