@@ -17,6 +17,7 @@ import torch
 from contenders import Contender, Workload
 from peers import Peer, reason
 from torch import Tensor
+from torch._dynamo.utils import counters
 from torch.profiler import ProfilerActivity, profile
 
 SCHEDULE_STEPS = 20  # images/s and speed-ups are those of DDIM-20
@@ -24,7 +25,7 @@ MIB = 2**20
 COLUMNS = [
     *("method", "cached_share", "full_min_s", "full_median_s", "cached_min_s", "cached_median_s"),
     *("cached_of_full_min", "cached_of_full_median", "full_of_baseline", "images_per_s", "speedup", "ideal"),
-    *("tensors_held", "held_mib", "peak_mib", "cached_steps_timed", "note"),
+    *("tensors_held", "held_mib", "peak_mib", "cached_steps_timed", "graphs", "recompiled", "note"),
 ]
 
 
@@ -37,7 +38,14 @@ class Measured:
     tensors_held: int = 0
     bytes_held: int = 0
     peak_bytes: int = 0
+    graphs: int = 0  # compiled in the trajectory that is not timed
+    recompiled: int = 0  # compiled in those that are
     note: str = ""
+
+
+def graphs_compiled() -> int:
+    """How many graphs torch.compile has made in this process."""
+    return counters["stats"]["unique_graphs"]
 
 
 @contextlib.contextmanager
@@ -89,8 +97,10 @@ def measure_memory(contender: Contender, workload: Workload, measured: Measured)
     allocator kept from other contenders).
     """
     if workload.compiled or workload.device.type == "cuda":
+        before = graphs_compiled()
         for _ in contender.start():  # compiling and tuning would count otherwise
             pass
+        measured.graphs = graphs_compiled() - before
     if workload.device.type == "cuda":
         contender.drop()
         torch.cuda.reset_peak_memory_stats(workload.device)
@@ -108,7 +118,7 @@ def measure_memory(contender: Contender, workload: Workload, measured: Measured)
 
 def time_steps(contender: Contender, workload: Workload, measured: Measured) -> None:
     """One trajectory, each step timed from an idle device to an idle device."""
-    generation = workload.generation()
+    generation, graphs = workload.generation(), graphs_compiled()
     trajectory = contender.start()
     for _ in range(workload.steps):
         generation.synchronize()
@@ -118,6 +128,7 @@ def time_steps(contender: Contender, workload: Workload, measured: Measured) -> 
         elapsed = time.perf_counter() - start
         (measured.cached if contender.was_cached() else measured.full).append(elapsed)
     contender.drop()
+    measured.recompiled += graphs_compiled() - graphs
 
 
 @torch.inference_mode()
@@ -166,6 +177,8 @@ def rows(contenders: Sequence[Contender], results: dict[str, Measured], workload
             "held_mib": own.bytes_held / MIB,
             "peak_mib": own.peak_bytes / MIB,
             "cached_steps_timed": len(own.cached),
+            "graphs": own.graphs,
+            "recompiled": own.recompiled,
             "note": "",
         }
 

@@ -49,12 +49,12 @@ def mixed_forward(model: DiT, x: Tensor, t: Tensor, y: Tensor, earlier: dict[Cel
 
     gates: float [depth, 2], through which gradients flow; earlier: a feature for each cell.
     """
-    h = model.x_embedder(x) + model.pos_embed
+    h = model.embed(x)
     activated = F.silu(model.t_embedder(t) + model.y_embedder(y))
     for index, block in enumerate(model.blocks):
         assert isinstance(block, DiTBlock)
         for branch in range(BRANCHES):
-            feature, gate = block.branch(branch, h, activated)
+            feature, gate = block.compute(branch, h, activated)
             feature = torch.lerp(earlier[index, branch], feature, gates[index, branch])
             h = torch.addcmul(h, gate.unsqueeze(1), feature)
     return model.unpatchify(model.final_layer(h, activated))

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import benchmark
@@ -170,6 +171,17 @@ def test_ratios_speed_up_and_images_per_second(workload: Workload) -> None:
     assert half["images_per_s"] == 2 / (10 * 2.0 + 10 * 0.5)
     assert half["speedup"] == 20 * 1.5 / 25
     assert (half["ideal"], half["cached_steps_timed"]) == (2.0, 3)
+
+
+def test_graphs_are_counted_when_they_are_compiled(workload: Workload) -> None:
+    torch._dynamo.reset()
+    model = workload.model
+    model.compile_branches()
+    work = replace(workload, compiled=True)
+    names = ("none", "reuse 50 %", "goc 50 %")
+    table = step_times.table([entry for entry in own_contenders(work) if entry.name in names], work, 1)
+    assert table["graphs"].tolist() == [2, 1, 0]  # a full step's two; a cached step's, which the queue shares
+    assert table["recompiled"].tolist() == [0, 0, 0]
 
 
 def test_the_command_writes_every_row_and_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 import pytest
 import torch
+from torch._dynamo.utils import counters
+from torch._inductor import metrics
 
 from goc.caching.cache import FeatureCache
 from goc.caching.schedule import uniform
@@ -9,7 +11,7 @@ from goc.errors import ConfigError
 from goc.generate import Generation
 from goc.methods import GradientQueueConfig
 from goc.models.decoder import decode_pixels
-from goc.models.dit import DiT
+from goc.models.dit import DiT, add_gated
 
 CPU = torch.device("cpu")
 STEPS = 6
@@ -67,6 +69,25 @@ def test_the_queues_format_is_a_choice(tiny_dit: DiT, queue_dtype: str | None, h
 def test_compiled_branches_give_the_same_images(tiny_dit: DiT) -> None:
     eager = latents(tiny_dit, "fp32")
     torch.testing.assert_close(latents(tiny_dit, "fp32", compiled=True), eager, rtol=1e-4, atol=1e-4)
+
+
+def test_whole_steps_compile_to_three_graphs_none_of_them_in_a_later_trajectory(tiny_dit: DiT) -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    latents(tiny_dit, "fp32", compiled=True)
+    assert counters["stats"]["unique_graphs"] == 3  # attention and MLP of a full step, the sum of a cached one
+    assert not counters["graph_break"]
+    latents(tiny_dit, "fp32", compiled=True)
+    assert counters["stats"]["unique_graphs"] == 3
+
+
+def test_a_compiled_cached_step_is_one_pass_over_the_residual_stream() -> None:
+    torch._dynamo.reset()
+    metrics.reset()
+    gates, features = [torch.randn(2, 64) for _ in range(56)], [torch.randn(2, 16, 64) for _ in range(56)]
+    with torch.inference_mode():
+        torch.compile(add_gated)(torch.randn(2, 16, 64), gates, features)
+    assert metrics.generated_kernel_count == 1
 
 
 def test_devices_that_are_not_there_are_refused() -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from goc.caching.predictor import Predictor
-from goc.models.dit import Site
+from goc.models.dit import Site, Terms
 
 
 class StepCache:
@@ -26,7 +26,7 @@ class StepCache:
     def decide(self, signal: Callable[[], Tensor]) -> None:
         """By default the step's cells are known beforehand, and the signal is not computed."""
 
-    def lookup(self, block: int, branch: int) -> Tensor | None:
+    def lookup(self, block: int, branch: int) -> Terms | None:
         return None
 
     def store(self, block: int, branch: int, feature: Tensor) -> None:
@@ -55,7 +55,7 @@ class FeatureCache(StepCache):
         self.peak_cache_tensors = max(self.peak_cache_tensors, len(held))
         self.peak_cache_bytes = max(self.peak_cache_bytes, sum(tensor.nbytes for tensor in held))
 
-    def lookup(self, block: int, branch: int) -> Tensor | None:
+    def lookup(self, block: int, branch: int) -> Terms | None:
         if self.cached[self.step][block][branch]:
             return self.predictor.predict(self.step, (block, branch))
         return None

@@ -8,14 +8,42 @@ the log signal-to-noise ratio.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from math import factorial
+from math import factorial, isclose
 
 import torch
 from torch import Tensor
 
+from goc.models.dit import Terms
+
 Cell = tuple[int, int]
+
+
+def combine(parts: Iterable[tuple[float, Terms]]) -> Terms:
+    """The weighted sum of some values, as terms: each tensor once, and none with weight zero."""
+    total: dict[int, tuple[float, Tensor]] = {}
+    for weight, value in parts:
+        for coefficient, tensor in value:
+            before, _ = total.get(id(tensor), (0.0, tensor))
+            total[id(tensor)] = before + weight * coefficient, tensor
+    return [(coefficient, tensor) for coefficient, tensor in total.values() if coefficient]
+
+
+def evaluate(value: Terms, out: Tensor | None = None) -> Tensor:
+    """The sum of a value's terms; `out` is one of its tensors, which is then overwritten with it."""
+    first, *others = sorted(value, key=lambda term: term[1] is not out)
+    coefficient, total = first
+    if len(others) == 1 and isclose(coefficient + others[0][0], 1.0):  # total + weight (other - total), in one pass
+        weight, other = others[0]
+        return total.lerp(other, weight) if out is None else total.lerp_(other, weight)
+    if coefficient != 1:
+        total = total * coefficient if out is None else total.mul_(coefficient)
+    elif out is None and others:
+        total = total.clone()
+    for coefficient, tensor in others:
+        total.add_(tensor, alpha=coefficient)
+    return total
 
 
 class Predictor(ABC):
@@ -38,8 +66,11 @@ class Predictor(ABC):
         """Take over the feature [N, tokens, hidden] computed (and already used) in this step."""
 
     @abstractmethod
-    def predict(self, step: int, cell: Cell) -> Tensor:
-        """The value [N, tokens, hidden] to use in this cached step; the caller must not change it."""
+    def predict(self, step: int, cell: Cell) -> Terms:
+        """The value to use in this cached step, as terms of tensors [N, tokens, hidden], none of which is computed now.
+
+        The caller must not change the tensors; they stay as they are until the cell's next feature is stored.
+        """
 
     @abstractmethod
     def held(self) -> list[Tensor]:
@@ -57,8 +88,8 @@ class Reuse(Predictor):
         if self.cached_next(step, cell):
             self.feature[cell] = feature
 
-    def predict(self, step: int, cell: Cell) -> Tensor:
-        return self.feature[cell] if self.cached_next(step, cell) else self.feature.pop(cell)
+    def predict(self, step: int, cell: Cell) -> Terms:
+        return [(1.0, self.feature[cell] if self.cached_next(step, cell) else self.feature.pop(cell))]
 
     def held(self) -> list[Tensor]:
         return list(self.feature.values())
@@ -75,8 +106,9 @@ class GradientQueue(Predictor):
     With the step index as the clock the last factor is 1. A cell with fewer values than the queue asks for uses the
     gradients it has; with none, this is plain reuse.
 
-    The prediction is formed in the step before it is used, and every used value is dropped when no later prediction
-    needs it. With one weight and no two cached steps in a row, that leaves ONE tensor per cell.
+    All of this is linear, so in a cached step nothing is computed: values are kept as terms of a few tensors. When a
+    feature is stored, the next prediction and the used values that later ones need become tensors, in place where that
+    is possible. With one weight and no two cached steps in a row, that leaves ONE tensor per cell.
 
     Args:
         mask: the schedule, bool [steps, blocks, 2].
@@ -101,14 +133,13 @@ class GradientQueue(Predictor):
         self.correct: list[list[list[bool]]] = correct.tolist()
         self.clock = range(self.steps) if clock is None else clock
         self.keep = self._values_to_keep(mask & correct)
-        self.used: dict[Cell, list[Tensor]] = {}
-        self.next: dict[Cell, Tensor] = {}
+        self.used: dict[Cell, list[Terms]] = {}
+        self.next: dict[Cell, Terms] = {}
 
     def _values_to_keep(self, corrected: Tensor) -> list[list[list[int]]]:
         """How many of the newest used values later predictions still need, after each step and for each cell.
 
-        The prediction for step n is formed from the len(weights) + 1 values up to step n - 1, at the end of step
-        n - 1, where the newest of them is at hand.
+        The prediction for step n is known at the end of step n - 1, from the len(weights) + 1 values up to then.
         """
         keep = torch.zeros(corrected.shape, dtype=torch.long)
         for step in reversed(range(self.steps - 2)):
@@ -116,40 +147,49 @@ class GradientQueue(Predictor):
             keep[step] = torch.maximum(needed, keep[step + 1] - 1)
         return keep.tolist()
 
-    def _advance(self, step: int, cell: Cell, value: Tensor, owned: bool) -> None:
-        """Enter the value used in this step into the queue, and form the next step's prediction if one is due.
-
-        owned: the value is needed by nobody else, and may become the prediction in place.
-        """
+    def _advance(self, step: int, cell: Cell, value: Terms) -> None:
+        """Enter the value used in this step into the queue, and predict the next step's if that may be cached."""
         block, branch = cell
         values = [value, *self.used.pop(cell, [])]
-        kept = self.keep[step][block][branch]
         if self.cached_next(step, cell):
             gradients = values[: len(self.weights) + 1] if self.correct[step + 1][block][branch] else []
-            prediction = value
+            moved = self.clock[step + 1] - self.clock[step]
+            parts = [(1.0, value)]
             for j, (newer, older) in enumerate(pairwise(gradients)):
-                moved = self.clock[step + 1] - self.clock[step]
                 weight = self.weights[j] * moved / (self.clock[step - j] - self.clock[step - j - 1])
-                if j == 0:  # u1 + w (u1 - u2), in one pass
-                    lerp = value.lerp_ if owned and not kept else value.lerp
-                    prediction = lerp(older, -weight)
-                else:
-                    prediction = torch.add(prediction, newer - older, alpha=weight)
-            self.next[cell] = prediction
-        if kept:
+                parts += [(weight, newer), (-weight, older)]
+            self.next[cell] = combine(parts)
+        if kept := self.keep[step][block][branch]:
             self.used[cell] = values[:kept]
 
-    def store(self, step: int, cell: Cell, feature: Tensor) -> None:
-        self._advance(step, cell, feature.to(self.dtype or feature.dtype), owned=True)
+    def _settle(self, cell: Cell) -> None:
+        """Make the next prediction and each used value one tensor, in place of one that no other value needs."""
+        values = [*self.used.get(cell, [])]
+        if cell in self.next:
+            values.insert(0, self.next[cell])
+        for index, value in enumerate(values):
+            if len(value) > 1 or value[0][0] != 1:
+                needed = {id(tensor) for other in values if other is not value for _, tensor in other}
+                free = next((tensor for _, tensor in value if id(tensor) not in needed), None)
+                values[index] = [(1.0, evaluate(value, free))]
+        if cell in self.next:
+            self.next[cell] = values.pop(0)
+        if values:
+            self.used[cell] = values
 
-    def predict(self, step: int, cell: Cell) -> Tensor:
+    def store(self, step: int, cell: Cell, feature: Tensor) -> None:
+        self.next.pop(cell, None)  # an adaptive cache may compute what could have been cached
+        self._advance(step, cell, [(1.0, feature.to(self.dtype or feature.dtype))])
+        self._settle(cell)
+
+    def predict(self, step: int, cell: Cell) -> Terms:
         value = self.next.pop(cell)
-        self._advance(step, cell, value, owned=False)
+        self._advance(step, cell, value)
         return value
 
     def held(self) -> list[Tensor]:
-        tensors = [*self.next.values(), *(value for values in self.used.values() for value in values)]
-        return list({id(tensor): tensor for tensor in tensors}.values())
+        values = [*self.next.values(), *(value for used in self.used.values() for value in used)]
+        return list({id(tensor): tensor for value in values for _, tensor in value}.values())
 
 
 class Taylor(Predictor):
@@ -179,20 +219,17 @@ class Taylor(Predictor):
         if not self.cached_later[step][cell[0]][cell[1]]:
             return
         differences = [feature]
-        for older in before[: self.order]:
+        for older in before[: self.order]:  # each becomes the next higher difference, in place
             distance = self.clock[step] - self.clock[self.computed[cell]]
-            differences.append((differences[-1] - older) / distance)
+            differences.append(older.sub_(differences[-1]).div_(-distance))
         self.differences[cell], self.computed[cell] = differences, step
 
-    def predict(self, step: int, cell: Cell) -> Tensor:
+    def predict(self, step: int, cell: Cell) -> Terms:
         differences = self.differences[cell]
         distance = self.clock[step] - self.clock[self.computed[cell]]
-        value = differences[0]
-        for k, difference in enumerate(differences[1:], start=1):
-            value = torch.add(value, difference, alpha=distance**k / factorial(k))
         if not self.cached_later[step][cell[0]][cell[1]]:
             del self.differences[cell]
-        return value
+        return [(distance**k / factorial(k), difference) for k, difference in enumerate(differences)]
 
     def held(self) -> list[Tensor]:
         return [difference for differences in self.differences.values() for difference in differences]

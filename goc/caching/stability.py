@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from goc.caching.predictor import GradientQueue
+from goc.caching.predictor import GradientQueue, evaluate
 
 
 def amplification(
@@ -38,5 +38,5 @@ def _cell_amplification(
             # a computed value is exact but for the error that starts here
             queue.store(step, (0, 0), torch.eye(steps, dtype=torch.float64)[step])
         else:
-            largest = max(largest, float(queue.predict(step, (0, 0)).abs().max()))
+            largest = max(largest, float(evaluate(queue.predict(step, (0, 0))).abs().max()))
     return largest

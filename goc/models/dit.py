@@ -4,7 +4,7 @@ Parameter names are those of the public DiT release, so that its state dicts loa
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Literal, Protocol, cast
 
@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Attention, Mlp, PatchEmbed
 from torch import Tensor, nn
+
+from goc.models.slices import in_slices, worth_slicing
 
 ATTENTION, MLP = 0, 1
 BRANCHES = 2
@@ -23,6 +25,7 @@ PUBLISHED_PATCHES = (2, 4, 8)
 
 
 Site = Literal["branch", "stack"]
+Terms = Sequence[tuple[float, Tensor]]  # a value as a weighted sum of tensors of the same shape
 
 
 class FeatureCache(Protocol):
@@ -37,8 +40,12 @@ class FeatureCache(Protocol):
     def decide(self, signal: Callable[[], Tensor]) -> None:
         """Called once in each forward pass; signal() computes the first block's modulated input [N, tokens, hidden]."""
 
-    def lookup(self, block: int, branch: int) -> Tensor | None:
-        """Feature [N, tokens, hidden] to use instead of computing it, or None: compute it."""
+    def lookup(self, block: int, branch: int) -> Terms | None:
+        """The feature to use instead of computing it, as terms [N, tokens, hidden]; None: compute it.
+
+        Terms and not their sum, because a sum is a tensor more, while each term can be added where it is needed. They
+        must stay as they are until the next feature is stored.
+        """
 
     def store(self, block: int, branch: int, feature: Tensor) -> None:
         """Take over a feature that was just computed and used; the cache may change it in place."""
@@ -75,7 +82,7 @@ class LabelEmbedder(nn.Module):
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Tokens x [N, tokens, hidden] scaled by 1 + scale and shifted, both [N, hidden]."""
-    return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
+    return torch.addcmul(shift.unsqueeze(1), x, 1 + scale.unsqueeze(1))
 
 
 def adaln_linear(module: nn.Module) -> nn.Linear:
@@ -83,11 +90,15 @@ def adaln_linear(module: nn.Module) -> nn.Linear:
     return cast(nn.Linear, cast(nn.Sequential, module.adaLN_modulation)[1])
 
 
-def add_gated(h: Tensor, gate: Tensor, feature: Tensor) -> Tensor:
-    """h + gate * feature, for h and feature [N, tokens, hidden], gate [N, hidden]; in place outside of training."""
-    if torch.is_grad_enabled():
-        return torch.addcmul(h, gate.unsqueeze(1), feature)
-    return h.addcmul_(gate.unsqueeze(1), feature)
+def add_gated(h: Tensor, gates: Sequence[Tensor], features: Sequence[Tensor]) -> Tensor:
+    """h + sum of gate * feature; h and features [N, tokens, hidden], gates [N, hidden]. In place outside of training.
+
+    Every feature is read once and nothing is allocated; torch.compile makes it one pass over h, too.
+    """
+    add = torch.addcmul if torch.is_grad_enabled() else Tensor.addcmul_
+    for gate, feature in zip(gates, features, strict=True):
+        h = add(h, gate.unsqueeze(1), feature)
+    return h
 
 
 class DiTBlock(nn.Module):
@@ -110,30 +121,34 @@ class DiTBlock(nn.Module):
         """
         linear = adaln_linear(self)
         rows = slice(first * self.hidden_size, (first + count) * self.hidden_size)
-        return F.linear(activated, linear.weight[rows], linear.bias[rows]).chunk(count, dim=1)
+        # weights times few conditions, not the other way round: so a CPU reads the weights twice as fast
+        vectors = torch.addmm(linear.bias[rows, None], linear.weight[rows], activated.t())
+        return vectors.t().contiguous().chunk(count, dim=1)
 
     def modulated_input(self, h: Tensor, activated: Tensor) -> Tensor:
         """What the attention branch sees: h [N, tokens, hidden] normalised and modulated."""
         return modulate(self.norm1(h), *self.modulation(activated, 0, 2))
 
-    def branch(self, branch: int, h: Tensor, activated: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute one branch: its feature [N, tokens, hidden] (before the gate) and its gate [N, hidden]."""
+    def gated(self, branch: int, terms: Terms, activated: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """A branch's stand-in as (gate [N, hidden], tensor [N, tokens, hidden]) pairs; only the gate is computed.
+
+        Each gate is a tensor of its own: torch.compile makes another graph for arguments that are the same tensor.
+        """
+        (gate,) = self.modulation(activated, 3 * branch + 2, 1)
+        alone = len(terms) == 1 and terms[0][0] == 1
+        return ((gate if alone else coefficient * gate, tensor) for coefficient, tensor in terms)
+
+    def compute(self, branch: int, h: Tensor, activated: Tensor) -> tuple[Tensor, Tensor]:
+        """A branch's feature [N, tokens, hidden] (before the gate) and its gate [N, hidden]."""
         norm, layer = ((self.norm1, self.attn), (self.norm2, self.mlp))[branch]
         shift, scale, gate = self.modulation(activated, 3 * branch, 3)
-        return layer(modulate(norm(h), shift, scale)), gate
+        x = modulate(norm(h), shift, scale)
+        return in_slices(layer, x) if worth_slicing(layer, x) else layer(x), gate
 
-    def forward(self, h: Tensor, activated: Tensor, cache: FeatureCache | None = None, index: int = 0) -> Tensor:
-        """h [N, tokens, hidden] -> same, in place outside of training; `index` is this block's number in the cache."""
-        for branch in (ATTENTION, MLP):
-            cached = None if cache is None else cache.lookup(index, branch)
-            if cached is None:
-                feature, gate = self.branch(branch, h, activated)
-            else:
-                feature, (gate,) = cached, self.modulation(activated, 3 * branch + 2, 1)
-            h = add_gated(h, gate, feature)
-            if cache is not None and cached is None:
-                cache.store(index, branch, feature)
-        return h
+    def forward(self, branch: int, h: Tensor, activated: Tensor) -> tuple[Tensor, Tensor]:
+        """Add one branch: h [N, tokens, hidden] after it, in place outside of training, and its feature."""
+        feature, gate = self.compute(branch, h, activated)
+        return add_gated(h, [gate], [feature]), feature
 
 
 class FinalLayer(nn.Module):
@@ -184,6 +199,7 @@ class DiT(nn.Module):
         self.pos_embed: Tensor
         self.blocks = nn.ModuleList(DiTBlock(hidden_size, num_heads) for _ in range(depth))
         self.final_layer = FinalLayer(hidden_size, patch_size, self.out_channels)
+        self.add_gated = add_gated
         self.initialize()
 
     @classmethod
@@ -215,9 +231,10 @@ class DiT(nn.Module):
         self.pos_embed.copy_(build_sincos2d_pos_embed([grid, grid], self.hidden_size).reshape(self.pos_embed.shape))
 
     def compile_branches(self) -> None:
-        """Compile what a computed branch runs; what a cached one runs is a handful of operations anyway."""
-        for block in cast(Iterable[DiTBlock], self.blocks):
-            object.__setattr__(block, "branch", torch.compile(block.branch))
+        """Compile a computed branch, the same two graphs for all blocks, and the sum over cached ones."""
+        for block in self.blocks:
+            block.compile()
+        self.add_gated = torch.compile(add_gated)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Predict noise and variance.
@@ -230,24 +247,50 @@ class DiT(nn.Module):
         Returns:
             [N, 2 C, H, W]: predicted noise, then the variance interpolation v.
         """
-        # tokens come out of the patch convolution channel by channel; every later sum wants them token by token
-        h = (self.x_embedder(x) + self.pos_embed).contiguous()
+        h = self.embed(x)
         activated = F.silu(self.t_embedder(t) + self.y_embedder(y))
         if cache is not None:
             cache.decide(lambda: cast(DiTBlock, self.blocks[0]).modulated_input(h, activated))
         return self.unpatchify(self.final_layer(self.stack(h, activated, cache), activated))
 
+    def embed(self, x: Tensor) -> Tensor:
+        """Latents [N, C, H, W] -> tokens [N, tokens, hidden], the patch convolution as one product, token by token."""
+        grid, p, projection = self.input_size // self.patch_size, self.patch_size, self.x_embedder.proj
+        patches = x.reshape(-1, self.in_channels, grid, p, grid, p).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        tokens = F.linear(patches, projection.weight.flatten(1), projection.bias)
+        return tokens.to(self.pos_embed.dtype).add_(self.pos_embed)
+
     def stack(self, h: Tensor, activated: Tensor, cache: FeatureCache | None) -> Tensor:
-        """All blocks: h [N, tokens, hidden] -> same."""
+        """All blocks: h [N, tokens, hidden] -> same, in place outside of training."""
         if cache is not None and cache.site == "stack":
-            added = cache.lookup(0, 0)
-            if added is not None:
-                return h + added
+            return self.cached_stack(h, activated, cache)
+        waiting: list[tuple[Tensor, Tensor]] = []  # gates and tensors of cached cells, added before h is needed again
+        for index, child in enumerate(self.blocks):
+            block = cast(DiTBlock, child)
+            for branch in range(BRANCHES):
+                terms = None if cache is None else cache.lookup(index, branch)
+                if terms is not None:
+                    waiting += block.gated(branch, terms, activated)
+                    continue
+                h, waiting = self.add_waiting(h, waiting), []
+                h, feature = block(branch, h, activated)
+                if cache is not None:
+                    cache.store(index, branch, feature)
+        return self.add_waiting(h, waiting)
+
+    def add_waiting(self, h: Tensor, waiting: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """h [N, tokens, hidden] with the (gate, tensor) pairs of cached cells."""
+        return self.add_gated(h, *zip(*waiting, strict=True)) if waiting else h
+
+    def cached_stack(self, h: Tensor, activated: Tensor, cache: FeatureCache) -> Tensor:
+        """All blocks as one cell, what they add to h [N, tokens, hidden]; h is overwritten."""
+        terms = cache.lookup(0, 0)
+        if terms is None:
             output = self.stack(h.clone(), activated, None)
-            cache.store(0, 0, output - h)
+            cache.store(0, 0, torch.sub(output, h, out=h))
             return output
-        for index, block in enumerate(self.blocks):
-            h = block(h, activated, cache, index)
+        for coefficient, tensor in terms:
+            h.add_(tensor, alpha=coefficient)
         return h
 
     def unpatchify(self, patches: Tensor) -> Tensor:

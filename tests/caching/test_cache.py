@@ -7,7 +7,7 @@ from goc.caching.cache import AdaptiveCache, FeatureCache
 from goc.caching.predictor import GradientQueue, Predictor, Reuse, Taylor
 from goc.caching.schedule import cached_steps_of, uniform, whole_steps
 from goc.diffusion import NoiseSchedule, guided_denoiser, sample
-from goc.models.dit import DiT
+from goc.models.dit import BRANCHES, DiT, Terms
 
 STEPS = 8
 
@@ -53,7 +53,7 @@ def test_cells_outside_the_mask_are_computed_and_those_inside_are_not(tiny_dit: 
             stored[step][cell] = True
             super().store(step, cell, feature)
 
-        def predict(self, step: int, cell: tuple[int, int]) -> Tensor:
+        def predict(self, step: int, cell: tuple[int, int]) -> Terms:
             predicted[step][cell] = True
             return super().predict(step, cell)
 
@@ -73,8 +73,8 @@ def test_a_predictor_that_knows_the_features_changes_nothing(tiny_dit: DiT) -> N
             features[(step, *cell)] = feature
 
     class Oracle(Recorder):
-        def predict(self, step: int, cell: tuple[int, int]) -> Tensor:
-            return features[(step, *cell)]
+        def predict(self, step: int, cell: tuple[int, int]) -> Terms:
+            return [(1.0, features[(step, *cell)])]
 
     nothing = torch.zeros_like(mask)
     full = trajectory(tiny_dit, FeatureCache(nothing, Recorder(nothing, [])))
@@ -88,7 +88,7 @@ def test_the_stack_site_replaces_all_blocks_by_one_cell(tiny_dit: DiT) -> None:
         block.register_forward_hook(lambda *_: calls.append(1))
     cache = FeatureCache(mask, Reuse(mask), "stack")
     cached = trajectory(tiny_dit, cache)
-    assert len(calls) == (STEPS - int(mask.sum())) * tiny_dit.depth
+    assert len(calls) == (STEPS - int(mask.sum())) * tiny_dit.depth * BRANCHES
     assert cache.peak_cache_tensors == 1
     full = trajectory(tiny_dit, None)
     assert torch.equal(cached[0], full[0])
@@ -104,8 +104,8 @@ def test_a_stack_predictor_that_knows_the_features_changes_nothing(tiny_dit: DiT
             features[step] = feature
 
     class Oracle(Recorder):
-        def predict(self, step: int, cell: tuple[int, int]) -> Tensor:
-            return features[step]
+        def predict(self, step: int, cell: tuple[int, int]) -> Terms:
+            return [(1.0, features[step])]
 
     nothing = torch.zeros_like(mask)
     full = trajectory(tiny_dit, FeatureCache(nothing, Recorder(nothing), "stack"))

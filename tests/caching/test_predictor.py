@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from goc.caching.cache import FeatureCache
-from goc.caching.predictor import GradientQueue, Predictor, Reuse, Taylor
+from goc.caching.predictor import GradientQueue, Predictor, Reuse, Taylor, evaluate
 from goc.caching.schedule import uniform
 
 CELL = (0, 0)
@@ -24,7 +24,7 @@ def used_values(predictor: Predictor, mask: Tensor, features: Tensor) -> list[Te
     values = []
     for step, feature in enumerate(features):
         if mask[step, 0, 0]:
-            values.append(predictor.predict(step, CELL).clone())
+            values.append(evaluate(predictor.predict(step, CELL)).clone())
         else:
             values.append(feature)
             predictor.store(step, CELL, feature.clone())
@@ -104,6 +104,64 @@ def test_nothing_is_held_after_the_last_cached_step(cached: list[bool], weights:
                 predictor.store(step, CELL, torch.zeros(1))
             if step >= last:
                 assert not predictor.held()
+
+
+@given(masks, weight_lists, st.integers(0, 3))
+def test_a_prediction_is_made_of_tensors_that_are_held_already_each_once(
+    cached: list[bool], weights: list[float], order: int
+) -> None:
+    mask = one_cell(cached)
+    for predictor in (GradientQueue(mask, weights), Reuse(mask), Taylor(mask, order)):
+        for step in range(len(cached)):
+            if mask[step, 0, 0]:
+                held = [id(tensor) for tensor in predictor.held()]
+                used = [id(tensor) for _, tensor in predictor.predict(step, CELL)]
+                assert len(set(used)) == len(used)
+                assert set(used) <= set(held)
+            else:
+                predictor.store(step, CELL, torch.randn(2))
+
+
+def test_the_correction_of_interval_two_is_applied_in_place_of_the_stored_feature() -> None:
+    mask = uniform(6, 1, 0.5)[:, :, :1]
+    queue, feature = GradientQueue(mask, [1.2]), torch.empty(0)
+    for step in range(6):
+        if mask[step, 0, 0]:
+            ((coefficient, tensor),) = queue.predict(step, CELL)
+            assert (coefficient, tensor.data_ptr()) == (1.0, feature.data_ptr())
+        else:
+            feature = torch.randn(3)
+            queue.store(step, CELL, feature)
+
+
+@pytest.mark.parametrize(("tensors", "steps"), [(2, [4, 5, 6, 7]), (3, [4, 5])])
+def test_a_long_cached_run_holds_no_more_than_the_queue_is_long(tensors: int, steps: list[int]) -> None:
+    """With m weights, m + 1 tensors give all predictions, however many steps are cached."""
+    mask = one_cell([step in steps for step in range(10)])
+    queue = GradientQueue(mask, [1.0, 0.5][: tensors - 1])
+    for step in range(10):
+        if mask[step, 0, 0]:
+            queue.predict(step, CELL)
+        else:
+            queue.store(step, CELL, torch.randn(3))
+        assert len(queue.held()) <= tensors
+
+
+@given(st.lists(st.floats(-3, 3), min_size=1, max_size=4), st.integers(0, 3), st.booleans())
+def test_terms_are_summed_the_same_in_place_and_apart(coefficients: list[float], place: int, affine: bool) -> None:
+    if affine:  # summed in one pass when there are two
+        coefficients = [*coefficients[1:], 1 - sum(coefficients[1:])]
+    tensors = [torch.randn(3, dtype=torch.float64) for _ in coefficients]
+    terms = list(zip(coefficients, tensors, strict=True))
+    expected = sum((c * tensor for c, tensor in terms), torch.zeros(3, dtype=torch.float64))
+    before = [tensor.clone() for tensor in tensors]
+    torch.testing.assert_close(evaluate(terms), expected)
+    assert all(torch.equal(a, b) for a, b in zip(tensors, before, strict=True))
+    out = tensors[place % len(tensors)]
+    assert evaluate(terms, out) is out
+    torch.testing.assert_close(out, expected)
+    others = [tensor for tensor in tensors if tensor is not out]
+    assert all(any(torch.equal(tensor, b) for b in before) for tensor in others)
 
 
 def test_values_are_held_only_as_long_as_a_later_prediction_needs_them() -> None:

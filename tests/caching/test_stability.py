@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from goc.caching.inflection import correct_at
-from goc.caching.predictor import GradientQueue
+from goc.caching.predictor import GradientQueue, evaluate
 from goc.caching.schedule import fora, uniform
 from goc.caching.stability import amplification
 
@@ -13,9 +13,9 @@ def run_queue(mask: Tensor, weights: list[float], features: Tensor) -> list[Tens
     used = []
     for step, feature in enumerate(features):
         if mask[step, 0, 0]:
-            used.append(queue.predict(step, (0, 0)))
+            used.append(evaluate(queue.predict(step, (0, 0))).clone())
         else:
-            queue.store(step, (0, 0), feature)
+            queue.store(step, (0, 0), feature.clone())
             used.append(feature)
     return used
 

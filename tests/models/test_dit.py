@@ -1,7 +1,15 @@
+from collections import Counter
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from goc.models.dit import PUBLISHED_PATCHES, PUBLISHED_SIZES, DiT
+import goc.models.slices
+from goc.caching.cache import FeatureCache
+from goc.caching.predictor import GradientQueue
+from goc.caching.schedule import uniform
+from goc.models.dit import PUBLISHED_PATCHES, PUBLISHED_SIZES, DiT, DiTBlock
 
 # parameters of the public releases and of the DiT paper's table 4 (millions; patch 2, 256x256)
 MILLIONS = {"S": 33, "B": 130, "L": 458, "XL": 675}
@@ -66,3 +74,61 @@ def test_samples_of_a_batch_do_not_see_each_other(tiny_dit: DiT) -> None:
     together = tiny_dit(x, t, y)
     alone = torch.cat([tiny_dit(x[i : i + 1], t[i : i + 1], y[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(together, alone)
+
+
+@pytest.mark.parametrize("heads", [1, 3, 5, 16])  # fewer than slices, not a multiple of them, and as published
+def test_a_branch_in_slices_is_the_branch(heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = DiTBlock(4 * heads, heads)
+    h, activated = torch.randn(2, 6, 4 * heads), torch.randn(2, 4 * heads)
+    whole = [block.compute(branch, h, activated)[0] for branch in range(2)]
+    calls = []
+    for layer in (block.attn, block.mlp):
+        layer.register_forward_hook(lambda *_: calls.append(1))
+    monkeypatch.setattr(goc.models.slices, "WORTH_BYTES", 0)
+    for branch, expected in enumerate(whole):
+        feature, _ = block.compute(branch, h, activated)
+        torch.testing.assert_close(feature, expected, rtol=1e-4, atol=1e-5)
+    assert not calls
+
+
+def test_tokens_are_the_patch_convolution_plus_the_positions(tiny_dit: DiT) -> None:
+    x = torch.randn(3, 2, 4, 4)
+    expected = tiny_dit.x_embedder(x) + tiny_dit.pos_embed
+    torch.testing.assert_close(tiny_dit.embed(x), expected)
+    assert tiny_dit.embed(x).is_contiguous()
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations that run inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts[operation.overloadpacket.__name__] += 1
+        return operation(*args, **(kwargs or {}))
+
+
+AROUND_THE_BLOCKS = 5, 1  # products (patches, the timestep's two, the final layer's two) and norms
+
+
+@pytest.mark.parametrize("cache_ratio", [0.5, 0.75])
+def test_a_cached_step_is_one_gate_and_one_addition_in_place_for_each_held_tensor(cache_ratio: float) -> None:
+    depth, steps = 3, 8
+    model = DiT(4, 2, 1, 16, depth, 2, 5)
+    mask = uniform(steps, depth, cache_ratio)
+    cache = FeatureCache(mask, GradientQueue(mask, [1.2]))
+    x, y = torch.randn(2, 1, 4, 4), torch.tensor([1, 2])
+    with torch.inference_mode():
+        for step in range(steps):
+            cache.begin_step(step)
+            read = len(cache.predictor.held())
+            with Operations() as operations:
+                model(x, torch.tensor([step]), y, cache)
+            if mask[step].all():
+                counts = operations.counts
+                assert counts["addmm"] == 2 * depth
+                assert 2 * depth <= counts["addcmul_"] <= read
+                assert (counts["linear"], counts["layer_norm"]) == AROUND_THE_BLOCKS
+                assert not {"scaled_dot_product_attention", "gelu", "lerp", "lerp_", "sub", "clone"} & counts.keys()
