@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Attention, Mlp
 from torch import Tensor, nn
 
-WORTH_BYTES = 2 * 2**20  # size of the input from which slices are no slower
+WORTH_NUMBERS = 2**19  # in the input; from then on slices are no slower
 ATTENTION_SLICES, MLP_SLICES = 4, 8
 
 
@@ -18,7 +18,7 @@ def worth_slicing(layer: Attention | Mlp, x: Tensor) -> bool:
     Sums of 16-bit numbers would be rounded after every slice.
     """
     fp32 = next(layer.parameters()).dtype == torch.float32
-    return x.device.type == "cpu" and x.nbytes > WORTH_BYTES and fp32
+    return x.device.type == "cpu" and x.numel() > WORTH_NUMBERS and fp32
 
 
 def in_slices(layer: Attention | Mlp, x: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ def test_a_branch_in_slices_is_the_branch(heads: int, monkeypatch: pytest.Monkey
     calls = []
     for layer in (block.attn, block.mlp):
         layer.register_forward_hook(lambda *_: calls.append(1))
-    monkeypatch.setattr(goc.models.slices, "WORTH_BYTES", 0)
+    monkeypatch.setattr(goc.models.slices, "WORTH_NUMBERS", 0)
     for branch, expected in enumerate(whole):
         feature, _ = block.compute(branch, h, activated)
         torch.testing.assert_close(feature, expected, rtol=1e-4, atol=1e-5)
