@@ -3,6 +3,7 @@
     python scripts/benchmark.py memory      peak memory of 50,000 samples against 2,000
     python scripts/benchmark.py overhead    where the time of a run goes, beside the denoiser
     python scripts/benchmark.py steps       full and cached steps of every method and of peers, side by side
+    python scripts/benchmark.py precision   what bf16 costs in quality, and what it saves
     python scripts/benchmark.py roofline    least time of these steps on an H100, from the shapes alone
 
 What follows a subject is its own: settings as for run.py (python scripts/benchmark.py overhead num_samples=500), or
@@ -10,6 +11,7 @@ options (python scripts/benchmark.py steps --help). docs/performance.md says wha
 """
 
 import argparse
+import itertools
 import json
 import resource
 import subprocess
@@ -21,11 +23,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import roofline as roofline_estimates
 import step_times
 import torch
-from contenders import Workload, own_contenders
+from contenders import Contender, Entry, Workload, own_contenders
 from hydra import compose, initialize_config_dir
 from peers import peers
 from random_weights import DOWNSAMPLING, randomize
@@ -36,6 +39,7 @@ from goc.cli import fail
 from goc.config import CONF, from_hydra, register
 from goc.device import PRECISIONS, choose_device, configure, prepare
 from goc.errors import ConfigError, GocError
+from goc.evaluate import distance
 from goc.files import write_json
 from goc.models.dit import DiT
 
@@ -56,6 +60,17 @@ def memory(settings: list[str]) -> pd.DataFrame:
         rows.append({"samples": count, "peak_mib": int(peak.stdout) / 1024})
     frame = pd.DataFrame(rows)
     return frame.assign(of_the_first=frame["peak_mib"] / frame["peak_mib"].iloc[0])
+
+
+def run_in(folder: Path, *settings: str) -> dict[str, Any]:
+    """Result of a run with these settings; all that it writes is in the folder."""
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = from_hydra(compose("config", overrides=[f"cache_dir={folder}/cache", *settings]))
+    result = goc.experiment.run(config, folder / "run")
+    if result is None:
+        raise GocError("a benchmark is one process: start it without torchrun or srun")
+    return result
 
 
 class Stopwatch:
@@ -100,10 +115,8 @@ def overhead(settings: list[str]) -> pd.DataFrame:
     watch.time(goc.experiment, "load_extractor", "loading")
     watch.time(goc.experiment, "load_reference", "loading")
     watch.time(goc.experiment, "run", "sampler and the rest")
-    register()
-    with tempfile.TemporaryDirectory() as folder, initialize_config_dir(str(CONF), version_base="1.3"):
-        own = ["num_samples=2000", "latency_repeats=0", f"cache_dir={folder}/cache", *settings]
-        goc.experiment.run(from_hydra(compose("config", overrides=own)), Path(folder) / "run")
+    with tempfile.TemporaryDirectory() as folder:
+        run_in(Path(folder), "num_samples=2000", "latency_repeats=0", *settings)
     frame = pd.DataFrame(watch.seconds.items(), columns=["part", "seconds"]).sort_values("seconds", ascending=False)
     frame["share"] = frame["seconds"] / frame["seconds"].sum()
     besides = frame[~frame["part"].isin(["denoiser", "decoding"])]
@@ -113,6 +126,33 @@ def overhead(settings: list[str]) -> pd.DataFrame:
         "share": besides["share"].sum(),
     }
     return pd.concat([frame, pd.DataFrame([total])], ignore_index=True)
+
+
+def precision(settings: list[str]) -> pd.DataFrame:
+    """Samples in bf16 against the same seeds' in fp32, uncached and half cached: quality, PSNR, time."""
+    rows: list[dict[str, Any]] = []
+    exact = None  # images of fp32 without a cache
+    with tempfile.TemporaryDirectory() as root:
+        for form, method in itertools.product(("fp32", "bf16"), ("none", "reuse", "goc")):
+            folder = Path(root) / f"{form}-{method}"
+            choice = [f"precision={form}", f"method={method}", "cache_ratio=0.5"]
+            result = run_in(folder, "num_samples=2000", "metrics=[isc,fid]", "save_images=npz", *choice, *settings)
+            images = torch.from_numpy(np.load(folder / "run" / "images.npz")["arr_0"])
+            exact = images if exact is None else exact
+            own, other = ({"latents": pixels, "images": pixels} for pixels in (images, exact))
+            rows.append(
+                {
+                    "precision": form,
+                    "method": method,
+                    "fid": result["metrics"]["fid"],
+                    "is": result["metrics"]["is"],
+                    "psnr_to_fp32_uncached": distance([(own, other)])["psnr"],
+                    "psnr_to_uncached": result["distance"].get("psnr"),
+                    "ms_per_image": result["cost"]["ms_per_image"],
+                }
+            )
+    frame = pd.DataFrame(rows)
+    return frame.assign(speedup=frame["ms_per_image"].iloc[0] / frame["ms_per_image"])
 
 
 def model_options(subject: str) -> argparse.ArgumentParser:
@@ -152,9 +192,22 @@ def steps(settings: list[str]) -> pd.DataFrame:
     parser.add_argument("--steps", type=int, default=8, help="of a trajectory (default 8)")
     parser.add_argument("--repeats", type=int, default=3, help="timed trajectories of each method (default 3)")
     parser.add_argument("--compile", action="store_true", help="compile the project's and the textbook's branches")
+    parser.add_argument("--rows", nargs="+", help="only these, and what they are measured against (default all)")
     options = parser.parse_args(settings)
     work = workload(options)
-    return step_times.table([*own_contenders(work), *peers(work)], work, options.repeats)
+    return step_times.table(chosen([*own_contenders(work), *peers(work)], options.rows), work, options.repeats)
+
+
+def chosen(entries: Sequence[Entry], rows: list[str] | None) -> Sequence[Entry]:
+    """The entries of the table that are named, with their baselines; None: all. Raises ConfigError for other names."""
+    by_name = {step_times.name_of(entry): entry for entry in entries}
+    if rows is None:
+        return entries
+    for row in rows:
+        if row not in by_name:
+            raise ConfigError(f"--rows {row}: must be of {', '.join(by_name)}")
+    wanted = {*rows, *(entry.baseline for row in rows if isinstance(entry := by_name[row], Contender))}
+    return [entry for name, entry in by_name.items() if name in wanted]
 
 
 def roofline(settings: list[str]) -> pd.DataFrame:
@@ -163,7 +216,7 @@ def roofline(settings: list[str]) -> pd.DataFrame:
     return roofline_estimates.table(options.model, options.image_size // DOWNSAMPLING, options.cfg_scale != 1.0)
 
 
-SUBJECTS = {"memory": memory, "overhead": overhead, "steps": steps, "roofline": roofline}
+SUBJECTS = {"memory": memory, "overhead": overhead, "steps": steps, "precision": precision, "roofline": roofline}
 
 
 def machine() -> str:

@@ -77,6 +77,9 @@ class Contender(ABC):
         """Let go of what the last trajectory left in the caches."""
 
 
+Entry = Contender | tuple[str, str]  # or the name of a peer, and why it cannot be measured
+
+
 class Project(Contender):
     """A cache of this project, or the bare model.
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
-from contenders import INTERVAL, ORDER, CachedSteps, Contender, Foreign, Workload, evenly, never
+from contenders import INTERVAL, ORDER, CachedSteps, Contender, Entry, Foreign, Workload, evenly, never
 from torch import Tensor, nn
 
 from goc.caching.cache import StepCache
@@ -193,7 +193,7 @@ class CacheDiT(Peer):
         self.drop_context()
 
 
-def peers(workload: Workload) -> Iterator[Contender | tuple[str, str]]:
+def peers(workload: Workload) -> Iterator[Entry]:
     """Every peer, or (its name, why there is none)."""
     half = evenly(0.5)
     makers: Sequence[tuple[str, Callable[[str], Contender]]] = [

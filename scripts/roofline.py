@@ -2,7 +2,7 @@
 
 A step takes at least its operations divided by the GPU's peak, and at least its bytes divided by the bandwidth. Bytes
 are counted as if every operation read its inputs and wrote its output once, attention in one operation, the residual
-stream in float32 and everything else in the precision's format.
+stream in float32 and everything else in the precision's format; under compile=true a cached step is one such operation.
 """
 
 from collections.abc import Iterator
@@ -35,12 +35,12 @@ class Accelerator:
 
 H100_SXM = Accelerator(3.35e12, {"fp32": 67e12, "tf32": 494e12, "bf16": 989e12}, {"fp32": 4, "tf32": 4, "bf16": 2})
 
-Step = Literal["full", "cached"]
+Step = Literal["full", "cached", "compiled"]  # the last a cached step under compile=true: all cells in one pass
 
 
 def flops(model: DiT, sequences: int, step: Step, site: Site) -> int:
     """Operations of one forward pass: two for each multiply-accumulate (goc.caching.cost)."""
-    macs = forward_macs(model) - (int(cell_macs(model, site).sum()) if step == "cached" else 0)
+    macs = forward_macs(model) - (0 if step == "full" else int(cell_macs(model, site).sum()))
     return 2 * macs * sequences
 
 
@@ -58,17 +58,18 @@ def moved_bytes(model: DiT, sequences: int, step: Step, site: Site, size: int) -
         return moved + blocks * size + model.depth * per_block * tensor
     if site == "stack":
         return moved + (2 * RESIDUAL_BYTES + size) * tensor
-    gates = cells * (hidden**2 + hidden)
-    return moved + gates * size + cells * (2 * RESIDUAL_BYTES + size) * tensor
+    gates, passes = cells * (hidden**2 + hidden), 1 if step == "compiled" else cells
+    return moved + gates * size + (cells * size + passes * 2 * RESIDUAL_BYTES) * tensor
 
 
 def estimates(model: DiT, batch: int, guided: bool, precision: str, gpu: Accelerator) -> Iterator[dict[str, Any]]:
-    """A full step and the two kinds of cached step of `batch` images: operations, bytes, least time, share."""
+    """A full step and the kinds of cached step of `batch` images: operations, bytes, least time, share."""
     sequences = batch * (2 if guided else 1)
     full_seconds = None
     cases: list[tuple[str, Step, Site]] = [
         ("full", "full", "branch"),
         ("cached", "cached", "branch"),
+        ("cached, compiled", "compiled", "branch"),
         ("cached, stack", "cached", "stack"),
     ]
     for name, step, site in cases:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from contenders import Contender, Workload
+from contenders import Contender, Entry, Workload
 from peers import Peer, reason
 from torch import Tensor
 from torch._dynamo.utils import counters
@@ -183,11 +183,15 @@ def rows(contenders: Sequence[Contender], results: dict[str, Measured], workload
         }
 
 
-def table(entries: Sequence[Contender | tuple[str, str]], workload: Workload, repeats: int) -> pd.DataFrame:
+def name_of(entry: Entry) -> str:
+    """The name of an entry's row."""
+    return entry.name if isinstance(entry, Contender) else entry[0]
+
+
+def table(entries: Sequence[Entry], workload: Workload, repeats: int) -> pd.DataFrame:
     """Measure, and one row for every entry in COLUMNS; an entry (name, reason) has only these."""
     contenders = [entry for entry in entries if isinstance(entry, Contender)]
     results = measure(contenders, workload, repeats)
     made = {row["method"]: row for row in rows(contenders, results, workload)}
     missing = {entry[0]: {"method": entry[0], "note": entry[1]} for entry in entries if isinstance(entry, tuple)}
-    names = [entry.name if isinstance(entry, Contender) else entry[0] for entry in entries]
-    return pd.DataFrame([{**made, **missing}[name] for name in names], columns=COLUMNS)
+    return pd.DataFrame([{**made, **missing}[name_of(entry)] for entry in entries], columns=COLUMNS)

@@ -90,13 +90,14 @@ def adaln_linear(module: nn.Module) -> nn.Linear:
     return cast(nn.Linear, cast(nn.Sequential, module.adaLN_modulation)[1])
 
 
-def add_gated(h: Tensor, gates: Sequence[Tensor], features: Sequence[Tensor]) -> Tensor:
-    """h + sum of gate * feature; h and features [N, tokens, hidden], gates [N, hidden]. In place outside of training.
+def add_gated(h: Tensor, gated: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """h [N, tokens, hidden] + sum of gate * feature, for (gate [N, hidden], feature [N, tokens, hidden]) pairs.
 
-    Every feature is read once and nothing is allocated; torch.compile makes it one pass over h, too.
+    In place outside of training. Every feature is read once and nothing is allocated; torch.compile makes it one pass
+    over h, too.
     """
     add = torch.addcmul if torch.is_grad_enabled() else Tensor.addcmul_
-    for gate, feature in zip(gates, features, strict=True):
+    for gate, feature in gated:
         h = add(h, gate.unsqueeze(1), feature)
     return h
 
@@ -148,7 +149,7 @@ class DiTBlock(nn.Module):
     def forward(self, branch: int, h: Tensor, activated: Tensor) -> tuple[Tensor, Tensor]:
         """Add one branch: h [N, tokens, hidden] after it, in place outside of training, and its feature."""
         feature, gate = self.compute(branch, h, activated)
-        return add_gated(h, [gate], [feature]), feature
+        return add_gated(h, [(gate, feature)]), feature
 
 
 class FinalLayer(nn.Module):
@@ -199,7 +200,7 @@ class DiT(nn.Module):
         self.pos_embed: Tensor
         self.blocks = nn.ModuleList(DiTBlock(hidden_size, num_heads) for _ in range(depth))
         self.final_layer = FinalLayer(hidden_size, patch_size, self.out_channels)
-        self.add_gated = add_gated
+        self.add_all = add_gated
         self.initialize()
 
     @classmethod
@@ -231,10 +232,10 @@ class DiT(nn.Module):
         self.pos_embed.copy_(build_sincos2d_pos_embed([grid, grid], self.hidden_size).reshape(self.pos_embed.shape))
 
     def compile_branches(self) -> None:
-        """Compile a computed branch, the same two graphs for all blocks, and the sum over cached ones."""
+        """Compile a computed branch (two graphs for all blocks), and the sum of a step that is cached whole."""
         for block in self.blocks:
             block.compile()
-        self.add_gated = torch.compile(add_gated)
+        self.add_all = torch.compile(add_gated)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Predict noise and variance.
@@ -265,6 +266,7 @@ class DiT(nn.Module):
         if cache is not None and cache.site == "stack":
             return self.cached_stack(h, activated, cache)
         waiting: list[tuple[Tensor, Tensor]] = []  # gates and tensors of cached cells, added before h is needed again
+        computed = False
         for index, child in enumerate(self.blocks):
             block = cast(DiTBlock, child)
             for branch in range(BRANCHES):
@@ -272,15 +274,13 @@ class DiT(nn.Module):
                 if terms is not None:
                     waiting += block.gated(branch, terms, activated)
                     continue
-                h, waiting = self.add_waiting(h, waiting), []
+                computed = True
+                h, waiting = add_gated(h, waiting), []
                 h, feature = block(branch, h, activated)
                 if cache is not None:
                     cache.store(index, branch, feature)
-        return self.add_waiting(h, waiting)
-
-    def add_waiting(self, h: Tensor, waiting: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """h [N, tokens, hidden] with the (gate, tensor) pairs of cached cells."""
-        return self.add_gated(h, *zip(*waiting, strict=True)) if waiting else h
+        # a step that is cached as a whole always adds as many tensors, so one compiled graph serves all of them
+        return add_gated(h, waiting) if computed else self.add_all(h, waiting)
 
     def cached_stack(self, h: Tensor, activated: Tensor, cache: FeatureCache) -> Tensor:
         """All blocks as one cell, what they add to h [N, tokens, hidden]; h is overwritten."""
