@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -36,6 +37,9 @@ from goc.results import CLAIM_FILE, FIRST_IMAGES, RESULT_FILE, SHOWN_IMAGES, git
 from goc.workers import Workers, join
 
 GRID_SAMPLES = 64  # in samples.png
+LARGE_DISTANCE = 0.25  # relative L2 to the uncached samples; plain reuse stays below it up to 80 % cached digits
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -341,7 +345,7 @@ def write_result(
         "method": label(config),
         "config": asdict(config),
         "metrics": evaluate(config.metrics, generated.batches, config.num_samples, reference),
-        "distance": distance(generated.pairs()),
+        "distance": measured_distance(config, generated),
         "cost": {**cost, **generated.peak_memory, **latency(config, generated.cached, generated.uncached)},
         **plan.describe(),
         "protocol": described,
@@ -362,6 +366,15 @@ def write_result(
     if plan.alignment is not None and config.steps > FIRST_GRADIENT_STEP:
         plot_alignment(result, folder / "alignment.png")
     write_json(folder / RESULT_FILE, result)
+
+
+def measured_distance(config: Config, generated: Generated) -> dict[str, float]:
+    """The distance to the uncached samples; says so when a predictor that can diverge has gone far from them."""
+    measured = distance(generated.pairs())
+    relative, hint = measured.get("relative_l2", 0.0), config.predictor.divergence_hint
+    if hint and relative > LARGE_DISTANCE:
+        log.warning("relative L2 to the uncached samples is %.3g%s", relative, hint)
+    return measured
 
 
 def compared_samples(config: Config) -> int:

@@ -249,6 +249,16 @@ def test_a_schedule_that_makes_the_queue_diverge_is_announced(run_py: Run) -> No
     assert "predictor=taylor" in warned
 
 
+@pytest.mark.parametrize(("predictor", "says_so"), [("gradient_queue", True), ("reuse", False)])
+def test_a_queue_that_diverged_unannounced_is_told_by_its_distance(run_py: Run, predictor: str, says_so: bool) -> None:
+    """SmoothCache caches early steps in which gradients mislead; its runs are too short to amplify errors."""
+    choice = ["method=smoothcache_goc", f"predictor={predictor}", "cache_ratio=0.5", "num_samples=32", "metrics=[isc]"]
+    warned = run_py(*choice, "latency_repeats=0").stderr
+    assert "amplifies" not in warned
+    assert ("relative L2 to the uncached samples is" in warned) == says_so
+    assert ("the gradient queue diverged: try smaller" in warned) == says_so
+
+
 def test_a_diverging_gradient_queue_says_where_and_what_to_do(run_py: Run) -> None:
     finished = run_py(
         "num_samples=8",

@@ -17,8 +17,8 @@ def worth_slicing(layer: Attention | Mlp, x: Tensor) -> bool:
 
     Sums of 16-bit numbers would be rounded after every slice.
     """
-    fp32 = next(layer.parameters()).dtype == torch.float32
-    return x.device.type == "cpu" and x.numel() > WORTH_NUMBERS and fp32
+    large = x.device.type == "cpu" and x.numel() > WORTH_NUMBERS
+    return large and next(layer.parameters()).dtype == torch.float32
 
 
 def in_slices(layer: Attention | Mlp, x: Tensor) -> Tensor:
