@@ -64,8 +64,10 @@ def plot_tradeoff(frame: pd.DataFrame, folder: Path) -> None:
     protocols = [group for _, group in frame.groupby(PROTOCOL, sort=False, dropna=False)]
     heights = [max(4.6, 0.34 * len(group) if _one_ratio(group) else 0.26 * group["series"].nunique() + 1.0)
                for group in protocols]  # fmt: skip
+    timed = frame["latency_ratio"].notna().any()
+    panels = [(quality, cost) for quality, cost in PANELS if timed or cost != "speedup"]
     figure, axes = plt.subplots(
-        len(protocols), len(PANELS), figsize=(19, sum(heights)), squeeze=False, height_ratios=heights,
+        len(protocols), len(panels), figsize=(6.3 * len(panels), sum(heights)), squeeze=False, height_ratios=heights,
         layout="constrained",
     )  # fmt: skip
     names = frame["series"].unique()
@@ -74,7 +76,7 @@ def plot_tradeoff(frame: pd.DataFrame, folder: Path) -> None:
     for row, group in zip(axes, protocols, strict=True):
         group = group.assign(macs_saved=100 * group["macs_saved"].astype(float))
         group["speedup"] = 1 / group["latency_ratio"].astype(float)
-        for axis, (quality, cost) in zip(row, PANELS, strict=True):
+        for axis, (quality, cost) in zip(row, panels, strict=True):
             values = group[quality].astype(float).dropna()
             drawn = len(values) > 0 and (cost != "speedup" or group["speedup"].notna().any())
             if not drawn or (_one_ratio(group) and cost == "speedup"):
