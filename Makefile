@@ -1,19 +1,23 @@
-# make demo: the main job on the embedded default; make test: every check. Both set up .venv first.
+# `make` lists the targets. All of them set up .venv first, if it is not there.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint setup clean
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint setup clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[dev,optuna]'
 	touch $@
 
-setup: $(VENV)/.installed
+setup: $(VENV)/.installed ## install the project and its tools into .venv
 
 # none / plain reuse / GOC at 25, 50, 75 %; then, at DDIM-50, what gating at inflections is worth
-demo: setup
+demo: setup ## the main job on the embedded default: about 5 minutes on 2 cores
 	$(RUN) run.py -m name=demo method=none,reuse,goc cache_ratio=0.25,0.5,0.75 num_samples=2000
 	$(RUN) run.py -m name=demo_gating method=none,reuse steps=50 num_samples=500
 	$(RUN) run.py -m name=demo_gating steps=50 num_samples=500 gradient_weights=[1.2] inflection_threshold=null,0,0.3,0.6
@@ -22,13 +26,16 @@ demo: setup
 	@echo 'Gating at inflections:      outputs/demo_gating/tradeoff.png and outputs/demo_gating/tradeoff.csv'
 	@echo 'Each run below them:        result.json, samples.png, alignment.png'
 
-test: lint
-	$(RUN) -m pytest -n 2
+test: lint ## every check that CI runs: about 6 minutes on 2 cores
+	$(RUN) -m pytest -n 3 # a third one, as some tests wait
 
-lint: setup
+check: lint ## lint, types and the tests of pure code: under a minute
+	$(RUN) -m pytest -n 2 -m 'not slow' -q
+
+lint: setup ## ruff (lint and format) and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-clean:
+clean: ## remove .venv
 	rm -rf $(VENV)

@@ -1,5 +1,9 @@
-"""The Hydra application: a config in, one result out; and a report at the end of a sweep."""
+"""The Hydra application: a config in, one result out; and a report at the end of a sweep.
 
+What a run needs is imported when there is one: help, completion and errors in the settings come without it.
+"""
+
+import contextlib
 import os
 import signal
 import sys
@@ -16,19 +20,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from goc.config import CONF, from_hydra, register
-from goc.errors import GocError
-from goc.experiment import run
-from goc.files import write_atomically
-from goc.interrupt import StoppedError
-from goc.report import collect
-from goc.report import main as report
-from goc.results import FAILURE_FILE, RESULT_FILE
-from goc.tracking import track_run, track_study
-from goc.workers import place
-
-# lines of Hydra's and OmegaConf's messages that tell a user nothing
-HYDRA_DETAILS = ("Config search path", "provider=", "full_key:", "object_type=", "reference_type=")
+from goc.config import from_hydra, register, validate
+from goc.config.identity import CONF
+from goc.report.results import FAILURE_FILE, RESULT_FILE, collect
+from goc.system.errors import GocError, fail, one_line
+from goc.system.files import room_for, write_atomically
 
 STOPPED = 128 + signal.SIGTERM  # exit code of a run that was told to stop, and can go on
 
@@ -71,10 +67,15 @@ def task(node: DictConfig) -> float | tuple[float, float] | None:
     (folder / FAILURE_FILE).unlink(missing_ok=True)
     try:
         config = from_hydra(node)
-        result = run(config, folder)
-    except StoppedError as stopped:
-        # past Hydra and past submitit, for which a job that was told to stop is then neither done nor failed
-        raise SystemExit(fail(stopped, STOPPED)) from stopped
+        validate(config)
+        from goc.experiment import run
+        from goc.sampling.interrupt import StoppedError
+
+        try:
+            result = run(config, folder)
+        except StoppedError as stopped:
+            # past Hydra and past submitit, for which a job that was told to stop is then neither done nor failed
+            raise SystemExit(fail(stopped, STOPPED)) from stopped
     except Exception as error:
         if HydraConfig.get().mode == RunMode.RUN:
             if isinstance(error, GocError | OSError):
@@ -84,8 +85,10 @@ def task(node: DictConfig) -> float | tuple[float, float] | None:
         return None
     if result is None:  # a worker that does not lead
         return None
+    from goc.tracking.track import track_run
+
     print(summary(result, folder), flush=True)
-    track_run(config, folder)
+    track_run(config.output, folder)
     return objectives(result, HydraConfig.get().sweeper.get("direction"))
 
 
@@ -100,7 +103,8 @@ def objectives(result: dict[str, Any], direction: Any) -> float | tuple[float, f
 def record_failure(folder: Path, error: BaseException, details: str) -> None:
     """Say why a job of a sweep failed, and leave it in the job's folder for SweepReport: one line, then the details."""
     fail(error)
-    write_atomically(folder / FAILURE_FILE, f"{one_line(error)}\n{details}".encode())
+    with room_for(folder / FAILURE_FILE):
+        write_atomically(folder / FAILURE_FILE, f"{one_line(error)}\n{details}".encode())
 
 
 class SweepReport(Callback):
@@ -109,11 +113,16 @@ class SweepReport(Callback):
     failed: ClassVar[bool] = False  # of the last sweep of this process
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        self.started = Path(config.hydra.sweep.dir) / ".started"  # by the clock that the jobs' files are dated by
-        self.started.parent.mkdir(parents=True, exist_ok=True)
-        self.started.touch()
+        with contextlib.suppress(OSError, OmegaConfBaseException):  # Hydra meets it next, and then does not only warn
+            self.started = Path(config.hydra.sweep.dir) / ".started"  # by the clock that the jobs' files are dated by
+            self.started.parent.mkdir(parents=True, exist_ok=True)
+            self.started.touch()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from goc.report.study import main as report
+        from goc.sampling.workers import place
+        from goc.tracking.track import track_study
+
         own_place = place(os.environ)
         if own_place is not None and own_place.rank > 0:
             return  # the leader reports
@@ -122,35 +131,14 @@ class SweepReport(Callback):
         start = self.started.stat().st_mtime
         reasons = [path for path in sorted(folder.glob(f"*/{FAILURE_FILE}")) if path.stat().st_mtime >= start]
         if collect([folder]):
-            report([str(folder)])
-            track_study(from_hydra(config), folder)
+            if report([str(folder)]):
+                return
+            track_study(from_hydra(config).output, folder)
         if reasons:
             print(f"{len(reasons)} failed:", file=sys.stderr)
         for path in reasons:
             print(f"  {path.read_text().splitlines()[0]}  ({path})", file=sys.stderr)
         SweepReport.failed = bool(reasons)
-
-
-def one_line(error: BaseException) -> str:
-    """An error's text without line breaks, and without what Hydra adds for its own developers."""
-    while isinstance(error.__cause__, GocError):
-        error = error.__cause__
-    lines = str(error).splitlines()
-    if isinstance(error.__cause__, OmegaConfBaseException):
-        lines += str(error.__cause__).splitlines()
-    kept = [line.strip() for line in lines if line.strip() and not line.strip().startswith(HYDRA_DETAILS)]
-    text = " ".join(kept)
-    return (
-        text
-        if isinstance(error, GocError | HydraException | OmegaConfBaseException)
-        else f"{type(error).__name__}: {text}"
-    )
-
-
-def fail(error: BaseException, code: int = 1) -> int:
-    """Print an error as one line on stderr; returns the exit code."""
-    print(f"error: {one_line(error)}", file=sys.stderr)
-    return code
 
 
 def main() -> int:
@@ -161,7 +149,7 @@ def main() -> int:
     application = hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(task)
     try:
         application()
-    except (GocError, HydraException, OmegaConfBaseException) as error:
+    except (GocError, HydraException, OmegaConfBaseException, OSError) as error:
         return fail(error)
     except KeyboardInterrupt:
         return 130

@@ -8,36 +8,33 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-import torch
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from matplotlib.colors import ListedColormap
-from matplotlib.patches import Patch
-from torch import Tensor
 
-from goc.caching.schedule import cache_ratio_of
-from goc.cli import fail
-from goc.config import CONF, Config, from_hydra, label, register, validate
-from goc.errors import GocError
-from goc.experiment import load_model, uncached_generation
-from goc.files import file_sha256, resolve
-from goc.plan import make_plan
+from goc.config import Config, compose_config, label, validate
+from goc.system.errors import GocError, fail
 
-STATES = {"computed": "#dde3ea", "reused": "#4878b0", "corrected": "#e8862e"}
+if TYPE_CHECKING:
+    from torch import Tensor
+
 ADAPTIVE_SAMPLES = 16  # an adaptive schedule is shown for this batch
 
 
-def states(config: Config) -> Tensor:
-    """What is done in each cell, as an index into STATES: int64 [steps, blocks, 2], or [steps, 1, 1]."""
-    model = load_model(config)
-    weights = file_sha256(resolve(config.model.checkpoint))
-    generation, key = uncached_generation(config, model, weights, torch.device("cpu"))
-    plan = make_plan(config, generation, key)
+def states(config: Config) -> "Tensor":
+    """What is done in each cell, as an index into masks.STATES: int64 [steps, blocks, 2], or [steps, 1, 1]."""
+    import torch
+
+    from goc.models.build import load_model
+    from goc.plan import calibration_of, make_plan
+    from goc.sources import trajectory_key, uncached_generation
+    from goc.system.files import file_sha256, resolve
+
+    measurement, way, model = config.measurement, config.way, config.measurement.model
+    checkpoint = resolve(model.checkpoint)
+    generation = uncached_generation(measurement, way, load_model(model.shape(), checkpoint), torch.device("cpu"))
+    key = trajectory_key(measurement, way, config.execution.compile, file_sha256(checkpoint))
+    plan = make_plan(way, model, calibration_of(way, generation, key, config.output.cache_dir))
     mask = plan.mask
     if plan.adaptive:
         cache = plan.new_cache()
@@ -46,45 +43,27 @@ def states(config: Config) -> Tensor:
     return mask.long() + (mask & plan.corrected()).long()
 
 
-def draw_mask(cells: Tensor, title: str, path: Path) -> None:
-    """Draw states [steps, blocks, branches] to a picture."""
-    steps, blocks, branches = cells.shape
-    rows = cells.flatten(1).T
-    figure, axis = plt.subplots(figsize=(max(6.0, 0.22 * steps), 1.6 + 0.12 * len(rows)), layout="constrained")
-    axis.pcolormesh(rows, cmap=ListedColormap(list(STATES.values())), vmin=0, vmax=2, edgecolors="white", linewidth=0.6)
-    axis.invert_yaxis()
-    axis.set_xticks([step + 0.5 for step in range(0, steps, 2 if steps <= 30 else 5)])
-    axis.set_xticklabels([str(step) for step in range(0, steps, 2 if steps <= 30 else 5)])
-    axis.set_xlabel("sampling step (0 is the noisiest)")
-    if branches == 1:
-        axis.set_yticks([0.5], ["all blocks"])
-    else:
-        axis.set_yticks([2 * block + 1 for block in range(0, blocks, 2)], [f"block {b}" for b in range(0, blocks, 2)])
-    axis.set_title(title, loc="left", fontsize=10)
-    handles = [Patch(color=color, label=name) for name, color in STATES.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Command line: draw the mask of the given settings."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m goc.mask", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("settings", nargs="*", help="as for run.py: method=..., cache_ratio=..., steps=...")
     parser.add_argument("--out", type=Path, default=Path("mask.png"))
     options = parser.parse_args(arguments)
-    register()
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = from_hydra(compose("config", overrides=options.settings))
+        config = compose_config(options.settings)
         validate(config)
+        from goc.caching.schedule import cache_ratio_of
+        from goc.report.masks import draw_mask
+
         cells = states(config)
     except (GocError, HydraException) as error:
         return fail(error)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    ratio = cache_ratio_of(cells > 0)
-    draw_mask(cells, f"{label(config)}, {config.sampler.upper()}-{config.steps}, {ratio:.0%} cached", options.out)
-    print(f"{label(config)}: {ratio:.1%} cached, {options.out}")
+    ratio, name = cache_ratio_of(cells > 0), label(config.way)
+    draw_mask(cells, f"{name}, {config.way.sampler.upper()}-{config.way.steps}, {ratio:.0%} cached", options.out)
+    print(f"{name}: {ratio:.1%} cached, {options.out}")
     return 0
 
 

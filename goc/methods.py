@@ -1,23 +1,30 @@
 """The choices a method is made of, as typed settings: a schedule (when) and a predictor (what stands in).
 
-Each class is an option of the Hydra group of the same name; `goc/caching` holds what it means.
+Each class is an option of the Hydra group of the same name; `goc/caching` holds what it means. That is loaded only
+when a mask or a predictor is made, since it needs torch, and settings do not.
 """
 
+from __future__ import annotations
+
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor
+from goc.system.errors import ConfigError
+from goc.system.files import resolve
+from goc.system.lazy import LazyModule
+from goc.system.precision import QUEUE_DTYPES
 
-from goc.caching import schedule
-from goc.caching.predictor import GradientQueue, Predictor, Reuse, Taylor
-from goc.errors import ConfigError
-from goc.files import resolve
-from goc.routers import load_router
+if TYPE_CHECKING:
+    from torch import Tensor
 
-QUEUE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    from goc.caching import predictor, schedule
+    from goc.models import routers
+else:
+    predictor, schedule = LazyModule("goc.caching.predictor"), LazyModule("goc.caching.schedule")
+    routers = LazyModule("goc.models.routers")
 
 AGAINST_DIVERGENCE = (
     "try smaller gradient_weights, a higher inflection_threshold, predictor=taylor, or a lower cache_ratio"
@@ -52,6 +59,9 @@ class ScheduleConfig:
         """Whether the schedule comes from a calibration run."""
         return False
 
+    def check(self, steps: int) -> None:
+        """Raise ConfigError on a setting that cannot be run with so many steps."""
+
     def mask(self, situation: Situation) -> Tensor:
         """The mask, bool [steps, depth, 2]: the closest to the cache ratio if it follows it; raises ConfigError."""
         raise NotImplementedError
@@ -62,6 +72,12 @@ class ScheduleConfig:
         None: the mask is what is cached.
         """
         return None
+
+
+def _check_threshold(threshold: float | None) -> None:
+    """Raise ConfigError if it is no threshold of an error, a change or a probability."""
+    if threshold is not None and not (math.isfinite(threshold) and threshold >= 0):
+        raise ConfigError(f"schedule.threshold={threshold}: must be a finite number of at least 0, or null")
 
 
 @dataclass
@@ -93,22 +109,23 @@ class IntervalSchedule(ScheduleConfig):
 
     interval: int | None = None
 
-    @staticmethod
-    def rule(steps: int, depth: int, interval: int) -> Tensor:
+    def rule(self, steps: int, depth: int, interval: int) -> Tensor:
         """The mask, bool [steps, depth, 2], of an interval."""
         raise NotImplementedError
 
     def follows_ratio(self) -> bool:
         return self.interval is None
 
-    def mask(self, situation: Situation) -> Tensor:
-        steps, rule = situation.steps, self.rule
+    def check(self, steps: int) -> None:
         if self.interval is not None and not 1 <= self.interval <= steps:
             raise ConfigError(f"schedule.interval={self.interval}: must be in [1, {steps}]")
+
+    def mask(self, situation: Situation) -> Tensor:
+        steps = situation.steps
         interval = self.interval or schedule.closest_interval(
-            lambda interval: rule(steps, 1, interval), steps, situation.cache_ratio
+            lambda interval: self.rule(steps, 1, interval), steps, situation.cache_ratio
         )
-        return rule(steps, situation.depth, interval)
+        return self.rule(steps, situation.depth, interval)
 
 
 @dataclass
@@ -116,7 +133,9 @@ class Fora(IntervalSchedule):
     """Every interval-th step is computed, counted from the last (FORA)."""
 
     name: str = "fora"
-    rule = staticmethod(schedule.fora)
+
+    def rule(self, steps: int, depth: int, interval: int) -> Tensor:
+        return schedule.fora(steps, depth, interval)
 
 
 @dataclass
@@ -124,7 +143,9 @@ class TaylorSeer(IntervalSchedule):
     """Two computed steps, then one after every interval - 1 cached ones (TaylorSeer)."""
 
     name: str = "taylorseer"
-    rule = staticmethod(schedule.taylorseer)
+
+    def rule(self, steps: int, depth: int, interval: int) -> Tensor:
+        return schedule.taylorseer(steps, depth, interval)
 
 
 @dataclass
@@ -142,15 +163,21 @@ class L2C(ScheduleConfig):
     def follows_ratio(self) -> bool:
         return self.threshold is None
 
+    def check(self, steps: int) -> None:
+        _check_threshold(self.threshold)
+
     def mask(self, situation: Situation) -> Tensor:
+        from goc.caching import schedule
+
         path = self.router or situation.router
         if path is None or (self.router is None and not resolve(path).is_file()):
             raise ConfigError(
                 f"schedule.router=null: there is none for {situation.model} with {situation.sampler} "
                 f"steps={situation.steps} ({path or 'model.routers=null'}); train one with "
-                f"`python scripts/train_router.py steps={situation.steps}`, or name a published one's file"
+                f"`python scripts/train_router.py steps={situation.steps}`, get DiT-XL/2's published ones with "
+                "`python scripts/fetch_weights.py l2c-routers`, or name a file"
             )
-        probabilities = load_router(resolve(path), situation.steps, situation.depth)
+        probabilities = routers.load_router(resolve(path), situation.steps, situation.depth)
         threshold = self.threshold
         if threshold is None:
             threshold = schedule.closest_threshold(
@@ -178,11 +205,14 @@ class SmoothCache(ScheduleConfig):
     def calibrates(self) -> bool:
         return self.path is None
 
+    def check(self, steps: int) -> None:
+        _check_threshold(self.threshold)
+        if self.path is None and not 1 <= self.lookahead < steps:
+            raise ConfigError(f"schedule.lookahead={self.lookahead}: must be in [1, {steps - 1}]")
+
     def mask(self, situation: Situation) -> Tensor:
         if self.path is not None:
             return self._published(self.path, situation)
-        if not 1 <= self.lookahead < situation.steps:
-            raise ConfigError(f"schedule.lookahead={self.lookahead}: must be in [1, {situation.steps - 1}]")
         errors, depth = situation.branch_errors(self.lookahead), situation.depth
         threshold = self.threshold
         if threshold is None:
@@ -219,20 +249,17 @@ class TeaCache(ScheduleConfig):
     def calibrates(self) -> bool:
         return self.threshold is None
 
+    def check(self, steps: int) -> None:
+        _check_threshold(self.threshold)
+
     def mask(self, situation: Situation) -> Tensor:
         """Where a step may be skipped: all but the first and the last."""
         return schedule.whole_steps(range(1, situation.steps - 1), situation.steps, situation.depth)
 
     def skip_threshold(self, situation: Situation) -> float:
         if self.threshold is not None:
-            if self.threshold < 0:
-                raise ConfigError(f"schedule.threshold={self.threshold}: must be at least 0")
             return self.threshold
-        changes = situation.input_changes()
-        totals = torch.cat([changes[first:].cumsum(0) for first in range(1, situation.steps)])
-        return schedule.closest_threshold(
-            lambda value: schedule.teacache(changes, value), totals, situation.cache_ratio
-        )
+        return schedule.closest_teacache(situation.input_changes(), situation.cache_ratio)
 
 
 @dataclass
@@ -242,9 +269,12 @@ class PredictorConfig:
     name: str = "reuse"
     divergence_hint: ClassVar[str] = ""  # what to try when values stop being finite
 
+    def check(self) -> None:
+        """Raise ConfigError on a setting that cannot be run."""
+
     def build(
         self, mask: Tensor, weights: Sequence[float], correct: Tensor | None, clock: Sequence[float] | None
-    ) -> Predictor:
+    ) -> predictor.Predictor:
         """A predictor with empty state for one batch.
 
         mask and correct are bool [steps, blocks, 2] (correct None = everywhere); clock None = the step index.
@@ -260,8 +290,8 @@ class ReuseConfig(PredictorConfig):
 
     def build(
         self, mask: Tensor, weights: Sequence[float], correct: Tensor | None, clock: Sequence[float] | None
-    ) -> Predictor:
-        return Reuse(mask)
+    ) -> predictor.Predictor:
+        return predictor.Reuse(mask)
 
 
 @dataclass
@@ -278,18 +308,22 @@ class GradientQueueConfig(PredictorConfig):
     dtype: str | None = None
     divergence_hint: ClassVar[str] = f"; the gradient queue diverged: {AGAINST_DIVERGENCE}"
 
-    def build(
-        self, mask: Tensor, weights: Sequence[float], correct: Tensor | None, clock: Sequence[float] | None
-    ) -> Predictor:
+    def check(self) -> None:
         if self.dtype is not None and self.dtype not in QUEUE_DTYPES:
             raise ConfigError(f"predictor.dtype={self.dtype}: must be one of {', '.join(QUEUE_DTYPES)}, or null")
-        dtype = None if self.dtype is None else QUEUE_DTYPES[self.dtype]
-        return GradientQueue(mask, weights, self.corrected(mask, correct), clock, dtype)
+        if self.correct_scope not in ("branch", "block"):
+            raise ConfigError(f"predictor.correct_scope={self.correct_scope}: must be one of branch, block")
+
+    def build(
+        self, mask: Tensor, weights: Sequence[float], correct: Tensor | None, clock: Sequence[float] | None
+    ) -> predictor.Predictor:
+        import torch
+
+        dtype = None if self.dtype is None else getattr(torch, QUEUE_DTYPES[self.dtype])
+        return predictor.GradientQueue(mask, weights, self.corrected(mask, correct), clock, dtype)
 
     def corrected(self, mask: Tensor, correct: Tensor | None) -> Tensor:
         """Where the correction is on, bool [steps, blocks, 2]."""
-        if self.correct_scope not in ("branch", "block"):
-            raise ConfigError(f"predictor.correct_scope={self.correct_scope}: must be one of branch, block")
         within = mask if self.correct_scope == "branch" else mask.all(dim=2, keepdim=True).expand(mask.shape)
         return within if correct is None else within & correct
 
@@ -301,36 +335,15 @@ class TaylorConfig(PredictorConfig):
     name: str = "taylor"
     order: int = 2
 
-    def build(
-        self, mask: Tensor, weights: Sequence[float], correct: Tensor | None, clock: Sequence[float] | None
-    ) -> Predictor:
+    def check(self) -> None:
         if self.order < 0:
             raise ConfigError(f"predictor.order={self.order}: must be at least 0")
-        return Taylor(mask, self.order, clock)
 
+    def build(
+        self, mask: Tensor, weights: Sequence[float], correct: Tensor | None, clock: Sequence[float] | None
+    ) -> predictor.Predictor:
+        return predictor.Taylor(mask, self.order, clock)
 
-# (schedule, predictor, site, clock) of the combinations in conf/method, for tables
-PUBLISHED = {
-    ("none", "reuse", "branch", "step"): "none",
-    ("uniform", "reuse", "branch", "step"): "reuse",
-    ("uniform", "reuse", "stack", "step"): "reuse_stack",
-    ("uniform", "gradient_queue", "branch", "step"): "goc",
-    ("uniform", "gradient_queue", "branch", "logsnr"): "goc_logsnr",
-    ("uniform", "gradient_queue", "stack", "step"): "goc_stack",
-    ("uniform", "gradient_queue", "stack", "logsnr"): "goc_stack_logsnr",
-    ("fora", "reuse", "branch", "step"): "fora",
-    ("fora", "gradient_queue", "branch", "step"): "fora_goc",
-    ("l2c", "reuse", "branch", "step"): "l2c",
-    ("l2c", "gradient_queue", "branch", "step"): "l2c_goc",
-    ("smoothcache", "reuse", "branch", "step"): "smoothcache",
-    ("smoothcache", "gradient_queue", "branch", "step"): "smoothcache_goc",
-    ("taylorseer", "taylor", "branch", "step"): "taylorseer",
-    ("taylorseer", "taylor", "branch", "logsnr"): "taylorseer_logsnr",
-    ("taylorseer", "taylor", "stack", "step"): "taylorseer_lite",
-    ("taylorseer", "taylor", "stack", "logsnr"): "taylorseer_lite_logsnr",
-    ("taylorseer", "gradient_queue", "branch", "step"): "taylorseer_goc",
-    ("teacache", "reuse", "stack", "step"): "teacache",
-}
 
 SCHEDULES: dict[str, type[ScheduleConfig]] = {
     cls().name: cls for cls in (NoCaching, Uniform, Fora, TaylorSeer, L2C, SmoothCache, TeaCache)

@@ -32,7 +32,7 @@ class SweepLauncher(BaseSubmititLauncher):
         # imported here, as Hydra imports all its plugins at every start
         from submitit.core.utils import UncompletedJobError
 
-        from goc.errors import GocError
+        from goc.system.errors import GocError
 
         calls = []
         for index, overrides in enumerate(job_overrides, initial_job_idx):
@@ -72,7 +72,7 @@ class SweepLauncher(BaseSubmititLauncher):
     def lost(self, job: Any, overrides: Sequence[str], error: Exception) -> JobReturn:
         """Leave a reason in the folder of a job that left none itself; the sweep goes on as after a failed run."""
         from goc.cli import record_failure
-        from goc.errors import GocError
+        from goc.system.errors import GocError
 
         assert self.hydra_context is not None
         assert self.config is not None
@@ -94,9 +94,9 @@ class SlurmSweepLauncher(SweepLauncher):
     def submit(self, executor: Any, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         from submitit.slurm.slurm import SlurmJob
 
-        from goc.slurm import SqueueWatcher
+        from goc.system.slurm import SqueueWatcher
 
-        SlurmJob.watcher = SqueueWatcher(delay_s=30)
+        SlurmJob.watcher = SqueueWatcher(delay_s=int(os.environ.get("GOC_SLURM_POLL_S", "30")))
         jobs = executor.map_array(self, *zip(*calls, strict=True))
         log.info("waiting for Slurm job %s, logs in %s", jobs[0].job_id.split("_")[0], jobs[0].paths.folder.parent)
         return jobs

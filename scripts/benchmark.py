@@ -25,23 +25,28 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import roofline as roofline_estimates
-import step_times
 import torch
-from contenders import Contender, Entry, Workload, own_contenders
-from hydra import compose, initialize_config_dir
-from peers import peers
+from benchmarks import roofline as roofline_estimates
+from benchmarks import step_times
+from benchmarks.contenders import Contender, Entry, Workload, own_contenders
+from benchmarks.peers import peers
 from random_weights import DOWNSAMPLING, randomize
 
 import goc.experiment
-import goc.generate
-from goc.cli import fail
-from goc.config import CONF, from_hydra, register
-from goc.device import PRECISIONS, choose_device, configure, prepare
-from goc.errors import ConfigError, GocError
-from goc.evaluate import distance
-from goc.files import write_json
+import goc.outcome
+import goc.sampling.generation
+import goc.sources
+from goc.config import compose_config
+from goc.metrics.distance import distance
+from goc.metrics.features import Extractor
+from goc.models.build import prepare
 from goc.models.dit import DiT
+from goc.sampling.shards import SampleSet
+from goc.sources import Loaded, Sources
+from goc.system.device import choose_device, configure, torch_format
+from goc.system.errors import ConfigError, GocError, fail
+from goc.system.files import write_json
+from goc.system.precision import PRECISIONS
 
 RUN = Path(__file__).parent.parent / "run.py"
 SIZES = (2000, 50000)
@@ -64,9 +69,7 @@ def memory(settings: list[str]) -> pd.DataFrame:
 
 def run_in(folder: Path, *settings: str) -> dict[str, Any]:
     """Result of a run with these settings; all that it writes is in the folder."""
-    register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = from_hydra(compose("config", overrides=[f"cache_dir={folder}/cache", *settings]))
+    config = compose_config([f"cache_dir={folder}/cache", *settings])
     result = goc.experiment.run(config, folder / "run")
     if result is None:
         raise GocError("a benchmark is one process: start it without torchrun or srun")
@@ -101,19 +104,17 @@ def overhead(settings: list[str]) -> pd.DataFrame:
     """Share of a run's time, from its settings to result.json, that is not the denoiser's (decoding is left out)."""
     watch = Stopwatch()
     watch.time(DiT, "forward", "denoiser")
-    watch.time(goc.generate, "draw", "noise and labels")
-    watch.time(goc.generate.SampleSet, "write", "writing shards")
-    watch.time(goc.generate.SampleSet, "read", "reading shards")
-    watch.time(goc.experiment, "extract", "features")
-    watch.time(goc.experiment, "evaluate", "metrics")
-    watch.time(goc.experiment, "distance", "distance to uncached")
-    watch.time(goc.experiment, "decode_pixels", "decoding")
-    watch.time(goc.experiment, "plot_alignment", "pictures")
-    watch.time(goc.experiment, "image_grid", "pictures")
-    watch.time(goc.experiment.Sources, "of", "hashing files")
-    watch.time(goc.experiment, "load_model", "loading")
-    watch.time(goc.experiment, "load_extractor", "loading")
-    watch.time(goc.experiment, "load_reference", "loading")
+    watch.time(goc.sampling.generation, "draw", "noise and labels")
+    watch.time(SampleSet, "write", "writing shards")
+    watch.time(SampleSet, "read", "reading shards")
+    watch.time(Extractor, "extract", "features")
+    watch.time(goc.outcome, "evaluate", "metrics")
+    watch.time(goc.outcome, "distance", "distance to uncached")
+    watch.time(goc.sources, "decode_pixels", "decoding")
+    watch.time(goc.outcome, "leave", "pictures and results")
+    watch.time(Sources, "of", "hashing files")
+    watch.time(Loaded, "of", "loading")
+    watch.time(Loaded, "reference", "loading")
     watch.time(goc.experiment, "run", "sampler and the rest")
     with tempfile.TemporaryDirectory() as folder:
         run_in(Path(folder), "num_samples=2000", "latency_repeats=0", *settings)
@@ -178,10 +179,9 @@ def workload(options: argparse.Namespace) -> Workload:
     randomize(model, seed=0)
     device = choose_device("auto")
     configure(device, options.precision, deterministic=False, threads=None)
-    model = prepare(model.eval().requires_grad_(False), device, options.precision, options.compile)
-    return Workload(
-        model, options.batch, options.cfg_scale, options.steps, device, PRECISIONS[options.precision], options.compile
-    )
+    dtype = torch_format(options.precision)
+    model = prepare(model.eval().requires_grad_(False), device, dtype, options.compile)
+    return Workload(model, options.batch, options.cfg_scale, options.steps, device, dtype, options.compile)
 
 
 def steps(settings: list[str]) -> pd.DataFrame:

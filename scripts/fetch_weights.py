@@ -20,8 +20,8 @@ import requests
 from filelock import FileLock
 from tqdm import tqdm
 
-from goc.errors import GocError
-from goc.files import file_sha256, write_atomically, write_json
+from goc.system.errors import GocError
+from goc.system.files import file_sha256, write_atomically, write_json
 
 LOCK = "weights.lock.json"
 TIMEOUTS = (15, 60)  # seconds to connect, and without a byte
@@ -31,6 +31,7 @@ DIT = "https://dl.fbaipublicfiles.com/DiT/models"
 HUB = "https://huggingface.co/stabilityai"
 FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
 ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet"
+L2C = "https://raw.githubusercontent.com/horseee/learning-to-cache/23d80454a9ff42f8eec55a68db83ec88cf859c62/DiT/ckpt"
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 VAE_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 
@@ -55,6 +56,13 @@ FILES = (
     File("inception", f"{FIDELITY}/{INCEPTION}", INCEPTION, sha256="6726825d"),  # torch.hub's habit: digits in the name
     File("reference-256", f"{ADM}/256/VIRTUAL_imagenet256_labeled.npz", "VIRTUAL_imagenet256_labeled.npz"),
     File("reference-512", f"{ADM}/512/VIRTUAL_imagenet512.npz", "VIRTUAL_imagenet512.npz"),
+    *(
+        File("l2c-routers", f"{L2C}/DDIM{steps}_router.pt", f"DDIM{steps}_router.pt", sha256)
+        for steps, sha256 in (
+            (20, "c3134cfe7a69e31f188ac3d8ace7f6b586db92daa30c99f17e46d3f24e7408c7"),
+            (50, "fd83c172f77ad71f8695d5972497d1a4d113119e0e0415861812ca8eea9f60b2"),
+        )
+    ),
 )
 ITEMS = list(dict.fromkeys(file.item for file in FILES))
 DEFAULT = ["dit-256", "vae-ema", "inception", "reference-256"]

@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from goc.cli import fail
-from goc.errors import ConfigError, GocError
+from goc.metrics.fidelity import FeatureExtractorInceptionV3
 from goc.models.dit import PUBLISHED_PATCHES, DiT
+from goc.system import torchvision  # noqa: F401  (first, as diffusers imports torchvision)
+from goc.system.errors import ConfigError, GocError, fail
 
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # isort: skip  (needs goc imported first)
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3  # isort: skip
+# isort: split
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 DOWNSAMPLING = 8  # image pixels for one latent pixel
 RELU_GAIN = 2**0.5  # keeps the mean square through a ReLU (He et al., arXiv 1502.01852)

@@ -20,11 +20,14 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from tqdm import trange
 
-from goc.diffusion import NoiseSchedule, guided_denoiser, sample
-from goc.digits import ASSETS, NUM_CLASSES, DigitsClassifier, real_digits
-from goc.images import image_grid
+from goc.metrics.digits import NUM_CLASSES, DigitsClassifier, real_digits
 from goc.models.decoder import to_uint8
 from goc.models.dit import DiT
+from goc.sampling.guidance import guided_denoiser
+from goc.sampling.images import image_grid
+from goc.sampling.noise import NoiseSchedule
+from goc.sampling.solvers import sample
+from goc.system.files import ASSETS
 
 ARCHITECTURE = {
     "input_size": 8,
@@ -134,7 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=5000, help="training steps of the denoiser")
-    parser.add_argument("--out", type=Path, default=ASSETS)
+    parser.add_argument("--out", type=Path, default=ASSETS / "digits")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.use_deterministic_algorithms(True)

@@ -15,19 +15,21 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
 from torch import Tensor
 from tqdm import trange
 
 from goc.caching.cache import StepCache
 from goc.caching.predictor import Cell
 from goc.caching.schedule import cache_ratio_of, l2c
-from goc.config import CONF, Config, from_hydra, register, validate
-from goc.diffusion import NoiseSchedule, ddim_step, guided_denoiser
-from goc.experiment import load_model
-from goc.generate import draw
+from goc.config import Config, compose_config, validate
+from goc.models.build import load_model
 from goc.models.dit import BRANCHES, DiT, DiTBlock
-from goc.routers import save_router
+from goc.models.routers import save_router
+from goc.sampling.generation import draw
+from goc.sampling.guidance import guided_denoiser
+from goc.sampling.noise import NoiseSchedule
+from goc.sampling.solvers import ddim_step
+from goc.system.files import resolve
 
 INITIAL_LOGIT = 2.0  # probability 0.88: nearly everything is computed
 PUBLISHED_THRESHOLD = 0.1
@@ -68,36 +70,37 @@ def straight_through(logits: Tensor) -> Tensor:
 
 def train(config: Config, model: DiT, iterations: int, batch: int, penalty: float, rate: float) -> Tensor:
     """Router logits [steps, depth, 2], indexed by the authors' router number r = steps - 1 - i."""
-    torch.manual_seed(config.seed)
-    schedule = NoiseSchedule.respaced(config.steps)
-    logits = torch.full((config.steps, model.depth, BRANCHES), INITIAL_LOGIT, requires_grad=True)
+    measurement, steps = config.measurement, config.way.steps
+    torch.manual_seed(measurement.seed)
+    schedule = NoiseSchedule.respaced(steps)
+    logits = torch.full((steps, model.depth, BRANCHES), INITIAL_LOGIT, requires_grad=True)
     optimizer = torch.optim.Adam([logits], lr=rate)
     recorder = FeatureRecorder()
     progress = trange(iterations, desc="router", unit="batch")
     for iteration in progress:
-        drawn = [draw(config.seed, iteration * batch + index, model.num_classes) for index in range(batch)]
+        drawn = [draw(measurement.seed, iteration * batch + index, model.num_classes) for index in range(batch)]
         labels = torch.tensor([label for _, label in drawn])
         shape = (model.in_channels, model.input_size, model.input_size)
         x = torch.stack([torch.randn(shape, generator=generator) for generator, _ in drawn])
-        guidance = (schedule, labels, model.num_classes, config.cfg_scale, config.cfg_channels)
+        guidance = (schedule, labels, model.num_classes, measurement.cfg_scale, measurement.cfg_channels)
         teacher = guided_denoiser(lambda x, t, y: model(x, t, y, recorder), *guidance)
         total = 0.0
         optimizer.zero_grad()
-        for i in range(config.steps):
+        for i in range(steps):
             earlier = dict(recorder.features)
             with torch.no_grad():
                 target = teacher(x, i)
             if i % 2:
-                gates = straight_through(logits[config.steps - 1 - i])
+                gates = straight_through(logits[steps - 1 - i])
                 mixed = partial(mixed_forward, model, earlier=earlier, gates=gates)
                 student = guided_denoiser(mixed, *guidance)
                 error = F.mse_loss(student(x, i)[:, : x.shape[1]], target[:, : x.shape[1]])
-                (error + penalty * logits[config.steps - 1 - i].sigmoid().mean()).backward()
+                (error + penalty * logits[steps - 1 - i].sigmoid().mean()).backward()
                 total += error.item()
             x = ddim_step(schedule, i, x, target)
         optimizer.step()
         ratio = cache_ratio_of(l2c(logits.detach().sigmoid(), PUBLISHED_THRESHOLD))
-        progress.set_postfix(error=f"{total / (config.steps // 2):.2e}", cached=f"{ratio:.1%}")
+        progress.set_postfix(error=f"{total / (steps // 2):.2e}", cached=f"{ratio:.1%}")
     return logits.detach()
 
 
@@ -113,15 +116,15 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.05, help="learning rate (default 0.05)")
     parser.add_argument("--out", type=Path, help="default: outputs/routers/MODEL/router-ddimSTEPS.pt")
     args = parser.parse_args()
-    register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = from_hydra(compose("config", overrides=args.settings))
+    config = compose_config(args.settings)
     validate(config)
-    out = args.out or Path("outputs/routers") / config.model.name / f"router-ddim{config.steps}.pt"
-    logits = train(config, load_model(config), args.iterations, args.batch, args.penalty, args.rate)
+    measurement, model, steps = config.measurement, config.measurement.model, config.way.steps
+    out = args.out or Path("outputs/routers") / model.name / f"router-ddim{steps}.pt"
+    denoiser = load_model(model.shape(), resolve(model.checkpoint))
+    logits = train(config, denoiser, args.iterations, args.batch, args.penalty, args.rate)
     trained = {key: value for key, value in vars(args).items() if key not in ("out", "settings")}
-    settings = {"model": config.model.name, "num_sampling_steps": config.steps, "cfg_scale": config.cfg_scale}
-    save_router(out, logits, argparse.Namespace(**settings, seed=config.seed, **trained))
+    settings = {"model": model.name, "num_sampling_steps": steps, "cfg_scale": measurement.cfg_scale}
+    save_router(out, logits, argparse.Namespace(**settings, seed=measurement.seed, **trained))
     print(f"{cache_ratio_of(l2c(logits.sigmoid(), PUBLISHED_THRESHOLD)):.1%} cached at {PUBLISHED_THRESHOLD}: {out}")
 
 

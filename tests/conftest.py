@@ -3,20 +3,27 @@
 import functools
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
 
-from goc.inception import FeatureExtractorInceptionV3
+import goc.cli
+from goc.cli import SweepReport
+from goc.metrics.fidelity import FeatureExtractorInceptionV3
 from goc.models.dit import DiT
 
 REPOSITORY = Path(__file__).parent.parent
+TOGETHER = ("tests/tracking/test_tracking.py", "tests/test_imagenet.py")  # whose tests share what takes long to make
+SLOW_FIXTURES = {"run_py", "run_here", "start", "sweep", "weights", "inception_file", "browser"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,8 +36,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden anew")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)  # pytest-xdist runs one process for each core
+    config.addinivalue_line("markers", "slow: starts the application or compiles; left out of `make check`")
+
+
+class TogetherScheduling(LoadScopeScheduling):
+    """pytest-xdist's: tests go where there is room, except that files in TOGETHER stay on one worker."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return file if file in TOGETHER else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TogetherScheduling:
+    return TogetherScheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
 
 
 @pytest.fixture
@@ -101,3 +127,35 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 def run_py(tmp_path: Path) -> Run:
     """Call `python run.py ARGUMENTS` in an empty folder, as a process of its own."""
     return functools.partial(run_in, tmp_path)
+
+
+def show_on_stderr(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+    sys.stderr.write(warnings.formatwarning(message, category, filename, lineno))
+
+
+def call_here(folder: Path, capture: pytest.CaptureFixture[str], *arguments: str, check: bool = True) -> Any:
+    """Call what run.py calls, in this process; returns what `run_in` does."""
+    logger, before = logging.getLogger(), Path.cwd()
+    handlers, level = logger.handlers[:], logger.level  # Hydra puts its own in their place
+    capture.readouterr()
+    SweepReport.failed = False
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(action="default"):
+        patch.setattr(sys, "argv", [str(REPOSITORY / "run.py"), *arguments])
+        patch.setattr(warnings, "showwarning", show_on_stderr)  # pytest would keep them for its summary
+        os.chdir(folder)
+        try:
+            code = goc.cli.main()
+        except SystemExit as ended:
+            code = ended.code
+        finally:
+            os.chdir(before)
+            logger.handlers, logger.level = handlers, level
+    shown = capture.readouterr()
+    assert not check or code == 0, shown.err
+    return subprocess.CompletedProcess(arguments, code, shown.out, shown.err)
+
+
+@pytest.fixture
+def run_here(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Run:
+    """The same without a process, for what is not about one: imports take longer than most of these runs."""
+    return functools.partial(call_here, tmp_path, capfd)

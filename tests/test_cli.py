@@ -1,16 +1,20 @@
 """run.py as a user runs it."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Run, only_result
+from conftest import REPOSITORY, Run, only_result, run_environment
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from goc.files import ASSETS
+from goc.report.study import main as report
+from goc.system.files import ASSETS
 
 # small enough for a test: 5 steps of a few digits
 SMALL = ("num_samples=24", "batch_size=12", "steps=5", "calibration_samples=8")
@@ -49,19 +53,19 @@ def test_a_run_writes_its_result_and_pictures(run_py: Run, tmp_path: Path) -> No
     assert "img/s" not in again.stderr
 
 
-def test_another_metric_is_computed_without_generating_again(run_py: Run, tmp_path: Path) -> None:
-    run_py(*SMALL, "metrics=[fid]")
+def test_another_metric_is_computed_without_generating_again(run_here: Run, tmp_path: Path) -> None:
+    run_here(*SMALL, "metrics=[fid]")
     shards = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard-*")}
     first = only_result(tmp_path)
-    run_py(*SMALL, "metrics=[fid,isc]")
+    run_here(*SMALL, "metrics=[fid,isc]")
     second = only_result(tmp_path)
     assert shards == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard-*")}
     assert second["metrics"].keys() == {"fid", "is", "is_std"}
     assert second["metrics"]["fid"] == first["metrics"]["fid"]
 
 
-def test_a_sweep_runs_every_combination_and_reports(run_py: Run, tmp_path: Path) -> None:
-    finished = run_py("-m", "method=none,reuse,goc", "cache_ratio=0.2,0.4", "name=sweep", *SMALL)
+def test_a_sweep_runs_every_combination_and_reports(run_here: Run, tmp_path: Path) -> None:
+    finished = run_here("-m", "method=none,reuse,goc", "cache_ratio=0.2,0.4", "name=sweep", *SMALL)
     folder = tmp_path / "outputs" / "sweep"
     assert len(list(folder.rglob("result.json"))) == 5  # without a cache there is nothing to vary
     rows = (folder / "tradeoff.csv").read_text().splitlines()
@@ -73,8 +77,8 @@ def test_a_sweep_runs_every_combination_and_reports(run_py: Run, tmp_path: Path)
     assert len(list((tmp_path / "outputs" / "cache").glob("alignment-*[!k]"))) == 1
 
 
-def test_one_bad_job_does_not_take_the_others_with_it(run_py: Run, tmp_path: Path) -> None:
-    finished = run_py("-m", "cache_ratio=1.5,0.4", "name=sweep", *SMALL, check=False)
+def test_one_bad_job_does_not_take_the_others_with_it(run_here: Run, tmp_path: Path) -> None:
+    finished = run_here("-m", "cache_ratio=1.5,0.4", "name=sweep", *SMALL, check=False)
     assert finished.returncode == 1
     assert "error: cache_ratio=1.5: must be in [0, 1)" in finished.stderr
     assert "1 failed:" in finished.stderr
@@ -84,12 +88,12 @@ def test_one_bad_job_does_not_take_the_others_with_it(run_py: Run, tmp_path: Pat
 
 
 def test_a_sweep_of_30_of_which_3_fail_reports_27_and_again_runs_only_what_is_missing(
-    run_py: Run, tmp_path: Path
+    run_here: Run, tmp_path: Path
 ) -> None:
     ratios = "cache_ratio=0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1.5"
     small = ("num_samples=4", "batch_size=4", "steps=10", "calibration_samples=2", "latency_repeats=0", "metrics=[fid]")
     sweep = ("-m", "method=reuse", ratios, "seed=0,1,2", "name=thirty", *small)
-    finished = run_py(*sweep, check=False)
+    finished = run_here(*sweep, check=False)
     assert finished.returncode == 1
     assert finished.stderr.count("error: cache_ratio=1.5: must be in [0, 1)") == 3
     assert finished.stderr.split("3 failed:")[1].count("cache_ratio=1.5: must be in [0, 1)") == 3
@@ -101,20 +105,20 @@ def test_a_sweep_of_30_of_which_3_fail_reports_27_and_again_runs_only_what_is_mi
     assert (points["fid_spread"] > 0).all()
     assert (folder / "report.html").read_text().count("cache_ratio=1.5: must be in [0, 1)") == 3
 
-    removed = next(folder.glob("*/result.json"))
+    removed = next(path for path in folder.glob("*/result.json") if json.loads(path.read_text())["config"]["seed"] == 0)
     removed.unlink()
     made = {
         path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name in ("result.json", "samples.png")
     }
-    run_py(*sweep, check=False)
+    run_here(*[setting.replace("seed=0,1,2", "seed=0") for setting in sweep], check=False)
     again = {path for path, time in made.items() if path.stat().st_mtime_ns != time}
     assert again == {removed.parent / "samples.png"}
     assert removed.exists()
 
 
-def test_images_can_be_kept_as_files(run_py: Run, tmp_path: Path) -> None:
-    run_py(*SMALL, "save_images=png", "hydra.run.dir=png")
-    run_py(*SMALL, "save_images=npz", "hydra.run.dir=npz")
+def test_images_can_be_kept_as_files(run_here: Run, tmp_path: Path) -> None:
+    run_here(*SMALL, "save_images=png", "hydra.run.dir=png")
+    run_here(*SMALL, "save_images=npz", "hydra.run.dir=npz")
     with np.load(tmp_path / "npz" / "images.npz") as archive:
         images = archive["arr_0"]
     assert images.shape == (24, 8, 8, 1)
@@ -125,25 +129,25 @@ def test_images_can_be_kept_as_files(run_py: Run, tmp_path: Path) -> None:
             assert np.array_equal(np.asarray(picture), image[..., 0])
 
 
-def test_distance_samples_are_the_only_ones_made_twice(run_py: Run, tmp_path: Path) -> None:
-    run_py(*SMALL, "distance_samples=5", "hydra.run.dir=some")
+def test_distance_samples_are_the_only_ones_made_twice(run_here: Run, tmp_path: Path) -> None:
+    run_here(*SMALL, "distance_samples=5", "hydra.run.dir=some")
     assert len(list((tmp_path / "outputs" / "cache").glob("uncached-*/shard-*"))) == 1  # whole shards of 12
     some = only_result(tmp_path / "some")["distance"]
     assert some["mse"] > 0
-    run_py(*SMALL, "distance_samples=0", "hydra.run.dir=none", "cache_dir=other")
+    run_here(*SMALL, "distance_samples=0", "hydra.run.dir=none", "cache_dir=other")
     assert only_result(tmp_path / "none")["distance"] == {}
     assert not list((tmp_path / "other").glob("uncached-*/shard-*"))
 
 
-def test_a_ratio_that_the_steps_do_not_allow_says_what_it_became(run_py: Run, tmp_path: Path) -> None:
-    finished = run_py(*SMALL, "cache_ratio=0.5")
+def test_a_ratio_that_the_steps_do_not_allow_says_what_it_became(run_here: Run, tmp_path: Path) -> None:
+    finished = run_here(*SMALL, "cache_ratio=0.5")
     assert "cache_ratio=0.5: became 0.4, the closest that schedule=uniform allows with steps=5" in finished.stderr
     assert only_result(tmp_path)["cost"]["cache_ratio"] == pytest.approx(0.4)
 
 
-def error_line(run_py: Run, *arguments: str) -> str:
+def error_line(run_here: Run, *arguments: str) -> str:
     """The one line on stderr of a run that must fail with exit code 1."""
-    finished = run_py(*SMALL, *arguments, check=False)
+    finished = run_here(*SMALL, *arguments, check=False)
     assert finished.returncode == 1
     lines = finished.stderr.splitlines()
     assert len(lines) == 1, finished.stderr
@@ -166,26 +170,26 @@ def error_line(run_py: Run, *arguments: str) -> str:
         (["device=tpu"], ["device=tpu: must be auto, cpu"]),
     ],
 )
-def test_bad_input_is_one_line(run_py: Run, arguments: list[str], expected: list[str]) -> None:
-    line = error_line(run_py, *arguments)
+def test_bad_input_is_one_line(run_here: Run, arguments: list[str], expected: list[str]) -> None:
+    line = error_line(run_here, *arguments)
     assert all(part in line for part in expected), line
 
 
-def test_a_folder_that_holds_a_run_of_another_config_is_left_alone(run_py: Run, tmp_path: Path) -> None:
-    run_py(*SMALL, "hydra.run.dir=here")
+def test_a_folder_that_holds_a_run_of_another_config_is_left_alone(run_here: Run, tmp_path: Path) -> None:
+    run_here(*SMALL, "hydra.run.dir=here")
     before = {path: path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()}
-    line = error_line(run_py, "hydra.run.dir=here", "cache_ratio=0.2")
+    line = error_line(run_here, "hydra.run.dir=here", "cache_ratio=0.2")
     assert "here: holds a run of another config (cache_ratio=0.5 there, 0.2 here)" in line
     assert before == {path: path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()}
 
 
-def test_other_weights_at_the_same_path_are_noticed(run_py: Run, tmp_path: Path) -> None:
+def test_other_weights_at_the_same_path_are_noticed(run_here: Run, tmp_path: Path) -> None:
     weights = load_file(ASSETS / "digits" / "denoiser.safetensors")
     save_file(weights, tmp_path / "w.safetensors")
-    run_py(*SMALL, "model.checkpoint=w.safetensors")
+    run_here(*SMALL, "model.checkpoint=w.safetensors")
     weights["final_layer.linear.bias"] += 0.1
     save_file(weights, tmp_path / "w.safetensors")
-    assert "holds a run of another config (model_sha256=" in error_line(run_py, "model.checkpoint=w.safetensors")
+    assert "holds a run of another config (model_sha256=" in error_line(run_here, "model.checkpoint=w.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -198,22 +202,22 @@ def test_other_weights_at_the_same_path_are_noticed(run_py: Run, tmp_path: Path)
         (["predictor.order=3"], ["order", "GradientQueueConfig"]),
     ],
 )
-def test_bad_methods_are_one_line(run_py: Run, arguments: list[str], expected: list[str]) -> None:
-    line = error_line(run_py, *arguments)
+def test_bad_methods_are_one_line(run_here: Run, arguments: list[str], expected: list[str]) -> None:
+    line = error_line(run_here, *arguments)
     assert all(part in line for part in expected), line
 
 
-def test_an_adaptive_run_reports_what_really_ran(run_py: Run, tmp_path: Path) -> None:
-    run_py(*SMALL, "method=teacache", "schedule.threshold=1e9")
+def test_an_adaptive_run_reports_what_really_ran(run_here: Run, tmp_path: Path) -> None:
+    run_here(*SMALL, "method=teacache", "schedule.threshold=1e9")
     cost = only_result(tmp_path)["cost"]
     assert cost["cache_ratio"] == pytest.approx(3 / 5)  # all but the first and the last step
     assert cost["macs_saved"] == pytest.approx(3 / 5, abs=0.01)
 
 
 @pytest.mark.parametrize("method", ["smoothcache", "smoothcache_goc", "teacache"])
-def test_a_calibrated_schedule_comes_close_to_its_target_ratio(run_py: Run, tmp_path: Path, method: str) -> None:
+def test_a_calibrated_schedule_comes_close_to_its_target_ratio(run_here: Run, tmp_path: Path, method: str) -> None:
     """The smallest change of a ratio is one branch of one step, or for TeaCache a step: here 1/40, and 1/20."""
-    run_py(
+    run_here(
         "num_samples=24", "batch_size=24", "metrics=[isc]", "latency_repeats=0", f"method={method}", "cache_ratio=0.5"
     )
     result = only_result(tmp_path)
@@ -222,45 +226,61 @@ def test_a_calibrated_schedule_comes_close_to_its_target_ratio(run_py: Run, tmp_
     assert result["distance"]["mse"] > 0
 
 
-def test_a_damaged_calibration_is_measured_again(run_py: Run, tmp_path: Path) -> None:
-    run_py(*SMALL, "name=a")
+def test_a_damaged_calibration_is_measured_again(run_here: Run, tmp_path: Path) -> None:
+    run_here(*SMALL, "name=a")
     (calibration,) = (tmp_path / "outputs" / "cache").glob("alignment-*.safetensors")
     whole = calibration.read_bytes()
     calibration.write_bytes(whole[:-9])
-    again = run_py(*SMALL, "name=b")
+    again = run_here(*SMALL, "name=b")
     assert "is damaged" in again.stderr
     assert "measured again" in again.stderr
     assert calibration.read_bytes() == whole
 
 
-def test_a_published_smoothcache_file_for_another_model_is_one_line(run_py: Run, tmp_path: Path) -> None:
+def test_a_published_smoothcache_file_for_another_model_is_one_line(run_here: Run, tmp_path: Path) -> None:
     rows = {f"{branch}-{block}": [1, 0, 1, 0, 1] for branch in ("attn", "mlp") for block in range(28)}
     (tmp_path / "s.json").write_text(json.dumps(rows))
-    line = error_line(run_py, "method=smoothcache", "schedule.path=s.json")
+    line = error_line(run_here, "method=smoothcache", "schedule.path=s.json")
     assert "schedule.path=s.json: has 56 rows; must be attn and mlp, or attn-0 .. mlp-11" in line
     (tmp_path / "s.json").write_text(json.dumps({"attn": [1, 0, 1], "mlp": [1, 1, 0]}))
-    line = error_line(run_py, "method=smoothcache", "schedule.path=s.json")
+    line = error_line(run_here, "method=smoothcache", "schedule.path=s.json")
     assert "schedule.path=s.json: is for 3 steps, not for steps=5" in line
 
 
-def test_a_schedule_that_makes_the_queue_diverge_is_announced(run_py: Run) -> None:
-    warned = run_py("num_samples=8", "cache_ratio=0.75", "inflection_threshold=null", "metrics=[isc]").stderr
+def test_a_schedule_that_makes_the_queue_diverge_is_announced(run_here: Run) -> None:
+    warned = run_here("num_samples=8", "cache_ratio=0.75", "inflection_threshold=null", "metrics=[isc]").stderr
     assert "amplifies its own errors up to 108 times" in warned
     assert "predictor=taylor" in warned
 
 
-@pytest.mark.parametrize(("predictor", "says_so"), [("gradient_queue", True), ("reuse", False)])
-def test_a_queue_that_diverged_unannounced_is_told_by_its_distance(run_py: Run, predictor: str, says_so: bool) -> None:
-    """SmoothCache caches early steps in which gradients mislead; its runs are too short to amplify errors."""
-    choice = ["method=smoothcache_goc", f"predictor={predictor}", "cache_ratio=0.5", "num_samples=32", "metrics=[isc]"]
-    warned = run_py(*choice, "latency_repeats=0").stderr
-    assert "amplifies" not in warned
-    assert ("relative L2 to the uncached samples is" in warned) == says_so
-    assert ("the gradient queue diverged: try smaller" in warned) == says_so
+def test_a_queue_that_diverged_is_told_by_its_distance_and_its_growth(run_here: Run) -> None:
+    choice = ["cache_ratio=0.8", "inflection_threshold=null", "num_samples=8", "metrics=[isc]", "latency_repeats=0"]
+    warned = run_here("method=goc", *choice).stderr.splitlines()[-1]
+    assert "relative L2 to the uncached samples is" in warned
+    assert "the gradient queue diverged; try smaller gradient_weights" in warned
 
 
-def test_a_diverging_gradient_queue_says_where_and_what_to_do(run_py: Run) -> None:
-    finished = run_py(
+@pytest.mark.parametrize(
+    ("choice", "growth"),
+    [
+        # SmoothCache caches early steps, in which gradients mislead; its runs are too short to amplify errors
+        (["method=smoothcache_goc", "cache_ratio=0.5"], "3"),
+        (["method=goc", "steps=5", "cache_ratio=0.6", "inflection_threshold=null"], "3"),
+    ],
+)
+def test_a_large_distance_is_not_called_divergence_where_errors_do_not_grow(
+    run_here: Run, choice: list[str], growth: str
+) -> None:
+    small = ("num_samples=32", "metrics=[isc]", "latency_repeats=0")
+    warned = run_here(*choice, *small).stderr
+    assert "relative L2 to the uncached samples is" in warned
+    assert f"though errors grow at most {growth} times: these steps are too far apart" in warned
+    assert "diverge" not in warned
+    assert "relative L2" not in run_here(*choice, *small, "predictor=reuse").stderr
+
+
+def test_a_diverging_gradient_queue_says_where_and_what_to_do(run_here: Run) -> None:
+    finished = run_here(
         "num_samples=8",
         "steps=40",
         "cache_ratio=0.9",
@@ -281,3 +301,75 @@ def test_help_shows_the_knobs_first_with_their_meaning(run_py: Run) -> None:
     assert text.index("cache_ratio ") < text.index("batch_size ") < text.index("== Groups")
     assert "share of branch features to reuse" in text
     assert "method: fora, fora_goc, goc, goc_logsnr, goc_stack" in text
+
+
+def test_tab_completes_settings_and_options(tmp_path: Path) -> None:
+    """As the shell does it; README says how to switch it on."""
+
+    def completions(line: str) -> list[str]:
+        environment = {**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line))}
+        query = [sys.executable, str(REPOSITORY / "run.py"), "-sc", "query=bash"]
+        found = subprocess.run(query, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        return found.stdout.split()
+
+    assert completions("python run.py cache_r") == ["cache_ratio="]
+    assert {"method=goc", "method=goc_logsnr", "method=goc_stack"} <= set(completions("python run.py method=goc"))
+
+
+@pytest.mark.parametrize("content", ['{"a": 1}', "[]", "null", '{"config": {}}', "half"])
+def test_a_result_of_another_shape_is_damaged(run_here: Run, tmp_path: Path, content: str) -> None:
+    run_here(*SMALL, "latency_repeats=0")
+    (path,) = tmp_path.rglob("result.json")
+    whole = json.loads(path.read_text())
+    path.write_text(content)
+    assert report([str(tmp_path / "outputs")]) == 1
+    run_here(*SMALL, "latency_repeats=0")
+    assert json.loads(path.read_text())["metrics"] == whole["metrics"]
+
+
+def test_a_name_that_leads_out_of_outputs_writes_nothing(run_here: Run, tmp_path: Path) -> None:
+    for name in ("../../x", "../x"):
+        for multirun in ([], ["-m"]):
+            (tmp_path / "here").mkdir(exist_ok=True)
+            finished = run_here(*multirun, f"name={name}", *SMALL, check=False)
+            assert finished.returncode == 1
+            (line,) = finished.stderr.splitlines()
+            assert line == f"error: name={name}: must be the name of a folder below outputs/, without .."
+    assert [path.name for path in tmp_path.rglob("*")] == ["here"]
+    assert not (tmp_path.parent / "x").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(run_here: Run) -> None:
+    line = error_line(run_here, "hydra.run.dir=/proc/x")
+    assert line == "error: /proc/x: cannot be made, read or written (No such file or directory)"
+    finished = run_here("-m", "hydra.sweep.dir=/proc/x", *SMALL, check=False)
+    assert finished.returncode == 1
+    assert "error: /proc/x" in finished.stderr.splitlines()[-1]
+    assert "Traceback" not in finished.stderr
+
+
+FULL_AFTER = """
+import resource, runpy, sys
+limit, sys.argv = int(sys.argv[1]), sys.argv[2:]
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # no file may grow beyond it, as on a disk that is full
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("setting", "file"), [("save_images=none", "samples.png"), ("save_images=npz", "images.npz")])
+def test_a_full_disk_names_the_picture_and_how_to_go_on(run_here: Run, tmp_path: Path, setting: str, file: str) -> None:
+    settings = [*SMALL, "num_samples=400", "batch_size=4", "method=none", "metrics=[isc]", "latency_repeats=0", setting]
+    limit = 6_000 if file == "samples.png" else 12_000
+    command = [sys.executable, "-c", FULL_AFTER, str(limit), str(REPOSITORY / "run.py"), *settings]
+    refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=run_environment(), check=False)
+    assert refused.returncode == 1
+    line = refused.stderr.splitlines()[-1]
+    assert line.startswith(f"error: {tmp_path / 'outputs' / 'runs' / 'none-ddim5-'}")
+    assert f"/{file}: could not be written (File too large); the finished shards are kept: make room" in line
+    assert "Traceback" not in refused.stderr
+    shards = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard-*")}
+    assert len(shards) == 100
+    run_here(*settings)
+    assert shards == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard-*")}
+    assert only_result(tmp_path)["metrics"]["is"] > 0

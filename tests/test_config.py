@@ -1,29 +1,35 @@
+from dataclasses import fields
+
 import pytest
-from hydra import compose, initialize_config_dir
 
-from goc.config import CONF, Config, from_hydra, identity, label, register, run_id, validate
-from goc.errors import ConfigError
-from goc.methods import PUBLISHED
-
-
-@pytest.fixture(autouse=True)
-def _registered() -> None:
-    register()
+from goc.config import (
+    Config,
+    Execution,
+    Measurement,
+    Output,
+    Way,
+    compose_config,
+    flat,
+    identity,
+    label,
+    run_id,
+    validate,
+)
+from goc.config.identity import CONF, published
+from goc.system.errors import ConfigError
 
 
 def config(*overrides: str) -> Config:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return from_hydra(compose("config", overrides=list(overrides)))
+    return compose_config(overrides)
 
 
 def test_a_method_is_the_same_as_its_schedule_and_predictor() -> None:
-    options = {path.stem for path in (CONF / "method").glob("*.yaml")}
-    assert options == set(PUBLISHED.values())
-    for (schedule, predictor, site, clock), method in PUBLISHED.items():
+    assert sorted(published().values()) == sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+    for (schedule, predictor, site, clock), method in published().items():
         named = config(f"method={method}")
         composed = config(f"schedule={schedule}", f"predictor={predictor}", f"site={site}", f"clock={clock}")
         assert identity(named) == identity(composed)
-        assert label(named) == method
+        assert label(named.way) == method
 
 
 def test_gradient_weights_turn_plain_reuse_into_the_gradient_queue() -> None:
@@ -31,9 +37,9 @@ def test_gradient_weights_turn_plain_reuse_into_the_gradient_queue() -> None:
         config("method=goc", "gradient_weights=[1.2]")
     )
     assert identity(config("method=goc", "gradient_weights=[]")) == identity(config("method=reuse"))
-    assert label(config("method=fora", "gradient_weights=[1.2]")) == "fora_goc"
-    assert label(config("method=teacache", "predictor=taylor")) == "teacache+taylor+stack"
-    assert label(config("method=fora_goc", "clock=logsnr")) == "fora+gradient_queue+branch+logsnr"
+    assert label(config("method=fora", "gradient_weights=[1.2]").way) == "fora_goc"
+    assert label(config("method=teacache", "predictor=taylor").way) == "teacache+taylor+stack"
+    assert label(config("method=fora_goc", "clock=logsnr").way) == "fora+gradient_queue+branch+logsnr"
 
 
 def test_settings_that_change_nothing_do_not_make_another_run() -> None:
@@ -63,6 +69,13 @@ def test_gradient_weights_that_nothing_reads_are_refused() -> None:
         validate(config("method=taylorseer", "gradient_weights=[1.2]"))
 
 
+@pytest.mark.parametrize("method", ["l2c", "smoothcache", "teacache"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-0.1"])
+def test_a_threshold_must_be_one(method: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=rf"schedule\.threshold={value}: must be a finite number of at least 0"):
+        validate(config(f"method={method}", f"schedule.threshold={value}"))
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -77,6 +90,11 @@ def test_gradient_weights_that_nothing_reads_are_refused() -> None:
         ("gradient_weights=[inf]", r"gradient_weights=\[inf\]: must be finite numbers"),
         ("num_samples=1", "num_samples=1: must be at least 2 for the metric fid"),
         ("num_samples=0", "num_samples=0: must be at least 1"),
+        ("inflection_threshold=nan", "inflection_threshold=nan: must be a finite number, or null"),
+        ("inflection_threshold=inf", "inflection_threshold=inf: must be a finite number, or null"),
+        ("name=../../x", r"name=\.\./\.\./x: must be the name of a folder below outputs/, without \.\."),
+        ("name=/tmp/x", "name=/tmp/x: must be the name of a folder below outputs/"),
+        ("name=''", "name=: must be the name of a folder below outputs/"),
         ("metrics=[fid,lpips]", "metrics=lpips: must be one of isc, fid, sfid, kid, prc"),
         ("batch_size=0", "batch_size=0: must be at least 1"),
         ("seed=-1", "seed=-1: must be at least 0"),
@@ -90,3 +108,17 @@ def test_settings_that_cannot_be_run_say_key_value_and_what_is_allowed(override:
     with pytest.raises(ConfigError, match=message) as error:
         validate(config(override))
     assert "\n" not in str(error.value)
+
+
+def test_the_parts_hold_every_key_once_and_identity_is_two_of_them() -> None:
+    parts = [Way, Measurement, Execution, Output]
+    keys = [field.name for part in parts for field in fields(part)]
+    assert sorted(keys) == sorted(flat(config())) == sorted(set(keys))
+    assert identity(config()).keys() == {f.name for part in (Measurement, Way) for f in fields(part)}
+
+
+def test_folders_keep_the_names_they_had() -> None:
+    """Of the version before settings had parts: a finished run is found again."""
+    assert run_id(config()) == "goc-ddim20-r0.5-c986a282"
+    assert run_id(config("method=taylorseer", "steps=50", "cfg_scale=1.5")) == "taylorseer-ddim50-r0.5-33dc6784"
+    assert run_id(config("compile=true")) == "goc-ddim20-r0.5-2ef71d87"

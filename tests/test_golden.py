@@ -12,11 +12,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from goc.caching import schedule
-from goc.caching.cache import AdaptiveCache, FeatureCache, StepCache
+from goc.caching.cache import AdaptiveCache, ScheduledCache, StepCache
 from goc.caching.inflection import correct_at
 from goc.caching.predictor import GradientQueue, Reuse, Taylor
-from goc.diffusion import NoiseSchedule, guided_denoiser, sample
 from goc.models.dit import DiT
+from goc.sampling.guidance import guided_denoiser
+from goc.sampling.noise import NoiseSchedule
+from goc.sampling.solvers import sample
 
 FOLDER = Path(__file__).parent / "golden"
 STEPS, DEPTH = 12, 3
@@ -39,18 +41,18 @@ def stack(mask: Tensor) -> Tensor:
 CASES: dict[str, Callable[[], StepCache | None]] = {
     "none": lambda: None,
     "none_ddpm": lambda: None,
-    "reuse": lambda: FeatureCache(HALF, Reuse(HALF)),
-    "fora": lambda: FeatureCache(FORA, Reuse(FORA)),
-    "goc": lambda: FeatureCache(HALF, GradientQueue(HALF, [0.8], GATED)),
-    "goc_queue": lambda: FeatureCache(THREE_QUARTERS, GradientQueue(THREE_QUARTERS, [0.5, 0.2])),
-    "goc_logsnr": lambda: FeatureCache(HALF, GradientQueue(HALF, [1.0], clock=LOG_SNR)),
-    "goc_stack": lambda: FeatureCache(stack(HALF), GradientQueue(stack(HALF), [0.8]), "stack"),
-    "l2c": lambda: FeatureCache(ROUTED, Reuse(ROUTED)),
-    "l2c_goc": lambda: FeatureCache(
+    "reuse": lambda: ScheduledCache(HALF, Reuse(HALF)),
+    "fora": lambda: ScheduledCache(FORA, Reuse(FORA)),
+    "goc": lambda: ScheduledCache(HALF, GradientQueue(HALF, [0.8], GATED)),
+    "goc_queue": lambda: ScheduledCache(THREE_QUARTERS, GradientQueue(THREE_QUARTERS, [0.5, 0.2])),
+    "goc_logsnr": lambda: ScheduledCache(HALF, GradientQueue(HALF, [1.0], clock=LOG_SNR)),
+    "goc_stack": lambda: ScheduledCache(stack(HALF), GradientQueue(stack(HALF), [0.8]), "stack"),
+    "l2c": lambda: ScheduledCache(ROUTED, Reuse(ROUTED)),
+    "l2c_goc": lambda: ScheduledCache(
         ROUTED, GradientQueue(ROUTED, [0.8], ROUTED.all(2, keepdim=True).expand_as(ROUTED))
     ),
-    "taylorseer": lambda: FeatureCache(SEER, Taylor(SEER, 2)),
-    "taylorseer_lite": lambda: FeatureCache(stack(SEER), Taylor(stack(SEER), 1, LOG_SNR), "stack"),
+    "taylorseer": lambda: ScheduledCache(SEER, Taylor(SEER, 2)),
+    "taylorseer_lite": lambda: ScheduledCache(stack(SEER), Taylor(stack(SEER), 1, LOG_SNR), "stack"),
     "teacache": lambda: AdaptiveCache(POSSIBLE, Reuse(POSSIBLE), 0.7),
 }
 
@@ -91,7 +93,8 @@ def data(request: pytest.FixtureRequest) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_trajectory_is_the_kept_one(name: str, data: dict[str, Tensor]) -> None:
-    assert (trajectory(name, data) - data[name]).abs().max() <= TOLERANCE
+    # relative to values of some hundred, float32 sums differ by a few 1e-6 between processors
+    torch.testing.assert_close(trajectory(name, data), data[name], atol=TOLERANCE, rtol=1e-5)
 
 
 def test_the_kept_trajectories_tell_the_methods_apart(data: dict[str, Tensor]) -> None:

@@ -40,8 +40,8 @@ def settings(weights: Path) -> tuple[str, ...]:
     )
 
 
-def test_the_whole_protocol_runs_from_the_command_line(run_py: Run, weights: Path, tmp_path: Path) -> None:
-    run_py(*settings(weights), "save_images=npz", "distance_samples=1", "hydra.run.dir=goc")
+def test_the_whole_protocol_runs_from_the_command_line(run_here: Run, weights: Path, tmp_path: Path) -> None:
+    run_here(*settings(weights), "save_images=npz", "distance_samples=1", "hydra.run.dir=goc")
     result = only_result(tmp_path)
     assert {"is", "fid", "sfid"} <= result["metrics"].keys()
     assert all(np.isfinite(value) for value in result["metrics"].values())
@@ -67,8 +67,8 @@ def test_the_whole_protocol_runs_from_the_command_line(run_py: Run, weights: Pat
     assert (protocol["sampler"], protocol["steps"], protocol["cfg_scale"]) == ("ddim", 2, 1.5)
 
 
-def error_line(run_py: Run, *arguments: str) -> str:
-    finished = run_py(*arguments, check=False)
+def error_line(run_here: Run, *arguments: str) -> str:
+    finished = run_here(*arguments, check=False)
     assert finished.returncode == 1
     assert "Traceback" not in finished.stderr
     return finished.stderr.splitlines()[-1]
@@ -86,12 +86,14 @@ def error_line(run_py: Run, *arguments: str) -> str:
         ("model.input_size=33", ["model.input_size=33: must be a multiple of patch_size"]),
     ],
 )
-def test_missing_or_unfitting_files_are_one_line(run_py: Run, weights: Path, setting: str, expected: list[str]) -> None:
-    line = error_line(run_py, *settings(weights), setting)
+def test_missing_or_unfitting_files_are_one_line(
+    run_here: Run, weights: Path, setting: str, expected: list[str]
+) -> None:
+    line = error_line(run_here, *settings(weights), setting)
     assert all(part in line for part in expected), line
 
 
-def test_a_checkpoint_that_wants_to_run_code_is_refused(run_py: Run, weights: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_wants_to_run_code_is_refused(run_here: Run, weights: Path, tmp_path: Path) -> None:
     class Malicious:
         def __reduce__(self) -> tuple:
             return os.mkdir, (str(tmp_path / "pwned"),)
@@ -99,16 +101,18 @@ def test_a_checkpoint_that_wants_to_run_code_is_refused(run_py: Run, weights: Pa
     (tmp_path / "evil.pt").write_bytes(pickle.dumps({"blocks": Malicious()}))
     torch.save({"blocks": Malicious()}, tmp_path / "evil2.pt")
     for name in ("evil.pt", "evil2.pt"):
-        assert f"model.checkpoint={name}" in error_line(run_py, *settings(weights), f"model.checkpoint={name}")
+        assert f"model.checkpoint={name}" in error_line(run_here, *settings(weights), f"model.checkpoint={name}")
     assert not (tmp_path / "pwned").exists()
 
 
-def test_a_damaged_vae_is_one_line(run_py: Run, weights: Path, tmp_path: Path) -> None:
+def test_a_damaged_vae_is_one_line(run_here: Run, weights: Path, tmp_path: Path) -> None:
     shutil.copytree(weights / "vae", tmp_path / "vae")
     tensors = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-100])
-    assert "vae=vae: not an AutoencoderKL of diffusers, or damaged" in error_line(run_py, *settings(weights), "vae=vae")
+    assert "vae=vae: not an AutoencoderKL of diffusers, or damaged" in error_line(
+        run_here, *settings(weights), "vae=vae"
+    )
     shutil.copytree(weights / "vae", tmp_path / "other")
     config = json.loads((tmp_path / "other" / "config.json").read_text())
     (tmp_path / "other" / "config.json").write_text(json.dumps({**config, "latent_channels": 16}))
-    assert "vae=other" in error_line(run_py, *settings(weights), "vae=other")
+    assert "vae=other" in error_line(run_here, *settings(weights), "vae=other")

@@ -12,6 +12,8 @@ import pytest
 from conftest import Run
 from test_cli import SMALL
 
+pytestmark = pytest.mark.slow
+
 LOCAL = "hydra/launcher=local"
 
 
@@ -20,18 +22,18 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in listed.stdout.split()]
 
 
-def test_a_local_sweep_gives_the_table_of_a_sweep_in_one_process(run_py: Run, tmp_path: Path) -> None:
+def test_a_local_sweep_gives_the_table_of_a_sweep_in_one_process(run_here: Run, tmp_path: Path) -> None:
     sweep = ("-m", "method=reuse,goc", "cache_ratio=0.4", "latency_repeats=0", *SMALL)
-    run_py(*sweep, "name=here", "cache_dir=here")
-    run_py(*sweep, "name=local", "cache_dir=local", LOCAL)
+    run_here(*sweep, "name=here", "cache_dir=here")
+    run_here(*sweep, "name=local", "cache_dir=local", LOCAL)
     here, there = (pd.read_csv(tmp_path / "outputs" / name / "tradeoff.csv", dtype=str) for name in ("here", "local"))
     assert list(here["method"]) == ["goc", "reuse"]
     pd.testing.assert_frame_equal(here, there)
 
 
-def test_without_slurm_the_line_says_what_else_there_is(run_py: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_slurm_the_line_says_what_else_there_is(run_here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    finished = run_py("-m", "method=none", "hydra/launcher=slurm", *SMALL, check=False)
+    finished = run_here("-m", "method=none", "hydra/launcher=slurm", *SMALL, check=False)
     assert finished.returncode == 1
     (line,) = [line for line in finished.stderr.splitlines() if line.startswith("error:")]
     assert "hydra/launcher=slurm: " in line

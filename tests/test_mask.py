@@ -2,11 +2,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from goc.cli import CONF
-from goc.config import from_hydra, register
+from goc.config import compose_config
 from goc.mask import main, states
 
 
@@ -16,10 +14,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def cells(*overrides: str) -> np.ndarray:
-    register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = from_hydra(compose("config", overrides=["calibration_samples=8", *overrides]))
-    return states(config).numpy()
+    return states(compose_config(["calibration_samples=8", *overrides])).numpy()
 
 
 def test_states_are_computed_reused_or_corrected_as_the_schedule_and_the_gating_say() -> None:

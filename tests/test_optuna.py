@@ -11,6 +11,8 @@ from test_cli import SMALL
 
 from goc.cli import objectives
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("direction", "expected"),

@@ -10,13 +10,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from goc.caching import schedule
-from goc.caching.cache import FeatureCache
+from goc.caching.cache import ScheduledCache
 from goc.caching.inflection import correct_at
 from goc.caching.predictor import GradientQueue, Predictor, Reuse, Taylor
-from goc.diffusion import NoiseSchedule, guided_denoiser, sample
 from goc.methods import GradientQueueConfig
 from goc.models.dit import DiT
-from goc.routers import load_router
+from goc.models.routers import load_router
+from goc.sampling.guidance import guided_denoiser
+from goc.sampling.noise import NoiseSchedule
+from goc.sampling.solvers import sample
 
 TOLERANCE = 1e-3
 
@@ -56,7 +58,7 @@ def predictors_of(case: dict, mask: Tensor) -> list[Predictor | None]:
 
 def trajectory(model: DiT, case: dict, data: dict[str, Tensor], predictor: Predictor | None, mask: Tensor) -> Tensor:
     n, noise_schedule = len(data["labels"]), NoiseSchedule.respaced(case["steps"])
-    cache = None if predictor is None else FeatureCache(mask, predictor)
+    cache = None if predictor is None else ScheduledCache(mask, predictor)
     guided = guided_denoiser(
         model if cache is None else lambda x, t, y: model(x, t, y, cache),
         noise_schedule,

@@ -18,11 +18,13 @@ import pytest
 from conftest import Run, only_result
 from test_cli import SMALL
 
-from goc.slurm import SqueueWatcher
+from goc.system.slurm import SqueueWatcher
+
+pytestmark = pytest.mark.slow
 
 SLURM = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1")
 # a job of many small shards, long enough to be met while it runs
-LONG = ("method=none", "num_samples=400", "batch_size=4", "metrics=[isc]", "latency_repeats=0")
+LONG = ("method=none", "num_samples=400", "batch_size=4", "steps=10", "metrics=[isc]", "latency_repeats=0")
 PATIENCE = 300  # seconds
 
 
@@ -47,6 +49,11 @@ def await_that(condition: Callable[[], bool], background: "Future[CompletedProce
         assert not background.done(), background.result().stderr
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOC_SLURM_POLL_S", "1")
 
 
 @pytest.fixture
@@ -75,9 +82,9 @@ def shards(folder: Path) -> dict[Path, int]:
 
 
 @needs_slurm
-def test_a_sweep_on_slurm_gives_the_table_of_a_sweep_in_one_process(run_py: Run, tmp_path: Path) -> None:
+def test_a_sweep_on_slurm_gives_the_table_of_a_sweep_in_one_process(run_py: Run, run_here: Run, tmp_path: Path) -> None:
     sweep = ("-m", "method=reuse,goc", "cache_ratio=0.4", *SMALL)
-    run_py(*sweep, "name=here", "cache_dir=here")
+    run_here(*sweep, "name=here", "cache_dir=here")
     run_py(*sweep, "name=slurm", "cache_dir=slurm", *SLURM)
     here, there = (
         pd.read_csv(tmp_path / "outputs" / name / "tradeoff.csv", dtype=str)[["method", "cached", "fid", "mse"]]
@@ -88,9 +95,9 @@ def test_a_sweep_on_slurm_gives_the_table_of_a_sweep_in_one_process(run_py: Run,
 
 
 @needs_slurm
-def test_the_tasks_of_a_job_share_its_shards(run_py: Run, tmp_path: Path) -> None:
+def test_the_tasks_of_a_job_share_its_shards(run_py: Run, run_here: Run, tmp_path: Path) -> None:
     sweep = ("-m", "method=goc", "cache_ratio=0.4", *SMALL, "num_samples=120")
-    run_py(*sweep, "name=here", "cache_dir=here")
+    run_here(*sweep, "name=here", "cache_dir=here")
     run_py(*sweep, "name=slurm", "cache_dir=slurm", *SLURM, "hydra.launcher.tasks_per_node=2")
     alone, together = (tmp_path / "outputs" / name for name in ("here", "slurm"))
     assert only_result(together)["workers"] == 2

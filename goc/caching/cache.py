@@ -33,7 +33,7 @@ class StepCache:
         """Called with every computed feature."""
 
 
-class FeatureCache(StepCache):
+class ScheduledCache(StepCache):
     """Answers with the predictor in the cached cells of a fixed schedule, and feeds it in the others.
 
     Args:
@@ -69,7 +69,7 @@ def relative_change(before: Tensor, now: Tensor) -> float:
     return float((now - before).abs().mean() / before.abs().mean())
 
 
-class AdaptiveCache(FeatureCache):
+class AdaptiveCache(ScheduledCache):
     """Decides as it runs whether to skip a step (TeaCache, arXiv 2411.19108, section 3.3, without its polynomial).
 
     The relative L1 change of the first block's modulated input is summed over the steps since the last computed one; a

@@ -156,3 +156,9 @@ def closest_threshold(schedule: Callable[[float], Tensor], values: Tensor, cache
 
     above = bisect_left(candidates, cache_ratio, hi=len(candidates) - 1, key=ratio)
     return min(candidates[max(above - 1, 0) : above + 1], key=lambda candidate: abs(ratio(candidate) - cache_ratio))
+
+
+def closest_teacache(changes: Tensor, cache_ratio: float) -> float:
+    """TeaCache's threshold that comes closest to cache_ratio where the input changes by changes[i] [steps]."""
+    totals = torch.cat([changes[first:].cumsum(0) for first in range(1, len(changes))])
+    return closest_threshold(lambda value: teacache(changes, value), totals, cache_ratio)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from goc.errors import ConfigError, GocError
-from goc.files import file_sha256
+from goc.system.errors import ConfigError, GocError
+from goc.system.files import file_sha256
 
 Decoder = Callable[[Tensor], Tensor]  # latents [N, C, H, W] -> images [N, 3 or 1, H', W'] in [-1, 1]
 
@@ -62,6 +62,9 @@ def load_vae(folder: Path, latent_channels: int, device: torch.device) -> Any:
 
     Raises GocError if the files are damaged, ConfigError if its latents have another number of channels.
     """
+    from goc.system import torchvision  # noqa: F401  (first, as diffusers imports torchvision)
+
+    # isort: split
     from diffusers import AutoencoderKL
 
     try:

@@ -5,16 +5,13 @@ Parameter names are those of the public DiT release, so that its state dicts loa
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Literal, Protocol, cast
 
 import torch
 import torch.nn.functional as F
-from timm.layers import build_sincos2d_pos_embed
-from timm.models.vision_transformer import Attention, Mlp, PatchEmbed
 from torch import Tensor, nn
 
-from goc.models.slices import in_slices, worth_slicing
+from goc.models.layers import Attention, Mlp, PatchEmbed, sincos_positions, worth_slicing
 
 ATTENTION, MLP = 0, 1
 BRANCHES = 2
@@ -74,7 +71,9 @@ class LabelEmbedder(nn.Module):
 
     def __init__(self, num_classes: int, hidden_size: int) -> None:
         super().__init__()
-        self.embedding_table = nn.Embedding(num_classes + 1, hidden_size)
+        weight = torch.empty(num_classes + 1, hidden_size)
+        # on the meta device, a random weight would load torch's compiler
+        self.embedding_table = nn.Embedding(num_classes + 1, hidden_size, _weight=weight if weight.is_meta else None)
 
     def forward(self, labels: Tensor) -> Tensor:
         return self.embedding_table(labels)
@@ -109,10 +108,9 @@ class DiTBlock(nn.Module):
         super().__init__()
         self.hidden_size = hidden_size
         self.norm1 = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
-        self.attn = Attention(hidden_size, num_heads=num_heads, qkv_bias=True)
+        self.attn = Attention(hidden_size, num_heads)
         self.norm2 = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
-        gelu = cast(type[nn.Module], partial(nn.GELU, approximate="tanh"))
-        self.mlp = Mlp(hidden_size, hidden_features=4 * hidden_size, act_layer=gelu)
+        self.mlp = Mlp(hidden_size)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 6 * hidden_size))
 
     def modulation(self, activated: Tensor, first: int, count: int) -> tuple[Tensor, ...]:
@@ -144,7 +142,7 @@ class DiTBlock(nn.Module):
         norm, layer = ((self.norm1, self.attn), (self.norm2, self.mlp))[branch]
         shift, scale, gate = self.modulation(activated, 3 * branch, 3)
         x = modulate(norm(h), shift, scale)
-        return in_slices(layer, x) if worth_slicing(layer, x) else layer(x), gate
+        return layer.in_slices(x) if worth_slicing(layer, x) else layer(x), gate
 
     def forward(self, branch: int, h: Tensor, activated: Tensor) -> tuple[Tensor, Tensor]:
         """Add one branch: h [N, tokens, hidden] after it, in place outside of training, and its feature."""
@@ -192,7 +190,7 @@ class DiT(nn.Module):
         self.in_channels, self.out_channels = in_channels, 2 * in_channels
         self.hidden_size, self.depth, self.num_classes = hidden_size, depth, num_classes
 
-        self.x_embedder = PatchEmbed(input_size, patch_size, in_channels, hidden_size)
+        self.x_embedder = PatchEmbed(patch_size, in_channels, hidden_size)
         self.t_embedder = TimestepEmbedder(hidden_size)
         self.y_embedder = LabelEmbedder(num_classes, hidden_size)
         self.num_tokens = (input_size // patch_size) ** 2
@@ -201,7 +199,8 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(DiTBlock(hidden_size, num_heads) for _ in range(depth))
         self.final_layer = FinalLayer(hidden_size, patch_size, self.out_channels)
         self.add_all = add_gated
-        self.initialize()
+        if not self.pos_embed.is_meta:  # there the tensors have no storage yet: a checkpoint brings its own
+            self.initialize()
 
     @classmethod
     def published(cls, name: str, input_size: int = 32, num_classes: int = 1000) -> "DiT":
@@ -229,7 +228,7 @@ class DiT(nn.Module):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
         grid = self.input_size // self.patch_size
-        self.pos_embed.copy_(build_sincos2d_pos_embed([grid, grid], self.hidden_size).reshape(self.pos_embed.shape))
+        self.pos_embed.copy_(sincos_positions(grid, self.hidden_size))
 
     def compile_branches(self) -> None:
         """Compile a computed branch (two graphs for all blocks), and the sum of a step that is cached whole."""
@@ -255,11 +254,8 @@ class DiT(nn.Module):
         return self.unpatchify(self.final_layer(self.stack(h, activated, cache), activated))
 
     def embed(self, x: Tensor) -> Tensor:
-        """Latents [N, C, H, W] -> tokens [N, tokens, hidden], the patch convolution as one product, token by token."""
-        grid, p, projection = self.input_size // self.patch_size, self.patch_size, self.x_embedder.proj
-        patches = x.reshape(-1, self.in_channels, grid, p, grid, p).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-        tokens = F.linear(patches, projection.weight.flatten(1), projection.bias)
-        return tokens.to(self.pos_embed.dtype).add_(self.pos_embed)
+        """Latents [N, C, H, W] -> tokens [N, tokens, hidden] with their positions."""
+        return self.x_embedder(x).to(self.pos_embed.dtype).add_(self.pos_embed)
 
     def stack(self, h: Tensor, activated: Tensor, cache: FeatureCache | None) -> Tensor:
         """All blocks: h [N, tokens, hidden] -> same, in place outside of training."""

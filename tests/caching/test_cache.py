@@ -3,16 +3,18 @@
 import torch
 from torch import Tensor
 
-from goc.caching.cache import AdaptiveCache, FeatureCache
+from goc.caching.cache import AdaptiveCache, ScheduledCache
 from goc.caching.predictor import GradientQueue, Predictor, Reuse, Taylor
 from goc.caching.schedule import cached_steps_of, uniform, whole_steps
-from goc.diffusion import NoiseSchedule, guided_denoiser, sample
 from goc.models.dit import BRANCHES, DiT, Terms
+from goc.sampling.guidance import guided_denoiser
+from goc.sampling.noise import NoiseSchedule
+from goc.sampling.solvers import sample
 
 STEPS = 8
 
 
-def trajectory(model: DiT, cache: FeatureCache | None) -> Tensor:
+def trajectory(model: DiT, cache: ScheduledCache | None) -> Tensor:
     x = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(1))
     schedule = NoiseSchedule.respaced(STEPS)
     guided = guided_denoiser(
@@ -30,14 +32,14 @@ def trajectory(model: DiT, cache: FeatureCache | None) -> Tensor:
 
 def test_ratio_zero_is_bit_identical_to_no_cache(tiny_dit: DiT) -> None:
     mask = uniform(STEPS, tiny_dit.depth, 0.0)
-    cached = trajectory(tiny_dit, FeatureCache(mask, GradientQueue(mask, [1.2])))
+    cached = trajectory(tiny_dit, ScheduledCache(mask, GradientQueue(mask, [1.2])))
     assert torch.equal(cached, trajectory(tiny_dit, None))
 
 
 def test_steps_before_the_first_cached_one_are_bit_identical_and_later_ones_are_not(tiny_dit: DiT) -> None:
     mask = torch.zeros(STEPS, tiny_dit.depth, 2, dtype=torch.bool)
     mask[4, 1, 0] = True
-    cached, full = trajectory(tiny_dit, FeatureCache(mask, GradientQueue(mask, [1.2]))), trajectory(tiny_dit, None)
+    cached, full = trajectory(tiny_dit, ScheduledCache(mask, GradientQueue(mask, [1.2]))), trajectory(tiny_dit, None)
     assert torch.equal(cached[:4], full[:4])
     assert not torch.equal(cached[4], full[4])
 
@@ -58,7 +60,7 @@ def test_cells_outside_the_mask_are_computed_and_those_inside_are_not(tiny_dit: 
             return super().predict(step, cell)
 
     watched: Predictor = Watched(mask, [1.0])
-    trajectory(tiny_dit, FeatureCache(mask, watched))
+    trajectory(tiny_dit, ScheduledCache(mask, watched))
     assert torch.equal(predicted, mask)
     assert torch.equal(stored, ~mask)
 
@@ -77,8 +79,8 @@ def test_a_predictor_that_knows_the_features_changes_nothing(tiny_dit: DiT) -> N
             return [(1.0, features[(step, *cell)])]
 
     nothing = torch.zeros_like(mask)
-    full = trajectory(tiny_dit, FeatureCache(nothing, Recorder(nothing, [])))
-    assert torch.equal(trajectory(tiny_dit, FeatureCache(mask, Oracle(mask, []))), full)
+    full = trajectory(tiny_dit, ScheduledCache(nothing, Recorder(nothing, [])))
+    assert torch.equal(trajectory(tiny_dit, ScheduledCache(mask, Oracle(mask, []))), full)
 
 
 def test_the_stack_site_replaces_all_blocks_by_one_cell(tiny_dit: DiT) -> None:
@@ -86,7 +88,7 @@ def test_the_stack_site_replaces_all_blocks_by_one_cell(tiny_dit: DiT) -> None:
     calls = []
     for block in tiny_dit.blocks:
         block.register_forward_hook(lambda *_: calls.append(1))
-    cache = FeatureCache(mask, Reuse(mask), "stack")
+    cache = ScheduledCache(mask, Reuse(mask), "stack")
     cached = trajectory(tiny_dit, cache)
     assert len(calls) == (STEPS - int(mask.sum())) * tiny_dit.depth * BRANCHES
     assert cache.peak_cache_tensors == 1
@@ -108,9 +110,9 @@ def test_a_stack_predictor_that_knows_the_features_changes_nothing(tiny_dit: DiT
             return [(1.0, features[step])]
 
     nothing = torch.zeros_like(mask)
-    full = trajectory(tiny_dit, FeatureCache(nothing, Recorder(nothing), "stack"))
+    full = trajectory(tiny_dit, ScheduledCache(nothing, Recorder(nothing), "stack"))
     assert torch.equal(full, trajectory(tiny_dit, None))
-    torch.testing.assert_close(trajectory(tiny_dit, FeatureCache(mask, Oracle(mask), "stack")), full)
+    torch.testing.assert_close(trajectory(tiny_dit, ScheduledCache(mask, Oracle(mask), "stack")), full)
 
 
 def adaptive(model: DiT, threshold: float, predictor=Reuse) -> tuple[AdaptiveCache, Tensor]:
@@ -144,4 +146,4 @@ def test_an_adaptive_cache_skips_exactly_while_the_accumulated_change_is_below_t
 def test_an_adaptive_run_is_the_fixed_run_of_the_mask_it_found(tiny_dit: DiT) -> None:
     for make in (Reuse, lambda mask: GradientQueue(mask, [1.0, 0.5]), lambda mask: Taylor(mask, 2)):
         cache, found = adaptive(tiny_dit, 0.5, make)
-        assert torch.equal(found, trajectory(tiny_dit, FeatureCache(cache.mask, make(cache.mask))))
+        assert torch.equal(found, trajectory(tiny_dit, ScheduledCache(cache.mask, make(cache.mask))))

@@ -3,7 +3,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from goc.caching.cache import FeatureCache
+from goc.caching.cache import ScheduledCache
 from goc.caching.cost import cell_macs, forward_macs, image_macs
 from goc.caching.predictor import Reuse
 from goc.caching.schedule import uniform
@@ -38,7 +38,7 @@ def test_nearly_all_of_dit_xl_2_can_be_cached() -> None:
 def test_a_cached_run_costs_what_torch_counts(tiny_dit: DiT) -> None:
     mask = uniform(6, tiny_dit.depth, 0.5)
     mask[2, 1, 1] = True  # and a single cell
-    cache = FeatureCache(mask, Reuse(mask))
+    cache = ScheduledCache(mask, Reuse(mask))
     x, t, y = torch.randn(1, 2, 4, 4), torch.zeros(1), torch.zeros(1, dtype=torch.long)
 
     def run() -> None:
@@ -51,7 +51,7 @@ def test_a_cached_run_costs_what_torch_counts(tiny_dit: DiT) -> None:
 
 def test_a_cached_stack_costs_what_torch_counts(tiny_dit: DiT) -> None:
     mask = uniform(4, 1, 0.5)[:, :1, :1]
-    cache = FeatureCache(mask, Reuse(mask), "stack")
+    cache = ScheduledCache(mask, Reuse(mask), "stack")
     x, t, y = torch.randn(1, 2, 4, 4), torch.zeros(1), torch.zeros(1, dtype=torch.long)
 
     def run() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from goc.caching.cache import FeatureCache
+from goc.caching.cache import ScheduledCache
 from goc.caching.predictor import GradientQueue, Predictor, Reuse, Taylor, evaluate
 from goc.caching.schedule import uniform
 
@@ -82,7 +82,7 @@ def test_a_feature_linear_in_the_step_is_predicted_exactly_with_weight_one(
 @pytest.mark.parametrize("predictor", [Reuse, lambda mask: GradientQueue(mask, [1.2])])
 def test_one_tensor_a_cell_is_enough_for_interval_two(predictor) -> None:
     mask = uniform(20, 1, 0.5)[:, :, :1]
-    cache = FeatureCache(mask, predictor(mask))
+    cache = ScheduledCache(mask, predictor(mask))
     for step in range(20):
         cache.begin_step(step)
         if cache.lookup(*CELL) is None:

@@ -1,3 +1,4 @@
+import argparse
 import os
 import pickle
 from pathlib import Path
@@ -6,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from goc.errors import GocError
 from goc.models.checkpoint import load_state_dict, load_weights
 from goc.models.dit import DiT
+from goc.system.errors import GocError
 
 
 @pytest.mark.parametrize("form", ["safetensors", "pt", "pt with ema"])
@@ -67,3 +68,37 @@ def test_a_file_that_holds_no_state_dict_is_refused(tmp_path: Path) -> None:
     torch.save([torch.zeros(1)], path := tmp_path / "w.pt")
     with pytest.raises(GocError, match="holds no state dict"):
         load_state_dict(path)
+
+
+@pytest.mark.parametrize("content", [b"hello there\n", b"e: a text file\n", b"", b"PK\x03\x04 no zip", b"\x80\x02."])
+def test_a_file_of_another_kind_named_like_a_checkpoint_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "w.pt").write_bytes(content)
+    with pytest.raises(GocError) as error:
+        load_state_dict(tmp_path / "w.pt")
+    assert str(error.value) == (
+        f"model.checkpoint={tmp_path / 'w.pt'}: truncated or not a checkpoint, or a pickle that would run code; "
+        "must be a .safetensors file or a PyTorch state dict (.pt), of tensors alone"
+    )
+
+
+def test_a_refused_pickle_says_nothing_of_how_to_run_it(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    path = tmp_path / "w.pt"
+    path.write_bytes(pickle.dumps({"weight": argparse.Namespace()}, protocol=4))
+    with pytest.raises(GocError) as error:
+        load_state_dict(path)
+    assert "a pickle that would run code" in str(error.value)
+    assert "weights_only" not in str(error.value)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_named_with_their_tensors(tiny_dit: DiT, tmp_path: Path, value: float) -> None:
+    state = {name: tensor.clone() for name, tensor in tiny_dit.state_dict().items()}
+    for name in ("blocks.0.attn.qkv.bias", "blocks.1.mlp.fc1.weight", "final_layer.linear.bias", "pos_embed"):
+        state[name].view(-1)[-1] = value
+    save_file(state, path := tmp_path / "w.safetensors")
+    with pytest.raises(GocError) as error:
+        load_weights(tiny_dit, path)
+    named = str(error.value).removeprefix(f"model.checkpoint={path}: holds NaN or infinite values in ")
+    assert named.endswith(" and 1 more")
+    assert "blocks.0.attn.qkv.bias" in named

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import goc.models.slices
-from goc.caching.cache import FeatureCache
+import goc.models.layers
+from goc.caching.cache import ScheduledCache
 from goc.caching.predictor import GradientQueue
 from goc.caching.schedule import uniform
 from goc.models.dit import PUBLISHED_PATCHES, PUBLISHED_SIZES, DiT, DiTBlock
@@ -84,7 +84,7 @@ def test_a_branch_in_slices_is_the_branch(heads: int, monkeypatch: pytest.Monkey
     calls = []
     for layer in (block.attn, block.mlp):
         layer.register_forward_hook(lambda *_: calls.append(1))
-    monkeypatch.setattr(goc.models.slices, "WORTH_NUMBERS", 0)
+    monkeypatch.setattr(goc.models.layers, "WORTH_NUMBERS", 0)
     for branch, expected in enumerate(whole):
         feature, _ = block.compute(branch, h, activated)
         torch.testing.assert_close(feature, expected, rtol=1e-4, atol=1e-5)
@@ -93,7 +93,7 @@ def test_a_branch_in_slices_is_the_branch(heads: int, monkeypatch: pytest.Monkey
 
 def test_tokens_are_the_patch_convolution_plus_the_positions(tiny_dit: DiT) -> None:
     x = torch.randn(3, 2, 4, 4)
-    expected = tiny_dit.x_embedder(x) + tiny_dit.pos_embed
+    expected = tiny_dit.x_embedder.proj(x).flatten(2).transpose(1, 2) + tiny_dit.pos_embed
     torch.testing.assert_close(tiny_dit.embed(x), expected)
     assert tiny_dit.embed(x).is_contiguous()
 
@@ -118,7 +118,7 @@ def test_a_cached_step_is_one_gate_and_one_addition_in_place_for_each_held_tenso
     depth, steps = 3, 8
     model = DiT(4, 2, 1, 16, depth, 2, 5)
     mask = uniform(steps, depth, cache_ratio)
-    cache = FeatureCache(mask, GradientQueue(mask, [1.2]))
+    cache = ScheduledCache(mask, GradientQueue(mask, [1.2]))
     x, y = torch.randn(2, 1, 4, 4), torch.tensor([1, 2])
     with torch.inference_mode():
         for step in range(steps):

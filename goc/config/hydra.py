@@ -1,0 +1,120 @@
+"""Hydra's view of the settings: flat keys, groups, the help page, and the resolvers of folder names."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from goc.config.identity import CONF, run_id
+from goc.config.settings import Config, Execution, Measurement, ModelConfig, Output, WandbConfig, Way
+from goc.config.validation import check_name, normalise
+from goc.methods import PREDICTORS, SCHEDULES
+
+
+@dataclass
+class Settings(Output, Execution, Measurement, Way):
+    """The settings as users type them: the keys of all parts side by side, those of the way first."""
+
+
+def from_hydra(node: DictConfig) -> Config:
+    """The typed, normalised config of a Hydra config (which may hold Hydra's own node beside it)."""
+    own = OmegaConf.masked_copy(node, [f.name for f in fields(Settings)])
+    settings = [OmegaConf.structured(Settings), own]
+    if node.smoke:
+        model = OmegaConf.load(CONF / "model" / "digits.yaml")
+        settings += [OmegaConf.load(CONF / "smoke.yaml"), {"model": model, "name": f"{node.name}-smoke"}]
+    typed = OmegaConf.to_object(OmegaConf.merge(*settings))
+
+    def part(cls: type) -> Any:
+        return cls(**{f.name: getattr(typed, f.name) for f in fields(cls)})
+
+    config = Config(part(Measurement), part(Way), part(Execution), part(Output))
+    normalise(config.way)
+    return config
+
+
+def compose_config(overrides: Sequence[str]) -> Config:
+    """The config of settings as on run.py's command line."""
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return from_hydra(compose("config", overrides=list(overrides)))
+
+
+def study(node: DictConfig) -> str:
+    """The folder of a study below outputs/; raises ConfigError for a name that would lead out of it."""
+    output = from_hydra(node).output
+    check_name(output)
+    return output.name
+
+
+def _help_rows(cls: type, prefix: str = "") -> Iterator[str]:
+    for f in fields(cls):
+        text = f.metadata.get("help")
+        if text is None or (prefix == "" and is_dataclass(f.type)):
+            continue
+        default = f.default if f.default_factory is not None and not callable(f.default_factory) else None
+        if callable(f.default_factory):
+            default = f.default_factory()
+        shown = "" if default is MISSING else f"  [{'null' if default is None else default}]"
+        yield f"  {prefix + f.name:<26}{text}{shown}"
+
+
+def help_template() -> str:
+    """What `python run.py --help` prints; $APP_CONFIG_GROUPS and $CONFIG are Hydra's."""
+
+    def rows(cls: type, prefix: str = "") -> str:
+        return "\n".join(_help_rows(cls, prefix)).replace("$", "\\$")
+
+    return f"""Benchmark a feature cache on a diffusion transformer: generate images, score them, price them.
+
+  python run.py                                    one run with the defaults
+  python run.py cache_ratio=0.25 steps=50          another point
+  python run.py -m method=reuse,goc cache_ratio=0.25,0.5,0.75   a sweep (-m): every combination
+
+Settings (key=value) and their defaults:
+
+== How the budget is spent ==
+{rows(Way)}
+
+== What is measured, equal in all rows of a table ==
+{rows(Measurement)}
+
+== Where and how it runs ==
+{rows(Execution)}
+
+== What is reported, and where to ==
+{rows(Output)}
+
+== Groups (group=option) ==
+$APP_CONFIG_GROUPS
+  method=... is a published combination of schedule and predictor.
+
+== The model group's keys ==
+{rows(ModelConfig, "model.")}
+
+== With tracker=wandb ==
+{rows(WandbConfig, "wandb.")}
+
+== The configuration as it stands ==
+$CONFIG
+"""
+
+
+def register() -> None:
+    """Make the config known to Hydra: schema, groups, help page, and the resolvers of folder names."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Settings)
+    for name, schedule in SCHEDULES.items():
+        store.store(group="schedule", name=name, node=schedule)
+    for name, predictor in PREDICTORS.items():
+        store.store(group="predictor", name=name, node=predictor)
+    store.store(
+        group="hydra/help",
+        name="goc",
+        node={"app_name": "run.py", "header": "", "footer": "", "template": help_template()},
+    )
+    OmegaConf.register_new_resolver("run_id", lambda *, _root_: run_id(from_hydra(_root_)), replace=True)
+    OmegaConf.register_new_resolver("study", lambda *, _root_: study(_root_), replace=True)

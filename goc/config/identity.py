@@ -1,0 +1,60 @@
+"""What a run is: the settings that decide its images, its method's name, and the name of its folder."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from goc.config.settings import Config, Measurement, Way
+from goc.system.files import content_key
+
+CONF = Path(__file__).parent.parent.parent / "conf"
+
+# runs that differ in one of these have folders of their own: a compiled run makes the same images, but is timed apart
+TOLD_APART = (*(f.name for part in (Measurement, Way) for f in fields(part)), "compile")
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """All settings as plain values under the keys that users type, as result.json holds them."""
+    parts = asdict(config)
+    return {key: value for part in ("way", "measurement", "execution", "output") for key, value in parts[part].items()}
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """What decides which images a run makes: its measurement and its way, as plain values."""
+    return {**asdict(config.measurement), **asdict(config.way)}
+
+
+def told_apart(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of flat settings by which runs are told apart; those of an older version may lack some."""
+    return {key: settings[key] for key in TOLD_APART if key in settings}
+
+
+@cache
+def published() -> dict[tuple[str, str, str, str], str]:
+    """Names of the combinations in conf/method, by (schedule, predictor, site, clock)."""
+    names = {}
+    defaults = {f.name: f.default for f in fields(Way)}
+    for path in sorted((CONF / "method").glob("*.yaml")):
+        method = OmegaConf.to_container(OmegaConf.load(path))
+        assert isinstance(method, dict)
+        chosen = {group: option for entry in method["defaults"] for group, option in entry.items()}
+        settings = (str(method.get(key, defaults[key])) for key in ("site", "clock"))
+        names[(chosen["override /schedule"], chosen["override /predictor"], *settings)] = path.stem
+    return names
+
+
+def label(way: Way) -> str:
+    """Name of a method in tables: the published one, or else its schedule and its predictor."""
+    parts = way.schedule.name, way.predictor.name, way.site, way.clock
+    return published().get(parts, "+".join(parts).removesuffix("+step").removesuffix("+branch"))
+
+
+def run_id(config: Config) -> str:
+    """Folder name of a run: readable, and different for every config that makes other images."""
+    way = config.way
+    ratio = "" if way.cache_ratio is None else f"-r{way.cache_ratio:g}"
+    return f"{label(way)}-{way.sampler}{way.steps}{ratio}-{content_key(told_apart(flat(config)))[:8]}"

@@ -1,0 +1,148 @@
+"""Every setting with its help text, in four parts by what it means: measurement, way, execution, output."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from goc.methods import PredictorConfig, ScheduleConfig
+from goc.metrics.kinds import EXTRACTORS, METRICS
+from goc.sampling.noise import TRAINING_STEPS
+from goc.system.precision import PRECISIONS
+
+SAMPLERS = ("ddim", "ddpm")
+INFLECTION_SCOPES = ("step", "cell")
+SITES = ("branch", "stack")
+CLOCKS = ("step", "logsnr")
+SAVE_IMAGES = ("none", "png", "npz")
+TRACKERS = ("none", "csv", "wandb")
+WANDB_MODES = ("online", "offline")
+
+
+def _key(default: Any, text: str) -> Any:
+    """A setting with its help text."""
+    metadata = {"help": text}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class ModelConfig:
+    """A denoiser, its weights, and the real data its images are compared with."""
+
+    name: str = _key(MISSING, "name in tables")
+    input_size: int = _key(MISSING, "side of the input in latent pixels")
+    patch_size: int = _key(MISSING, "side of a patch in latent pixels")
+    in_channels: int = _key(MISSING, "latent channels")
+    hidden_size: int = _key(MISSING, "width of the residual stream")
+    depth: int = _key(MISSING, "number of blocks")
+    num_heads: int = _key(MISSING, "attention heads")
+    num_classes: int = _key(MISSING, "class labels (the null label comes on top)")
+    checkpoint: str = _key(MISSING, "weights: .safetensors or .pt, or asset:PATH for a shipped file")
+    routers: str | None = _key(None, "its Learning-to-Cache routers: a path with {sampler} and {steps} in it")
+    extractor: str = _key(MISSING, f"feature extractor of the metrics: {', '.join(EXTRACTORS)}")
+    extractor_weights: str | None = _key(None, "its weights file; null: the shipped or published one")
+    reference: str = _key(
+        MISSING, "the real images: ADM's .npz, a folder of images, or saved statistics (.safetensors)"
+    )
+
+    def shape(self) -> dict[str, int]:
+        """The arguments of DiT."""
+        names = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass
+class WandbConfig:
+    """Where and how tracker=wandb logs."""
+
+    project: str = _key("goc", "Weights & Biases project")
+    entity: str | None = _key(None, "its user or team; null: your default one")
+    group: str | None = _key(None, "group of the runs; null: the study's name")
+    mode: str | None = _key(
+        None, f"one of {', '.join(WANDB_MODES)}; null: WANDB_MODE, or else online where you are logged in"
+    )
+    timeout_s: float = _key(120.0, "seconds to log a run or a summary in; a run never waits longer for a server")
+
+
+@dataclass
+class Way:
+    """How the budget is spent: a sampler and a caching method, and what they depend on."""
+
+    cache_ratio: float | None = _key(0.5, "share of branch features to reuse instead of computing, in [0, 1)")
+    gradient_weights: list[float] | None = _key(
+        None, "gradient queue w_1, w_2, ..., newest gradient first; [] is plain reuse; null: [1.0] with GOC"
+    )
+    inflection_threshold: float | None = _key(
+        0.0, "no correction at steps whose gradient alignment (-1..1) is below this; null: correct everywhere"
+    )
+    inflection_scope: str = _key("step", "step: gate whole steps (published); cell: each block and branch by itself")
+    correct_steps: list[int] | None = _key(None, "steps to correct at, e.g. [3,5,7,9]; overrides the threshold")
+    site: str = _key(
+        "branch", "branch: cache each block's attention and MLP; stack: all blocks together, one cell a step"
+    )
+    clock: str = _key("step", "what changes are taken against: step (published) or logsnr")
+    steps: int = _key(20, f"sampling steps T, 2 to {TRAINING_STEPS}")
+    sampler: str = _key("ddim", f"one of {', '.join(SAMPLERS)}")
+    batch_size: int = _key(250, "images sampled together, and per shard on disk; teacache decides for all of them")
+    calibration_samples: int = _key(64, "images of the uncached run that finds the inflections")
+    calibration_seed: int = _key(2503, "their seed")
+    schedule: ScheduleConfig = _key(MISSING, "group: when a feature is reused")
+    predictor: PredictorConfig = _key(MISSING, "group: what stands in for it")
+
+
+@dataclass
+class Measurement:
+    """What runs must share for their quality to be compared."""
+
+    num_samples: int = _key(1000, "images to generate and score; the paper's tables use 50000")
+    cfg_scale: float = _key(1.0, "classifier-free guidance; 1.0 computes no unconditional half; the paper uses 1.5")
+    cfg_channels: int = _key(3, "guide this many channels of the noise estimate (the published protocol: 3)")
+    seed: int = _key(0, "sample i depends only on (seed, i)")
+    precision: str = _key("fp32", f"of the denoiser: one of {', '.join(PRECISIONS)}")
+    vae: str | None = _key(
+        None, "decoder of a latent-space model: ema, mse, a folder or a hub repository; null: pixel space"
+    )
+    vae_batch_size: int = _key(8, "latents decoded together")
+    model: ModelConfig = _key(MISSING, "group: the denoiser")
+
+
+@dataclass
+class Execution:
+    """Where and how a run computes, and how long it times; its images are the same up to rounding."""
+
+    device: str = _key("auto", "auto, cpu, cuda, cuda:1; with several workers cuda is each one's own GPU")
+    compile: bool = _key(False, "compile the blocks' branches with torch.compile")
+    deterministic: bool = _key(False, "refuse operations that have no deterministic algorithm (GPUs)")
+    threads: int | None = _key(None, "CPU threads of each process; null: torch's choice")
+    worker_timeout_s: float = _key(600.0, "seconds that workers (torchrun, srun) wait for each other at the start")
+    latency_repeats: int = _key(3, "times that cached and uncached sampling are timed side by side; 0: not at all")
+
+
+@dataclass
+class Output:
+    """What is said of the samples, and where it is left."""
+
+    metrics: list[str] = _key(["isc", "fid", "kid", "prc"], f"any of {', '.join(METRICS)}")
+    distance_samples: int | None = _key(
+        None, "samples (whole shards) also made without a cache, to measure the distance; null: all; 0: none"
+    )
+    save_images: str = _key("none", f"one of {', '.join(SAVE_IMAGES)}: images/*.png, or one images.npz (arr_0)")
+    name: str = _key("runs", "study: runs go to outputs/NAME/, and are reported together")
+    smoke: bool | None = _key(None, "true: the digits and a few samples instead of what an experiment asks for")
+    cache_dir: str = _key("outputs/cache", "uncached samples and calibrations, shared between runs")
+    tracker: str = _key(
+        "none", f"one of {', '.join(TRACKERS)}: log finished runs to outputs/NAME/tracked.csv, or to Weights & Biases"
+    )
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+
+@dataclass
+class Config:
+    """One run. Functions are handed the part they need."""
+
+    measurement: Measurement
+    way: Way
+    execution: Execution
+    output: Output

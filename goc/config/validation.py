@@ -1,0 +1,156 @@
+"""What settings imply for each other, and which cannot be run: one line with key, value, what is allowed."""
+
+import math
+import operator
+from dataclasses import fields
+from pathlib import PurePath
+
+from goc.config.settings import (
+    CLOCKS,
+    INFLECTION_SCOPES,
+    SAMPLERS,
+    SAVE_IMAGES,
+    SITES,
+    TRACKERS,
+    WANDB_MODES,
+    Config,
+    Execution,
+    Measurement,
+    Output,
+    Way,
+)
+from goc.methods import L2C, GradientQueueConfig, NoCaching, ReuseConfig
+from goc.metrics.kinds import METRICS
+from goc.sampling.noise import TRAINING_STEPS
+from goc.system.errors import ConfigError
+from goc.system.precision import PRECISIONS
+
+DEFAULT_GRADIENT_WEIGHTS = [1.0]
+
+
+def normalise(way: Way) -> None:
+    """Settle what one setting implies for another, so that equal runs have equal configs. Changes the argument."""
+    if way.schedule.name == "none" or (way.cache_ratio == 0 and way.schedule.follows_ratio()):
+        way.schedule, way.predictor, way.gradient_weights = NoCaching(), ReuseConfig(), []
+        way.site = "branch"
+    if not way.schedule.follows_ratio():
+        way.cache_ratio = None
+    if way.gradient_weights is None:
+        queue = isinstance(way.predictor, GradientQueueConfig)
+        way.gradient_weights = list(DEFAULT_GRADIENT_WEIGHTS) if queue else []
+    if isinstance(way.predictor, GradientQueueConfig) and not way.gradient_weights:
+        way.predictor = ReuseConfig()
+    elif way.gradient_weights and isinstance(way.predictor, ReuseConfig):
+        way.predictor = GradientQueueConfig()
+    if isinstance(way.predictor, GradientQueueConfig) and way.predictor.correct_scope is None:
+        way.predictor.correct_scope = "block" if isinstance(way.schedule, L2C) else "branch"
+    unused: list[str] = []
+    if isinstance(way.predictor, ReuseConfig):
+        unused.append("clock")
+    if not isinstance(way.predictor, GradientQueueConfig):
+        way.correct_steps = way.inflection_threshold = None
+    if way.correct_steps is not None:
+        way.inflection_threshold = None
+    if way.inflection_threshold is None:
+        unused.append("inflection_scope")
+        if not way.schedule.calibrates():
+            unused += ["calibration_samples", "calibration_seed"]
+    defaults = {f.name: f.default for f in fields(Way)}
+    for key in unused:
+        setattr(way, key, defaults[key])
+
+
+def validate(config: Config) -> None:
+    """Raise ConfigError on the first setting that cannot be run: key, value, what is allowed."""
+    check_way(config.way)
+    check_measurement(config.measurement)
+    check_execution(config.execution)
+    check_output(config.output, config.measurement.num_samples)
+
+
+def _require(part: object, condition: bool, key: str, allowed: str) -> None:
+    if not condition:
+        raise ConfigError(f"{key}={operator.attrgetter(key)(part)}: must be {allowed}")
+
+
+def _one_of(part: object, key: str, options: tuple[str, ...]) -> None:
+    _require(part, operator.attrgetter(key)(part) in options, key, f"one of {', '.join(options)}")
+
+
+def check_way(way: Way) -> None:
+    """Raise ConfigError on the first setting of a way that cannot be run."""
+    if way.schedule.follows_ratio():
+        _require(way, way.cache_ratio is not None and 0 <= way.cache_ratio < 1, "cache_ratio", "in [0, 1)")
+    _require(way, 2 <= way.steps <= TRAINING_STEPS, "steps", f"in [2, {TRAINING_STEPS}]")
+    _one_of(way, "sampler", SAMPLERS)
+    _one_of(way, "inflection_scope", INFLECTION_SCOPES)
+    _one_of(way, "site", SITES)
+    _one_of(way, "clock", CLOCKS)
+    threshold = way.inflection_threshold
+    _require(way, threshold is None or math.isfinite(threshold), "inflection_threshold", "a finite number, or null")
+    if not isinstance(way.predictor, GradientQueueConfig):
+        _require(way, not way.gradient_weights, "gradient_weights", f"empty with predictor={way.predictor.name}")
+    _require(way, all(map(math.isfinite, way.gradient_weights or [])), "gradient_weights", "finite numbers")
+    last = way.steps - 1
+    _require(
+        way,
+        all(1 <= step <= last for step in way.correct_steps or []),
+        "correct_steps",
+        f"steps in [1, {last}] (0 is the noisiest step and never cached)",
+    )
+    _require(way, way.batch_size >= 1, "batch_size", "at least 1")
+    _require(way, way.calibration_samples >= 1, "calibration_samples", "at least 1")
+    _require(way, way.calibration_seed >= 0, "calibration_seed", "at least 0")
+    way.schedule.check(way.steps)
+    way.predictor.check()
+
+
+def check_measurement(measurement: Measurement) -> None:
+    """Raise ConfigError on the first setting of a measurement that cannot be run."""
+    model = measurement.model
+    _one_of(measurement, "precision", tuple(PRECISIONS))
+    _require(measurement, measurement.vae_batch_size >= 1, "vae_batch_size", "at least 1")
+    if measurement.vae is None and model.in_channels not in (1, 3):
+        raise ConfigError(
+            f"vae=null: {model.name} makes latents of {model.in_channels} channels, which only a vae "
+            "turns into images: ema, mse, a folder, or a hub repository"
+        )
+    _require(measurement, measurement.num_samples >= 1, "num_samples", "at least 1")
+    _require(measurement, measurement.seed >= 0, "seed", "at least 0")
+    _require(measurement, math.isfinite(measurement.cfg_scale), "cfg_scale", "a finite number")
+    _require(measurement, measurement.cfg_channels >= 1, "cfg_channels", "at least 1")
+    _require(measurement, model.hidden_size % model.num_heads == 0, "model.hidden_size", "a multiple of num_heads")
+    _require(measurement, model.input_size % model.patch_size == 0, "model.input_size", "a multiple of patch_size")
+
+
+def check_execution(execution: Execution) -> None:
+    """Raise ConfigError on the first setting of an execution that cannot be run."""
+    _require(execution, execution.threads is None or execution.threads >= 1, "threads", "at least 1, or null")
+    _require(execution, execution.worker_timeout_s > 0, "worker_timeout_s", "more than 0")
+    _require(execution, execution.latency_repeats >= 0, "latency_repeats", "at least 0")
+
+
+def check_output(output: Output, num_samples: int) -> None:
+    """Raise ConfigError on the first setting of an output that cannot be had from so many samples."""
+    check_name(output)
+    _one_of(output, "save_images", SAVE_IMAGES)
+    _require(output, (output.distance_samples or 0) >= 0, "distance_samples", "at least 0, or null")
+    _one_of(output, "tracker", TRACKERS)
+    modes = f"one of {', '.join(WANDB_MODES)}, or null"
+    _require(output, output.wandb.mode in (None, *WANDB_MODES), "wandb.mode", modes)
+    _require(output, output.wandb.timeout_s > 0, "wandb.timeout_s", "more than 0")
+    for metric in output.metrics:
+        if metric not in METRICS:
+            raise ConfigError(f"metrics={metric}: must be one of {', '.join(METRICS)}")
+        if num_samples < METRICS[metric].minimum_samples:
+            raise ConfigError(
+                f"num_samples={num_samples}: must be at least {METRICS[metric].minimum_samples} "
+                f"for the metric {metric} (or leave it out of metrics)"
+            )
+
+
+def check_name(output: Output) -> None:
+    """Raise ConfigError for a study's name that is no folder below outputs/."""
+    path = PurePath(output.name)
+    inside = path.parts != () and not path.is_absolute() and ".." not in path.parts
+    _require(output, inside, "name", "the name of a folder below outputs/, without ..")

@@ -1,0 +1,1 @@
+"""Features of images, statistics of real ones, and the metrics that compare samples with them."""

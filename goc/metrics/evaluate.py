@@ -1,0 +1,152 @@
+"""Image quality: the metrics as torch-fidelity defines them, of features that come in batches."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+from torch import Tensor
+
+from goc.metrics.features import Features
+from goc.metrics.fidelity import DEFAULTS, fid_statistics_to_metric, kernel_mmd
+from goc.metrics.kinds import EXTRACTORS, METRICS, PRC_NEIGHBORHOOD
+from goc.metrics.reference import Reference
+from goc.metrics.statistics import gather, moments, share_within
+from goc.metrics.statistics import inception_score as score
+from goc.system.errors import ConfigError
+
+IS_SPLITS = 10
+KID_SUBSET_SIZE = 1000
+KID_SUBSETS_TOGETHER = 10  # gathered in one pass over the samples; of Inception's features 80 MB
+PRC_BLOCK = 2_000_000  # distances in memory at a time
+
+Batches = Callable[[], Iterator[Features]]  # the samples' features in order, from the start at each call
+
+
+def inception_score(batches: Batches, count: int, reference: Reference) -> dict[str, float]:
+    """IS over 10 splits (Salimans et al., arXiv 1606.03498)."""
+    mean, deviation = score((batch.logits for batch in batches()), count, min(IS_SPLITS, count))
+    return {"is": mean, "is_std": deviation}
+
+
+def frechet(features: Iterable[Tensor], mu: np.ndarray, sigma: np.ndarray) -> float:
+    """Frechet distance between batches of features [n, D] and a reference's statistics."""
+    own = moments(features).statistics()
+    return fid_statistics_to_metric(own, {"mu": mu, "sigma": sigma}, verbose=False)["frechet_inception_distance"]
+
+
+def fid(batches: Batches, count: int, reference: Reference) -> dict[str, float]:
+    """Frechet distance (Heusel et al., arXiv 1706.08500)."""
+    return {"fid": frechet((batch.features for batch in batches()), reference.mu, reference.sigma)}
+
+
+def _spatial(batches: Batches) -> Iterator[Tensor]:
+    for batch in batches():
+        assert batch.spatial is not None
+        yield batch.spatial
+
+
+def sfid(batches: Batches, count: int, reference: Reference) -> dict[str, float]:
+    """Frechet distance of spatial features (Nash et al., arXiv 2103.03841)."""
+    assert reference.mu_s is not None
+    assert reference.sigma_s is not None
+    return {"sfid": frechet(_spatial(batches), reference.mu_s, reference.sigma_s)}
+
+
+def kid(batches: Batches, count: int, reference: Reference) -> dict[str, float]:
+    """Kernel distance over 100 random subsets (Binkowski et al., arXiv 1801.01401).
+
+    The subsets are those that torch-fidelity draws; only the rows of a few are in memory at a time.
+    """
+    assert reference.features is not None
+    real = reference.features.numpy()
+    size, subsets = min(KID_SUBSET_SIZE, count, len(real)), DEFAULTS["kid_subsets"]
+    rng = np.random.RandomState(DEFAULTS["rng_seed"])
+    distances: list[float] = []
+    while len(distances) < subsets:
+        draws = [
+            # copies: a choice is a view of a permutation of all samples
+            (rng.choice(count, size, replace=False).copy(), rng.choice(len(real), size, replace=False).copy())
+            for _ in range(min(KID_SUBSETS_TOGETHER, subsets - len(distances)))
+        ]
+        generated = gather((batch.features for batch in batches()), np.concatenate([own for own, _ in draws]))
+        for rows, (_, of_reference) in zip(generated.split(size), draws, strict=True):
+            distances.append(float(kernel_mmd(rows.numpy(), real[of_reference])))
+    return {"kid": float(np.mean(distances)), "kid_std": float(np.std(distances))}
+
+
+def precision_recall(batches: Batches, count: int, reference: Reference) -> dict[str, float]:
+    """Improved precision and recall, 3 neighbours (Kynkaanniemi et al., arXiv 1904.06991).
+
+    Every sample is compared with every other, so all features are in memory as float32 (50,000 of Inception's: 400 MB);
+    of the distances never more than PRC_BLOCK are. torch-fidelity's own function has square blocks: a few rows of all
+    distances, which is what the neighbours are found in, then take hundreds of thousands of them.
+    """
+    assert reference.features is not None
+    real = reference.features
+    generated = gather((batch.features for batch in batches()), np.arange(count))
+    return {
+        "precision": share_within(generated, real, PRC_NEIGHBORHOOD, PRC_BLOCK),
+        "recall": share_within(real, generated, PRC_NEIGHBORHOOD, PRC_BLOCK),
+    }
+
+
+COMPUTE: dict[str, Callable[[Batches, int, Reference], dict[str, float]]] = {
+    "isc": inception_score,
+    "fid": fid,
+    "sfid": sfid,
+    "kid": kid,
+    "prc": precision_recall,
+}
+
+
+def needs_images(metrics: Iterable[str]) -> bool:
+    """Whether any of the named metrics needs the features of the reference's single images."""
+    return any(METRICS[name].needs == "images" for name in metrics)
+
+
+def check_metrics(metrics: Iterable[str], reference: Reference) -> None:
+    """Raise ConfigError for a metric that the reference, or its extractor, cannot give.
+
+    To be called before generating, so that no samples are made in vain.
+    """
+    for name in metrics:
+        metric = METRICS[name]
+        if metric.needs == "spatial" and not EXTRACTORS[reference.extractor].spatial_size:
+            raise ConfigError(f"metrics={name}: the extractor {reference.extractor} has no spatial features")
+        if metric.needs == "spatial" and (reference.mu_s is None or reference.sigma_s is None):
+            raise ConfigError(
+                f"metrics={name}: the reference {reference.path} has no spatial statistics (mu_s, sigma_s)"
+            )
+        if metric.needs == "images" and reference.features is None:
+            raise ConfigError(f"metrics={name}: the reference {reference.path} has no images (arr_0)")
+        if (
+            metric.needs == "images"
+            and reference.features is not None
+            and len(reference.features) < metric.minimum_samples
+        ):
+            raise ConfigError(
+                f"metrics={name}: the reference {reference.path} has {len(reference.features)} images, "
+                f"at least {metric.minimum_samples} are needed"
+            )
+
+
+def _counted(batches: Batches, count: int) -> Iterator[Features]:
+    seen = 0
+    for batch in batches():
+        seen += len(batch)
+        yield batch
+    if seen != count:
+        raise ValueError(f"features of {seen} samples, not of {count}")
+
+
+def evaluate(metrics: Sequence[str], batches: Batches, count: int, reference: Reference) -> dict[str, float]:
+    """The named metrics of `count` samples against a reference, equal to torch-fidelity's on all features together.
+
+    batches() iterates over the samples' features in order; it is called once a metric, more often for KID. Memory does
+    not grow with the samples except for precision and recall. Raises ConfigError as `check_metrics` does.
+    """
+    check_metrics(metrics, reference)
+    values: dict[str, float] = {}
+    for name in metrics:
+        values |= COMPUTE[name](partial(_counted, batches, count), count, reference)
+    return values

@@ -1,0 +1,105 @@
+"""What the metrics see of images: the features that an extractor gives."""
+
+import pickle
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from goc.metrics.digits import digits_weights
+from goc.metrics.fidelity import FeatureExtractorBase, create_feature_extractor
+from goc.metrics.inception import inception_weights
+from goc.metrics.kinds import EXTRACTORS, ExtractorKind
+from goc.system.errors import ConfigError, GocError
+from goc.system.files import file_sha256
+
+# name of an extractor -> where its weights are, of the file given by the user or None
+WEIGHTS: dict[str, Callable[[Path | None], Path]] = {"digits": digits_weights, "inception": inception_weights}
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of n images, float32 on the CPU.
+
+    features [n, D] are for FID, KID, precision and recall, logits [n, classes] for the Inception score, and spatial
+    [n, S] for sFID; None if the extractor has no spatial features.
+    """
+
+    features: Tensor
+    logits: Tensor
+    spatial: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A loaded feature extractor: torch-fidelity's network on a device, and the SHA-256 of its weights file."""
+
+    network: FeatureExtractorBase
+    weights_sha256: str
+    device: torch.device
+
+    @property
+    def name(self) -> str:
+        """Its name in the settings."""
+        return self.network.get_name()
+
+    @property
+    def kind(self) -> ExtractorKind:
+        """Its outputs, and the images it takes."""
+        return EXTRACTORS[self.name]
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Those fields of Features that it fills."""
+        return tuple(field.name for field in fields(Features))[: len(self.kind.layers)]
+
+    @torch.inference_mode()
+    def extract(self, images: Tensor) -> Features:
+        """Features of one batch of uint8 images [n, C, H, W].
+
+        Raises ConfigError for images that it is not made for: digits takes [n, 1, 8, 8], inception [n, 3, H, W].
+        """
+        kind, (channels, *size) = self.kind, images.shape[1:]
+        if channels != kind.channels or kind.image_size not in (None, *size):
+            sizes = f", {kind.image_size}x{kind.image_size} pixels" if kind.image_size else ""
+            raise ConfigError(
+                f"model.extractor={self.name}: takes images of {kind.channels} channel{'s' * (kind.channels > 1)}"
+                f"{sizes}; these have {channels}, {'x'.join(map(str, size))} pixels"
+            )
+        # the same float32 sums on every device: no TF32, no algorithm chosen by chance
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            outputs = [output.float().cpu().contiguous() for output in self.network(images.to(self.device))]
+        return Features(*outputs)
+
+
+def extractor_weights(name: str, weights: Path | None) -> Path:
+    """The weights file of an extractor: the one given, or its own; raises GocError if there is none."""
+    if name not in EXTRACTORS:
+        raise ConfigError(f"model.extractor={name}: must be one of {', '.join(EXTRACTORS)}")
+    return WEIGHTS[name](weights)
+
+
+def load_extractor(name: str, weights: Path | None, device: torch.device) -> Extractor:
+    """A torch-fidelity extractor, "digits" or "inception", that gives all of Features; ready to extract.
+
+    weights: its weights file; None is the shipped one for digits, and torch-fidelity's download for inception. Raises
+    ConfigError for another name, GocError if the weights are missing, damaged or another network's.
+    """
+    path = extractor_weights(name, weights)
+    try:
+        network = create_feature_extractor(
+            name, list(EXTRACTORS[name].layers), cuda=False, verbose=False, feature_extractor_weights_path=path
+        )
+    except (SafetensorError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, OSError,
+            pickle.UnpicklingError) as error:  # fmt: skip
+        # a damaged file can mean anything to torch.load, hence the long list
+        reason = textwrap.shorten(str(error) or type(error).__name__, 200)
+        raise GocError(f"model.extractor_weights={path}: not the weights of {name}, or damaged ({reason})") from error
+    return Extractor(network.to(device), file_sha256(path), device)

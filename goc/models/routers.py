@@ -1,0 +1,48 @@
+"""Router checkpoints of Learning-to-Cache (arXiv 2406.01733), in the format the authors publish.
+
+A pickle of {"routers": {"r.prob": float [2 depth]}, "opt": ..., "args": argparse.Namespace}: r is the authors' step
+number, counted from the last sampling step; entry 2 l is the attention of block l, entry 2 l + 1 its MLP; the
+probability of computing a cell is sigmoid(prob).
+"""
+
+import argparse
+import io
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from goc.models.checkpoint import DAMAGED, read_pickle
+from goc.models.dit import BRANCHES
+from goc.system.errors import GocError
+from goc.system.files import write_atomically
+
+
+def load_router(path: Path, steps: int, depth: int) -> Tensor:
+    """Probabilities of computing each cell, float [steps, depth, 2], indexed by the router number r.
+
+    No code of the file is run. Raises GocError when it is missing, damaged, or for another model or number of steps.
+    """
+    if not path.is_file():
+        raise GocError(f"schedule.router={path}: not a router checkpoint (no such file)")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            checkpoint = read_pickle(path)
+        routers = {int(name.removesuffix(".prob")): logits for name, logits in checkpoint["routers"].items()}
+    except DAMAGED as error:
+        raise GocError(f"schedule.router={path}: not a router checkpoint ({error})") from error
+    if sorted(routers) != list(range(steps)):
+        raise GocError(f"schedule.router={path}: is for {len(routers)} steps, not for steps={steps}")
+    cells = {tuple(logits.shape) for logits in routers.values()}
+    if cells != {(BRANCHES * depth,)}:
+        found = ", ".join(str(shape[0] // BRANCHES) for shape in sorted(cells))
+        raise GocError(f"schedule.router={path}: is for a model of depth {found}, not {depth}")
+    return torch.stack([routers[r] for r in range(steps)]).view(steps, depth, BRANCHES).sigmoid()
+
+
+def save_router(path: Path, logits: Tensor, args: argparse.Namespace) -> None:
+    """Write logits [steps, depth, 2], indexed by the router number r, in the authors' format."""
+    routers = {f"{r}.prob": row.flatten().clone() for r, row in enumerate(logits.detach().cpu())}
+    buffer = io.BytesIO()
+    torch.save({"routers": routers, "opt": {}, "args": args}, buffer)
+    write_atomically(path, buffer.getvalue())

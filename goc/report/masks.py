@@ -1,0 +1,34 @@
+"""Pictures of masks: one column a sampling step, one row a cell, coloured by what is done there."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.colors import ListedColormap
+from matplotlib.patches import Patch
+from torch import Tensor
+
+STATES = {"computed": "#dde3ea", "reused": "#4878b0", "corrected": "#e8862e"}
+
+
+def draw_mask(cells: Tensor, title: str, path: Path) -> None:
+    """Draw states [steps, blocks, branches] to a picture."""
+    steps, blocks, branches = cells.shape
+    rows = cells.flatten(1).T
+    figure, axis = plt.subplots(figsize=(max(6.0, 0.22 * steps), 1.6 + 0.12 * len(rows)), layout="constrained")
+    axis.pcolormesh(rows, cmap=ListedColormap(list(STATES.values())), vmin=0, vmax=2, edgecolors="white", linewidth=0.6)
+    axis.invert_yaxis()
+    axis.set_xticks([step + 0.5 for step in range(0, steps, 2 if steps <= 30 else 5)])
+    axis.set_xticklabels([str(step) for step in range(0, steps, 2 if steps <= 30 else 5)])
+    axis.set_xlabel("sampling step (0 is the noisiest)")
+    if branches == 1:
+        axis.set_yticks([0.5], ["all blocks"])
+    else:
+        axis.set_yticks([2 * block + 1 for block in range(0, blocks, 2)], [f"block {b}" for b in range(0, blocks, 2)])
+    axis.set_title(title, loc="left", fontsize=10)
+    handles = [Patch(color=color, label=name) for name, color in STATES.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,83 @@
+"""Pictures and tables of finished runs: `python -m goc.report PATH...` over any folders that hold runs.
+
+Writes results.csv (every run), tradeoff.csv (every point, seeds put together), table.md and table.tex, tradeoff.png,
+.svg and .pdf, and report.html, one page to look at the numbers and the images.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from goc.report.frame import over_seeds, series_names, table
+from goc.report.page import write_html
+from goc.report.plots import plot_tradeoff
+from goc.report.results import FIRST_IMAGES, collect, failures, skipped
+from goc.report.tables import latex, markdown, protocols, warning
+from goc.system.errors import GocError, fail
+from goc.system.files import room_for, write_atomically
+
+PRINTED = ("method", "cached", "fid", "sfid", "is", "kid", "mse", "psnr", "macs_saved", "ms_per_image", "latency_ratio")
+
+
+def _first_images(folder: Path) -> np.ndarray | None:
+    path = folder / FIRST_IMAGES
+    return np.load(path, allow_pickle=False) if path.exists() else None
+
+
+def _write(path: Path, text: str) -> None:
+    with room_for(path):
+        write_atomically(path, text.encode())
+
+
+def write_report(runs: list[tuple[Path, dict[str, Any]]], failed: list[tuple[str, str]], out: Path) -> pd.DataFrame:
+    """Write the report on some runs to a folder; returns the table of points, seeds put together."""
+    frame = table([result for _, result in runs])
+    _write(out / "results.csv", frame.drop(columns="point").to_csv(index=False))
+    points = over_seeds(frame)
+    points["series"] = series_names(points)
+    _write(out / "tradeoff.csv", points.drop(columns=["point", "series"]).to_csv(index=False))
+    _write(out / "table.md", markdown(points))
+    _write(out / "table.tex", latex(points))
+    plot_tradeoff(points, out)
+    by_point: dict[tuple[str, str], Path] = {}
+    for folder, result in runs:
+        row = table([result]).iloc[0]
+        by_point.setdefault((row["protocol"], row["point"]), folder)  # the first seed's images stand for a point
+    images = [_first_images(by_point[key]) for key in zip(points["protocol"], points["point"], strict=True)]
+    with room_for(out / "report.html"):
+        write_html(points.drop(columns="point"), images, failed, out / "report.html")
+    return points
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line: report on the runs below the given folders."""
+    parser = argparse.ArgumentParser(
+        prog="python -m goc.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("paths", nargs="+", type=Path, help="folders that hold runs, at any depth")
+    parser.add_argument("--out", type=Path, help="where to write (default: the first path)")
+    options = parser.parse_args(arguments)
+    for folder, why in skipped(options.paths):
+        print(f"skipped: {folder}: {why}", file=sys.stderr)
+    runs = collect(options.paths)
+    if not runs:
+        print(f"no finished run below {', '.join(map(str, options.paths))}", file=sys.stderr)
+        return 1
+    out = options.out or options.paths[0]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        points = write_report(runs, failures(options.paths), out)
+    except (GocError, OSError) as error:
+        return fail(error)
+    for name, rows in protocols(points.assign(method=points["series"])):
+        shown = rows[[column for column in PRINTED if rows[column].notna().any()]]
+        print(f"{name}\n{shown.to_string(index=False, float_format='{:.4g}'.format)}\n")
+    if warning(points):
+        print(warning(points))
+    written = ("report.html", "tradeoff.png", "tradeoff.csv", "table.md")
+    print(f"{len(runs)} runs: {', '.join(str(out / name) for name in written)}")
+    return 0

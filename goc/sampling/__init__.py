@@ -1,0 +1,1 @@
+"""Noise schedules, solvers and guidance; from seeds to shards of samples, resumable and shared by workers."""

@@ -1,0 +1,114 @@
+"""From a seed to a sample: everything that decides what sample i looks like, and what it cost."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from goc.caching.cache import ScheduledCache, StepCache
+from goc.caching.cost import image_macs
+from goc.caching.schedule import cache_ratio_of
+from goc.models.decoder import to_uint8
+from goc.models.dit import DiT
+from goc.sampling.guidance import guided_denoiser
+from goc.sampling.noise import NoiseSchedule
+from goc.sampling.solvers import SamplerName, sample
+from goc.system.errors import GocError
+
+
+def draw(seed: int, index: int, num_classes: int) -> tuple[torch.Generator, int]:
+    """Sample `index`'s own random generator (CPU), and its class label, drawn from it first."""
+    state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)
+    generator = torch.Generator().manual_seed(int(state[0]))
+    return generator, int(torch.randint(num_classes, (), generator=generator))
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Everything that decides what sample i looks like, apart from i.
+
+    new_cache makes a feature cache for one batch; None computes everything. decode turns latents [N, C, H, W] into
+    images [N, 3 or 1, H', W'] in [-1, 1].
+    """
+
+    model: DiT
+    schedule: NoiseSchedule
+    sampler: SamplerName
+    cfg_scale: float
+    cfg_channels: int
+    seed: int
+    decode: Callable[[Tensor], Tensor]
+    device: torch.device
+    new_cache: Callable[[], StepCache] | None = None
+    method: str = "none"  # for messages
+    divergence_hint: str = ""
+    autocast: torch.dtype | None = None  # the format of the denoiser's products; None: as the weights are
+
+    def trajectory(self, indices: range, cache: StepCache | None) -> tuple[Tensor, Iterator[Tensor]]:
+        """Labels [n] of the samples with these indices, and an iterator over x [n, C, H, W] after each step."""
+        drawn = [draw(self.seed, index, self.model.num_classes) for index in indices]
+        generators = [generator for generator, _ in drawn]
+        labels = torch.tensor([label for _, label in drawn], device=self.device)
+        shape = (self.model.in_channels, self.model.input_size, self.model.input_size)
+
+        def gaussian() -> Tensor:
+            return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(self.device)
+
+        def model(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+            with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+                return self.model(x, t, y, cache).to(x.dtype)
+
+        guided = guided_denoiser(
+            model, self.schedule, labels, self.model.num_classes, self.cfg_scale, self.cfg_channels
+        )
+
+        def denoise(x: Tensor, i: int) -> Tensor:
+            if cache is not None:
+                cache.begin_step(i)
+            return guided(x, i)
+
+        return labels, sample(denoise, gaussian(), self.schedule, self.sampler, lambda _: gaussian())
+
+    @torch.inference_mode()
+    def make(self, indices: range) -> tuple[dict[str, Tensor], StepCache | None]:
+        """Samples [n] of the given indices: latents, labels and uint8 images; and the cache after its last step.
+
+        Raises GocError naming the step when values stop being finite.
+        """
+        cache = self.new_cache() if self.new_cache else None
+        labels, steps = self.trajectory(indices, cache)
+        finite = []
+        for x in steps:
+            finite.append(torch.isfinite(x).all())  # looked at after the last step: no waiting for a GPU before
+        self._raise_if_not_finite(torch.stack(finite).tolist(), indices)
+        return {"latents": x, "labels": labels, "images": to_uint8(self.decode(x))}, cache
+
+    def cost(self, cache: StepCache | None) -> dict[str, Any]:
+        """What a batch really cost: its cache ratio, MACs per image, and what its cache held at most."""
+        guided = self.cfg_scale != 1.0
+        if not isinstance(cache, ScheduledCache):
+            nothing = torch.zeros(len(self.schedule), 1, 1, dtype=torch.bool)
+            macs = image_macs(self.model, nothing, guided)
+            return {"cache_ratio": 0.0, "macs_per_image": macs, "peak_cache_tensors": 0, "peak_cache_bytes": 0}
+        return {
+            "cache_ratio": cache_ratio_of(cache.mask),
+            "macs_per_image": image_macs(self.model, cache.mask, guided, cache.site),
+            "peak_cache_tensors": cache.peak_cache_tensors,
+            "peak_cache_bytes": cache.peak_cache_bytes,
+        }
+
+    def synchronize(self) -> None:
+        """Wait for a GPU to finish what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _raise_if_not_finite(self, finite: list[bool], indices: range) -> None:
+        if all(finite):
+            return
+        raise GocError(
+            f"samples {indices.start}..{indices.stop - 1}: not finite after step {finite.index(False)} "
+            f"of {len(finite)} (method {self.method}){self.divergence_hint}"
+        )

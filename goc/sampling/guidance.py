@@ -1,0 +1,47 @@
+"""Classifier-free guidance: from a class-conditional network to the denoiser that a sampler asks."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from goc.sampling.noise import NoiseSchedule
+
+Denoiser = Callable[[Tensor, int], Tensor]  # (x [N, C, H, W], step) -> output [N, 2C, H, W]
+
+
+def guide(output: Tensor, scale: float, channels: int) -> Tensor:
+    """Classifier-free guidance (Ho & Salimans, arXiv 2207.12598) on the first channels of the noise estimate.
+
+    output [2N, 2C, H, W]: conditional half, then unconditional. Returns [N, 2C, H, W]; the remaining channels and
+    the variance are the conditional ones. The published protocol guides 3 channels (of 4).
+    """
+    cond, uncond = output.chunk(2)
+    channels = min(channels, cond.shape[1] // 2)
+    guided = uncond[:, :channels] + scale * (cond[:, :channels] - uncond[:, :channels])
+    return torch.cat([guided, cond[:, channels:]], dim=1)
+
+
+def guided_denoiser(
+    model: Callable[[Tensor, Tensor, Tensor], Tensor],
+    schedule: NoiseSchedule,
+    labels: Tensor,
+    null_label: int,
+    cfg_scale: float,
+    cfg_channels: int,
+) -> Denoiser:
+    """A function (x, i) -> output [N, 2C, H, W]; at cfg_scale 1 the unconditional half is not computed.
+
+    model(x, t, y) is the denoiser; labels [N] its condition.
+    """
+    timesteps = torch.as_tensor(schedule.timesteps, device=labels.device)
+    guided = cfg_scale != 1.0
+    y = torch.cat([labels, torch.full_like(labels, null_label)]) if guided else labels
+
+    def denoise(x: Tensor, i: int) -> Tensor:
+        t = timesteps[i : i + 1]
+        if not guided:
+            return model(x, t, y)
+        return guide(model(torch.cat([x, x]), t, y), cfg_scale, cfg_channels)
+
+    return denoise

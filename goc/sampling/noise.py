@@ -1,0 +1,59 @@
+"""The noise schedule of training and its respacing to T sampling steps.
+
+The published caching results depend on these exact formulas (Nichol & Dhariwal, arXiv 2102.09672, as used by DiT);
+step i = 0 is the noisiest, i = T - 1 the last.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+TRAINING_STEPS = 1000
+
+
+def linear_betas() -> np.ndarray:
+    """The 1000 training betas, linear from 1e-4 to 2e-2, float64 [1000]."""
+    return np.linspace(1e-4, 2e-2, TRAINING_STEPS, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """A respaced schedule of T steps; every array is float64 [T], indexed by sampling step i (0 = noisiest)."""
+
+    timesteps: np.ndarray  # the training timestep of each step, int64
+    alphas_cumprod: np.ndarray  # alpha-bar at the step
+    alphas_cumprod_prev: np.ndarray  # alpha-bar after the update (1 after the last)
+
+    @classmethod
+    def respaced(cls, steps: int) -> "NoiseSchedule":
+        """T steps at training timesteps round(j * 999 / (T-1)), j = 0..T-1; raises ValueError outside 2..1000."""
+        if not 2 <= steps <= TRAINING_STEPS:
+            raise ValueError(f"steps={steps}: must be in [2, {TRAINING_STEPS}]")
+        timesteps = np.array([round(j * (TRAINING_STEPS - 1) / (steps - 1)) for j in range(steps)])
+        alphas_cumprod = np.cumprod(1.0 - linear_betas())[timesteps]
+        previous = np.append(1.0, alphas_cumprod[:-1])
+        return cls(timesteps[::-1].copy(), alphas_cumprod[::-1].copy(), previous[::-1].copy())
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    @property
+    def log_snr(self) -> np.ndarray:
+        """Logarithm of the signal-to-noise ratio, 0.5 ln(alpha-bar / (1 - alpha-bar)); grows from step to step."""
+        return 0.5 * np.log(self.alphas_cumprod / (1.0 - self.alphas_cumprod))
+
+    @property
+    def betas(self) -> np.ndarray:
+        """Variance added between this step's noise level and the next one's."""
+        return 1.0 - self.alphas_cumprod / self.alphas_cumprod_prev
+
+    @property
+    def posterior_variance(self) -> np.ndarray:
+        """Variance of q(x_{t-1} | x_t, x_0); zero at the last step."""
+        return self.betas * (1.0 - self.alphas_cumprod_prev) / (1.0 - self.alphas_cumprod)
+
+    @property
+    def posterior_log_variance(self) -> np.ndarray:
+        """Its logarithm, with the zero of the last step replaced by the step before it."""
+        variance = self.posterior_variance
+        return np.log(np.append(variance[:-1], variance[-2]))

@@ -1,0 +1,59 @@
+"""What samples cost: MACs and held tensors as counted, and the time of the sampling loop beside the uncached one."""
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from goc.caching.cost import forward_macs
+from goc.sampling.generation import Generation
+from goc.sampling.shards import SampleSet
+
+
+def price(samples: SampleSet, uncached: Generation) -> dict[str, Any]:
+    """MACs and held tensors of a run, from what was counted for its shards: what really ran, averaged over samples."""
+    shards = list(samples.costs())
+
+    def average(key: str) -> float:
+        return sum(count * cost[key] for count, cost in shards) / samples.num_samples
+
+    macs, full = average("macs_per_image"), uncached.cost(None)["macs_per_image"]
+    held = ("peak_cache_tensors", "peak_cache_bytes")
+    return {
+        "cache_ratio": average("cache_ratio"),
+        "gmacs_per_forward": forward_macs(uncached.model) / 1e9,
+        "gmacs_per_image": macs / 1e9,
+        "macs_saved": 1 - macs / full,
+        **{key: max(cost[key] for _, cost in shards) for key in held},
+    }
+
+
+def latency(cached: Generation, uncached: Generation, samples: int, repeats: int) -> dict[str, float | None]:
+    """Milliseconds per image of the sampling loop in batches of `samples`; None without repeats."""
+    if repeats == 0:
+        return {"ms_per_image": None, "ms_per_image_uncached": None, "latency_ratio": None}
+    own, reference = side_by_side([cached, uncached], samples, repeats)
+    return {"ms_per_image": 1000 * own, "ms_per_image_uncached": 1000 * reference, "latency_ratio": own / reference}
+
+
+@torch.inference_mode()
+def side_by_side(generations: Sequence[Generation], samples: int, repeats: int) -> list[float]:
+    """Sampling time of each generation, seconds per image in batches of `samples`: the sum of each step's fastest.
+
+    The generations take turns, one trajectory each, so that a machine whose speed drifts favours none of them; a step
+    that something disturbed does not count if another repeat was spared.
+    """
+    fastest = [[math.inf] * len(generation.schedule) for generation in generations]
+    for _ in range(repeats):
+        for generation, own in zip(generations, fastest, strict=True):
+            cache = generation.new_cache() if generation.new_cache else None
+            _, trajectory = generation.trajectory(range(samples), cache)
+            for step in range(len(own)):
+                generation.synchronize()
+                start = time.perf_counter()
+                next(trajectory)
+                generation.synchronize()
+                own[step] = min(own[step], time.perf_counter() - start)
+    return [sum(own) / samples for own in fastest]

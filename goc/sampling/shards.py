@@ -1,0 +1,128 @@
+"""The samples of one run on disk: shards of consecutive samples, each one checksummed file.
+
+A shard is one safetensors file, written atomically, with a checksum of its tensors in its header. Shards are
+independent of each other, so they may be made in any order and by any worker.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from goc.system.files import room_for, write_atomically
+
+SHARD = "shard"  # entry of a shard's header: its checksum and cost
+
+log = logging.getLogger(__name__)
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Keep:
+    """What shards keep of the samples: labels [n], latents [n, C, H, W] and uint8 images [n, C', H', W']."""
+
+    def names(self, indices: range) -> frozenset[str]:
+        """Names of the tensors that the shard of these samples keeps."""
+        return frozenset({"labels", "latents", "images"})
+
+    def __call__(self, indices: range, made: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Those tensors, of the samples as they were made (`Generation.make`)."""
+        return {name: made[name] for name in self.names(indices)}
+
+
+class SampleSet:
+    """The samples of one run on disk: `num_samples` in shards of `batch_size`, in a folder of their own.
+
+    What a shard holds depends on its samples and the settings alone, so the same run leaves the same files.
+    """
+
+    def __init__(self, folder: Path, num_samples: int, batch_size: int) -> None:
+        self.folder, self.num_samples = folder, num_samples
+        starts = range(0, num_samples, batch_size)
+        self.shards = [range(start, min(start + batch_size, num_samples)) for start in starts]
+
+    def path(self, indices: range) -> Path:
+        """File of one shard, named by its samples."""
+        return self.folder / f"shard-{indices.start:06d}-{indices.stop - 1:06d}.safetensors"
+
+    def lock(self, indices: range) -> FileLock:
+        """Held by the worker that makes the shard; free again as soon as that process has ended, however it ends."""
+        folder = self.folder / ".locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / f"{indices.start:06d}.lock")
+
+    def write(self, indices: range, tensors: dict[str, Tensor], cost: dict[str, Any]) -> None:
+        """Put a finished shard on disk; `cost` is kept in its header. Raises GocError if there is no room."""
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        about = {"sha256": _checksum(tensors), "cost": cost}
+        with room_for(self.path(indices)):
+            # one entry, because safetensors writes several in any order
+            write_atomically(self.path(indices), save(tensors, metadata={SHARD: json.dumps(about)}))
+
+    def read(self, indices: range) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """A shard's tensors and its cost; raises ValueError if it is damaged."""
+        try:
+            with safe_open(self.path(indices), framework="pt") as file:
+                about = json.loads(file.metadata()[SHARD])
+                tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
+        except (SafetensorError, OSError, TypeError, KeyError) as error:
+            raise ValueError(str(error)) from error
+        if about["sha256"] != _checksum(tensors):
+            raise ValueError("checksum does not match")
+        return tensors, about["cost"]
+
+    def finished(self, indices: range, kept: frozenset[str] = frozenset()) -> bool:
+        """Whether a shard is on disk, whole, and has the tensors named by `kept`.
+
+        A damaged one is removed with a warning, to be made again; so is one that was made for a run that kept less.
+        """
+        if not self.path(indices).exists():
+            return False
+        try:
+            tensors, _ = self.read(indices)
+        except ValueError as error:
+            log.warning("%s is damaged (%s): it is made again", self.path(indices), error)
+            self.path(indices).unlink()
+            return False
+        return kept <= tensors.keys()
+
+    def tensors(self, *names: str) -> Iterator[dict[str, Tensor]]:
+        """The named tensors of every shard in order of the samples; one shard is in memory at a time."""
+        for indices in self.shards:
+            with safe_open(self.path(indices), framework="pt") as file:
+                yield {name: file.get_tensor(name) for name in names}
+
+    def images(self) -> Iterator[Tensor]:
+        """uint8 images [n, C, H, W] of every shard in order; of a run that kept them all."""
+        for tensors in self.tensors("images"):
+            yield tensors["images"]
+
+    def first_images(self, count: int) -> Tensor:
+        """uint8 images of the first `count` samples, or of all if there are fewer."""
+        shards = (indices for indices in self.shards if indices.start < count)
+        return torch.cat([self.read(indices)[0]["images"] for indices in shards])[:count]
+
+    def costs(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Number of samples and cost of every shard."""
+        for indices in self.shards:
+            with safe_open(self.path(indices), framework="pt") as file:
+                yield len(indices), json.loads(file.metadata()[SHARD])["cost"]
+
+    def made(self) -> int:
+        """How many samples are on disk, by the names of the files alone."""
+        on_disk = {path.name for path in self.folder.glob("shard-*")}
+        return sum(len(indices) for indices in self.shards if self.path(indices).name in on_disk)

@@ -1,0 +1,6 @@
+"""The number formats of settings, by the names that users type. Known without loading torch."""
+
+# the format of matrix products and of what they give, as an attribute of torch; None: float32
+PRECISIONS: dict[str, str | None] = {"fp32": None, "tf32": None, "bf16": "bfloat16", "fp16": "float16"}
+# what the gradient queue keeps its values in
+QUEUE_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}

@@ -1,0 +1,1 @@
+"""Trackers of finished runs: one CSV file for a study, or Weights & Biases in a process of its own."""

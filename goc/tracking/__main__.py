@@ -1,0 +1,54 @@
+"""Logs finished runs below some folders, and the summary of a study, to Weights & Biases: python -m goc.tracking."""
+
+import argparse
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from goc.config import WandbConfig
+from goc.config.settings import WANDB_MODES
+from goc.report.results import RESULT_FILE
+from goc.system.errors import GocError, fail
+
+
+def run_folders(paths: list[Path]) -> list[Path]:
+    """Folders of all finished runs below the paths, each once; raises GocError if there is none below one of them."""
+    folders: dict[Path, None] = {}
+    for path in paths:
+        found = sorted(file.parent for file in path.rglob(RESULT_FILE))
+        if not found:
+            raise GocError(f"no finished run below {path}")
+        folders.update(dict.fromkeys(found))
+    return list(folders)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line: log finished runs, and the summary of a study, to Weights & Biases."""
+    parser = argparse.ArgumentParser(
+        prog="python -m goc.tracking", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("paths", nargs="*", type=Path, help="folders that hold runs, at any depth")
+    parser.add_argument("--summary", type=Path, metavar="FOLDER", help="a study: log its table, curves and files")
+    parser.add_argument("--mode", choices=WANDB_MODES)
+    texts = {field.name: field.metadata["help"] for field in fields(WandbConfig)}
+    for name in ("project", "entity", "group"):
+        parser.add_argument(f"--{name}", default=getattr(WandbConfig, name), help=texts[name])
+    options = parser.parse_args(arguments)
+    if not options.paths and options.summary is None:
+        parser.error("name folders, or a --summary")
+    settings = WandbConfig(options.project, options.entity, options.group, options.mode)
+    # imported here, as it takes seconds that no run should wait for
+    from goc.tracking import wandb_log
+
+    try:
+        for folder in run_folders(options.paths):
+            print(wandb_log.log_run(settings, folder), flush=True)
+        if options.summary is not None:
+            print(wandb_log.log_summary(settings, options.summary), flush=True)
+    except (GocError, wandb_log.WandbError) as error:
+        return fail(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

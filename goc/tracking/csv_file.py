@@ -1,0 +1,44 @@
+"""tracker=csv: one CSV file for a study, a row for each finished run."""
+
+import io
+from pathlib import Path
+
+import pandas as pd
+from filelock import FileLock
+
+from goc.report.frame import table
+from goc.report.results import read_result
+from goc.system.errors import GocError
+from goc.system.files import write_atomically
+
+TRACKED_FILE = "tracked.csv"  # in the study's folder
+LOCK_TIMEOUT_S = 30.0
+
+
+def track_in_csv(folder: Path) -> Path:
+    """Write a finished run's row of the results table to its study's tracked.csv, and return that file's path.
+
+    The rows are in the order in which runs were tracked; a run that is there already has its row replaced. Raises
+    GocError if the folder holds no finished run, or the file is no such table.
+    """
+    result = read_result(folder)
+    if result is None:
+        raise GocError(f"{folder}: holds no finished run")
+    path = folder.parent / TRACKED_FILE
+    with FileLock(folder.parent / f".{TRACKED_FILE}.lock", timeout=LOCK_TIMEOUT_S):
+        row = table([result]).drop(columns="point")
+        row.insert(0, "run", folder.name)
+        rows = [_read_text(row.to_csv(index=False))]
+        if path.exists():
+            try:
+                before = _read_text(path.read_text())
+                rows.insert(0, before[before["run"] != folder.name])
+            except (ValueError, KeyError) as error:  # of pandas' parsers, or no such column
+                raise GocError(f"{path}: is no table of tracked runs; move it away") from error
+        write_atomically(path, pd.concat(rows).to_csv(index=False).encode())
+    return path
+
+
+def _read_text(csv: str) -> pd.DataFrame:
+    """A CSV table whose cells stay the text they are."""
+    return pd.read_csv(io.StringIO(csv), dtype=str, keep_default_na=False)

@@ -1,0 +1,198 @@
+"""Times every sampling step of contenders that take turns, and makes the table of scripts/benchmark.py steps."""
+
+import contextlib
+import gc
+import json
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch._dynamo.utils import counters
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.contenders import Contender, Entry, Workload
+from benchmarks.peers import Peer, reason
+
+SCHEDULE_STEPS = 20  # images/s and speed-ups are those of DDIM-20
+MIB = 2**20
+COLUMNS = [
+    *("method", "cached_share", "full_min_s", "full_median_s", "cached_min_s", "cached_median_s"),
+    *("cached_of_full_min", "cached_of_full_median", "full_of_baseline", "images_per_s", "speedup", "ideal"),
+    *("tensors_held", "held_mib", "peak_mib", "cached_steps_timed", "graphs", "recompiled", "note"),
+]
+
+
+@dataclass
+class Measured:
+    """What is known of one contender; times in seconds, sizes in bytes."""
+
+    full: list[float] = field(default_factory=list)
+    cached: list[float] = field(default_factory=list)
+    tensors_held: int = 0
+    bytes_held: int = 0
+    peak_bytes: int = 0
+    graphs: int = 0  # compiled in the trajectory that is not timed
+    recompiled: int = 0  # compiled in those that are
+    note: str = ""
+
+
+def graphs_compiled() -> int:
+    """How many graphs torch.compile has made in this process."""
+    return counters["stats"]["unique_graphs"]
+
+
+@contextlib.contextmanager
+def only_new_objects() -> Iterator[None]:
+    """Inside, gc.get_objects() lists only what was made inside."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def features_alive(tokens: int) -> dict[int, int]:
+    """Storages of tensors [N, tokens, any] made inside `only_new_objects` and not gone: address -> bytes."""
+    tensors = (item for item in gc.get_objects() if type(item) is Tensor)
+    storages = (item.untyped_storage() for item in tensors if item.ndim == 3 and item.shape[1] == tokens)
+    return {storage.data_ptr(): storage.nbytes() for storage in storages}
+
+
+def peak_of_trace(trace: dict[str, Any]) -> int:
+    """Most bytes allocated at once, above those at its start, in a trace of torch's profiler."""
+    events = [event for event in trace["traceEvents"] if event["name"] == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda event: event["ts"]):
+        now += event["args"]["Bytes"]
+        peak = max(peak, now)
+    return peak
+
+
+def walk(contender: Contender, workload: Workload, measured: Measured) -> None:
+    """One trajectory, not timed: how many tensors are held after a step, and whether all values are finite."""
+    tokens = workload.model.num_tokens
+    contender.drop()
+    with only_new_objects():
+        for x in contender.start():
+            held = features_alive(tokens)
+            measured.tensors_held = max(measured.tensors_held, len(held))
+            measured.bytes_held = max(measured.bytes_held, sum(held.values()))
+            if not x.isfinite().all():
+                raise FloatingPointError("values are not finite")
+    contender.drop()
+
+
+def measure_memory(contender: Contender, workload: Workload, measured: Measured) -> None:
+    """The first trajectory, which also warms up: tensors held, and peak memory above what was there before.
+
+    The peak is exact: that of torch's allocator, on a CPU by its profiler (resident memory would count what the
+    allocator kept from other contenders).
+    """
+    if workload.compiled or workload.device.type == "cuda":
+        before = graphs_compiled()
+        for _ in contender.start():  # compiling and tuning would count otherwise
+            pass
+        measured.graphs = graphs_compiled() - before
+    if workload.device.type == "cuda":
+        contender.drop()
+        torch.cuda.reset_peak_memory_stats(workload.device)
+        before = torch.cuda.memory_allocated(workload.device)
+        walk(contender, workload, measured)
+        measured.peak_bytes = torch.cuda.max_memory_allocated(workload.device) - before
+        return
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        walk(contender, workload, measured)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        measured.peak_bytes = peak_of_trace(json.loads(path.read_text()))
+
+
+def time_steps(contender: Contender, workload: Workload, measured: Measured) -> None:
+    """One trajectory, each step timed from an idle device to an idle device."""
+    generation, graphs = workload.generation(), graphs_compiled()
+    trajectory = contender.start()
+    for _ in range(workload.steps):
+        generation.synchronize()
+        start = time.perf_counter()
+        next(trajectory)
+        generation.synchronize()
+        elapsed = time.perf_counter() - start
+        (measured.cached if contender.was_cached() else measured.full).append(elapsed)
+    contender.drop()
+    measured.recompiled += graphs_compiled() - graphs
+
+
+@torch.inference_mode()
+def measure(contenders: Sequence[Contender], workload: Workload, repeats: int) -> dict[str, Measured]:
+    """Measure all contenders in turns, one trajectory each; a peer that fails keeps the reason in its note."""
+    results: dict[str, Measured] = defaultdict(Measured)
+    for turn in (measure_memory, *[time_steps] * repeats):
+        for contender in contenders:
+            if results[contender.name].note:
+                continue
+            try:
+                turn(contender, workload, results[contender.name])
+            except Exception as error:
+                if not isinstance(contender, Peer):
+                    raise
+                results[contender.name] = Measured(note=reason(error))
+    return results
+
+
+def rows(contenders: Sequence[Contender], results: dict[str, Measured], workload: Workload) -> Iterator[dict[str, Any]]:
+    """The table's rows; ratios and speed-ups are of medians unless their name says otherwise."""
+    for contender in contenders:
+        own, base = results[contender.name], results[contender.baseline]
+        if own.note:
+            yield {"method": contender.name, "note": own.note}
+            continue
+        full, baseline = median(own.full), median(base.full or own.full)
+        cached = median(own.cached) if own.cached else None
+        count = len(contender.cached_steps(SCHEDULE_STEPS))
+        share = count / SCHEDULE_STEPS
+        seconds = (SCHEDULE_STEPS - count) * full + count * (cached or 0.0)
+        yield {
+            "method": contender.name,
+            "cached_share": share,
+            "full_min_s": min(own.full),
+            "full_median_s": full,
+            "cached_min_s": min(own.cached, default=None),
+            "cached_median_s": cached,
+            "cached_of_full_min": min(own.cached) / min(own.full) if own.cached else None,
+            "cached_of_full_median": cached / full if cached is not None else None,
+            "full_of_baseline": full / baseline,
+            "images_per_s": workload.batch / seconds,
+            "speedup": SCHEDULE_STEPS * baseline / seconds,
+            "ideal": 1 / (1 - share),
+            "tensors_held": own.tensors_held,
+            "held_mib": own.bytes_held / MIB,
+            "peak_mib": own.peak_bytes / MIB,
+            "cached_steps_timed": len(own.cached),
+            "graphs": own.graphs,
+            "recompiled": own.recompiled,
+            "note": "",
+        }
+
+
+def name_of(entry: Entry) -> str:
+    """The name of an entry's row."""
+    return entry.name if isinstance(entry, Contender) else entry[0]
+
+
+def table(entries: Sequence[Entry], workload: Workload, repeats: int) -> pd.DataFrame:
+    """Measure, and one row for every entry in COLUMNS; an entry (name, reason) has only these."""
+    contenders = [entry for entry in entries if isinstance(entry, Contender)]
+    results = measure(contenders, workload, repeats)
+    made = {row["method"]: row for row in rows(contenders, results, workload)}
+    missing = {entry[0]: {"method": entry[0], "note": entry[1]} for entry in entries if isinstance(entry, tuple)}
+    return pd.DataFrame([{**made, **missing}[name_of(entry)] for entry in entries], columns=COLUMNS)
