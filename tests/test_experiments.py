@@ -13,15 +13,21 @@ EXPERIMENTS = sorted((REPOSITORY / "experiments").glob("*.yaml"))
 # jobs of the whole sweep; and, where that is large, values for one of its settings that keep all the others
 JOBS = {
     "digits_ablation": 40,  # 10 lists of weights at 4 thresholds
+    "digits_budget": 30,  # 6 numbers of steps, and 3 methods on 2 of them at 4 ratios
     "digits_tradeoff": 95,  # 19 methods at 5 ratios
     "paper_ablation": 3,
     "paper_ddim50": 8,
     "paper_l2c": 2,
     "paper_rule_based": 8,
 }
-FEWER = {"digits_ablation": "inflection_threshold=0.3", "digits_tradeoff": "cache_ratio=0.67"}
+FEWER = {
+    "digits_ablation": "inflection_threshold=0.3",
+    "digits_budget": "cache_ratio=0.67",
+    "digits_tradeoff": "cache_ratio=0.67",
+}
 ROWS = {
     "digits_ablation": 10,
+    "digits_budget": 12,
     "digits_search": 12,  # Optuna's trials
     "digits_tradeoff": 19,
     "paper_ablation": 3,
@@ -34,7 +40,13 @@ ROWS = {
 def jobs_of(path: Path) -> int:
     """How many jobs the sweep of an experiment has."""
     sweeper = OmegaConf.to_container(OmegaConf.load(path))["hydra"]["sweeper"]
-    choices = [f"{key}={value}" for key, value in sweeper["params"].items()]
+    grids = sweeper["grids"] if "grids" in sweeper else [sweeper["params"]]
+    return sum(jobs_of_grid(grid) for grid in grids)
+
+
+def jobs_of_grid(grid: dict[str, str]) -> int:
+    """How many combinations the choices of a grid have."""
+    choices = [f"{key}={value}" for key, value in grid.items()]
     swept = [override for override in OverridesParser.create().parse_overrides(choices) if override.is_choice_sweep()]
     return math.prod(len(list(override.sweep_string_iterator())) for override in swept)
 
