@@ -16,15 +16,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 setup: $(VENV)/.installed ## install the project and its tools into .venv
 
-# none / plain reuse / GOC at 25, 50, 75 %; then, at DDIM-50, what gating at inflections is worth
+# what ten and five network evaluations buy: fewer steps, and caches on 20 and 50 steps
 demo: setup ## the main job on the embedded default: about 5 minutes on 2 cores
-	$(RUN) run.py -m name=demo method=none,reuse,goc cache_ratio=0.25,0.5,0.75 num_samples=2000
-	$(RUN) run.py -m name=demo_gating method=none,reuse steps=50 num_samples=500
-	$(RUN) run.py -m name=demo_gating steps=50 num_samples=500 gradient_weights=[1.2] inflection_threshold=null,0,0.3,0.6
+	$(RUN) run.py -m experiment=digits_budget name=demo num_samples=1000 cache_ratio=0.5,0.75,0.8
 	@echo
-	@echo 'Image quality against cost: outputs/demo/tradeoff.png and outputs/demo/tradeoff.csv'
-	@echo 'Gating at inflections:      outputs/demo_gating/tradeoff.png and outputs/demo_gating/tradeoff.csv'
-	@echo 'Each run below them:        result.json, samples.png, alignment.png'
+	@echo 'Image quality against cost:     outputs/demo/tradeoff.png, the page outputs/demo/report.html'
+	@echo 'The table, with paired errors:  outputs/demo/table.md'
+	@echo 'Each run below:                 result.json, samples.png, alignment.png'
 
 test: lint ## every check that CI runs: about 6 minutes on 2 cores
 	$(RUN) -m pytest -n 3 # a third one, as some tests wait

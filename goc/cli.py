@@ -32,9 +32,9 @@ STOPPED = 128 + signal.SIGTERM  # exit code of a run that was told to stop, and 
 def summary(result: dict[str, Any], folder: Path) -> str:
     """The small table a run ends with."""
     config, cost, metrics = result["config"], result["cost"], result["metrics"]
-    protocol = f"{config['sampler'].upper()}-{config['steps']}, guidance {config['cfg_scale']:g}"
+    way = f"{config['sampler'].upper()}-{config['steps']}, guidance {config['cfg_scale']:g}"
     rows = [
-        ("method", f"{result['method']}, {protocol}, {config['num_samples']} samples"),
+        ("method", f"{result['method']}, {way}, {config['num_samples']} samples"),
         ("cached", f"{cost['cache_ratio']:.1%} of the cells"),
         ("MACs", f"{cost['gmacs_per_image']:.4g} G per image, {cost['macs_saved']:.1%} saved"),
     ]
@@ -43,8 +43,11 @@ def summary(result: dict[str, Any], folder: Path) -> str:
     rows.append(("cache", f"{cost['peak_cache_tensors']} tensors, {cost['peak_cache_bytes'] / 2**20:.4g} MiB"))
     if cost["latency_ratio"] is not None:
         rows.append(("latency", f"{cost['ms_per_image']:.3g} ms per image, {cost['latency_ratio']:.3f} of uncached"))
-    rows += [(name, f"{value:.4g}") for name, value in metrics.items()]
-    rows += [(f"{name} to uncached", f"{value:.4g}") for name, value in result["distance"].items() if value is not None]
+    rows += with_errors(metrics)
+    rows += [(f"{name} to uncached", value) for name, value in with_errors(result["distance"])]
+    if (converged := result.get("converged")) is not None:
+        numbers = {name: value for name, value in converged.items() if name.startswith(("mean", "median", "p95"))}
+        rows += [(f"{name} to converged", value) for name, value in with_errors(numbers)]
     inflection = result["inflection"]
     if "alignment" in inflection:
         pairs = [f"{i}:{value:.2f}" for i, value in enumerate(inflection["alignment"]) if value is not None]
@@ -54,6 +57,16 @@ def summary(result: dict[str, Any], folder: Path) -> str:
     rows.append(("written to", str(folder / RESULT_FILE)))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+
+
+def with_errors(numbers: dict[str, float | None]) -> list[tuple[str, str]]:
+    """Names and numbers, each with its standard error NAME_se behind it if it has one."""
+    known = {name: value for name, value in numbers.items() if value is not None and not name.endswith("_se")}
+    errors = {name: numbers.get(f"{name}_se") for name in known}
+    return [
+        (name, f"{value:.4g}" + ("" if errors[name] is None else f" ± {errors[name]:.2g}"))
+        for name, value in known.items()
+    ]
 
 
 def task(node: DictConfig) -> float | tuple[float, float] | None:

@@ -1,23 +1,28 @@
 """One run, from a config to result.json: load, plan, generate, measure, write."""
 
 import contextlib
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from goc.config import Config, flat, identity, label, validate
+from goc.config.settings import CONVERGED_SAMPLES, DETERMINISTIC
 from goc.metrics.keep import KeepFeatures
 from goc.outcome import Generated, leave, measure
 from goc.plan import calibration_of, make_plan
-from goc.report.results import claim_folder, read_result, sole_run
-from goc.sampling.calibrate import shared_path
+from goc.report.results import claim_folder, measurement_of, read_influence, read_result, sole_run
+from goc.sampling.converged import converged
 from goc.sampling.generate import generate
 from goc.sampling.shards import SampleSet
+from goc.sampling.shared import shared_path
 from goc.sampling.workers import Workers, join
 from goc.sources import Loaded, Sources
 from goc.system.device import choose_device, configure
 from goc.system.files import content_key
 from goc.system.memory import peak_memory, reset_peak_memory
+
+log = logging.getLogger(__name__)
 
 TRACKING = ("tracker", "wandb")  # settings that change nothing in a run's folder
 
@@ -32,7 +37,7 @@ def run(config: Config, folder: Path) -> dict[str, Any] | None:
     sources = Sources.of(config.measurement)
     workers = join(config.execution.worker_timeout_s)
     result = read_result(folder)
-    if result is None or not is_result_of(result, config, sources):
+    if result is None or not is_result_of(result, config, sources) or not has_influence(folder, result):
         own = {**identity(config), **sources.weights()}
         with sole_run(folder) if workers.leads else contextlib.nullcontext():
             if workers.leads:
@@ -48,12 +53,22 @@ def is_result_of(result: dict[str, Any], config: Config, sources: Sources) -> bo
     hashes = sources.weights()
     if sources.reference_sha256 is not None:
         hashes["reference_sha256"] = sources.reference_sha256
-    same = all(result["protocol"].get(name) == value for name, value in hashes.items())
+    same = all(measurement_of(result).get(name) == value for name, value in hashes.items())
     there, here = (
         {key: value for key, value in settings.items() if key not in TRACKING}
         for settings in (result["config"], flat(config))
     )
     return same and there == here
+
+
+def has_influence(folder: Path, result: dict[str, Any]) -> bool:
+    """Whether what each sample contributes lies beside a result; if not, it is made again from the shards."""
+    try:
+        read_influence(folder, result)
+    except ValueError as error:
+        log.warning("%s: %s: made again", folder, error)
+        return False
+    return True
 
 
 def carry_out(config: Config, folder: Path, sources: Sources, workers: Workers) -> None:
@@ -67,7 +82,11 @@ def carry_out(config: Config, folder: Path, sources: Sources, workers: Workers) 
     generated = generate_all(config, folder, sources, workers, loaded)
     if reference is not None:
         hashes = {**sources.weights(), "reference_sha256": reference.sha256}
-        leave(measure(config, generated, reference, hashes, workers.count), generated.samples, config.output, folder)
+        solution = None
+        if count := converged_samples(config):
+            solution = converged(loaded.uncached, loaded.measurement_key, count, Path(config.output.cache_dir))
+        result, influence = measure(config, folder, generated, reference, solution, hashes, workers.count)
+        leave(result, influence, generated.samples, config.output, folder)
 
 
 def generate_all(config: Config, folder: Path, sources: Sources, workers: Workers, loaded: Loaded) -> Generated:
@@ -77,7 +96,7 @@ def generate_all(config: Config, folder: Path, sources: Sources, workers: Worker
     plan = make_plan(way, measurement.model, calibration_of(way, uncached, loaded.key, output.cache_dir))
     caching = bool(plan.mask.any())
     compared = compared_samples(measurement.num_samples, output.distance_samples, way.batch_size)
-    keep = KeepFeatures(loaded.extractor, compared, output.save_images != "none")
+    keep = KeepFeatures(loaded.extractor, max(compared, converged_samples(config)), output.save_images != "none")
     key = {**loaded.key, **sources.weights(), "vae_batch_size": measurement.vae_batch_size, "seed": measurement.seed}
     count = compared if caching else measurement.num_samples
     uncached_samples = SampleSet(shared_path(cache_dir, "uncached", key), count, way.batch_size)
@@ -94,6 +113,14 @@ def generate_all(config: Config, folder: Path, sources: Sources, workers: Worker
     if made:
         peak |= peak_memory(uncached.device)
     return Generated(plan, cached, uncached, samples, uncached_samples, loaded.extractor.fields, peak)
+
+
+def converged_samples(config: Config) -> int:
+    """How many samples' distance to the converged solution is measured."""
+    wanted = config.output.converged_samples
+    if wanted is None:
+        wanted = CONVERGED_SAMPLES if config.way.sampler in DETERMINISTIC else 0
+    return min(wanted, config.measurement.num_samples)
 
 
 def compared_samples(count: int, wanted: int | None, batch_size: int) -> int:

@@ -1,7 +1,9 @@
 """From what a run has made to what it leaves: its result, its pictures, and its images if they are to be kept."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,15 @@ from torch import Tensor
 
 from goc.caching.calibration import FIRST_GRADIENT_STEP
 from goc.config import Config, Output, flat, label
-from goc.metrics.distance import distance
-from goc.metrics.evaluate import evaluate
+from goc.metrics.distance import described, distance, relative_distances
+from goc.metrics.evaluate import Scores, drift, evaluate
 from goc.metrics.features import Features
+from goc.metrics.lpips import load_lpips
 from goc.metrics.reference import Reference
 from goc.plan import Plan, warn_of_distance
-from goc.report.protocol import fingerprint, protocol
-from goc.report.results import FIRST_IMAGES, RESULT_FILE, SHOWN_IMAGES, git_commit, software
+from goc.report.measurement import describe_measurement, describe_way, fingerprint
+from goc.report.results import FIRST_IMAGES, RESULT_FILE, SHOWN_IMAGES, git_commit, software, write_influence
+from goc.sampling.converged import Converged
 from goc.sampling.generation import Generation
 from goc.sampling.images import GRID_SAMPLES, image_grid, write_npz, write_pngs
 from goc.sampling.pricing import latency, price
@@ -45,6 +49,28 @@ class Generated:
         """Features of the samples, shard by shard."""
         return (Features(**tensors) for tensors in self.samples.tensors(*self.fields))
 
+    def drift(self) -> Scores:
+        """The drift of the samples that were also made without a cache; nothing if there are none."""
+        if self.samples is self.uncached_samples or not self.uncached_samples.shards:
+            return Scores()
+        shards = len(self.uncached_samples.shards)
+
+        def features(samples: SampleSet) -> Iterator[Tensor]:
+            return (tensors["features"] for tensors in islice(samples.tensors("features"), shards))
+
+        return drift(lambda: features(self.samples), lambda: features(self.uncached_samples))
+
+    def to_converged(self, solution: Converged) -> np.ndarray:
+        """Relative distance of each of the first samples to the converged solution, [n]."""
+        target, found = solution.latents, []
+        for shard in self.samples.tensors("latents"):
+            own, target_of_shard = shard["latents"][: len(target)], target[: len(shard["latents"])]
+            found.append(relative_distances(own, target_of_shard))
+            target = target[len(own) :]
+            if not len(target):
+                break
+        return np.concatenate(found)
+
     def pairs(self) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
         """(cached, uncached) shards, of those samples that were also made without a cache."""
         if self.samples is self.uncached_samples:
@@ -57,42 +83,70 @@ class Generated:
 
 
 def measure(
-    config: Config, generated: Generated, reference: Reference, hashes: dict[str, str | None], workers: int
-) -> dict[str, Any]:
-    """Evaluate and price what was generated: the content of result.json.
+    config: Config,
+    folder: Path,
+    generated: Generated,
+    reference: Reference,
+    solution: Converged | None,
+    hashes: dict[str, str | None],
+    workers: int,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Evaluate and price what was generated: the content of result.json, and what each sample contributes to it.
 
-    hashes: of all files that the numbers depend on. workers: how many made the samples.
+    folder: the run's. solution: the converged one of the first samples; None: not wanted. hashes: of all files that the
+    numbers depend on. workers: how many made the samples.
     """
     measurement, way, plan, uncached = config.measurement, config.way, generated.plan, generated.uncached
-    described = protocol(measurement, way, hashes)
+    compared_in = describe_measurement(measurement, hashes)
     timed = min(way.batch_size, measurement.num_samples)
-    metrics = evaluate(config.output.metrics, generated.batches, measurement.num_samples, reference)
+    scores = evaluate(config.output.metrics, generated.batches, measurement.num_samples, reference)
     cost = price(generated.samples, uncached)
-    distances = distance(generated.pairs())
+    perceptual = None
+    if generated.uncached_samples.shards and generated.samples is not generated.uncached_samples:
+        channels, *_, size = generated.samples.first_images(1)[0].shape
+        perceptual = load_lpips(channels, size, uncached.device)
+    distances, each = distance(generated.pairs(), perceptual)
     warn_of_distance(plan, distances.get("relative_l2", 0.0))
-    return {
+    drifted = generated.drift()
+    converged = generated.to_converged(solution) if solution is not None else None
+    if solution is not None and converged is not None:
+        each["converged"] = converged
+    result = {
         "method": label(way),
         "config": flat(config),
-        "metrics": metrics,
-        "distance": distances,
+        "metrics": scores.values,
+        "distance": {**distances, **drifted.values},
+        "converged": None
+        if solution is None or converged is None
+        else {
+            **described(converged),
+            "samples": len(converged),
+            "accuracy": solution.accuracy,
+            "evaluations": solution.evaluations,
+        },
         "cost": {
             **cost,
             **generated.peak_memory,
             **latency(generated.cached, uncached, timed, config.execution.latency_repeats),
         },
         **plan.describe(),
-        "protocol": described,
-        "fingerprint": fingerprint(described),
+        "measurement": compared_in,
+        "way": describe_way(way),
+        "fingerprint": fingerprint(compared_in),
         "software": software(),
         "device": str(uncached.device),
         "threads": torch.get_num_threads(),
         "workers": workers,
+        "samples": {"folder": os.path.relpath(generated.samples.folder, folder)},
         "git_commit": git_commit(),
     }
+    return result, {**scores.influence, **drifted.influence, **each}
 
 
-def leave(result: dict[str, Any], samples: SampleSet, output: Output, folder: Path) -> None:
-    """Write a run's pictures, its images if they are to be kept, and last its result.
+def leave(
+    result: dict[str, Any], influence: dict[str, np.ndarray], samples: SampleSet, output: Output, folder: Path
+) -> None:
+    """Write a run's pictures, its images if they are to be kept, what each sample contributes, and last its result.
 
     Raises GocError naming the file that could not be written; the same command goes on from the samples.
     """
@@ -110,5 +164,6 @@ def leave(result: dict[str, Any], samples: SampleSet, output: Output, folder: Pa
         from goc.report.plots import plot_alignment  # matplotlib, which runs without an alignment never load
 
         plot_alignment(result, folder / "alignment.png")
+    write_influence(folder, influence)
     with room_for(folder / RESULT_FILE):
         write_json(folder / RESULT_FILE, result)

@@ -86,6 +86,8 @@ class Plan:
         """The plan's part of result.json."""
         described: dict[str, Any] = {"inflection": {}, "amplification": self.amplification}
         described["cached_steps"] = None if self.adaptive else cached_steps_of(self.mask)
+        shares = self.mask.double().flatten(1).mean(dim=1)  # of each step's cells
+        described["cached_share"] = None if self.adaptive else shares.tolist()
         described["skip_threshold"] = self.skip_threshold
         if self.correct is not None:
             steps = torch.tensor(cached_steps_of(self.mask), dtype=torch.long)

@@ -71,6 +71,11 @@ class Loaded:
     extractor: Extractor
     image_size: int
 
+    @property
+    def measurement_key(self) -> dict[str, Any]:
+        """What the converged solution depends on apart from the seeds: the key without the way."""
+        return {name: value for name, value in self.key.items() if name not in ("sampler", "steps", "batch_size")}
+
     @classmethod
     def of(cls, config: Config, sources: Sources, device: torch.device) -> "Loaded":
         """Load a run's files to a device; raises GocError for a damaged one, or one that does not fit."""

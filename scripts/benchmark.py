@@ -4,6 +4,7 @@
     python scripts/benchmark.py overhead    where the time of a run goes, beside the denoiser
     python scripts/benchmark.py steps       full and cached steps of every method and of peers, side by side
     python scripts/benchmark.py precision   what bf16 costs in quality, and what it saves
+    python scripts/benchmark.py uncertainty what the error of a FID costs at Inception's size
     python scripts/benchmark.py roofline    least time of these steps on an H100, from the shapes alone
 
 What follows a subject is its own: settings as for run.py (python scripts/benchmark.py overhead num_samples=500), or
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from benchmarks import roofline as roofline_estimates
 from benchmarks import step_times
 from benchmarks.contenders import Contender, Entry, Workload, own_contenders
 from benchmarks.peers import peers
+from hydra.errors import HydraException
 from random_weights import DOWNSAMPLING, randomize
 
 import goc.experiment
@@ -38,7 +40,10 @@ import goc.sampling.generation
 import goc.sources
 from goc.config import compose_config
 from goc.metrics.distance import distance
+from goc.metrics.errors import standard_error
 from goc.metrics.features import Extractor
+from goc.metrics.statistics import moments
+from goc.metrics.uncertainty import FrechetInfluence
 from goc.models.build import prepare
 from goc.models.dit import DiT
 from goc.sampling.shards import SampleSet
@@ -50,6 +55,7 @@ from goc.system.precision import PRECISIONS
 
 RUN = Path(__file__).parent.parent / "run.py"
 SIZES = (2000, 50000)
+FEATURE_BATCH = 500
 
 
 def memory(settings: list[str]) -> pd.DataFrame:
@@ -59,9 +65,12 @@ def memory(settings: list[str]) -> pd.DataFrame:
     rows = []
     for count in SIZES:
         with tempfile.TemporaryDirectory() as folder:
-            own = [f"num_samples={count}", "steps=2", "latency_repeats=0", f"cache_dir={folder}/cache", *settings]
+            own = ["steps=2", "latency_repeats=0", "converged_samples=0", *settings, f"num_samples={count}"]
+            own.append(f"cache_dir={folder}/cache")
             command = [sys.executable, str(RUN), *own, f"hydra.run.dir={folder}/run"]
-            peak = subprocess.run([sys.executable, "-c", script, *command], check=True, capture_output=True, text=True)
+            peak = subprocess.run([sys.executable, "-c", script, *command], check=False, capture_output=True, text=True)
+        if peak.returncode:
+            raise GocError((peak.stderr.strip().splitlines() or ["the run failed"])[0].removeprefix("error: "))
         rows.append({"samples": count, "peak_mib": int(peak.stdout) / 1024})
     frame = pd.DataFrame(rows)
     return frame.assign(of_the_first=frame["peak_mib"] / frame["peak_mib"].iloc[0])
@@ -69,7 +78,7 @@ def memory(settings: list[str]) -> pd.DataFrame:
 
 def run_in(folder: Path, *settings: str) -> dict[str, Any]:
     """Result of a run with these settings; all that it writes is in the folder."""
-    config = compose_config([f"cache_dir={folder}/cache", *settings])
+    config = compose_config([f"cache_dir={folder}/cache", "converged_samples=0", *settings])
     result = goc.experiment.run(config, folder / "run")
     if result is None:
         raise GocError("a benchmark is one process: start it without torchrun or srun")
@@ -147,7 +156,7 @@ def precision(settings: list[str]) -> pd.DataFrame:
                     "method": method,
                     "fid": result["metrics"]["fid"],
                     "is": result["metrics"]["is"],
-                    "psnr_to_fp32_uncached": distance([(own, other)])["psnr"],
+                    "psnr_to_fp32_uncached": distance([(own, other)])[0]["psnr"],
                     "psnr_to_uncached": result["distance"].get("psnr"),
                     "ms_per_image": result["cost"]["ms_per_image"],
                 }
@@ -216,7 +225,38 @@ def roofline(settings: list[str]) -> pd.DataFrame:
     return roofline_estimates.table(options.model, options.image_size // DOWNSAMPLING, options.cfg_scale != 1.0)
 
 
-SUBJECTS = {"memory": memory, "overhead": overhead, "steps": steps, "precision": precision, "roofline": roofline}
+def uncertainty(settings: list[str]) -> pd.DataFrame:
+    """Time and memory of a FID and of each sample's influence on it, on made-up features in batches."""
+    parser = argparse.ArgumentParser(prog="benchmark.py uncertainty")
+    parser.add_argument("--samples", type=int, default=50000, help="default 50000")
+    parser.add_argument("--features", type=int, default=2048, help="default 2048")
+    options = parser.parse_args(settings)
+    size = options.features
+    scale = torch.arange(1, size + 1) ** -0.5
+
+    def features() -> Iterator[torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        for first in range(0, options.samples, FEATURE_BATCH):
+            count = min(FEATURE_BATCH, options.samples - first)
+            yield scale * torch.randn(count, size, generator=generator)
+
+    start = time.perf_counter()
+    own = moments(features())
+    middle = time.perf_counter()
+    influence = FrechetInfluence.of(own, np.zeros(size), np.diag(scale.numpy() ** 2.0))(features())
+    end = time.perf_counter()
+    row = {"samples": options.samples, "features": size, "moments_s": middle - start, "influence_s": end - middle}
+    return pd.DataFrame([{**row, "error": standard_error(influence)}])
+
+
+SUBJECTS = {
+    "memory": memory,
+    "overhead": overhead,
+    "steps": steps,
+    "precision": precision,
+    "uncertainty": uncertainty,
+    "roofline": roofline,
+}
 
 
 def machine() -> str:
@@ -233,7 +273,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         frame = SUBJECTS[options.subject](options.settings)
-    except GocError as error:
+    except (GocError, HydraException) as error:
         return fail(error)
     print(frame.to_string(index=False, float_format="{:.4g}".format, na_rep=""))
     path = Path("outputs/benchmark") / f"{options.subject}.json"

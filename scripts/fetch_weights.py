@@ -31,6 +31,7 @@ DIT = "https://dl.fbaipublicfiles.com/DiT/models"
 HUB = "https://huggingface.co/stabilityai"
 FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
 ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet"
+TORCHVISION = "https://download.pytorch.org/models"
 L2C = "https://raw.githubusercontent.com/horseee/learning-to-cache/23d80454a9ff42f8eec55a68db83ec88cf859c62/DiT/ckpt"
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 VAE_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
@@ -54,6 +55,8 @@ FILES = (
         for name in VAE_FILES
     ),
     File("inception", f"{FIDELITY}/{INCEPTION}", INCEPTION, sha256="6726825d"),  # torch.hub's habit: digits in the name
+    File("lpips", f"{FIDELITY}/weights-vgg16-lpips.pth", "lpips/checkpoints/weights-vgg16-lpips.pth"),
+    File("lpips", f"{TORCHVISION}/vgg16-397923af.pth", "lpips/checkpoints/vgg16-397923af.pth", sha256="397923af"),
     File("reference-256", f"{ADM}/256/VIRTUAL_imagenet256_labeled.npz", "VIRTUAL_imagenet256_labeled.npz"),
     File("reference-512", f"{ADM}/512/VIRTUAL_imagenet512.npz", "VIRTUAL_imagenet512.npz"),
     *(

@@ -1,8 +1,9 @@
 """Train the embedded default: a small pixel-space DiT and a feature extractor on scikit-learn's digits.
 
-    python scripts/train_digits.py            (about 20 minutes on 2 cores; writes goc/assets/digits/)
+    python scripts/train_digits.py            (about 20 minutes of one core; writes goc/assets/digits/)
 
-The same seed, torch build and machine give the same files. Everything that `goc/assets/digits` ships is written here.
+The same seed, torch build and machine give the same files. All that `goc/assets/digits` ships is
+written here, but for the routers (train_router.py).
 """
 
 import argparse

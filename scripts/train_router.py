@@ -10,11 +10,13 @@ denoiser's weights do not change.
 """
 
 import argparse
+import sys
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from hydra.errors import HydraException
 from torch import Tensor
 from tqdm import trange
 
@@ -29,6 +31,7 @@ from goc.sampling.generation import draw
 from goc.sampling.guidance import guided_denoiser
 from goc.sampling.noise import NoiseSchedule
 from goc.sampling.solvers import ddim_step
+from goc.system.errors import GocError, fail
 from goc.system.files import resolve
 
 INITIAL_LOGIT = 2.0  # probability 0.88: nearly everything is computed
@@ -104,8 +107,8 @@ def train(config: Config, model: DiT, iterations: int, batch: int, penalty: floa
     return logits.detach()
 
 
-def main() -> None:
-    """Train a router for run.py's settings and write it."""
+def main() -> int:
+    """Train a router for run.py's settings and write it; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="*", help="run.py's: model, steps, cfg_scale, cfg_channels, seed")
     parser.add_argument("--iterations", type=int, default=200, help="batches (default 200)")
@@ -116,17 +119,21 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.05, help="learning rate (default 0.05)")
     parser.add_argument("--out", type=Path, help="default: outputs/routers/MODEL/router-ddimSTEPS.pt")
     args = parser.parse_args()
-    config = compose_config(args.settings)
-    validate(config)
+    try:
+        config = compose_config(args.settings)
+        validate(config)
+        denoiser = load_model(config.measurement.model.shape(), resolve(config.measurement.model.checkpoint))
+    except (GocError, HydraException) as error:
+        return fail(error)
     measurement, model, steps = config.measurement, config.measurement.model, config.way.steps
     out = args.out or Path("outputs/routers") / model.name / f"router-ddim{steps}.pt"
-    denoiser = load_model(model.shape(), resolve(model.checkpoint))
     logits = train(config, denoiser, args.iterations, args.batch, args.penalty, args.rate)
     trained = {key: value for key, value in vars(args).items() if key not in ("out", "settings")}
     settings = {"model": model.name, "num_sampling_steps": steps, "cfg_scale": measurement.cfg_scale}
     save_router(out, logits, argparse.Namespace(**settings, seed=measurement.seed, **trained))
     print(f"{cache_ratio_of(l2c(logits.sigmoid(), PUBLISHED_THRESHOLD)):.1%} cached at {PUBLISHED_THRESHOLD}: {out}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

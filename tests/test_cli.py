@@ -13,11 +13,12 @@ from conftest import REPOSITORY, Run, only_result, run_environment
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from goc.report.compare import main as compare
 from goc.report.study import main as report
 from goc.system.files import ASSETS
 
 # small enough for a test: 5 steps of a few digits
-SMALL = ("num_samples=24", "batch_size=12", "steps=5", "calibration_samples=8")
+SMALL = ("num_samples=24", "batch_size=12", "steps=5", "calibration_samples=8", "converged_samples=0")
 
 
 def contrast(path: Path) -> float:
@@ -60,7 +61,7 @@ def test_another_metric_is_computed_without_generating_again(run_here: Run, tmp_
     run_here(*SMALL, "metrics=[fid,isc]")
     second = only_result(tmp_path)
     assert shards == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard-*")}
-    assert second["metrics"].keys() == {"fid", "is", "is_std"}
+    assert second["metrics"].keys() == {"fid", "fid_se", "is", "is_std", "is_se"}
     assert second["metrics"]["fid"] == first["metrics"]["fid"]
 
 
@@ -69,7 +70,7 @@ def test_a_sweep_runs_every_combination_and_reports(run_here: Run, tmp_path: Pat
     folder = tmp_path / "outputs" / "sweep"
     assert len(list(folder.rglob("result.json"))) == 5  # without a cache there is nothing to vary
     rows = (folder / "tradeoff.csv").read_text().splitlines()
-    assert [row.split(",")[0] for row in rows[1:]] == ["goc", "goc", "none", "reuse", "reuse"]
+    assert [row.split(",")[0] for row in rows[1:]] == ["goc", "reuse", "goc", "reuse", "none"]  # by cost
     assert contrast(folder / "tradeoff.png") > 10
     assert "tradeoff.png" in finished.stdout
     # the uncached samples and the calibration are shared
@@ -91,7 +92,8 @@ def test_a_sweep_of_30_of_which_3_fail_reports_27_and_again_runs_only_what_is_mi
     run_here: Run, tmp_path: Path
 ) -> None:
     ratios = "cache_ratio=0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1.5"
-    small = ("num_samples=4", "batch_size=4", "steps=10", "calibration_samples=2", "latency_repeats=0", "metrics=[fid]")
+    small = ("num_samples=4", "batch_size=4", "steps=10", "calibration_samples=2", "latency_repeats=0", "metrics=[fid]",
+             "converged_samples=0")  # fmt: skip
     sweep = ("-m", "method=reuse", ratios, "seed=0,1,2", "name=thirty", *small)
     finished = run_here(*sweep, check=False)
     assert finished.returncode == 1
@@ -218,7 +220,13 @@ def test_an_adaptive_run_reports_what_really_ran(run_here: Run, tmp_path: Path) 
 def test_a_calibrated_schedule_comes_close_to_its_target_ratio(run_here: Run, tmp_path: Path, method: str) -> None:
     """The smallest change of a ratio is one branch of one step, or for TeaCache a step: here 1/40, and 1/20."""
     run_here(
-        "num_samples=24", "batch_size=24", "metrics=[isc]", "latency_repeats=0", f"method={method}", "cache_ratio=0.5"
+        "num_samples=24",
+        "batch_size=24",
+        "metrics=[isc]",
+        "converged_samples=0",
+        "latency_repeats=0",
+        f"method={method}",
+        "cache_ratio=0.5",
     )
     result = only_result(tmp_path)
     assert result["cost"]["cache_ratio"] == pytest.approx(0.5, abs=0.051)
@@ -233,7 +241,7 @@ def test_a_damaged_calibration_is_measured_again(run_here: Run, tmp_path: Path) 
     calibration.write_bytes(whole[:-9])
     again = run_here(*SMALL, "name=b")
     assert "is damaged" in again.stderr
-    assert "measured again" in again.stderr
+    assert "made again" in again.stderr
     assert calibration.read_bytes() == whole
 
 
@@ -248,13 +256,16 @@ def test_a_published_smoothcache_file_for_another_model_is_one_line(run_here: Ru
 
 
 def test_a_schedule_that_makes_the_queue_diverge_is_announced(run_here: Run) -> None:
-    warned = run_here("num_samples=8", "cache_ratio=0.75", "inflection_threshold=null", "metrics=[isc]").stderr
+    warned = run_here(
+        "num_samples=8", "converged_samples=0", "cache_ratio=0.75", "inflection_threshold=null", "metrics=[isc]"
+    ).stderr
     assert "amplifies its own errors up to 108 times" in warned
     assert "predictor=taylor" in warned
 
 
 def test_a_queue_that_diverged_is_told_by_its_distance_and_its_growth(run_here: Run) -> None:
-    choice = ["cache_ratio=0.8", "inflection_threshold=null", "num_samples=8", "metrics=[isc]", "latency_repeats=0"]
+    choice = ["cache_ratio=0.8", "inflection_threshold=null", "num_samples=8", "metrics=[isc]", "latency_repeats=0",
+              "converged_samples=0"]  # fmt: skip
     warned = run_here("method=goc", *choice).stderr.splitlines()[-1]
     assert "relative L2 to the uncached samples is" in warned
     assert "the gradient queue diverged; try smaller gradient_weights" in warned
@@ -271,7 +282,7 @@ def test_a_queue_that_diverged_is_told_by_its_distance_and_its_growth(run_here: 
 def test_a_large_distance_is_not_called_divergence_where_errors_do_not_grow(
     run_here: Run, choice: list[str], growth: str
 ) -> None:
-    small = ("num_samples=32", "metrics=[isc]", "latency_repeats=0")
+    small = ("num_samples=32", "metrics=[isc]", "latency_repeats=0", "converged_samples=0")
     warned = run_here(*choice, *small).stderr
     assert "relative L2 to the uncached samples is" in warned
     assert f"though errors grow at most {growth} times: these steps are too far apart" in warned
@@ -373,3 +384,67 @@ def test_a_full_disk_names_the_picture_and_how_to_go_on(run_here: Run, tmp_path:
     run_here(*settings)
     assert shards == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard-*")}
     assert only_result(tmp_path)["metrics"]["is"] > 0
+
+
+def test_two_runs_are_compared_in_pairs_with_the_samples_that_differ_most(
+    run_here: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    quick = (*SMALL, "latency_repeats=0", "metrics=[isc,fid]")
+    for method in ("none", "reuse", "goc"):
+        run_here(*quick, f"method={method}", f"hydra.run.dir={method}")
+    first, second = str(tmp_path / "goc"), str(tmp_path / "none")
+    assert compare([first, second, "--out", str(tmp_path)]) == 0
+    shown = capfd.readouterr().out
+    (fid,) = [line.split() for line in shown.splitlines() if line.split()[:1] == ["fid"]]
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("goc", "none")]
+    difference = results[0]["metrics"]["fid"] - results[1]["metrics"]["fid"]
+    assert float(fid[3].split("(")[0]) == pytest.approx(difference, abs=0.006)
+    assert contrast(tmp_path / "compare.png") > 10
+    named = shown.splitlines()[-1].split("): ")[1].split(";")[0].split(", ")
+    assert len({int(index) for index in named}) == 8
+
+    run_here(*quick, "method=goc", "cfg_scale=1.5", "hydra.run.dir=guided")
+    run_here(*quick, "method=goc", "seed=1", "hydra.run.dir=other")
+    for other, why in (
+        ("guided", "of different measurements, which must not be compared: cfg_scale=1.0 and 1.5"),
+        ("other", "have no seeds in common (seed=0 and 1)"),
+        ("nowhere", "nowhere: holds no finished run"),
+    ):
+        assert compare([first, str(tmp_path / other)]) == 1
+        assert why in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["missing", "damaged", "of another N"])
+def test_an_influence_file_is_made_again_from_the_shards(run_here: Run, tmp_path: Path, damage: str) -> None:
+    quick = (*SMALL, "latency_repeats=0", "metrics=[isc,fid]")
+    run_here(*quick)
+    (path,) = tmp_path.rglob("influence.safetensors")
+    whole = path.read_bytes()
+    arrays = load_file(path)
+    assert arrays["fid"].shape == arrays["is"].shape == arrays["relative_l2"].shape == (24,)
+    path.unlink()
+    if damage == "damaged":
+        path.write_bytes(whole[:-3])
+    elif damage == "of another N":
+        save_file({"fid": arrays["fid"][:7]}, path)
+    again = run_here(*quick)
+    assert "made again" in again.stderr
+    assert "img/s" not in again.stderr
+    assert path.read_bytes() == whole
+
+
+def test_the_distance_to_the_converged_solution_is_shared_by_the_ways_of_a_measurement(
+    run_here: Run, tmp_path: Path
+) -> None:
+    quick = (*SMALL, "converged_samples=4", "latency_repeats=0", "metrics=[isc]")
+    few = run_here(*quick, "method=none", "steps=5", "hydra.run.dir=few")
+    many = run_here(*quick, "method=none", "steps=40", "hydra.run.dir=many")
+    assert "converged solution" in few.stderr
+    assert "converged solution" not in many.stderr
+    found = [json.loads((tmp_path / name / "result.json").read_text())["converged"] for name in ("few", "many")]
+    assert found[0]["samples"] == found[1]["samples"] == 4
+    assert found[0]["accuracy"] == found[1]["accuracy"] < 0.05 * found[1]["mean"]
+    assert found[1]["mean"] < 0.25 * found[0]["mean"]  # an eighth of the step, for a method of first order
+    assert len(load_file(tmp_path / "few" / "influence.safetensors")["converged"]) == 4
+    line = error_line(run_here, "sampler=ddpm", "converged_samples=4")
+    assert "converged_samples=4: must be 0 or null with sampler=ddpm" in line

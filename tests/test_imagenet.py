@@ -55,16 +55,18 @@ def test_the_whole_protocol_runs_from_the_command_line(run_here: Run, weights: P
     with Image.open(tmp_path / "goc" / "samples.png") as picture:
         assert picture.size == (8 * 257, 257)
 
-    protocol = result["protocol"]
-    assert {name for name in protocol if name.endswith("sha256")} == {
+    shared, way = result["measurement"], result["way"]
+    assert {name for name in shared if name.endswith("sha256")} == {
         "model_sha256",
         "vae_sha256",
         "extractor_sha256",
         "reference_sha256",
     }
-    assert all(len(protocol[name]) == 64 for name in protocol if name.endswith("sha256"))
-    assert protocol["uint8"] == "clamp(127.5 x + 128, 0, 255), truncated"
-    assert (protocol["sampler"], protocol["steps"], protocol["cfg_scale"]) == ("ddim", 2, 1.5)
+    assert all(len(shared[name]) == 64 for name in shared if name.endswith("sha256"))
+    assert shared["uint8"] == "clamp(127.5 x + 128, 0, 255), truncated"
+    assert (way["sampler"], way["steps"], shared["cfg_scale"]) == ("ddim", 2, 1.5)
+    assert {"ssim", "relative_l2_median"} <= result["distance"].keys()
+    assert result["converged"] is None  # 0 samples of it are the default at this size
 
 
 def error_line(run_here: Run, *arguments: str) -> str:

@@ -24,7 +24,15 @@ pytestmark = pytest.mark.slow
 
 SLURM = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1")
 # a job of many small shards, long enough to be met while it runs
-LONG = ("method=none", "num_samples=400", "batch_size=4", "steps=10", "metrics=[isc]", "latency_repeats=0")
+LONG = (
+    "method=none",
+    "num_samples=400",
+    "batch_size=4",
+    "steps=10",
+    "metrics=[isc]",
+    "latency_repeats=0",
+    "converged_samples=0",
+)
 PATIENCE = 300  # seconds
 
 

@@ -17,6 +17,8 @@ CLOCKS = ("step", "logsnr")
 SAVE_IMAGES = ("none", "png", "npz")
 TRACKERS = ("none", "csv", "wandb")
 WANDB_MODES = ("online", "offline")
+CONVERGED_SAMPLES = 128
+DETERMINISTIC = ("ddim",)  # samplers that have a converged solution
 
 
 def _key(default: Any, text: str) -> Any:
@@ -127,6 +129,10 @@ class Output:
     metrics: list[str] = _key(["isc", "fid", "kid", "prc"], f"any of {', '.join(METRICS)}")
     distance_samples: int | None = _key(
         None, "samples (whole shards) also made without a cache, to measure the distance; null: all; 0: none"
+    )
+    converged_samples: int | None = _key(
+        None,
+        f"samples whose distance to the converged solution is measured; null: {CONVERGED_SAMPLES} with ddim; 0: none",
     )
     save_images: str = _key("none", f"one of {', '.join(SAVE_IMAGES)}: images/*.png, or one images.npz (arr_0)")
     name: str = _key("runs", "study: runs go to outputs/NAME/, and are reported together")

@@ -7,6 +7,7 @@ from pathlib import PurePath
 
 from goc.config.settings import (
     CLOCKS,
+    DETERMINISTIC,
     INFLECTION_SCOPES,
     SAMPLERS,
     SAVE_IMAGES,
@@ -66,6 +67,11 @@ def validate(config: Config) -> None:
     check_measurement(config.measurement)
     check_execution(config.execution)
     check_output(config.output, config.measurement.num_samples)
+    if config.output.converged_samples and config.way.sampler not in DETERMINISTIC:
+        raise ConfigError(
+            f"converged_samples={config.output.converged_samples}: must be 0 or null with "
+            f"sampler={config.way.sampler}, as a stochastic sampler has no converged solution"
+        )
 
 
 def _require(part: object, condition: bool, key: str, allowed: str) -> None:
@@ -135,6 +141,7 @@ def check_output(output: Output, num_samples: int) -> None:
     check_name(output)
     _one_of(output, "save_images", SAVE_IMAGES)
     _require(output, (output.distance_samples or 0) >= 0, "distance_samples", "at least 0, or null")
+    _require(output, (output.converged_samples or 0) >= 0, "converged_samples", "at least 0, or null")
     _one_of(output, "tracker", TRACKERS)
     modes = f"one of {', '.join(WANDB_MODES)}, or null"
     _require(output, output.wandb.mode in (None, *WANDB_MODES), "wandb.mode", modes)

@@ -1,28 +1,80 @@
-"""How far cached samples are from the uncached ones of the same seeds."""
+"""How far samples are from others of the same seeds: a cache's from those of its target, or from the converged ones."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+import numpy as np
 from torch import Tensor
 
+from goc.metrics.errors import quantile_error, standard_error
 
-def distance(pairs: Iterable[tuple[dict[str, Tensor], dict[str, Tensor]]]) -> dict[str, float]:
-    """How far cached samples are from the uncached ones of the same seeds, over all batches together.
+QUANTILES = {"median": 0.5, "p95": 0.95}
+SMALLEST_FOR_SSIM = 7  # pixels a side: the window
 
-    pairs: (cached, uncached) shards with `latents` (float [n, C, H, W]) and `images` (uint8 [n, C, H, W]). Returns
-    mse = mean |z - z0|^2 and relative_l2 = |z - z0| / |z0| of the final latents, and psnr of the images in dB
-    (infinite when they are equal); nothing if there are no pairs.
+Pair = tuple[dict[str, Tensor], dict[str, Tensor]]  # shards of the same samples: (own, target)
+
+
+def relative_distances(own: Tensor, target: Tensor) -> np.ndarray:
+    """|z - z0| / |z0| of each sample of latents [n, C, H, W]: float64 [n]."""
+    own, target = own.double().flatten(1), target.double().flatten(1)
+    return ((own - target).norm(dim=1) / target.norm(dim=1)).numpy()
+
+
+def described(values: np.ndarray) -> dict[str, float]:
+    """Mean, median and 95th percentile of per-sample values [N], each with its standard error (NAME_se)."""
+    found = {"mean": float(values.mean()), "mean_se": standard_error(values)}
+    for name, quantile in QUANTILES.items():
+        found |= {name: float(np.quantile(values, quantile)), f"{name}_se": quantile_error(values, quantile)}
+    return found
+
+
+def peak_signal_to_noise(own: Tensor, target: Tensor) -> np.ndarray:
+    """PSNR of each of uint8 images [n, C, H, W] in dB; of equal ones as if one value of theirs differed by one."""
+    squares = (own.double() - target.double()).square().flatten(1)
+    return (10 * (255**2 * squares.shape[1] / squares.sum(dim=1).clamp(min=1)).log10()).numpy()
+
+
+def structural_similarity(own: Tensor, target: Tensor) -> np.ndarray:
+    """SSIM of each of uint8 images [n, C, H, W] (Wang et al. 2004), by scikit-image: 7 x 7 windows, uniform weights."""
+    from skimage.metrics import structural_similarity as ssim
+
+    pictures = zip(own.numpy(), target.numpy(), strict=True)
+    return np.array([ssim(a, b, channel_axis=0, data_range=255) for a, b in pictures])
+
+
+def distance(
+    pairs: Iterable[Pair], perceptual: Callable[[Tensor, Tensor], np.ndarray] | None = None
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Distances of samples to others of the same seeds, over all batches together, and those of each sample [N].
+
+    pairs: shards with `latents` (float [n, C, H, W]) and `images` (uint8 [n, C, H, W]). Of the final latents:
+    mse = mean |z - z0|^2, relative_l2 = |z - z0| / |z0| of all together, and of each sample as relative_l2_mean,
+    _median and _p95. Of the images: psnr of all together in dB (infinite when they are equal), psnr_image and ssim as
+    means over images, and lpips if there is a `perceptual` distance. Errors are NAME_se. Nothing if there are no pairs.
     """
     squared = norm = pixels_squared = 0.0
     values = pixels = 0
-    for cached, uncached in pairs:
-        difference = cached["latents"].double() - uncached["latents"].double()
+    each: dict[str, list[np.ndarray]] = {"relative_l2": [], "psnr_image": [], "ssim": [], "lpips": []}
+    for own, target in pairs:
+        difference = own["latents"].double() - target["latents"].double()
         squared += difference.square().sum().item()
-        norm += uncached["latents"].double().square().sum().item()
+        norm += target["latents"].double().square().sum().item()
         values += difference.numel()
-        pixels_squared += (cached["images"].double() - uncached["images"].double()).square().sum().item()
-        pixels += cached["images"].numel()
+        pixels_squared += (own["images"].double() - target["images"].double()).square().sum().item()
+        pixels += own["images"].numel()
+        each["relative_l2"].append(relative_distances(own["latents"], target["latents"]))
+        each["psnr_image"].append(peak_signal_to_noise(own["images"], target["images"]))
+        if min(own["images"].shape[-2:]) >= SMALLEST_FOR_SSIM:
+            each["ssim"].append(structural_similarity(own["images"], target["images"]))
+        if perceptual is not None:
+            each["lpips"].append(perceptual(own["images"], target["images"]))
     if not values:
-        return {}
+        return {}, {}
+    samples = {name: np.concatenate(parts) for name, parts in each.items() if parts}
     psnr = 10 * math.log10(255**2 * pixels / pixels_squared) if pixels_squared else math.inf
-    return {"mse": squared / values, "relative_l2": math.sqrt(squared / norm), "psnr": psnr}
+    found = {"mse": squared / values, "relative_l2": math.sqrt(squared / norm), "psnr": psnr}
+    found |= {f"relative_l2_{name}": value for name, value in described(samples["relative_l2"]).items()}
+    for name in ("psnr_image", "ssim", "lpips"):
+        if name in samples:
+            found |= {name: float(samples[name].mean()), f"{name}_se": standard_error(samples[name])}
+    return found, samples

@@ -1,20 +1,25 @@
 """Image quality: the metrics as torch-fidelity defines them, of features that come in batches."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 from torch import Tensor
 
+from goc.metrics.errors import binomial_error, standard_error
 from goc.metrics.features import Features
 from goc.metrics.fidelity import DEFAULTS, fid_statistics_to_metric, kernel_mmd
 from goc.metrics.kinds import EXTRACTORS, METRICS, PRC_NEIGHBORHOOD
 from goc.metrics.reference import Reference
-from goc.metrics.statistics import gather, moments, share_within
+from goc.metrics.statistics import divergences, gather, moments, share_within
 from goc.metrics.statistics import inception_score as score
+from goc.metrics.uncertainty import FrechetDerivative, FrechetInfluence, score_influence
 from goc.system.errors import ConfigError
 
 IS_SPLITS = 10
+FEWEST_FOR_INFLUENCE = 3  # samples
 KID_SUBSET_SIZE = 1000
 KID_SUBSETS_TOGETHER = 10  # gathered in one pass over the samples; of Inception's features 80 MB
 PRC_BLOCK = 2_000_000  # distances in memory at a time
@@ -22,21 +27,45 @@ PRC_BLOCK = 2_000_000  # distances in memory at a time
 Batches = Callable[[], Iterator[Features]]  # the samples' features in order, from the start at each call
 
 
-def inception_score(batches: Batches, count: int, reference: Reference) -> dict[str, float]:
-    """IS over 10 splits (Salimans et al., arXiv 1606.03498)."""
+@dataclass
+class Scores:
+    """Numbers of a metric, with standard errors (NAME_se), and each sample's influence [N] on those that have one."""
+
+    values: dict[str, float] = field(default_factory=dict)
+    influence: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def add(self, other: "Scores") -> None:
+        """Take in another metric's."""
+        self.values |= other.values
+        self.influence |= other.influence
+
+
+def inception_score(batches: Batches, count: int, reference: Reference) -> Scores:
+    """IS over 10 splits (Salimans et al., arXiv 1606.03498); its error is that of the score of all samples together."""
     mean, deviation = score((batch.logits for batch in batches()), count, min(IS_SPLITS, count))
-    return {"is": mean, "is_std": deviation}
+    influence = score_influence(divergences(lambda: (batch.logits for batch in batches())))
+    return Scores({"is": mean, "is_std": deviation, "is_se": standard_error(influence)}, {"is": influence})
 
 
-def frechet(features: Iterable[Tensor], mu: np.ndarray, sigma: np.ndarray) -> float:
-    """Frechet distance between batches of features [n, D] and a reference's statistics."""
-    own = moments(features).statistics()
-    return fid_statistics_to_metric(own, {"mu": mu, "sigma": sigma}, verbose=False)["frechet_inception_distance"]
+def frechet(name: str, features: Callable[[], Iterator[Tensor]], mu: np.ndarray, sigma: np.ndarray) -> Scores:
+    """Frechet distance between features, in batches [n, D] at each call, and a reference's statistics."""
+    own = moments(features())
+    reference = {"mu": mu, "sigma": sigma}
+    distance = fid_statistics_to_metric(own.statistics(), reference, verbose=False)["frechet_inception_distance"]
+    if own.count < FEWEST_FOR_INFLUENCE:
+        return Scores({name: distance})
+    influence = FrechetInfluence.of(own, mu, sigma)(features())
+    return Scores({name: distance, f"{name}_se": standard_error(influence)}, {name: influence})
 
 
-def fid(batches: Batches, count: int, reference: Reference) -> dict[str, float]:
+def plain(batches: Batches) -> Iterator[Tensor]:
+    """The features for FID."""
+    return (batch.features for batch in batches())
+
+
+def fid(batches: Batches, count: int, reference: Reference) -> Scores:
     """Frechet distance (Heusel et al., arXiv 1706.08500)."""
-    return {"fid": frechet((batch.features for batch in batches()), reference.mu, reference.sigma)}
+    return frechet("fid", lambda: plain(batches), reference.mu, reference.sigma)
 
 
 def _spatial(batches: Batches) -> Iterator[Tensor]:
@@ -45,17 +74,18 @@ def _spatial(batches: Batches) -> Iterator[Tensor]:
         yield batch.spatial
 
 
-def sfid(batches: Batches, count: int, reference: Reference) -> dict[str, float]:
+def sfid(batches: Batches, count: int, reference: Reference) -> Scores:
     """Frechet distance of spatial features (Nash et al., arXiv 2103.03841)."""
     assert reference.mu_s is not None
     assert reference.sigma_s is not None
-    return {"sfid": frechet(_spatial(batches), reference.mu_s, reference.sigma_s)}
+    return frechet("sfid", lambda: _spatial(batches), reference.mu_s, reference.sigma_s)
 
 
-def kid(batches: Batches, count: int, reference: Reference) -> dict[str, float]:
+def kid(batches: Batches, count: int, reference: Reference) -> Scores:
     """Kernel distance over 100 random subsets (Binkowski et al., arXiv 1801.01401).
 
-    The subsets are those that torch-fidelity draws; only the rows of a few are in memory at a time.
+    The subsets are those that torch-fidelity draws; only the rows of a few are in memory at a time. The error is the
+    subsets' spread, scaled from their size to all samples; up to a subset's size (1,000) it is the reference's alone.
     """
     assert reference.features is not None
     real = reference.features.numpy()
@@ -68,14 +98,15 @@ def kid(batches: Batches, count: int, reference: Reference) -> dict[str, float]:
             (rng.choice(count, size, replace=False).copy(), rng.choice(len(real), size, replace=False).copy())
             for _ in range(min(KID_SUBSETS_TOGETHER, subsets - len(distances)))
         ]
-        generated = gather((batch.features for batch in batches()), np.concatenate([own for own, _ in draws]))
+        generated = gather(plain(batches), np.concatenate([own for own, _ in draws]))
         for rows, (_, of_reference) in zip(generated.split(size), draws, strict=True):
             distances.append(float(kernel_mmd(rows.numpy(), real[of_reference])))
-    return {"kid": float(np.mean(distances)), "kid_std": float(np.std(distances))}
+    spread = float(np.std(distances))
+    return Scores({"kid": float(np.mean(distances)), "kid_std": spread, "kid_se": spread * math.sqrt(size / count)})
 
 
-def precision_recall(batches: Batches, count: int, reference: Reference) -> dict[str, float]:
-    """Improved precision and recall, 3 neighbours (Kynkaanniemi et al., arXiv 1904.06991).
+def precision_recall(batches: Batches, count: int, reference: Reference) -> Scores:
+    """Improved precision and recall, 3 neighbours (Kynkaanniemi et al., arXiv 1904.06991), with binomial errors.
 
     Every sample is compared with every other, so all features are in memory as float32 (50,000 of Inception's: 400 MB);
     of the distances never more than PRC_BLOCK are. torch-fidelity's own function has square blocks: a few rows of all
@@ -83,14 +114,14 @@ def precision_recall(batches: Batches, count: int, reference: Reference) -> dict
     """
     assert reference.features is not None
     real = reference.features
-    generated = gather((batch.features for batch in batches()), np.arange(count))
-    return {
-        "precision": share_within(generated, real, PRC_NEIGHBORHOOD, PRC_BLOCK),
-        "recall": share_within(real, generated, PRC_NEIGHBORHOOD, PRC_BLOCK),
-    }
+    generated = gather(plain(batches), np.arange(count))
+    precision = share_within(generated, real, PRC_NEIGHBORHOOD, PRC_BLOCK)
+    recall = share_within(real, generated, PRC_NEIGHBORHOOD, PRC_BLOCK)
+    errors = {"precision_se": binomial_error(precision, count), "recall_se": binomial_error(recall, len(real))}
+    return Scores({"precision": precision, "recall": recall, **errors})
 
 
-COMPUTE: dict[str, Callable[[Batches, int, Reference], dict[str, float]]] = {
+COMPUTE: dict[str, Callable[[Batches, int, Reference], Scores]] = {
     "isc": inception_score,
     "fid": fid,
     "sfid": sfid,
@@ -139,14 +170,28 @@ def _counted(batches: Batches, count: int) -> Iterator[Features]:
         raise ValueError(f"features of {seen} samples, not of {count}")
 
 
-def evaluate(metrics: Sequence[str], batches: Batches, count: int, reference: Reference) -> dict[str, float]:
+def evaluate(metrics: Sequence[str], batches: Batches, count: int, reference: Reference) -> Scores:
     """The named metrics of `count` samples against a reference, equal to torch-fidelity's on all features together.
 
-    batches() iterates over the samples' features in order; it is called once a metric, more often for KID. Memory does
-    not grow with the samples except for precision and recall. Raises ConfigError as `check_metrics` does.
+    batches() iterates over the samples' features in order; it is called twice or thrice a metric, more often for KID.
+    Memory does not grow with the samples except for precision and recall. Raises ConfigError as `check_metrics` does.
     """
     check_metrics(metrics, reference)
-    values: dict[str, float] = {}
+    scores = Scores()
     for name in metrics:
-        values |= COMPUTE[name](partial(_counted, batches, count), count, reference)
-    return values
+        scores.add(COMPUTE[name](partial(_counted, batches, count), count, reference))
+    return scores
+
+
+def drift(own: Callable[[], Iterator[Tensor]], target: Callable[[], Iterator[Tensor]]) -> Scores:
+    """Frechet distance between features [n, D] of a run and those of its target on the same seeds; 0: no loss.
+
+    Of fewer than two samples it is not defined, and nothing is returned.
+    """
+    ours, theirs = moments(own()), moments(target())
+    if ours.count < METRICS["fid"].minimum_samples:
+        return Scores()
+    statistics = (ours.statistics(), theirs.statistics())
+    distance = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    influence = FrechetDerivative.of(ours, theirs)(own()) + FrechetDerivative.of(theirs, ours)(target())
+    return Scores({"drift": distance, "drift_se": standard_error(influence)}, {"drift": influence})

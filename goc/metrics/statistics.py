@@ -1,6 +1,6 @@
 """Statistics of features that come in batches, as sums or rows picked out: memory does not grow with the samples."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -87,15 +87,31 @@ def inception_score(batches: Iterable[Tensor], count: int, splits: int) -> tuple
     return float(scores.mean()), float(scores.std())
 
 
+def divergences(batches: Callable[[], Iterable[Tensor]]) -> np.ndarray:
+    """KL(p | mean p) of each sample's class probabilities p, [N]; batches() gives logits [n, classes], twice."""
+    q: Tensor | None = None
+    count = 0
+    for batch in batches():
+        p = batch.double().softmax(dim=1).sum(dim=0)
+        q, count = p if q is None else q + p, count + len(batch)
+    assert q is not None
+    log_q = (q / count).log()
+    found = []
+    for batch in batches():
+        log_p = batch.double().log_softmax(dim=1)
+        found.append((log_p.exp() * (log_p - log_q)).sum(dim=1))
+    return torch.cat(found).numpy()
+
+
 def gather(batches: Iterable[Tensor], rows: np.ndarray) -> Tensor:
-    """The rows [k] (numbers in any order, repeated or not) of all batches [n, D] together: [k, D]."""
+    """The rows [k] (numbers in any order, repeated or not) of all batches [n, ...] together: [k, ...]."""
     order = np.argsort(rows, kind="stable")
     ascending = rows[order]
     found: Tensor | None = None
     start = 0
     for batch in batches:
         if found is None:
-            found = torch.empty(len(rows), batch.shape[1], dtype=batch.dtype)
+            found = torch.empty(len(rows), *batch.shape[1:], dtype=batch.dtype)
         first, last = np.searchsorted(ascending, (start, start + len(batch)))
         found[torch.from_numpy(order[first:last])] = batch[torch.from_numpy(ascending[first:last] - start)]
         start += len(batch)

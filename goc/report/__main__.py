@@ -1,7 +1,9 @@
-"""`python -m goc.report PATH...`."""
+"""`python -m goc.report PATH...`, and `python -m goc.report compare RUN RUN`."""
 
 import sys
 
-from goc.report.study import main
+from goc.report import compare, study
 
-sys.exit(main())
+if sys.argv[1:2] == ["compare"]:
+    sys.exit(compare.main(sys.argv[2:]))
+sys.exit(study.main())

@@ -11,89 +11,163 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from goc.report.frame import LOWER_IS_BETTER, PROTOCOL, protocol_name
+from goc.report.frame import LOWER_IS_BETTER, MEASUREMENT, TO_TARGET, is_uncached, measurement_name, relative_cost
 from goc.system.files import room_for
 
-QUALITY = {"fid": "FID to the real images (lower is better)", "mse": "MSE to the uncached samples"}
-COST = {"macs_saved": "MACs saved, %", "speedup": "measured speed-up"}
-PANELS = (("fid", "macs_saved"), ("mse", "macs_saved"), ("fid", "speedup"))
-MARKERS = "osD^v<>PX*"
+QUALITY = {
+    "fid": "FID to the real images",
+    "converged": "distance to converged solution",
+    "drift": "drift from the uncached run",
+    "mse": "MSE to the uncached samples",
+}
+COST = {
+    "evaluations": "network evaluations (fewer is cheaper)",
+    "gmacs": "GMACs per image (fewer is cheaper)",
+    "speedup": "measured speed-up (more is cheaper)",
+}
 COLORS = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
+LINES, MARKERS = ("-", "--", ":", "-."), "osD^v<>PX*"
 
 
-def pareto(cost_saved: np.ndarray, quality: np.ndarray, lower_is_better: bool) -> np.ndarray:
+def pareto(cost: np.ndarray, quality: np.ndarray, lower_is_better: bool) -> np.ndarray:
     """Which points no other point beats in both: bool of the inputs' shape [n]; NaN never is on the front."""
     worse = quality if lower_is_better else -quality
-    known = ~(np.isnan(worse) | np.isnan(cost_saved))
+    known = ~(np.isnan(worse) | np.isnan(cost))
     beaten = [
-        bool(np.any(known & (cost_saved >= cost_saved[i]) & (worse <= worse[i])
-                    & ((cost_saved > cost_saved[i]) | (worse < worse[i]))))
+        bool(np.any(known & (cost <= cost[i]) & (worse <= worse[i])
+                    & ((cost < cost[i]) | (worse < worse[i]))))
         for i in range(len(worse))
     ]  # fmt: skip
     return known & ~np.array(beaten, dtype=bool)
 
 
-def _plot_lines(axis: Axes, frame: pd.DataFrame, quality: str, cost: str, styles: dict[str, dict[str, Any]]) -> None:
-    """Quality against what is saved, one line a series, spread over seeds as bars; the uncached run as a level."""
-    baseline = frame.loc[frame["cached"] == 0, quality].dropna()
-    for name, rows in frame[frame["cached"] > 0].groupby("series", sort=False):
-        rows = rows.sort_values("cached")
-        spread = rows.get(f"{quality}_spread")
-        axis.errorbar(rows[cost], rows[quality], spread, label=name, capsize=2, linewidth=1.2, **styles[str(name)])
-    if len(baseline):
-        axis.axhline(baseline.iloc[0], color="black", linestyle="--", linewidth=1, label="no cache")
-    front = frame[pareto(frame[cost].to_numpy(float), frame[quality].to_numpy(float), quality in LOWER_IS_BETTER)]
-    axis.scatter(front[cost], front[quality], s=130, facecolors="none", edgecolors="black", label="Pareto front")
-    axis.set(xlabel=COST[cost], ylabel=QUALITY[quality])
+def _errors(rows: pd.DataFrame, quality: str) -> np.ndarray | None:
+    """Half the lengths of error bars: the standard errors, or where there are none the spread over seeds."""
+    nothing = pd.Series(np.nan, index=rows.index)
+    errors = rows.get(f"{quality}_se", nothing).astype(float).fillna(rows.get(f"{quality}_spread", nothing))
+    return None if errors.isna().all() else errors.fillna(0.0).to_numpy()
+
+
+def styles(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """How each series is drawn: a colour for each method, a kind of line for each sampler with its steps."""
+    cached = frame[~is_uncached(frame)]
+    solvers = cached["sampler"].astype(str) + cached["steps"].astype(str)
+    named = cached["series"].str.replace(r", [A-Z]+-\d+$", "", regex=True)
+    colors = dict(zip(named.unique(), cycle(COLORS)))
+    markers = {name: MARKERS[i // len(COLORS) % len(MARKERS)] for i, name in enumerate(named.unique())}
+    lines = dict(zip(solvers.unique(), cycle(LINES)))
+    looks = {
+        str(series): {"color": colors[name], "marker": markers[name], "linestyle": lines[solver]}
+        for series, name, solver in zip(cached["series"], named, solvers, strict=True)
+    }
+    uncached = frame.loc[is_uncached(frame), "series"].unique()
+    grey = cycle(("black", "dimgrey", "darkgrey"))
+    return looks | {str(series): {"color": next(grey), "marker": "s", "linewidth": 2.0} for series in uncached}
+
+
+def _plot_lines(axis: Axes, frame: pd.DataFrame, quality: str, cost: str, looks: dict[str, dict[str, Any]]) -> None:
+    """Quality against cost, one line a series with its errors; a single uncached run also as a level."""
+    for name, rows in frame.groupby("series", sort=False):
+        rows = rows.dropna(subset=[quality, cost]).sort_values(cost)
+        if len(rows):
+            look = {"capsize": 2, "linewidth": 1.2, "markersize": 5, **looks[str(name)]}
+            axis.errorbar(rows[cost], rows[quality].astype(float), _errors(rows, quality), label=name, **look)
+    levels = frame.loc[is_uncached(frame), quality].dropna()
+    if len(levels) == 1 and quality not in ("drift", "mse"):
+        axis.axhline(levels.iloc[0], color="black", linestyle=":", linewidth=0.8)
+    saved = frame[cost].to_numpy(float) * (-1 if cost == "speedup" else 1)
+    front = np.zeros(len(frame), dtype=bool)
+    solvers = frame["sampler"].astype(str) + frame["steps"].astype(str)
+    for solver in solvers.unique() if quality in TO_TARGET else [None]:  # targets of other steps are other ones
+        own = np.ones(len(frame), dtype=bool) if solver is None else (solvers == solver).to_numpy()
+        front[own] = pareto(saved[own], frame[quality].to_numpy(float)[own], quality in LOWER_IS_BETTER)
+    axis.scatter(
+        frame.loc[front, cost],
+        frame.loc[front, quality],
+        s=110,
+        facecolors="none",
+        edgecolors="black",
+        label="Pareto front",
+    )
+    axis.set(xlabel=COST[cost], ylabel=f"{QUALITY[quality]} (lower is better)")
+    if frame[cost].max() > 3 * frame[cost].min() > 0:
+        axis.set_xscale("log")
+        _round_ticks(axis.xaxis, axis.get_xlim())
+
+
+def _round_ticks(axis: Axis, limits: tuple[float, float]) -> None:
+    """Name a logarithmic axis by round numbers, 1, 2, 5, ... times powers of ten, or by powers alone if it is long."""
+    bases = (1, 2, 5) if limits[1] < 300 * limits[0] else (1,)
+    ticks = [base * 10.0**power for power in range(-8, 8) for base in bases]
+    axis.set_ticks([tick for tick in ticks if limits[0] <= tick <= limits[1]])
+    axis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _plot_bars(axis: Axes, frame: pd.DataFrame, quality: str) -> None:
-    """Quality of runs that all save the same, one bar a series."""
+    """Quality of runs that all cost the same, one bar a series."""
     rows = frame[frame[quality].notna()].sort_values("series", ascending=False)
-    axis.bar_label(axis.barh(rows["series"], rows[quality], xerr=rows.get(f"{quality}_spread")), fmt=" %.3g")
+    bars = axis.barh(rows["series"], rows[quality], xerr=_errors(rows, quality))
+    axis.bar_label(bars, fmt=" %.3g")
     axis.margins(x=0.15)
-    axis.set_xlabel(QUALITY[quality])
+    axis.set_xlabel(f"{QUALITY[quality]} (lower is better)")
+
+
+def _drawn(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Which qualities and which costs there is something to draw of; the MSE only where there is no drift."""
+    qualities = [quality for quality in QUALITY if frame[quality].notna().any()]
+    if "drift" in qualities and "mse" in qualities:
+        qualities.remove("mse")
+    return qualities, [cost for cost in COST if frame[cost].notna().any()]
 
 
 def plot_tradeoff(frame: pd.DataFrame, folder: Path) -> None:
-    """Draw quality against cost to FOLDER/tradeoff.png, .svg and .pdf; runs of different protocols never share axes.
+    """Draw quality against cost to FOLDER/tradeoff.png, .svg and .pdf; runs of different measurements never share axes.
 
-    frame: `goc.report.frame.over_seeds` with a column `series`, the name of a run's line.
+    frame: `goc.report.frame.over_seeds` with a column `series`, the name of a run's line. The measured speed-up is over
+    the longest uncached trajectory of the picture.
     """
-    protocols = [group for _, group in frame.groupby(PROTOCOL, sort=False, dropna=False)]
-    heights = [max(4.6, 0.34 * len(group) if _one_ratio(group) else 0.26 * group["series"].nunique() + 1.0)
-               for group in protocols]  # fmt: skip
-    timed = frame["latency_ratio"].notna().any()
-    panels = [(quality, cost) for quality, cost in PANELS if timed or cost != "speedup"]
+    frame = frame.assign(speedup=frame["steps"].astype(float).max() / relative_cost(frame))
+    groups = [group for _, group in frame.groupby(MEASUREMENT, sort=False, dropna=False)]
+    rows = [(group, quality) for group in groups for quality in _drawn(group)[0]]
+    if not rows:
+        return
+    _, costs = _drawn(frame)
+    bars = [_one_cost(group) for group, _ in rows]
+    if all(bars):
+        costs = costs[:1]
+    heights = [max(4.0, 0.34 * len(group) if bar else 0.2 * group["series"].nunique() + 1.0)
+               for (group, _), bar in zip(rows, bars, strict=True)]  # fmt: skip
     figure, axes = plt.subplots(
-        len(protocols), len(panels), figsize=(6.3 * len(panels), sum(heights)), squeeze=False, height_ratios=heights,
+        len(rows), len(costs), figsize=(5.6 * len(costs) + 1.5, sum(heights)), squeeze=False, height_ratios=heights,
         layout="constrained",
     )  # fmt: skip
-    names = frame["series"].unique()
-    looks = zip(names, cycle(COLORS), [MARKERS[i // len(COLORS) % len(MARKERS)] for i in range(len(names))])
-    styles = {str(name): {"color": color, "marker": marker} for name, color, marker in looks}
-    for row, group in zip(axes, protocols, strict=True):
-        group = group.assign(macs_saved=100 * group["macs_saved"].astype(float))
-        group["speedup"] = 1 / group["latency_ratio"].astype(float)
-        for axis, (quality, cost) in zip(row, panels, strict=True):
-            values = group[quality].astype(float).dropna()
-            drawn = len(values) > 0 and (cost != "speedup" or group["speedup"].notna().any())
-            if not drawn or (_one_ratio(group) and cost == "speedup"):
+    looks = styles(frame)
+    named: list[int] = []
+    for line, (group, quality), bar in zip(axes, rows, bars, strict=True):
+        values = group[quality].astype(float).dropna()
+        wide = values.max() > 4 * values[values > 0].min() if (values > 0).any() else False
+        for axis, cost in zip(line, costs, strict=True):
+            if bar and cost != costs[0]:
                 axis.set_visible(False)
                 continue
-            wide = values.max() > 4 * values.min() > 0
-            if _one_ratio(group):
+            if bar:
                 _plot_bars(axis, group, quality)
                 axis.set_xscale("log" if wide else "linear")
             else:
-                _plot_lines(axis, group, quality, cost, styles)
-                axis.set_yscale("log" if wide else "linear")
+                _plot_lines(axis, group, quality, cost, looks)
+                if wide:
+                    axis.set_yscale("log")
+                    _round_ticks(axis.yaxis, axis.get_ylim())
             axis.grid(alpha=0.3)
-        row[0].set_title(protocol_name(group.iloc[0].to_dict()), loc="left")
-        shown = [axis for axis in row if axis.get_visible() and axis.get_legend_handles_labels()[0]]
-        if shown:
-            shown[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8, frameon=False)
+        if id(group) not in named:
+            named.append(id(group))
+            line[0].set_title(measurement_name(group.iloc[0].to_dict()), loc="left")
+            if not bar:
+                line[-1].legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), fontsize=8, frameon=False)
     undated = {"png": None, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     for suffix, metadata in undated.items():
         path = folder / f"tradeoff.{suffix}"
@@ -102,8 +176,9 @@ def plot_tradeoff(frame: pd.DataFrame, folder: Path) -> None:
     plt.close(figure)
 
 
-def _one_ratio(frame: pd.DataFrame) -> bool:
-    return frame.loc[frame["cached"] > 0, "cached"].round(2).nunique() == 1
+def _one_cost(frame: pd.DataFrame) -> bool:
+    cached = frame[~is_uncached(frame)]
+    return cached["evaluations"].round(1).nunique() == 1 and frame["steps"].nunique() == 1
 
 
 def plot_alignment(result: dict[str, Any], path: Path) -> None:

@@ -4,23 +4,27 @@ import contextlib
 import json
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 
 from goc.system.errors import GocError
-from goc.system.files import room_for, write_json
+from goc.system.files import room_for, write_atomically, write_json
 
 RESULT_FILE = "result.json"
+INFLUENCE_FILE = "influence.safetensors"  # beside it: what each sample contributes, float32 [N] for each number
 CLAIM_FILE = "run.json"  # in the folder of a run from its start: the config that the folder belongs to
 FAILURE_FILE = "error.txt"  # in the folder of a sweep's job that failed: the reason, then the details
 FIRST_IMAGES = "first.npy"  # the first samples of a run, uint8 [n, C, H, W], for pages that show several runs
 SHOWN_IMAGES = 8  # of each run, there
 LIBRARIES = ("torch", "torchvision", "torch-fidelity", "hydra-core", "omegaconf", "numpy", "scipy", "pandas")
-PARTS = ("config", "metrics", "distance", "cost", "inflection", "protocol")  # objects that every result has
+PARTS = ("config", "metrics", "distance", "cost", "inflection")  # objects that every result has
 
 
 def software() -> dict[str, str]:
@@ -47,8 +51,44 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(result, dict) or not all(isinstance(result.get(part), dict) for part in PARTS):
         return None
+    compared = isinstance(result.get("measurement", result.get("protocol")), dict)
     known = "method" in result and isinstance(result["config"].get("model"), dict)
-    return result if known else None
+    return result if known and compared else None
+
+
+def measurement_of(result: dict[str, Any]) -> dict[str, Any]:
+    """What a result's numbers may be compared in; older ones call it protocol, with the sampler and its steps in it."""
+    if "measurement" in result:
+        return result["measurement"]
+    return {key: value for key, value in result["protocol"].items() if key not in ("sampler", "steps")}
+
+
+def extractor_of(result: dict[str, Any]) -> str:
+    """Name of the extractor that a result's features are of."""
+    return str(measurement_of(result).get("extractor"))
+
+
+def write_influence(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Keep what each sample contributes to the numbers of a run: float32 [N] by name."""
+    with room_for(folder / INFLUENCE_FILE):
+        tensors = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in arrays.items()}
+        write_atomically(folder / INFLUENCE_FILE, save(tensors))
+
+
+def read_influence(folder: Path, result: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What `write_influence` kept; raises ValueError, of a few words, if it is missing, damaged, or of another N."""
+    path = folder / INFLUENCE_FILE
+    if not path.exists():
+        raise ValueError(f"{INFLUENCE_FILE} is missing")
+    try:
+        arrays = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{INFLUENCE_FILE} is damaged") from error
+    count = result["config"].get("num_samples")
+    for name in ("fid", "sfid", "is"):
+        if name in arrays and arrays[name].shape != (count,):
+            raise ValueError(f"{INFLUENCE_FILE} is of {len(arrays[name])} samples, not {count}")
+    return arrays
 
 
 def claim_folder(folder: Path, own: dict[str, Any]) -> None:

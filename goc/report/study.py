@@ -12,15 +12,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from goc.metrics.kinds import EXTRACTORS
 from goc.report.frame import over_seeds, series_names, table
 from goc.report.page import write_html
+from goc.report.pairs import points_of
 from goc.report.plots import plot_tradeoff
-from goc.report.results import FIRST_IMAGES, collect, failures, skipped
-from goc.report.tables import latex, markdown, protocols, warning
+from goc.report.results import FIRST_IMAGES, collect, extractor_of, failures, skipped
+from goc.report.tables import latex, markdown, measurements, warning
 from goc.system.errors import GocError, fail
 from goc.system.files import room_for, write_atomically
 
-PRINTED = ("method", "cached", "fid", "sfid", "is", "kid", "mse", "psnr", "macs_saved", "ms_per_image", "latency_ratio")
+PRINTED = ("method", "steps", "evaluations", "fid", "fid_se", "sfid", "is", "converged", "drift", "relative_l2_median",
+           "gmacs", "latency_ratio")  # fmt: skip
 
 
 def _first_images(folder: Path) -> np.ndarray | None:
@@ -37,20 +40,21 @@ def write_report(runs: list[tuple[Path, dict[str, Any]]], failed: list[tuple[str
     """Write the report on some runs to a folder; returns the table of points, seeds put together."""
     frame = table([result for _, result in runs])
     _write(out / "results.csv", frame.drop(columns="point").to_csv(index=False))
-    points = over_seeds(frame)
-    points["series"] = series_names(points)
-    _write(out / "tradeoff.csv", points.drop(columns=["point", "series"]).to_csv(index=False))
-    _write(out / "table.md", markdown(points))
-    _write(out / "table.tex", latex(points))
-    plot_tradeoff(points, out)
-    by_point: dict[tuple[str, str], Path] = {}
-    for folder, result in runs:
-        row = table([result]).iloc[0]
-        by_point.setdefault((row["protocol"], row["point"]), folder)  # the first seed's images stand for a point
-    images = [_first_images(by_point[key]) for key in zip(points["protocol"], points["point"], strict=True)]
+    frame = over_seeds(frame)
+    frame["series"] = series_names(frame)
+    _write(out / "tradeoff.csv", frame.drop(columns=["point", "series"]).to_csv(index=False))
+    by_key = points_of(runs)
+    points = [by_key[key] for key in zip(frame["measurement"], frame["point"], strict=True)]
+    features = {EXTRACTORS[name].size for _, result in runs if (name := extractor_of(result)) in EXTRACTORS}
+    _write(out / "table.md", markdown(frame, points, max(features, default=None)))
+    _write(out / "table.tex", latex(frame, points))
+    plot_tradeoff(frame, out)
+    images = [
+        _first_images(point.folders[min(point.folders)]) for point in points
+    ]  # the first seed's stand for a point
     with room_for(out / "report.html"):
-        write_html(points.drop(columns="point"), images, failed, out / "report.html")
-    return points
+        write_html(frame, images, points, failed, out / "report.html")
+    return frame
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
         points = write_report(runs, failures(options.paths), out)
     except (GocError, OSError) as error:
         return fail(error)
-    for name, rows in protocols(points.assign(method=points["series"])):
+    for name, rows in measurements(points.assign(method=points["series"])):
         shown = rows[[column for column in PRINTED if rows[column].notna().any()]]
         print(f"{name}\n{shown.to_string(index=False, float_format='{:.4g}'.format)}\n")
     if warning(points):

@@ -1,77 +1,166 @@
-"""Tables for papers: Markdown and LaTeX, the best in bold, and measured numbers beside published ones."""
+"""Tables for papers: Markdown and LaTeX, errors in the field's notation, and measured numbers beside published ones."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from goc.report.frame import COST, HIGHER_IS_BETTER, LOWER_IS_BETTER, PROTOCOL, protocol_name
+from goc.report.frame import (
+    HIGHER_IS_BETTER,
+    LOWER_IS_BETTER,
+    MEASUREMENT,
+    TO_TARGET,
+    WITH_ERROR,
+    is_uncached,
+    measurement_name,
+)
+from goc.report.pairs import Point, best_of, difference, target_of
 
-SHOWN = ("cached", *LOWER_IS_BETTER[:2], *HIGHER_IS_BETTER[:3], "kid", "mse", "relative_l2", "psnr", *COST[1:])
+SHOWN = ("cached", "evaluations", "fid", "sfid", "is", "converged", "drift", "relative_l2_mean", "relative_l2_median",
+         "psnr_image", "ssim", "lpips", "precision", "recall", "kid", "gmacs", "latency_ratio")  # fmt: skip
+DIFFERENCES = ("fid",)  # shown beside the number: to the uncached run, and to the best
 PERCENT = ("cached", "macs_saved")
 COMPARED = ("fid", "sfid", "is", "precision", "recall")
-SAME_RATIO = 0.03  # rows compete, and match published ones, where their ratios are this close
+SAME_RATIO = 0.03  # rows match published ones where their ratios are this close
 PUBLISHED = Path(__file__).parent.parent.parent / "experiments" / "published.csv"
+DIGITS = 2  # of an error
 
 Bold = Callable[[str], str]
 
 
-def _number(value: float, column: str) -> str:
-    return f"{100 * value:.1f} %" if column in PERCENT else f"{value:.4g}"
+def with_error(value: float, error: float | None) -> str:
+    """A number in the field's notation, 2.16(23): the error in units of the last digits; four digits without one."""
+    if error is None or not math.isfinite(error) or error <= 0:
+        return f"{value:.4g}"
+    decimals = max(0, DIGITS - 1 - math.floor(math.log10(error)))
+    return f"{value:.{decimals}f}({round(error * 10**decimals)})"
 
 
 def _text(row: pd.Series, column: str) -> str:
-    """A cell: the number, with its spread over seeds if it has one; empty if it was not measured."""
-    if pd.isna(row[column]):
+    """A cell: the number with its error, or its spread over seeds where that is all there is; empty if not measured."""
+    value, error, spread = row[column], row.get(f"{column}_se"), row.get(f"{column}_spread")
+    if pd.isna(value):
         return ""
-    spread = row.get(f"{column}_spread")
-    shown = _number(row[column], column)
-    return shown if spread is None or pd.isna(spread) or spread == 0 else f"{shown} ± {_number(spread, column)}"
+    if column in PERCENT:
+        return f"{100 * value:.1f} %"
+    if error is not None and not pd.isna(error):
+        return with_error(value, error)
+    return f"{value:.4g}" + ("" if spread is None or pd.isna(spread) or spread == 0 else f" ± {spread:.4g}")
 
 
-def winner(rows: pd.DataFrame, column: str) -> Any:
-    """Index of the row that is best in a column; None if there are no two to compare, or the lead is within the spread.
+def signed(text: str) -> str:
+    """A number as text, with its sign."""
+    return text if text.startswith("-") else f"+{text}"
 
-    The lead is the difference to the second best, the spread the larger one of the two rows over their seeds.
+
+def differences(frame: pd.DataFrame, points: Sequence[Point], column: str) -> pd.DataFrame:
+    """A column's differences with their paired errors, as text: to the uncached run of the same steps, and to the best.
+
+    The best is the lowest (or highest) number among rows of about the same cost; what is not more than two paired
+    errors behind it is a tie.
     """
-    values = rows[column].astype(float).dropna().sort_values(ascending=column in LOWER_IS_BETTER)
-    if len(values) < 2:
-        return None
-    spreads = rows.get(f"{column}_spread")
-    spread = 0.0 if spreads is None else spreads.astype(float).fillna(0.0)[values.index[:2]].max()
-    return values.index[0] if abs(values.iloc[0] - values.iloc[1]) > spread else None
-
-
-def _cells(frame: pd.DataFrame, bold: Bold) -> pd.DataFrame:
-    """The shown columns as text; among cached runs of about the same ratio, the best of each quality is bold."""
-    columns = [column for column in SHOWN if column in frame and frame[column].notna().any()]
-    cells = pd.DataFrame({column: [_text(row, column) for _, row in frame.iterrows()] for column in columns})
-    cells.index = frame.index
-    cached = frame[frame["cached"] > 0]
-    for _, rivals in cached.groupby((cached["cached"] / SAME_RATIO / 2).round()):
-        for column in columns:
-            best = winner(rivals, column) if column in (*LOWER_IS_BETTER, *HIGHER_IS_BETTER) else None
-            if best is not None:
-                cells.loc[best, column] = bold(str(cells.loc[best, column]))
-    cells.insert(0, "method", frame["series"])
+    cells = pd.DataFrame("", index=frame.index, columns=["to uncached", "to best"])
+    for position, index in enumerate(frame.index):
+        target = target_of(frame, position)
+        if target is not None:
+            cells.loc[index, "to uncached"] = _difference_text(points, position, target, column)
+    for rows in same_cost(frame):
+        values = frame.iloc[rows][column].astype(float)
+        if values.notna().sum() < 2:
+            continue
+        first = rows[int(np.nanargmin(values if column in LOWER_IS_BETTER else -values))]
+        for position in rows:
+            if pd.notna(frame.iloc[position][column]):
+                found = None if position == first else difference(points[position], points[first], column)
+                text = "best" if position == first else _difference_text(points, position, first, column)
+                tied = found is not None and found.error is not None and not found.decided
+                cells.loc[frame.index[position], "to best"] = "tie" if tied else text
+        tied_any = [position for position in rows if cells.loc[frame.index[position], "to best"] == "tie"]
+        if tied_any:
+            cells.loc[frame.index[first], "to best"] = "tie"
     return cells
 
 
-def protocols(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The runs of each protocol under its name; rows of different protocols are never put into one table."""
-    groups = frame.groupby(PROTOCOL, sort=False, dropna=False)
-    return [(protocol_name(rows.iloc[0].to_dict()), rows) for _, rows in groups]
+def _difference_text(points: Sequence[Point], own: int, other: int, column: str) -> str:
+    found = difference(points[own], points[other], column)
+    return "" if found is None else signed(with_error(found.value, found.error))
+
+
+def same_cost(frame: pd.DataFrame) -> list[list[int]]:
+    """Positions of the rows of about the same number of network evaluations, group by group."""
+    evaluations = frame["evaluations"].astype(float).round().reset_index(drop=True)
+    return [list(map(int, rows)) for rows in evaluations.groupby(evaluations).groups.values()]
+
+
+def same_target(frame: pd.DataFrame) -> list[list[int]]:
+    """The same, apart by sampler and steps: distances to the uncached run say nothing across steps."""
+    solver = (frame["sampler"].astype(str) + frame["steps"].astype(str)).to_list()
+    return [
+        [position for position in rows if solver[position] == name]
+        for rows in same_cost(frame)
+        for name in dict.fromkeys(solver[position] for position in rows)
+    ]
+
+
+def _cells(frame: pd.DataFrame, points: Sequence[Point], bold: Bold) -> pd.DataFrame:
+    """The shown columns as text; bold is what is better than every row of about the same cost by two paired errors."""
+    columns = [column for column in SHOWN if column in frame and frame[column].notna().any()]
+    cells = pd.DataFrame({column: [_text(row, column) for _, row in frame.iterrows()] for column in columns})
+    cells.index = frame.index
+    for column in set(columns) & set(WITH_ERROR) & {*LOWER_IS_BETTER, *HIGHER_IS_BETTER}:
+        for rows in same_target(frame) if column in TO_TARGET else same_cost(frame):
+            rivals = [points[position] for position in rows]
+            best = best_of(frame.iloc[rows], rivals, column, column in LOWER_IS_BETTER)
+            if best is not None:
+                index = frame.index[rows[best]]
+                cells.loc[index, column] = bold(str(cells.loc[index, column]))
+    for column in DIFFERENCES:
+        if column in columns:
+            beside = differences(frame, points, column)
+            place = list(cells.columns).index(column) + 1
+            cells.insert(place, f"{column} to best", beside["to best"])
+            cells.insert(place, f"{column} to uncached", beside["to uncached"])
+    cells.insert(0, "steps", frame["sampler"].str.upper() + "-" + frame["steps"].astype(str))
+    method = frame["series"].str.replace(r", [A-Z]+-\d+$", "", regex=True)  # the next column says it
+    cells.insert(0, "method", method.where(~is_uncached(frame), "no cache"))
+    return cells.loc[:, [column for column in cells if (cells[column] != "").any()]]
+
+
+def measurements(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The rows of each measurement under its name; rows of different measurements are never put into one table."""
+    groups = frame.groupby(MEASUREMENT, sort=False, dropna=False)
+    return [(measurement_name(rows.iloc[0].to_dict()), rows) for _, rows in groups]
 
 
 def warning(frame: pd.DataFrame) -> str:
-    """Says that the runs are of several protocols, and in which columns these differ; empty if there is only one."""
-    groups = frame.drop_duplicates(PROTOCOL)
+    """Says that the runs are of several measurements, and in which columns they differ; empty if there is only one."""
+    groups = frame.drop_duplicates(MEASUREMENT)
     if len(groups) == 1:
         return ""
-    differing = [column for column in PROTOCOL if groups[column].astype(str).nunique() > 1]
-    names = ", ".join(column if column != "protocol" else "protocol (weights, reference, ...)" for column in differing)
-    return f"{len(groups)} protocols, which differ in {names}: rows of different tables must not be compared."
+    differing = [column for column in MEASUREMENT if groups[column].astype(str).nunique() > 1]
+    names = ", ".join(
+        column if column != "measurement" else "measurement (weights, reference, ...)" for column in differing
+    )
+    return f"{len(groups)} measurements, which differ in {names}: rows of different tables must not be compared."
+
+
+def notes(frame: pd.DataFrame, points: Sequence[Point], features: int | None) -> list[str]:
+    """What a reader of a table must know: what bold means, whose errors are missing, whether samples are too few."""
+    said = ["Bold: better than every row of about as many evaluations by more than two paired errors."]
+    if frame["drift"].notna().any() and frame["steps"].nunique() > 1:
+        said.append("Drift, relative L2, PSNR and SSIM are to the uncached run of the same steps: not across steps.")
+    accuracy = frame["converged_accuracy"].astype(float).max()
+    if not math.isnan(accuracy):
+        said.append(f"Distance to the converged solution: known to {accuracy:.2g}.")
+    for name, point in zip(frame["series"], points, strict=True):
+        if point.missing:
+            said.append(f"No paired error for {name}: {point.missing}; run its command again.")
+    few = frame["samples"].astype(float).min()
+    if features is not None and few < features:
+        said.append(f"{few:.0f} samples are fewer than the extractor's {features} features: FIDs are biased upward.")
+    return said
 
 
 def published(frame: pd.DataFrame, path: Path = PUBLISHED) -> pd.DataFrame:
@@ -86,7 +175,7 @@ def published(frame: pd.DataFrame, path: Path = PUBLISHED) -> pd.DataFrame:
     rows = [
         {
             "method": pair["series"],
-            "cached": _number(pair["cached_published"], "cached"),
+            "cached": f"{pair['cached_published']:.1%}",
             "metric": metric,
             "measured": pair[metric],
             "published": pair[f"{metric}_published"],
@@ -101,11 +190,19 @@ def published(frame: pd.DataFrame, path: Path = PUBLISHED) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def markdown(frame: pd.DataFrame) -> str:
-    """Every protocol's table, and the published numbers it can be laid beside."""
+def markdown(frame: pd.DataFrame, points: Sequence[Point], features: int | None = None) -> str:
+    """Every measurement's table, and the published numbers it can be laid beside.
+
+    frame: `goc.report.frame.over_seeds` with a column `series`; points: the runs of each of its rows. features: how
+    many the extractor has.
+    """
     parts = [warning(frame)]
-    for name, rows in protocols(frame):
-        parts += [f"## {name}", _cells(rows, "**{}**".format).to_markdown(index=False, disable_numparse=True)]
+    by_index = dict(zip(frame.index, points, strict=True))
+    for name, rows in measurements(frame):
+        own = [by_index[index] for index in rows.index]
+        cells = _cells(rows, own, "**{}**".format)
+        parts += [f"## {name}", cells.to_markdown(index=False, disable_numparse=True)]
+        parts.append("\n".join(f"- {note}" for note in notes(rows, own, features)))
         beside = published(rows)
         if len(beside):
             parts += ["### Beside the published numbers", beside.to_markdown(index=False, floatfmt=".4g")]
@@ -118,11 +215,12 @@ def _escaped(text: str) -> str:
     return text.replace("±", "$\\pm$")
 
 
-def latex(frame: pd.DataFrame) -> str:
-    """The same tables for LaTeX with the package booktabs, one `tabular` a protocol."""
+def latex(frame: pd.DataFrame, points: Sequence[Point]) -> str:
+    """The same tables for LaTeX with the package booktabs, one `tabular` a measurement."""
     parts = [f"% {warning(frame)}"] if warning(frame) else []
-    for name, rows in protocols(frame):
-        cells = _cells(rows, "\\textbf{{{}}}".format)
+    by_index = dict(zip(frame.index, points, strict=True))
+    for name, rows in measurements(frame):
+        cells = _cells(rows, [by_index[index] for index in rows.index], "\\textbf{{{}}}".format)
         lines = [" & ".join(map(_escaped, map(str, row))) + r" \\" for row in [cells.columns, *cells.to_numpy()]]
         form = "l" + "r" * (len(cells.columns) - 1)
         body = [rf"\begin{{tabular}}{{{form}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]

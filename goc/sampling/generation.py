@@ -13,7 +13,7 @@ from goc.caching.cost import image_macs
 from goc.caching.schedule import cache_ratio_of
 from goc.models.decoder import to_uint8
 from goc.models.dit import DiT
-from goc.sampling.guidance import guided_denoiser
+from goc.sampling.guidance import Denoiser, guided_denoiser
 from goc.sampling.noise import NoiseSchedule
 from goc.sampling.solvers import SamplerName, sample
 from goc.system.errors import GocError
@@ -47,8 +47,11 @@ class Generation:
     divergence_hint: str = ""
     autocast: torch.dtype | None = None  # the format of the denoiser's products; None: as the weights are
 
-    def trajectory(self, indices: range, cache: StepCache | None) -> tuple[Tensor, Iterator[Tensor]]:
-        """Labels [n] of the samples with these indices, and an iterator over x [n, C, H, W] after each step."""
+    def drawn(self, indices: range) -> tuple[Tensor, Callable[[], Tensor]]:
+        """Labels [n] of the samples with these indices, and their Gaussian noise [n, C, H, W], another in every call.
+
+        The first is x_T.
+        """
         drawn = [draw(self.seed, index, self.model.num_classes) for index in indices]
         generators = [generator for generator, _ in drawn]
         labels = torch.tensor([label for _, label in drawn], device=self.device)
@@ -56,6 +59,11 @@ class Generation:
 
         def gaussian() -> Tensor:
             return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(self.device)
+
+        return labels, gaussian
+
+    def denoiser(self, labels: Tensor, cache: StepCache | None) -> Denoiser:
+        """What a sampler asks at the steps of the schedule: the network, guided, for samples with these labels [n]."""
 
         def model(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
             with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
@@ -70,6 +78,12 @@ class Generation:
                 cache.begin_step(i)
             return guided(x, i)
 
+        return denoise
+
+    def trajectory(self, indices: range, cache: StepCache | None) -> tuple[Tensor, Iterator[Tensor]]:
+        """Labels [n] of the samples with these indices, and an iterator over x [n, C, H, W] after each step."""
+        labels, gaussian = self.drawn(indices)
+        denoise = self.denoiser(labels, cache)
         return labels, sample(denoise, gaussian(), self.schedule, self.sampler, lambda _: gaussian())
 
     @torch.inference_mode()

@@ -29,10 +29,13 @@ class NoiseSchedule:
         """T steps at training timesteps round(j * 999 / (T-1)), j = 0..T-1; raises ValueError outside 2..1000."""
         if not 2 <= steps <= TRAINING_STEPS:
             raise ValueError(f"steps={steps}: must be in [2, {TRAINING_STEPS}]")
-        timesteps = np.array([round(j * (TRAINING_STEPS - 1) / (steps - 1)) for j in range(steps)])
+        return cls.at(np.array([round(j * (TRAINING_STEPS - 1) / (steps - 1)) for j in range(steps)])[::-1])
+
+    @classmethod
+    def at(cls, timesteps: np.ndarray) -> "NoiseSchedule":
+        """A schedule of these training timesteps, int64 [T], falling."""
         alphas_cumprod = np.cumprod(1.0 - linear_betas())[timesteps]
-        previous = np.append(1.0, alphas_cumprod[:-1])
-        return cls(timesteps[::-1].copy(), alphas_cumprod[::-1].copy(), previous[::-1].copy())
+        return cls(timesteps.copy(), alphas_cumprod, np.append(alphas_cumprod[1:], 1.0))
 
     def __len__(self) -> int:
         return len(self.timesteps)

@@ -21,8 +21,10 @@ def price(samples: SampleSet, uncached: Generation) -> dict[str, Any]:
 
     macs, full = average("macs_per_image"), uncached.cost(None)["macs_per_image"]
     held = ("peak_cache_tensors", "peak_cache_bytes")
+    ratio = average("cache_ratio")
     return {
-        "cache_ratio": average("cache_ratio"),
+        "cache_ratio": ratio,
+        "evaluations": len(uncached.schedule) * (1 - ratio),  # of the whole network; parts of it count as parts
         "gmacs_per_forward": forward_macs(uncached.model) / 1e9,
         "gmacs_per_image": macs / 1e9,
         "macs_saved": 1 - macs / full,

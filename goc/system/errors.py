@@ -1,12 +1,13 @@
 """Problems the user can solve. Their text is one line: the key, its value, and what is allowed or what to do."""
 
+import re
 import sys
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 # the beginning and the lines of Hydra's and OmegaConf's messages that tell a user nothing
-RESOLVING = "ConfigError raised while resolving interpolation: "
+RESOLVING = re.compile(r"^\w+ raised while resolving interpolation: ")
 HYDRA_DETAILS = ("Config search path", "provider=", "full_key:", "object_type=", "reference_type=")
 
 
@@ -28,7 +29,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error.__cause__, OmegaConfBaseException):
         lines += str(error.__cause__).splitlines()
     kept = [line.strip() for line in lines if line.strip() and not line.strip().startswith(HYDRA_DETAILS)]
-    text = " ".join(kept).removeprefix(RESOLVING)
+    text = RESOLVING.sub("", " ".join(kept))
     known = isinstance(error, GocError | HydraException | OmegaConfBaseException)
     return text if known else f"{type(error).__name__}: {text}"
 

@@ -1,6 +1,7 @@
 """Logs finished runs below some folders, and the summary of a study, to Weights & Biases: python -m goc.tracking."""
 
 import argparse
+import os
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.paths and options.summary is None:
         parser.error("name folders, or a --summary")
     settings = WandbConfig(options.project, options.entity, options.group, options.mode)
+    os.environ.setdefault("WANDB_SILENT", "true")  # what it would say is not about these runs
     # imported here, as it takes seconds that no run should wait for
     from goc.tracking import wandb_log
 

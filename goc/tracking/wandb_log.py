@@ -15,10 +15,10 @@ from wandb.errors import Error as WandbError
 
 from goc.config import WandbConfig
 from goc.config.identity import told_apart
-from goc.report.frame import over_seeds, series_names, table
+from goc.report.frame import is_uncached, over_seeds, series_names, table
 from goc.report.plots import QUALITY
 from goc.report.results import collect, read_result
-from goc.report.tables import protocols
+from goc.report.tables import measurements
 from goc.system.errors import GocError
 from goc.system.files import content_key
 
@@ -48,8 +48,8 @@ def log_run(settings: WandbConfig, folder: Path) -> str:
 
 def numbers(result: dict[str, Any]) -> dict[str, float]:
     """Every number a run measured: metrics/fid, distance/mse, cost/macs_saved, ..."""
-    parts = ("metrics", "distance", "cost")
-    every = {f"{part}/{name}": value for part in parts for name, value in result[part].items()}
+    parts = ("metrics", "distance", "converged", "cost")
+    every = {f"{part}/{name}": value for part in parts for name, value in (result.get(part) or {}).items()}
     return {name: value for name, value in every.items() if value is not None}
 
 
@@ -81,32 +81,34 @@ def log_summary(settings: WandbConfig, folder: Path) -> str:
 
 
 def charts(points: pd.DataFrame) -> dict[str, Any]:
-    """Native line charts of quality against MACs saved, one line a method, no cache as a level.
+    """Native line charts of quality against network evaluations, one line a series; a single uncached run as a level.
 
-    points: `goc.report.frame.over_seeds`. Runs of different protocols never share a chart.
+    points: `goc.report.frame.over_seeds`. Runs of different measurements never share a chart.
     """
     points = points.assign(series=series_names(points))
     made = {}
-    parts = protocols(points)
+    parts = measurements(points)
     for name, rows in parts:
         for quality, title in QUALITY.items():
             lines = curves(rows, quality)
             if lines:
                 xs, ys = ([[point[axis] for point in line] for line in lines.values()] for axis in (0, 1))
                 key = f"tradeoff/{quality}" + ("" if len(parts) == 1 else f" ({name})")
-                made[key] = wandb.plot.line_series(xs, ys, list(lines), f"{title}; {name}", "MACs saved, %")
+                made[key] = wandb.plot.line_series(xs, ys, list(lines), f"{title}; {name}", "network evaluations")
     return made
 
 
 def curves(rows: pd.DataFrame, quality: str) -> dict[str, list[tuple[float, float]]]:
-    """(MACs saved in %, quality) of the points of one protocol, in order, for each line of the trade-off picture."""
-    rows = rows.assign(saved=100 * rows["macs_saved"].astype(float)).dropna(subset=[quality])
-    lines = {}
-    for name, own in rows[rows["cached"] > 0].sort_values("saved").groupby("series"):
-        lines[str(name)] = list(zip(own["saved"], own[quality], strict=True))
-    level = rows.loc[rows["cached"] == 0, quality]
-    if len(level):
-        lines["no cache"] = [(0.0, level.iloc[0]), (float(rows["saved"].max()), level.iloc[0])]
+    """(evaluations, quality) of the points of one measurement, in order, for each line of the trade-off picture."""
+    rows = rows.assign(evaluations=rows["evaluations"].astype(float)).dropna(subset=[quality])
+    lines = {
+        str(name): list(zip(own["evaluations"], own[quality], strict=True))
+        for name, own in rows.sort_values("evaluations").groupby("series")
+    }
+    for name in rows.loc[is_uncached(rows), "series"].unique():
+        if len(lines[name]) == 1:  # a level
+            ((evaluations, level),) = lines[name]
+            lines[name] = [(float(rows["evaluations"].min()), level), (evaluations, level)]
     return lines
 
 

@@ -91,7 +91,7 @@ def test_metrics_are_torch_fidelitys_on_the_same_images(
     images: tuple[torch.Tensor, torch.Tensor], digit_features: tuple[Features, Features]
 ) -> None:
     real, generated = digit_features
-    own = evaluate(["isc", "fid", "kid", "prc"], in_batches(generated, 100), 300, reference_of(real.features))
+    own = evaluate(["isc", "fid", "kid", "prc"], in_batches(generated, 100), 300, reference_of(real.features)).values
     theirs = calculate_metrics(
         input1=Images(images[1]), input2=Images(images[0]), feature_extractor="digits",
         isc=True, fid=True, kid=True, prc=True, kid_subset_size=300,
@@ -109,7 +109,7 @@ def test_metrics_are_torch_fidelitys_on_the_same_images(
 def test_metrics_of_batches_are_torch_fidelitys_functions_on_all_features_together(count: int, batch: int) -> None:
     generated, real = random_features(count, 24, 11, seed=1), random_features(1200, 24, 11, seed=0)
     reference = reference_of(real.features, real.spatial, "inception")
-    own = evaluate(list(METRICS), in_batches(generated, batch), count, reference)
+    own = evaluate(list(METRICS), in_batches(generated, batch), count, reference).values
     isc = isc_features_to_metric(generated.logits)
     kid = kid_features_to_metric(
         generated.features, real.features, kid_subset_size=min(1000, count), verbose=False
@@ -125,7 +125,10 @@ def test_metrics_of_batches_are_torch_fidelitys_functions_on_all_features_togeth
         "precision": prc["precision"],
         "recall": prc["recall"],
     }
-    assert own == pytest.approx(theirs, rel=1e-6)
+    assert {name: own[name] for name in theirs} == pytest.approx(theirs, rel=1e-6)
+    errors = {name for name in own if name.endswith("_se")}
+    assert errors == {f"{name}_se" for name in ("is", "fid", "sfid", "kid", "precision", "recall")}
+    assert all(own[name] > 0 for name in errors)
 
 
 def fid_of_all(generated: Tensor | None, real: Tensor | None) -> float:
@@ -142,7 +145,7 @@ def test_fid_of_batches_is_fid_of_all_on_features_that_are_often_dead(
 ) -> None:
     # half of the digits extractor's features are zero for every real digit
     real, generated = digit_features
-    own = evaluate(["fid"], in_batches(generated, batch), 300, reference_of(real.features))["fid"]
+    own = evaluate(["fid"], in_batches(generated, batch), 300, reference_of(real.features)).values["fid"]
     assert own == pytest.approx(fid_of_all(generated.features, real.features), rel=1e-6)
 
 
@@ -159,7 +162,7 @@ def test_fid_is_the_frechet_distance_by_the_textbook(digit_features: tuple[Featu
     half = symmetric_root(covariances[0])
     root = symmetric_root(half @ covariances[1] @ half)
     expected = ((means[0] - means[1]) ** 2).sum() + np.trace(covariances[0] + covariances[1] - 2 * root)
-    own = evaluate(["fid"], in_batches(generated, 64), 300, reference_of(real.features))
+    own = evaluate(["fid"], in_batches(generated, 64), 300, reference_of(real.features)).values
     assert own["fid"] == pytest.approx(expected, rel=1e-4)
 
 
@@ -167,7 +170,7 @@ def test_fid_by_numpy_and_scipy_where_no_feature_is_dead() -> None:
     generated, real = random_features(900, 12, 9, seed=1), random_features(800, 12, 9, seed=0)
     own = evaluate(
         ["fid", "sfid"], in_batches(generated, 64), 900, reference_of(real.features, real.spatial, "inception")
-    )
+    ).values
     for name, ours, theirs in (
         ("fid", generated.features, real.features),
         ("sfid", generated.spatial, real.spatial),
@@ -182,15 +185,15 @@ def test_fid_by_numpy_and_scipy_where_no_feature_is_dead() -> None:
 def test_kid_does_not_depend_on_how_many_subsets_are_gathered_together(monkeypatch: pytest.MonkeyPatch) -> None:
     generated, real = random_features(150, 8, 8, seed=1), random_features(100, 8, 8, seed=0)
     reference = reference_of(real.features)
-    at_once = evaluate(["kid"], in_batches(generated, 32), 150, reference)
+    at_once = evaluate(["kid"], in_batches(generated, 32), 150, reference).values
     monkeypatch.setattr(goc.metrics.evaluate, "KID_SUBSETS_TOGETHER", 7)
-    assert evaluate(["kid"], in_batches(generated, 32), 150, reference) == at_once
+    assert evaluate(["kid"], in_batches(generated, 32), 150, reference).values == at_once
 
 
 def test_precision_and_recall_keep_few_distances_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     generated, real = random_features(2000, 8, 8, seed=1), random_features(700, 8, 8, seed=0)
     reference = reference_of(real.features)
-    expected = evaluate(["prc"], in_batches(generated, 500), 2000, reference)
+    expected = evaluate(["prc"], in_batches(generated, 500), 2000, reference).values
 
     blocks: list[int] = []
     distances = goc.metrics.statistics._distances
@@ -202,7 +205,7 @@ def test_precision_and_recall_keep_few_distances_in_memory(monkeypatch: pytest.M
 
     monkeypatch.setattr(goc.metrics.statistics, "_distances", measured)
     monkeypatch.setattr(goc.metrics.evaluate, "PRC_BLOCK", 50 * 2000)
-    assert evaluate(["prc"], in_batches(generated, 500), 2000, reference) == pytest.approx(expected, abs=1e-3)
+    assert evaluate(["prc"], in_batches(generated, 500), 2000, reference).values == pytest.approx(expected, abs=1e-3)
     assert max(blocks) == 50 * 2000
 
 

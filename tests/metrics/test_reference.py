@@ -104,7 +104,7 @@ def test_the_shipped_reference_is_the_real_images_features(extractor: Extractor,
     reference = load(path)
     assert reference.features is not None
     torch.testing.assert_close(features.features, reference.features, rtol=1e-3, atol=1e-3)
-    assert evaluate(["fid"], lambda: iter([features]), 1797, reference)["fid"] == pytest.approx(0, abs=1e-3)
+    assert evaluate(["fid"], lambda: iter([features]), 1797, reference).values["fid"] == pytest.approx(0, abs=1e-3)
     assert reference.sha256 == file_sha256(path)
     assert load(path, need_features=False).features is None
 

@@ -8,35 +8,76 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from goc.report.cells import number
+from goc.report.frame import over_seeds, series_names, table
 from goc.report.page import write_html
+from goc.report.pairs import Point, difference
+from goc.report.thumbnails import LARGEST_STRIPS, amplified_difference, strips
+from goc.report.vega import library
 
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
-HOSTILE = "</script><script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">'\"&"
-RATIOS = [0.25, 0.5, 0.75]
+HOSTILE = (
+    "</script><script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">'\"&{{ 7*7 }}"
+)
+SAMPLES = 200
 
 
-def run(series: str, cached: float, fid: float | None, **columns) -> dict:
-    values = {
-        "series": series, "method": series.split(",")[0], "sampler": "ddim", "steps": 20, "cached": cached,
-        "fid": fid, "is": 5.5, "kid": None, "mse": fid / 1000 if fid and cached else None,
-        "psnr": 40.0 if cached else float("inf"), "macs_saved": 0.98 * cached, "latency_ratio": 1 - cached / 2,
-        "gradient_weights": [1.2], "samples": 500, "seed": 0, "cfg_scale": 1.0, "model": "digits",
+def result(method: str, steps: int, computed: int, fid: float, **changes) -> dict:
+    """What a run of the digits leaves; `computed` of its steps are, and the rest is cached."""
+    cached = 1 - computed / steps
+    settings = {"name": method, "seed": 0, "model": "digits"} | changes
+    distance = {"drift": fid / 100, "relative_l2_mean": cached, "relative_l2_median": cached / 2, "mse": cached / 1000}
+    return {
+        "method": settings["name"],
+        "config": {"sampler": "ddim", "steps": steps, "num_samples": SAMPLES, "seed": settings["seed"],
+                   "cfg_scale": 1.0, "gradient_weights": [], "inflection_threshold": None, "cache_ratio": cached,
+                   "predictor": {"name": method}, "model": {"name": settings["model"]}},
+        "metrics": {"fid": fid, "fid_se": 0.5, "is": 5.5, "is_se": 0.25},
+        "distance": distance if cached else {},
+        "cost": {"cache_ratio": cached, "evaluations": computed, "gmacs_per_image": computed / 100,
+                 "latency_ratio": changes.get("latency_ratio", 1 - cached / 2)},
+        "inflection": {},
+        "cached_steps": [step for step in range(steps) if step % (steps // computed)] if cached else [],
+        "measurement": {"model": settings["model"], "seed": settings["seed"]},
     }  # fmt: skip
-    return values | columns
 
 
-def example() -> pd.DataFrame:
-    """Two protocols: DDIM-20 with three methods (one value of FID missing) and DDIM-50 with one."""
-    rows = [run("none", 0.0, 4.0)]
-    rows += [run("goc, w [1.2]", ratio, fid) for ratio, fid in zip(RATIOS, [3.9, 10.25, 125.0], strict=True)]
-    rows += [run("reuse", ratio, fid) for ratio, fid in zip(RATIOS, [4.5, 5.5, 6.123456789], strict=True)]
-    rows += [run("taylorseer", ratio, fid) for ratio, fid in zip(RATIOS, [4.25, None, 7.0], strict=True)]
-    rows += [run("none", 0.0, 3.25, steps=50), run("goc, w [1.2]", 0.5, 3.5, steps=50)]
-    return pd.DataFrame(rows)
+def digits(**changes) -> list[dict]:
+    """Fewer steps, and two caches on 20 steps, of which reuse is bad at 5 evaluations."""
+    rows = [result("none", steps, steps, fid, **changes) for steps, fid in ((5, 9.0), (10, 6.0), (20, 4.0))]
+    rows += [result("reuse", 20, computed, fid, **changes) for computed, fid in ((5, 125.0), (10, 5.5))]
+    return rows + [result("goc", 20, computed, fid, **changes) for computed, fid in ((5, 7.0), (10, 4.123456))]
+
+
+def noise(number: int) -> np.ndarray:
+    return np.random.default_rng(number).normal(size=SAMPLES).astype(np.float32)
+
+
+class Study:
+    """A table with its points, as the report makes them; what samples contribute is drawn at random."""
+
+    def __init__(self, results: list[dict], shared: float = 1.0):
+        """shared: how much of what samples contribute is the same in all runs."""
+        frame = over_seeds(table(results))
+        self.frame = frame.assign(series=series_names(frame))
+        self.points = []
+        for place in range(len(frame)):
+            influence = {"fid": shared * noise(0) + 0.1 * noise(place + 1)}
+            if frame["cached"].iloc[place]:
+                influence["relative_l2"] = np.abs(noise(100 + place))
+            row = frame.iloc[place]
+            self.points.append(Point({0: Path()}, {0: row}, {0: influence}))
+
+    def write(self, path: Path, images: list | None = None, failures: list | None = None) -> Path:
+        write_html(self.frame, images or [None] * len(self.frame), self.points, failures or [], path)
+        return path
+
+    def place(self, method: str, steps: int, evaluations: int) -> int:
+        found = (self.frame[["method", "steps", "evaluations"]] == [method, steps, evaluations]).all(axis=1)
+        return int(np.flatnonzero(found)[0])
 
 
 def random_images(count: int, channels: int = 1, side: int = 8) -> list[np.ndarray]:
@@ -44,7 +85,7 @@ def random_images(count: int, channels: int = 1, side: int = 8) -> list[np.ndarr
     return [generator.integers(0, 256, (8, channels, side, side), dtype=np.uint8) for _ in range(count)]
 
 
-def embedded(path: Path) -> dict:
+def embedded(path: Path) -> list[dict]:
     """The data in a page, as its script reads it."""
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(), re.DOTALL)
     assert found
@@ -54,45 +95,76 @@ def embedded(path: Path) -> dict:
 # ---------------------------------------------------------------- the file
 
 
-def test_every_value_of_the_table_is_in_the_page_and_what_is_not_finite_is_null(tmp_path) -> None:
-    frame = example()
-    frame["uncorrected_steps"] = [np.array([2, 19])] * len(frame)
-    frame["amplification"] = [np.nan, np.inf, -np.inf, pd.NA, None, *range(len(frame) - 5)]
-    write_html(frame, [None] * len(frame), [("lost", "no memory")], tmp_path / "report.html")
-    data = embedded(tmp_path / "report.html")
-    assert data["columns"] == list(frame.columns)
-    values = [entry["values"] for entry in data["runs"]]
-    assert all(list(row) == list(frame.columns) for row in values)
-    assert [row["amplification"] for row in values] == [None] * 5 + list(range(len(frame) - 5))
-    assert all(row["uncorrected_steps"] == [2, 19] for row in values)
-    assert [row["psnr"] for row in values[:2]] == [None, 40.0]
-    plain = frame.drop(columns=["amplification", "uncorrected_steps", "psnr"]).astype(object)
-    expected = plain.where(plain.notna(), None).to_dict("records")
-    assert [{column: row[column] for column in plain.columns} for row in values] == expected
-    assert data["failures"] == [{"run": "lost", "reason": "no memory"}]
+def test_numbers_of_the_table_are_in_the_page_and_what_is_not_finite_is_null(tmp_path) -> None:
+    study = Study(digits())
+    study.frame["converged"] = [np.nan, np.inf, -np.inf, None, *map(float, range(len(study.frame) - 4))]
+    (data,) = embedded(study.write(tmp_path / "report.html"))
+    assert [row["values"]["fid"] for row in data["rows"]] == study.frame["fid"].tolist()
+    assert [row["values"]["converged"] for row in data["rows"]] == [None] * 4 + [0, 1, 2]
+    assert [row["errors"]["is"] for row in data["rows"]] == [0.25] * len(study.frame)
 
 
-def test_runs_of_different_protocols_are_kept_apart(tmp_path) -> None:
-    frame = example()
-    write_html(frame, [None] * len(frame), [], tmp_path / "report.html")
-    data = embedded(tmp_path / "report.html")
-    assert [entry["protocol"] for entry in data["runs"]] == [0] * 10 + [1] * 2
-    assert ["DDIM-20" in data["protocols"][0], "DDIM-50" in data["protocols"][1]] == [True, True]
+def test_differences_in_the_page_are_those_of_pairs(tmp_path) -> None:
+    study = Study(digits())
+    (data,) = embedded(study.write(tmp_path / "report.html"))
+    for late in range(len(study.points)):
+        for early in range(late):
+            expected = difference(study.points[late], study.points[early], "fid")
+            assert expected
+            value, error, decided = data["differences"]["fid"][late][early]
+            assert (value, error) == pytest.approx((expected.value, expected.error), rel=1e-6)
+            assert decided == expected.decided
 
 
-def test_hostile_names_stay_inside_the_data(tmp_path) -> None:
-    frame = pd.DataFrame([run(HOSTILE, 0.5, 4.0, model=HOSTILE)])
-    write_html(frame, [None], [(HOSTILE, HOSTILE)], tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text()
-    assert page.count("</script") == 2  # the template's own
-    assert "onerror" not in re.sub(r'<script type="application/json".*?</script>', "", page, flags=re.DOTALL)
-    assert embedded(tmp_path / "report.html")["runs"][0]["values"]["series"] == HOSTILE
+def test_a_study_of_thirty_rows_with_large_noisy_pictures_is_at_most_three_megabytes(tmp_path) -> None:
+    rows = digits() + [result("taylorseer", 20, 4, 5.0 + index, cache=index) for index in range(23)]
+    for index, row in enumerate(rows[7:]):
+        row["config"]["cache_ratio"] = 0.8 + index / 1000  # points of their own
+    study = Study(rows)
+    assert len(study.frame) == 30
+    path = study.write(tmp_path / "report.html", random_images(30, channels=3, side=256))
+    assert path.stat().st_size <= 3e6
 
 
-def test_a_list_of_images_that_is_too_short_is_refused(tmp_path) -> None:
-    with pytest.raises(ValueError, match="shorter"):
-        write_html(example(), [None], [], tmp_path / "report.html")
+def test_hostile_names_stay_inside_text_and_data(tmp_path) -> None:
+    study = Study(digits(model=HOSTILE, name=HOSTILE))
+    path = study.write(tmp_path / "report.html", failures=[(HOSTILE, HOSTILE)])
+    page = path.read_text()
+    assert page.count("</script") == 3  # the library, the data, the page's own
+    assert "<img" not in page.replace(library(), "")
+    assert "49" not in re.findall(r"<dt>.*?</dt>", page)[0]
+    assert HOSTILE in {row["texts"]["series"] for row in embedded(path)[0]["rows"]}
+
+
+def test_lists_that_are_too_short_are_refused(tmp_path) -> None:
+    study = Study(digits())
+    with pytest.raises(ValueError, match="7 rows, 1 entries of images, 7 points"):
+        write_html(study.frame, [None], study.points, [], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [(3.14159, 0.0234, "3.142 ± 0.023"), (87.46, 11.96, "87 ± 12"), (12345.6, 321.0, "12346 ± 321"), (0.5, None, "0.5"),
+     (4.123456, 0.0, "4.123")],
+)  # fmt: skip
+def test_numbers_are_shown_to_two_digits_of_their_error(value, error, text) -> None:
+    assert number(value, error) == text
+
+
+def test_strips_become_smaller_until_they_fit() -> None:
+    few, many = (strips(dict(enumerate(random_images(count, 3, 256)))) for count in (1, 40))  # type: ignore[arg-type]
+    assert (few[0].count, few[0].width) == (8, 128)
+    assert many[0].width < 128
+    assert sum(len(strip.source) for strip in many.values()) <= LARGEST_STRIPS
+
+
+def test_difference_pictures_are_the_amplified_distance() -> None:
+    low, high = (np.full((2, 1, 4, 4), value, dtype=np.uint8) for value in (100, 110))
+    assert np.all(amplified_difference(low, high) == 80)
+    assert np.all(amplified_difference(high, low[:1]) == 80)
+    assert amplified_difference(high, low[:1]).shape == (1, 1, 4, 4)
+    assert np.all(amplified_difference(low, low + 100) == 255)
 
 
 # ---------------------------------------------------------------- in a browser
@@ -108,6 +180,9 @@ def browser() -> Iterator[Browser]:
         launched.close()
 
 
+POINTS = '#plot path[aria-roledescription="point"][fill]:not([fill="transparent"])'
+
+
 class Visit:
     """A page opened from its file, and what went wrong or left the machine meanwhile."""
 
@@ -120,227 +195,299 @@ class Visit:
         page.on("request", lambda request: self.requests.append(request.url))
         page.goto(path.as_uri())
 
+    def points(self) -> list[dict[str, str]]:
+        """What the plot's points say to a screen reader, once it is drawn."""
+        self.page.evaluate("plot.then(() => null)")
+        labels = [mark.get_attribute("aria-label") or "" for mark in self.page.locator(POINTS).all()]
+        return [dict(part.split(": ", 1) for part in label.split("; ")) for label in labels]
+
+    def axis_titles(self) -> str:
+        self.page.evaluate("plot.then(() => null)")
+        across, up = self.page.locator("#plot .role-axis-title text").all()
+        return f"{across.text_content()} | {' '.join(up.locator('tspan').all_text_contents())}"
+
     def column(self, name: str) -> list[str]:
-        """Texts of one column of the table, from the top."""
-        headers = self.page.locator("th").all_inner_texts()
-        return self.page.locator(f"tbody tr td:nth-child({headers.index(name) + 1})").all_inner_texts()
+        """Texts of one column of the shown table of results, from the top."""
+        shown = self.page.locator(".results:visible")
+        heads = [head.split(" ↓")[0].split(" ↑")[0] for head in shown.locator("th").all_inner_texts()]
+        return shown.locator(f"tbody tr td:nth-child({heads.index(name) + 1})").all_inner_texts()
+
+    def paired(self, row: int) -> list[str]:
+        """Texts of one row of the comparison in pairs: verdict and number of each column."""
+        return self.page.locator(f"#pairs-body tr:nth-child({row + 1}) td").all_inner_texts()
 
 
 @pytest.fixture
 def visit(browser, tmp_path) -> Iterator:
-    """Write the page for a table and open it; after the test there must be no error and no request but for the file."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    """Write the page for a study and open it; after the test there must be no error and no request but for the file."""
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
     visits = []
 
-    def call(frame: pd.DataFrame, images: list | None = None, failures: list | None = None) -> Visit:
-        path = tmp_path / "report.html"
-        write_html(frame, images or [None] * len(frame), failures or [], path)
-        visits.append(Visit(page, path))
+    def call(study: Study, images: list | None = None, failures: list | None = None) -> Visit:
+        visits.append(Visit(page, study.write(tmp_path / "report.html", images, failures)))
         return visits[-1]
 
     yield call
-    page.close()
     for visited in visits:
+        if page.locator("#plot").count():
+            page.evaluate("plot.then(() => null)")
         assert visited.problems == []
         assert [url for url in visited.requests if not url.startswith("data:")] == [(tmp_path / "report.html").as_uri()]
+    page.close()
 
 
-def test_the_plot_has_a_point_for_each_run_of_one_protocol_and_a_line_for_each_method(visit) -> None:
-    page = visit(example()).page
-    assert page.locator("#axes .point").count() == 9  # ten runs, one without FID
-    assert page.locator("#axes .line").count() == 3
-    expect(page.locator("#left-out")).to_have_text("1 run has no place on these axes")
-    page.locator("#protocol").select_option(index=1)
-    assert page.locator("#axes .point").count() == 2
-    page.locator("#protocol").select_option(index=0)
-    page.locator("#y").select_option(label="MSE to the uncached samples")
-    assert page.locator("#axes .point").count() == 8  # the uncached run has no distance to itself
+def test_the_plot_has_a_point_for_each_row_and_a_line_for_each_series(visit) -> None:
+    visited = visit(Study(digits()))
+    assert len(visited.points()) == 7
+    names = visited.page.locator("#plot .role-legend-label text").all_text_contents()
+    assert sorted(names) == ["DDIM, fewer steps", "goc", "reuse"]
+    assert visited.page.locator('#plot path[aria-roledescription="line mark"]').count() == 3
+    assert visited.axis_titles() == "network evaluations (fewer is cheaper) | FID to the real images (lower is better)"
 
 
-def test_only_metrics_with_values_can_be_chosen(visit) -> None:
-    page = visit(example()).page
-    labels = page.locator("#y option").all_inner_texts()
-    assert labels == ["FID", "IS", "MSE to the uncached samples", "PSNR to the uncached samples, dB"]
-    assert page.locator("#x option").all_inner_texts() == [
-        "MACs saved, %", "measured speed-up, times", "features cached, %"
-    ]  # fmt: skip
-
-
-def heights(page: Page) -> dict[str, float]:
-    """Vertical pixel of each point, larger is lower, by its run's number."""
-    points = page.locator("#axes .point").all()
-    boxes = [(point.get_attribute("data-run"), point.bounding_box()) for point in points]
-    return {number: box["y"] + box["height"] / 2 for number, box in boxes if number and box}
-
-
-def test_points_lie_where_their_numbers_say_on_both_kinds_of_axis(visit) -> None:
-    page = visit(example()).page
-    fid = {str(number): value for number, value in enumerate(example()["fid"][:10]) if not np.isnan(value)}
-    assert page.locator("#log").is_checked()  # 3.9 to 125
-    for transform in (np.log, np.asarray):
-        pixels = heights(page)
-        assert pixels.keys() == fid.keys()
-        slope, offset = np.polyfit(transform(list(fid.values())), [pixels[number] for number in fid], 1)
-        assert slope < 0
-        error = [slope * transform(value) + offset - pixels[number] for number, value in fid.items()]
-        assert np.abs(error).max() < 1.5  # pixels
-        page.locator("#log").click()
-
-
-def test_a_line_follows_the_cached_ratio_even_where_the_speed_up_falls(visit) -> None:
-    rows = [
-        run("goc", ratio, 4.0 + ratio, latency_ratio=latency)
-        for ratio, latency in zip(RATIOS, [0.8, 0.4, 0.6], strict=True)
-    ]
-    page = visit(pd.DataFrame(rows)).page
-    page.locator("#x").select_option(label="measured speed-up, times")
-    line = page.locator("#axes .line").get_attribute("d")
-    assert line
-    across, up = np.array([pair.split() for pair in line[1:].split("L")], dtype=float).T
-    assert np.all(np.diff(up) < 0)  # FID grows from ratio to ratio
-    assert np.argsort(across).tolist() == [0, 2, 1]
-
-
-def test_the_pareto_front_is_ringed(visit) -> None:
-    page = visit(example()).page
-    ringed = page.evaluate(
-        """() => [...document.querySelectorAll('#axes .ring')].map(ring =>
-             [...document.querySelectorAll('#axes .point')].find(point =>
-               point.getAttribute('transform') === `translate(${ring.getAttribute('cx')} ${ring.getAttribute('cy')})`
-             ).dataset.run)"""
+def test_another_quality_or_cost_redraws_the_plot(visit) -> None:
+    visited = visit(Study(digits()))
+    visited.page.locator("#cost").select_option("speedup")
+    assert visited.axis_titles().startswith("measured speed-up over 20 uncached steps (more is cheaper)")
+    visited.page.locator("#cost").select_option("gmacs")
+    visited.page.locator("#quality").select_option("drift")
+    assert visited.axis_titles() == (
+        "GMACs per image (fewer is cheaper) | drift: FID to the uncached samples (lower is better)"
     )
-    # goc 25 % (3.9) beats none (4.0); reuse is best at 50 and 75 %, where taylorseer and goc are worse
-    assert sorted(map(int, ringed)) == [1, 5, 6]
+    assert len(visited.points()) == 4
+    expect(visited.page.locator("#left-out")).to_have_text("3 of 7 rows have no place on these axes")
+    visited.page.locator("#quality").select_option("is")
+    assert visited.axis_titles().endswith("Inception score (higher is better)")
 
 
-def test_error_bars_where_a_spread_is_known(visit) -> None:
-    frame = example().assign(fid_spread=0.5)
-    visited = visit(frame)
-    assert visited.page.locator("#axes .error").count() == 9
-    assert visited.column("fid")[0] == "4 ± 0.5"
-    assert "fid_spread" not in visited.page.locator("th").all_inner_texts()
+def test_only_columns_with_numbers_can_be_chosen(visit) -> None:
+    page = visit(Study(digits())).page
+    values = [option.get_attribute("value") for option in page.locator("#quality option").all()]
+    assert values == ["fid", "is", "drift", "relative_l2_mean", "relative_l2_median", "mse"]
+    assert page.locator("#cost option").count() == 3
 
 
-def test_hovering_a_point_tells_its_run_and_numbers(visit) -> None:
-    page = visit(example(), random_images(12)).page
-    box = page.locator("#hover")
-    expect(box).to_be_hidden()
-    page.locator('#axes .point[data-run="6"]').hover(force=True)
-    expect(box).to_be_visible()
-    text = box.inner_text()
-    assert text.startswith("reuse")
-    assert {"73.5", "1.6", "75", "6.123", "40"} <= set(text.split())
-    assert box.locator("img").count() == 8
-    page.mouse.move(2, 2)
-    expect(box).to_be_hidden()
+def test_points_lie_where_their_numbers_say(visit) -> None:
+    study = Study(digits())
+    visited = visit(study)
+    assert len(visited.points()) == 7
+    boxes = [box for mark in visited.page.locator(POINTS).all() if (box := mark.bounding_box())]
+    across = [box["x"] + box["width"] / 2 for box in boxes]
+    up = [-box["y"] - box["height"] / 2 for box in boxes]
+    for values, pixels in (
+        (study.frame["evaluations"].astype(float), across),  # 5 to 20: linear
+        (np.log(study.frame["fid"].astype(float)), up),  # 4 to 125: logarithmic
+    ):
+        slope, offset = np.polyfit(values, pixels, 1)
+        assert slope > 0
+        assert np.abs(slope * values + offset - pixels).max() < 1.5
 
 
-def test_the_legend_hides_and_shows_a_series(visit) -> None:
-    page = visit(example()).page
-    entry = page.get_by_role("button", name="goc, w [1.2]")
-    assert entry.get_attribute("aria-pressed") == "true"
-    entry.click()
-    assert page.locator("#axes .point").count() == 6
-    assert page.locator('#axes .line[data-series="goc, w [1.2]"]').count() == 0
-    assert entry.get_attribute("aria-pressed") == "false"
-    entry.click()
-    assert page.locator("#axes .point").count() == 9
+def test_the_legend_singles_a_series_out(visit) -> None:
+    visited = visit(Study(digits()))
+    visited.points()
+    lines = visited.page.locator('#plot path[aria-roledescription="line mark"]')
+    opacities = "lines => lines.map(line => line.getAttribute('opacity'))"
+    assert lines.evaluate_all(opacities) == ["1", "1", "1"]
+    visited.page.locator("#plot .role-legend-label text", has_text="goc").click()
+    assert sorted(lines.evaluate_all(opacities)) == ["0.1", "0.1", "1"]
+
+
+def test_pointing_at_a_point_tells_its_numbers_with_errors(visit) -> None:
+    study = Study(digits())
+    visited = visit(study)
+    visited.points()
+    visited.page.locator(POINTS).nth(study.place("goc", 20, 10)).hover(force=True)
+    tooltip = visited.page.locator("#vg-tooltip-element")
+    expect(tooltip).to_contain_text("goc")
+    expect(tooltip).to_contain_text("4.12 ± 0.50")
+
+
+def test_the_front_is_of_rows_that_none_beats_in_both(tmp_path) -> None:
+    study = Study(digits())
+    (data,) = embedded(study.write(tmp_path / "report.html"))
+    best = [("goc", 20, 5), ("goc", 20, 10), ("none", 20, 20)]
+    assert data["fronts"]["fid"]["evaluations"] == sorted(study.place(*row) for row in best)
+
+
+def test_error_bars_fall_back_on_the_spread_over_seeds(tmp_path) -> None:
+    study = Study(digits())
+    study.frame["fid_spread"] = 0.125
+    study.frame.loc[0, "fid_se"] = np.nan
+    (data,) = embedded(study.write(tmp_path / "report.html"))
+    assert [row["errors"]["fid"] for row in data["rows"]][:2] == [0.125, 0.5]
+
+
+def test_several_measurements_never_mix(visit) -> None:
+    study = Study([*digits(), result("none", 20, 20, 3.0, model="other"), result("goc", 20, 10, 3.5, model="other")])
+    visited = visit(study, random_images(9))
+    page = visited.page
+    assert (len(visited.points()), len(visited.column("FID")), page.locator("#pairs-body tr").count()) == (7, 7, 7)
+    page.locator("#measurement").select_option(index=1)
+    assert (len(visited.points()), len(visited.column("FID")), page.locator("#pairs-body tr").count()) == (2, 2, 2)
+    assert visited.column("FID") == ["3.50 ± 0.50", "3.00 ± 0.50"]
+    assert page.locator("#baseline option").count() == 2
+    assert page.locator(".row:visible").count() == 2
+    assert page.locator(".worst:visible tr").count() == 1
+
+
+def test_the_comparison_in_pairs_shows_the_numbers_of_pairs_difference(visit) -> None:
+    study = Study(digits())
+    visited = visit(study)
+    baseline, own = study.place("goc", 20, 5), study.place("reuse", 20, 5)
+    for chosen, row, verdict in ((baseline, own, "worse"), (own, baseline, "better")):
+        visited.page.locator("#baseline").select_option(str(chosen))
+        found = difference(study.points[row], study.points[chosen], "fid")
+        assert found
+        assert found.decided
+        assert visited.paired(row)[1].split("\n") == [verdict, f"{found.value:+.4f} ± {found.error:.4f}"]
+        assert visited.paired(chosen)[1] == "baseline"
+
+
+def test_a_difference_of_less_than_two_errors_is_a_tie(visit) -> None:
+    rows = [result("none", 20, 20, 4.0), result("goc", 20, 10, 4.01), result("reuse", 20, 10, 4.1)]
+    study = Study(rows)
+    visited = visit(study)
+    verdicts = [visited.paired(study.place(method, 20, 10))[1].split("\n")[0] for method in ("goc", "reuse")]
+    assert verdicts == ["tie", "worse"]  # the paired error is 0.01; that of either FID is 0.5
+    inception = visited.paired(study.place("goc", 20, 10))[2].split("\n")
+    assert inception == ["tie", "0.00 ± 0.35"]  # not known in pairs: of two numbers of their own
 
 
 def test_clicking_a_header_sorts_numbers_by_size_and_leaves_gaps_last(visit) -> None:
-    visited = visit(example())
-    header = visited.page.locator("th[data-column=fid] button")
-    assert visited.column("fid")[:4] == ["4", "3.9", "10.25", "125"]
+    study = Study(digits())
+    visited = visit(study)
+    header = visited.page.locator(".results th[data-column=drift] button")
     header.click()
-    ascending = ["3.25", "3.5", "3.9", "4", "4.25", "4.5", "5.5", "6.123", "7", "10.25", "125"]
-    assert visited.column("fid") == [*ascending, ""]
-    assert visited.column("series")[0] == "none"
+    assert visited.column("drift")[:4] == ["0.04123", "0.055", "0.07", "1.25"]
+    assert visited.column("drift")[4:] == ["", "", ""]
     header.click()
-    assert visited.column("fid") == [*reversed(ascending), ""]
-    visited.page.locator("th[data-column=series] button").click()
-    assert visited.column("series") == sorted(example()["series"])
+    assert visited.column("drift") == ["1.25", "0.07", "0.055", "0.04123", "", "", ""]
+    visited.page.locator(".results th button").first.click()
+    assert visited.column("series") == sorted(study.frame["series"], key=str.lower)
 
 
-def test_table_cells_keep_all_digits_and_constant_protocol_columns_are_named_once(visit) -> None:
-    page = visit(example()).page
-    assert page.locator("td", has_text="6.123").first.get_attribute("title") == "6.123456789"
-    headers = page.locator("th").all_inner_texts()
-    assert "steps" in headers
-    assert not {"model", "seed", "kid"} & set(headers)
-    expect(page.locator("#constants")).to_contain_text("model digits")
+def test_columns_without_numbers_are_not_in_the_table(visit) -> None:
+    heads = " ".join(visit(Study(digits())).page.locator(".results th").all_inner_texts())
+    assert "FID ↓" in heads
+    assert "IS ↑" in heads
+    assert not any(name in heads for name in ("KID", "LPIPS", "converged", "amplification"))
 
 
-def test_pictures_show_the_uncached_run_first_and_are_decoded(visit) -> None:
-    frame = example()
-    images = random_images(len(frame))
-    page = visit(frame, [None if index == 4 else pictures for index, pictures in enumerate(images)]).page
-    names = page.locator("#rows .name").all_inner_texts()
-    assert names[0].startswith("none")
-    assert len(names) == 9  # the run without images is left out
-    assert any(name.startswith("taylorseer\n75 % cached") for name in names)
-    sides = page.evaluate(
-        """async () => { const images = [...document.querySelectorAll('#rows img')];
-                         await Promise.all(images.map(image => image.decode()));
-                         return images.map(image => [image.naturalWidth, image.width]); }"""
-    )
-    assert sides == [[8, 56]] * 72
-    page.locator("#order").select_option("cached")
-    ratios = [int(name.split("\n")[1].split(" %")[0]) for name in page.locator("#rows .name").all_inner_texts()]
-    assert ratios == sorted(ratios)
+def test_masks_show_how_much_of_each_step_is_computed(visit) -> None:
+    rows = digits()
+    rows[4]["cached_share"] = [0.0, 0.75] * 10
+    visited = visit(Study(rows))
+    parts = visited.page.locator(".mask[aria-label='12.5 of 20 steps are computed'] path")
+    assert parts.get_attribute("d").split("z")[:2] == ["M0 0h0.85V1H0", "M1 0.75h0.85V1H1"]
 
 
-def test_difference_pictures_are_the_amplified_distance_to_the_uncached_run(visit) -> None:
-    frame = example().iloc[[0, 1]].reset_index(drop=True)
-    images = [np.full((1, 3, 64, 64), value, dtype=np.uint8) for value in (100, 110)]
-    page = visit(frame, images).page
-    assert page.locator("#rows .difference").count() == 0
+def test_masks_of_older_results_are_left_out_where_parts_of_steps_are_cached(visit) -> None:
+    rows = digits()
+    rows[4]["cached_steps"] = []  # 10 of 20 steps' worth of cells are cached, but no step as a whole
+    rows[5]["cached_steps"] = None
+    visited = visit(Study(rows))
+    labels = [mask.get_attribute("aria-label") or "" for mask in visited.page.locator(".mask").all()]
+    assert sorted(labels) == [
+        "10 of 10 steps are computed", "10 of 20 steps are computed", "20 of 20 steps are computed",
+        "5 of 20 steps are computed", "5 of 5 steps are computed",
+    ]  # fmt: skip
+
+
+def test_pictures_show_an_uncached_row_before_its_caches_and_are_decoded(visit) -> None:
+    study = Study(digits())
+    images = random_images(len(study.frame))
+    images[study.place("reuse", 20, 5)] = None  # type: ignore[call-overload]
+    page = visit(study, images).page
+    names = [name.split("\n")[0] for name in page.locator(".row > div:first-child").all_inner_texts()]
+    assert names[0] == "DDIM, fewer steps, DDIM-20, 20 evaluations"
+    assert names[-2:] == ["DDIM, fewer steps, DDIM-10, 10 evaluations", "DDIM, fewer steps, DDIM-5, 5 evaluations"]
+    assert len(names) == 6
+    assert page.locator(".row .samples:visible .picture").count() == 48
     page.locator("#difference").check()
-    page.locator("#amplify").select_option("16")
-    shot = page.locator("#rows .difference").screenshot()
-    pixel = page.evaluate(
-        """async png => { const image = new Image(); image.src = 'data:image/png;base64,' + png; await image.decode();
-                          const canvas = document.createElement('canvas').getContext('2d');
-                          canvas.drawImage(image, 0, 0); return [...canvas.getImageData(20, 20, 1, 1).data]; }""",
-        base64.b64encode(shot).decode(),
-    )
-    assert pixel == [160, 160, 160, 255]
+    assert page.locator(".row .difference:visible").count() == 3
+    sources = "getComputedStyle(document.querySelector('.row .picture')).backgroundImage"
+    assert page.evaluate(
+        f"""async () => {{ const image = new Image(); image.src = {sources}.slice(5, -2);
+                          await image.decode(); return [image.naturalWidth, image.naturalHeight]; }}"""
+    ) == [64, 8]
 
 
-def test_large_images_are_scaled_down(visit) -> None:
-    frame = example().iloc[[0, 1]].reset_index(drop=True)
-    page = visit(frame, random_images(2, channels=3, side=256)).page
-    images = page.locator("#rows img")
-    assert images.count() == 16
-    assert images.first.evaluate("async image => { await image.decode(); return image.naturalWidth; }") == 128
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+def test_a_picture_is_the_sample_it_says(visit) -> None:
+    study = Study([result("none", 20, 20, 4.0)])
+    images = np.arange(8, dtype=np.uint8).reshape(8, 1, 1, 1) * 30 * np.ones((8, 1, 8, 8), dtype=np.uint8)
+    page = visit(study, [images]).page
+    shades = []
+    for picture in page.locator(".row .picture").all():
+        shot = base64.b64encode(picture.screenshot()).decode()
+        shades += page.evaluate(
+            """async png => { const image = new Image(); image.src = 'data:image/png;base64,' + png;
+                              await image.decode();
+                              const canvas = document.createElement('canvas').getContext('2d');
+                              canvas.drawImage(image, 0, 0); return [canvas.getImageData(30, 30, 1, 1).data[0]]; }""",
+            shot,
+        )
+    assert shades == [30 * index for index in range(8)]
+
+
+def test_worst_samples_are_named_with_pictures_of_those_that_are_kept(visit) -> None:
+    study = Study(digits())
+    place = study.place("goc", 20, 5)
+    distances = np.zeros(SAMPLES, dtype=np.float32)
+    distances[[150, 3, 77]] = [0.9, 0.8, 0.7]
+    study.points[place].influence[0]["relative_l2"] = distances
+    page = visit(study, random_images(7)).page
+    row = page.locator(".worst tr", has_text="goc, DDIM-20, 5 evaluations")
+    told = [text.strip() for text in row.locator("td").all_inner_texts()[1:4]]
+    assert told == ["#150: 0.9", "#3: 0.8", "#77: 0.7"]
+    assert [cell.locator(".picture").count() for cell in row.locator("td").all()[1:4]] == [0, 2, 0]
+
+
+def test_why_there_is_no_paired_error_is_said(visit) -> None:
+    study = Study(digits())
+    study.points[1].influence, study.points[1].missing = {}, "influence.safetensors is missing"
+    expect(visit(study).page.locator("#pairs")).to_contain_text("influence.safetensors is missing")
 
 
 def test_hostile_names_are_shown_and_do_nothing(visit) -> None:
-    frame = pd.DataFrame([run(HOSTILE, ratio, 4.0 + ratio, model=HOSTILE) for ratio in RATIOS])
-    page = visit(frame, random_images(3), [(HOSTILE, HOSTILE)]).page
-    page.locator("#axes .point").first.hover(force=True)
-    expect(page.locator("#hover b").first).to_have_text(HOSTILE)
+    study = Study(digits(model=HOSTILE, name=HOSTILE))
+    study.points[1].missing = HOSTILE
+    visited = visit(study, random_images(len(study.frame)), [(HOSTILE, HOSTILE)])
+    page = visited.page
+    visited.page.evaluate("plot.then(() => null)")
+    page.locator(POINTS).nth(int(np.argmax(study.frame["cached"]))).hover(force=True)
+    expect(page.locator("#vg-tooltip-element")).to_contain_text("document.title")
     expect(page.locator("#failures dt")).to_have_text(HOSTILE)
-    page.locator("#legend button").first.click()
-    page.locator("th button").first.click()
+    page.locator("#pairs-head button").first.click()
+    page.locator("#baseline").select_option(index=1)
     assert page.title() == "goc: quality against cost"
-    assert page.locator("img[src=x]").count() == 0
+    assert page.locator("img").count() == 0
 
 
-@pytest.mark.parametrize("frame", [example().iloc[:0], example()[["series", "cached", "model", "sampler", "steps"]]])
-def test_a_page_without_anything_to_plot_still_names_the_failures(visit, frame) -> None:
-    page = visit(frame, None, [("goc-ddim20-r0.99", "cache_ratio=0.99: at most 0.95")]).page
+def test_a_page_without_rows_still_names_the_failures(visit) -> None:
+    study = Study(digits())
+    study.frame, study.points = study.frame.iloc[:0], []
+    page = visit(study, None, [("goc-ddim20-r0.99", "cache_ratio=0.99: at most 0.95")]).page
     expect(page.locator("#failures dd")).to_have_text("cache_ratio=0.99: at most 0.95")
-    assert page.locator("#axes svg").count() == 0
+    assert page.locator("#plot").count() == 0
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_can_be_read_in_light_and_dark(visit, scheme) -> None:
-    page = visit(example()).page
-    page.emulate_media(color_scheme=scheme)
-    style = "getComputedStyle(document.body)"
-    ink, paper = (
-        sum(map(int, re.findall(r"\d+", page.evaluate(f"{style}.{name}")))) for name in ("color", "backgroundColor")
-    )
-    assert (ink < paper) == (scheme == "light")
-    assert abs(ink - paper) > 400  # of 765
+def test_rows_without_quality_or_cost_have_a_table_and_no_plot(visit) -> None:
+    rows = digits()
+    for row in rows:
+        row["metrics"], row["distance"] = {}, {}
+    page = visit(Study(rows)).page
+    expect(page.locator("#tradeoff")).to_be_hidden()
+    expect(page.locator("#pairs")).to_be_hidden()
+    assert page.locator(".results tbody tr").count() == 7
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_page_never_scrolls_sideways(visit, width) -> None:
+    study = Study(digits())
+    visited = visit(study, random_images(7, channels=3, side=256), [("x" * 300, "y" * 300)])
+    visited.page.set_viewport_size({"width": width, "height": 900})
+    visited.page.locator("#difference").check()
+    assert len(visited.points()) == 7
+    assert visited.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert visited.page.locator("#plot svg.marks").evaluate("svg => svg.clientWidth") > 0.85 * width - 40

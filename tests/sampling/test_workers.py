@@ -17,7 +17,7 @@ from conftest import REPOSITORY, only_result, run_environment
 from goc.sampling.workers import Place, join, place
 
 SMALL = ("num_samples=60", "batch_size=6", "steps=5", "calibration_samples=8", "latency_repeats=0", "cache_ratio=0.4",
-         "inflection_threshold=null", "metrics=[isc,fid]")  # fmt: skip
+         "inflection_threshold=null", "metrics=[isc,fid]", "converged_samples=0")  # fmt: skip
 LONG = ("num_samples=600", "distance_samples=0")  # 100 shards
 HERE = "hydra.run.dir=here"
 

@@ -22,7 +22,7 @@ from test_cli import SMALL
 from wandb.proto.wandb_internal_pb2 import Record
 
 from goc.config import compose_config, validate
-from goc.report.frame import over_seeds, table
+from goc.report.frame import over_seeds, series_names, table
 from goc.system.errors import ConfigError, GocError
 from goc.tracking.__main__ import run_folders
 from goc.tracking.csv_file import track_in_csv
@@ -142,12 +142,12 @@ def test_the_summary_of_a_sweep_has_its_table_curves_picture_and_files(sweep: tu
         )
 
     curve = logged.table("tradeoff/fid_table")
-    cached = frame[frame["method"] == "goc"].sort_values("macs_saved")
+    cached = frame[frame["method"] == "goc"].sort_values("evaluations")
     line = curve[curve["lineKey"] == "goc"]
     assert line["lineVal"].tolist() == pytest.approx(cached["fid"].tolist())
-    assert line["step"].tolist() == pytest.approx((100 * cached["macs_saved"]).tolist())
+    assert line["step"].tolist() == pytest.approx(cached["evaluations"].tolist())
     assert set(curve["lineKey"]) == {"goc", "no cache"}
-    assert len(logged.charts) == 2  # FID and MSE
+    assert len(logged.charts) == 3  # FID, drift and MSE
     assert all("wandb/lineseries/v0" in chart for chart in logged.charts)
 
     picture = logged.values["pictures/tradeoff"]
@@ -333,12 +333,13 @@ def test_bad_settings_name_the_key_and_what_is_allowed(override: str, expected: 
     assert str(raised.value) == expected
 
 
-def run(method: str, cached: float, fid: float | None, steps: int = 20) -> dict[str, Any]:
+def run(method: str, cached: float, fid: float | None, cfg_scale: float = 1.0) -> dict[str, Any]:
     """What the table takes of a result."""
     return {
         "method": method,
-        "config": {"sampler": "ddim", "steps": steps, "cache_ratio": cached, "seed": 0, "model": {"name": "m"}},
-        "protocol": {"steps": steps},
+        "config": {"sampler": "ddim", "steps": 20, "cfg_scale": cfg_scale, "cache_ratio": cached, "seed": 0,
+                   "model": {"name": "m"}},
+        "measurement": {"cfg_scale": cfg_scale},
         "metrics": {"fid": fid},
         "cost": {"cache_ratio": cached, "macs_saved": 0.9 * cached},
     }  # fmt: skip
@@ -353,12 +354,12 @@ def test_a_curve_is_a_method_in_order_of_cost_and_no_cache_is_a_level() -> None:
         run("fora", 0.8, 9),
     ]
     points = over_seeds(table(runs))
-    lines = curves(points.assign(series=points["method"]), "fid")
-    rounded = {name: [(round(saved, 6), fid) for saved, fid in points] for name, points in lines.items()}
-    assert rounded == {"goc": [(18, 4), (54, 5)], "fora": [(72, 9)], "no cache": [(0, 3), (72, 3)]}
+    lines = curves(points.assign(series=series_names(points)), "fid")
+    rounded = {name: [(round(cost, 6), fid) for cost, fid in points] for name, points in lines.items()}
+    assert rounded == {"goc": [(8, 5), (16, 4)], "fora": [(4, 9)], "no cache": [(4, 3), (20, 3)]}
 
 
-def test_runs_of_different_protocols_never_share_a_chart() -> None:
-    made = charts(over_seeds(table([run("goc", 0.2, 4.0), run("goc", 0.2, 2.0, steps=50)])))
+def test_runs_of_different_measurements_never_share_a_chart() -> None:
+    made = charts(over_seeds(table([run("goc", 0.2, 4.0), run("goc", 0.2, 2.0, cfg_scale=1.5)])))
     assert len(made) == 2  # of FID; there is no MSE
-    assert {key.split("guidance")[0] for key in made} == {"tradeoff/fid (m, DDIM-20, ", "tradeoff/fid (m, DDIM-50, "}
+    assert {key.split(",")[1] for key in made} == {" guidance 1.0", " guidance 1.5"}

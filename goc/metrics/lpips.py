@@ -1,0 +1,63 @@
+"""LPIPS (Zhang et al., arXiv 1801.03924) by torch-fidelity's implementation on VGG16, where its weights are."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from goc.models.checkpoint import read_tensors
+from goc.models.decoder import WEIGHTS
+from goc.system import torchvision  # noqa: F401  (first, as torch-fidelity imports torchvision)
+from goc.system.errors import GocError
+
+FILES = ("weights-vgg16-lpips.pth", "vgg16-397923af.pth")
+SMALLEST = 32  # pixels a side: VGG16 halves an image four times before its last layer
+BATCH = 16  # pairs of images at a time
+
+Perceptual = Callable[[Tensor, Tensor], np.ndarray]  # uint8 images [n, 3, H, W] and their targets -> [n]
+
+log = logging.getLogger(__name__)
+
+
+def find_lpips() -> Path | None:
+    """Folder of torch.hub's form with the weights: fetch_weights.py's, or torch.hub's own; None: they are absent."""
+    for folder in (WEIGHTS / "lpips", Path(torch.hub.get_dir())):
+        if all((folder / "checkpoints" / name).is_file() for name in FILES):
+            return folder
+    return None
+
+
+def load_lpips(channels: int, size: int, device: torch.device) -> Perceptual | None:
+    """The distance, for images of so many channels and pixels a side; None for those that it is not defined for.
+
+    Without its weights it is left out, which one line says. Raises GocError if they are damaged.
+    """
+    if channels != 3 or size < SMALLEST:
+        return None
+    folder = find_lpips()
+    if folder is None:
+        log.warning("lpips is left out: its weights are absent; get them with `python scripts/fetch_weights.py lpips`")
+        return None
+    from torch_fidelity import SampleSimilarityLPIPS
+
+    try:
+        for name in FILES:
+            read_tensors(folder / "checkpoints" / name)  # torch.hub would run what code is in them
+        before = torch.hub.get_dir()
+        torch.hub.set_dir(folder)
+        try:
+            network = SampleSimilarityLPIPS("lpips-vgg16").to(device)
+        finally:
+            torch.hub.set_dir(before)
+    except (ValueError, RuntimeError, OSError, LookupError) as error:
+        raise GocError(f"{folder}: not LPIPS's weights, or damaged ({str(error).splitlines()[0]})") from error
+
+    @torch.inference_mode()
+    def perceptual(own: Tensor, target: Tensor) -> np.ndarray:
+        pairs = zip(own.split(BATCH), target.split(BATCH), strict=True)
+        return torch.cat([network(a.to(device), b.to(device)).flatten().cpu() for a, b in pairs]).numpy()
+
+    return perceptual

@@ -1,0 +1,162 @@
+"""What the tables of report.html say: numbers with errors, differences in pairs, worst samples, computed steps."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from goc.report.frame import COST, HIGHER_IS_BETTER, LOWER_IS_BETTER, WITH_ERROR, relative_cost
+from goc.report.pairs import Point, difference
+
+PERCENT = ("cached", "macs_saved")
+MORE_IS_CHEAPER = ("speedup", "cached", "macs_saved")
+COSTS = ("evaluations", "gmacs", "speedup")  # to choose from in the plot
+# column -> its name in a table's head, and what it says
+TITLES = {
+    "evaluations": ("evaluations", "network evaluations"),
+    "gmacs": ("GMACs", "GMACs per image"),
+    "speedup": ("speed-up", "measured speed-up"),
+    "cached": ("cached", "share of the features that are cached"),
+    "macs_saved": ("MACs saved", "share of the MACs that are saved"),
+    "ms_per_image": ("ms per image", "measured time per image, ms"),
+    "latency_ratio": ("latency ratio", "measured time, uncached run of the same steps = 1"),
+    "fid": ("FID", "FID to the real images"),
+    "sfid": ("sFID", "sFID to the real images"),
+    "is": ("IS", "Inception score"),
+    "kid": ("KID", "KID to the real images"),
+    "precision": ("precision", "precision"),
+    "recall": ("recall", "recall"),
+    "converged": ("to converged", "distance to the converged solution"),
+    "converged_median": ("to converged, median", "distance to the converged solution, median"),
+    "drift": ("drift", "drift: FID to the uncached samples"),
+    "relative_l2_mean": ("rel. L2, mean", "relative L2 to the uncached samples, mean"),
+    "relative_l2_median": ("rel. L2, median", "relative L2 to the uncached samples, median"),
+    "relative_l2_p95": ("rel. L2, p95", "relative L2 to the uncached samples, 95th percentile"),
+    "relative_l2": ("rel. L2, all", "relative L2 to the uncached samples, of all as one vector"),
+    "mse": ("MSE", "MSE to the uncached samples"),
+    "psnr_image": ("PSNR, mean", "PSNR to the uncached images, mean, dB"),
+    "psnr": ("PSNR, all", "PSNR to the uncached images, of all as one, dB"),
+    "ssim": ("SSIM", "SSIM to the uncached images"),
+    "lpips": ("LPIPS", "LPIPS to the uncached images"),
+}
+QUALITIES = tuple(column for column in TITLES if column in {*LOWER_IS_BETTER, *HIGHER_IS_BETTER})
+SETTINGS = ("gradient_weights", "inflection_threshold", "uncorrected_steps", "amplification")  # shown as they are
+# told of a point of the plot only where they are its axis
+ASIDE = ("relative_l2", "relative_l2_mean", "relative_l2_p95", "converged_median", "mse", "psnr", "ssim", "lpips")
+WORST = 5  # samples of each row
+
+
+def with_speedup(rows: pd.DataFrame) -> pd.DataFrame:
+    """One measurement's rows with a column `speedup`, over the longest uncached trajectory among them."""
+    return rows.assign(speedup=rows["steps"].astype(float).max() / relative_cost(rows))
+
+
+def known(rows: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    """The columns in which some row has a finite number."""
+    return [column for column in columns if column in rows and np.isfinite(rows[column].astype(float)).any()]
+
+
+def lower_is_better(column: str) -> bool:
+    """Whether less of a quality is better, or less of a cost is cheaper."""
+    return column in LOWER_IS_BETTER or (column in (*COST, "speedup") and column not in MORE_IS_CHEAPER)
+
+
+def value_of(row: pd.Series, column: str) -> float | None:
+    """A row's number; None if it was not measured, or is not finite."""
+    value = row.get(column)
+    return None if value is None or pd.isna(value) or not math.isfinite(value) else float(value)
+
+
+def error_of(row: pd.Series, column: str) -> float | None:
+    """Its standard error, or its spread over seeds where that is all there is; None if neither is known."""
+    errors = (value_of(row, f"{column}_se"), value_of(row, f"{column}_spread"))
+    return next((error for error in errors if error), None)
+
+
+def number(value: float, error: float | None = None) -> str:
+    """A number for people: to two digits of its error, "3.21 ± 0.12", or four digits without one."""
+    if not error:
+        return f"{value:.4g}"
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
+
+
+def cell(row: pd.Series, column: str) -> str:
+    """The text of a number in the table; empty if it was not measured."""
+    value = value_of(row, column)
+    if value is None:
+        return ""
+    return f"{100 * value:.1f} %" if column in PERCENT else number(value, error_of(row, column))
+
+
+def setting(row: pd.Series, column: str) -> str:
+    """The text of a setting: lists and numbers as they are, nothing if there is none."""
+    value = row.get(column)
+    if isinstance(value, list | tuple | np.ndarray):
+        return ", ".join(map(str, value))
+    return "" if value is None or pd.isna(value) else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def paired(points: Sequence[Point], columns: Sequence[str]) -> dict[str, list[list[list[Any] | None]]]:
+    """For each column, row by row, the differences to the rows before it: [value, error, decided], or None.
+
+    Those to the rows after it are the same with the other sign.
+    """
+    return {
+        column: [[_difference(own, other, column) for other in points[:position]]
+                 for position, own in enumerate(points)]
+        for column in columns
+    }  # fmt: skip
+
+
+def _difference(own: Point, other: Point, column: str) -> list[Any] | None:
+    found = difference(own, other, column)
+    if found is None or not math.isfinite(found.value):
+        return None
+    return [_short(found.value), None if found.error is None else _short(found.error), found.decided]
+
+
+def _short(value: float) -> float:
+    """Seven digits: more than are shown, and half the characters."""
+    return float(f"{value:.7g}")
+
+
+def compared(rows: pd.DataFrame) -> list[str]:
+    """The columns with errors in which some row has a number, in the order of the table."""
+    return known(rows, [column for column in QUALITIES if column in WITH_ERROR])
+
+
+def worst_samples(point: Point) -> list[dict[str, Any]]:
+    """The samples of a point farthest from the uncached run's: their seed, index and relative L2, the worst first.
+
+    `kept`: whether they are of the seed whose images stand for the point.
+    """
+    found = [
+        (float(values[index]), seed, int(index))
+        for seed, influence in point.influence.items()
+        if (values := influence.get("relative_l2")) is not None
+        for index in np.argsort(-values, kind="stable")[:WORST]
+    ]
+    first = min(point.folders, default=None)
+    return [
+        {"seed": seed, "index": index, "value": number(value), "kept": seed == first}
+        for value, seed, index in sorted(found, key=lambda sample: -sample[0])[:WORST]
+    ]
+
+
+def computed_steps(row: pd.Series) -> list[float] | None:
+    """The share of each step's cells that is computed; None where it is decided as it runs.
+
+    A result of an older version, which did not record it, tells it where steps are cached as a whole.
+    """
+    shares = row.get("cached_share")
+    if isinstance(shares, list):
+        return [1.0 - share for share in shares]
+    cached, share = row.get("cached_steps"), value_of(row, "cached")
+    if not isinstance(cached, list) or share is None:
+        return None
+    steps = int(row["steps"])
+    whole = math.isclose(len(cached), share * steps, abs_tol=1e-6)
+    return [float(step not in cached) for step in range(steps)] if whole else None

@@ -1,0 +1,42 @@
+"""What a number depends on apart from the way it was made: rows of one table must agree in all of it.
+
+Most disputes over published FIDs are about one of these.
+"""
+
+from typing import Any
+
+from goc.config import Measurement, Way, label
+from goc.models.decoder import UINT8_RULE
+from goc.system.files import content_key
+
+
+def describe_measurement(measurement: Measurement, hashes: dict[str, str | None]) -> dict[str, Any]:
+    """The measurement of a run: its guidance, seeds and conversion to uint8, and the hashes of all weights used.
+
+    hashes: model_sha256, vae_sha256 (None in pixel space), extractor_sha256 and reference_sha256.
+    """
+    shared = ("cfg_scale", "cfg_channels", "num_samples", "seed", "precision")
+    return {
+        "model": measurement.model.name,
+        **hashes,
+        **{key: getattr(measurement, key) for key in shared},
+        "extractor": measurement.model.extractor,
+        "uint8": UINT8_RULE,
+    }
+
+
+def describe_way(way: Way) -> dict[str, Any]:
+    """The way of a run in a few names; its settings are in the config."""
+    names = {"sampler": way.sampler, "steps": way.steps, "method": label(way)}
+    return {
+        **names,
+        "schedule": way.schedule.name,
+        "predictor": way.predictor.name,
+        "site": way.site,
+        "clock": way.clock,
+    }
+
+
+def fingerprint(measurement: dict[str, Any]) -> str:
+    """A short name of a measurement: equal for equal ones."""
+    return content_key(measurement)
