@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from goc.report.frame import COST, HIGHER_IS_BETTER, LOWER_IS_BETTER, WITH_ERROR, relative_cost
+from goc.report.frame import COST, HIGHER_IS_BETTER, LOWER_IS_BETTER, PERCENT, WITH_ERROR, relative_cost
 from goc.report.pairs import Point, difference
 
-PERCENT = ("cached", "macs_saved")
 MORE_IS_CHEAPER = ("speedup", "cached", "macs_saved")
 COSTS = ("evaluations", "gmacs", "speedup")  # to choose from in the plot
 # column -> its name in a table's head, and what it says

@@ -64,6 +64,7 @@ HIGHER_IS_BETTER = ("is", "precision", "recall", "psnr", "psnr_image", "ssim")
 TO_TARGET = ("drift", "mse", "relative_l2", "relative_l2_mean", "relative_l2_median", "relative_l2_p95", "lpips",
              "psnr", "psnr_image", "ssim")  # fmt: skip
 COST = ("cached", "evaluations", "gmacs", "macs_saved", "ms_per_image", "latency_ratio")
+PERCENT = ("cached", "macs_saved")  # shares, written in per cent
 WITH_ERROR = (
     "fid", "sfid", "is", "kid", "precision", "recall", "converged", "converged_median", "drift", "relative_l2_mean",
     "relative_l2_median", "relative_l2_p95", "psnr_image", "ssim", "lpips",

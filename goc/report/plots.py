@@ -28,7 +28,7 @@ COST = {
     "gmacs": "GMACs per image (fewer is cheaper)",
     "speedup": "measured speed-up (more is cheaper)",
 }
-COLORS = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
+COLORS = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]  # the stub names no ListedColormap
 LINES, MARKERS = ("-", "--", ":", "-."), "osD^v<>PX*"
 
 

@@ -11,6 +11,7 @@ from goc.report.frame import (
     HIGHER_IS_BETTER,
     LOWER_IS_BETTER,
     MEASUREMENT,
+    PERCENT,
     TO_TARGET,
     WITH_ERROR,
     is_uncached,
@@ -21,7 +22,6 @@ from goc.report.pairs import Point, best_of, difference, target_of
 SHOWN = ("cached", "evaluations", "fid", "sfid", "is", "converged", "drift", "relative_l2_mean", "relative_l2_median",
          "psnr_image", "ssim", "lpips", "precision", "recall", "kid", "gmacs", "latency_ratio")  # fmt: skip
 DIFFERENCES = ("fid",)  # shown beside the number: to the uncached run, and to the best
-PERCENT = ("cached", "macs_saved")
 COMPARED = ("fid", "sfid", "is", "precision", "recall")
 SAME_RATIO = 0.03  # rows match published ones where their ratios are this close
 PUBLISHED = Path(__file__).parent.parent.parent / "experiments" / "published.csv"

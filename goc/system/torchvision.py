@@ -53,7 +53,7 @@ def without_compiler() -> Iterator[None]:
         return call
 
     stand_in = ModuleType(COMPILER)
-    stand_in.__getattr__ = of_the_compiler  # type: ignore[method-assign]
+    stand_in.__getattr__ = of_the_compiler  # type: ignore[method-assign]  # a module's own hook (PEP 562)
     sys.modules[COMPILER] = stand_in
     try:
         yield
@@ -63,4 +63,4 @@ def without_compiler() -> Iterator[None]:
 
 declare_missing_operators()
 with without_compiler():
-    import torchvision  # noqa: F401
+    import torchvision  # noqa: F401  (for its side effect: it registers its operators)
