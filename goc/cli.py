@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from goc.config import from_hydra, register, validate
 from goc.config.identity import CONF
 from goc.report.results import FAILURE_FILE, RESULT_FILE, collect
+from goc.samplers import kind_of
 from goc.system.errors import GocError, fail, one_line
 from goc.system.files import room_for, write_atomically
 
@@ -32,7 +33,7 @@ STOPPED = 128 + signal.SIGTERM  # exit code of a run that was told to stop, and 
 def summary(result: dict[str, Any], folder: Path) -> str:
     """The small table a run ends with."""
     config, cost, metrics = result["config"], result["cost"], result["metrics"]
-    way = f"{config['sampler'].upper()}-{config['steps']}, guidance {config['cfg_scale']:g}"
+    way = f"{kind_of(config['sampler'])}-{config['steps']}, guidance {config['cfg_scale']:g}"
     rows = [
         ("method", f"{result['method']}, {way}, {config['num_samples']} samples"),
         ("cached", f"{cost['cache_ratio']:.1%} of the cells"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from goc.config import Config, flat, identity, label, validate
-from goc.config.settings import CONVERGED_SAMPLES, DETERMINISTIC
+from goc.config.settings import CONVERGED_SAMPLES
 from goc.metrics.keep import KeepFeatures
 from goc.outcome import Generated, leave, measure
 from goc.plan import calibration_of, make_plan
@@ -84,7 +84,8 @@ def carry_out(config: Config, folder: Path, sources: Sources, workers: Workers) 
         hashes = {**sources.weights(), "reference_sha256": reference.sha256}
         solution = None
         if count := converged_samples(config):
-            solution = converged(loaded.uncached, loaded.measurement_key, count, Path(config.output.cache_dir))
+            key, objective = loaded.measurement_key, config.measurement.model.objective
+            solution = converged(loaded.uncached, objective, key, count, Path(config.output.cache_dir))
         result, influence = measure(config, folder, generated, reference, solution, hashes, workers.count)
         leave(result, influence, generated.samples, config.output, folder)
 
@@ -119,7 +120,7 @@ def converged_samples(config: Config) -> int:
     """How many samples' distance to the converged solution is measured."""
     wanted = config.output.converged_samples
     if wanted is None:
-        wanted = CONVERGED_SAMPLES if config.way.sampler in DETERMINISTIC else 0
+        wanted = CONVERGED_SAMPLES if config.way.sampler.deterministic else 0
     return min(wanted, config.measurement.num_samples)
 
 

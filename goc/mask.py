@@ -32,7 +32,8 @@ def states(config: Config) -> "Tensor":
 
     measurement, way, model = config.measurement, config.way, config.measurement.model
     checkpoint = resolve(model.checkpoint)
-    generation = uncached_generation(measurement, way, load_model(model.shape(), checkpoint), torch.device("cpu"))
+    denoiser = load_model(model.shape(), checkpoint, model.objective)
+    generation = uncached_generation(measurement, way, denoiser, torch.device("cpu"))
     key = trajectory_key(measurement, way, config.execution.compile, file_sha256(checkpoint))
     plan = make_plan(way, model, calibration_of(way, generation, key, config.output.cache_dir))
     mask = plan.mask
@@ -62,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         return fail(error)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     ratio, name = cache_ratio_of(cells > 0), label(config.way)
-    draw_mask(cells, f"{name}, {config.way.sampler.upper()}-{config.way.steps}, {ratio:.0%} cached", options.out)
+    draw_mask(cells, f"{name}, {config.way.sampler.label(config.way.steps)}, {ratio:.0%} cached", options.out)
     print(f"{name}: {ratio:.1%} cached, {options.out}")
     return 0
 

@@ -33,7 +33,10 @@ AGAINST_DIVERGENCE = (
 
 @dataclass(frozen=True)
 class Situation:
-    """What a schedule may depend on besides its own settings."""
+    """What a schedule may depend on besides its own settings.
+
+    steps: network evaluations, the first axis of a mask; one a step, but two with some solvers.
+    """
 
     steps: int
     depth: int
@@ -50,6 +53,7 @@ class ScheduleConfig:
     """When a feature is reused."""
 
     name: str = "none"
+    takes_several_evaluations: ClassVar[bool] = True  # whether it means something where a solver has two a step
 
     def follows_ratio(self) -> bool:
         """Whether cache_ratio decides the mask; otherwise the schedule's own settings do."""
@@ -157,6 +161,7 @@ class L2C(ScheduleConfig):
     """
 
     name: str = "l2c"
+    takes_several_evaluations: ClassVar[bool] = False
     router: str | None = None
     threshold: float | None = None
 
@@ -174,8 +179,8 @@ class L2C(ScheduleConfig):
             raise ConfigError(
                 f"schedule.router=null: there is none for {situation.model} with {situation.sampler} "
                 f"steps={situation.steps} ({path or 'model.routers=null'}); train one with "
-                f"`python scripts/train_router.py steps={situation.steps}`, get DiT-XL/2's published ones with "
-                "`python scripts/fetch_weights.py l2c-routers`, or name a file"
+                f"`python scripts/train_router.py model=... steps={situation.steps}`, get DiT-XL/2's published ones "
+                "with `python scripts/fetch_weights.py l2c-routers`, or name a file"
             )
         probabilities = routers.load_router(resolve(path), situation.steps, situation.depth)
         threshold = self.threshold
@@ -241,6 +246,7 @@ class TeaCache(ScheduleConfig):
     """
 
     name: str = "teacache"
+    takes_several_evaluations: ClassVar[bool] = False
     threshold: float | None = None
 
     def follows_ratio(self) -> bool:

@@ -45,13 +45,18 @@ class Generated:
     fields: tuple[str, ...]
     peak_memory: dict[str, int | None]
 
+    @property
+    def compared(self) -> bool:
+        """Whether any of the samples were also made without a cache."""
+        return self.samples is not self.uncached_samples and bool(self.uncached_samples.shards)
+
     def batches(self) -> Iterator[Features]:
         """Features of the samples, shard by shard."""
         return (Features(**tensors) for tensors in self.samples.tensors(*self.fields))
 
     def drift(self) -> Scores:
         """The drift of the samples that were also made without a cache; nothing if there are none."""
-        if self.samples is self.uncached_samples or not self.uncached_samples.shards:
+        if not self.compared:
             return Scores()
         shards = len(self.uncached_samples.shards)
 
@@ -73,7 +78,7 @@ class Generated:
 
     def pairs(self) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
         """(cached, uncached) shards, of those samples that were also made without a cache."""
-        if self.samples is self.uncached_samples:
+        if not self.compared:
             return
         compared = ("latents", "images")
         # the uncached shards, of which there may be fewer, come first and so end the zip
@@ -102,28 +107,27 @@ def measure(
     scores = evaluate(config.output.metrics, generated.batches, measurement.num_samples, reference)
     cost = price(generated.samples, uncached)
     perceptual = None
-    if generated.uncached_samples.shards and generated.samples is not generated.uncached_samples:
+    if generated.compared:
         channels, *_, size = generated.samples.first_images(1)[0].shape
         perceptual = load_lpips(channels, size, uncached.device)
     distances, each = distance(generated.pairs(), perceptual)
     warn_of_distance(plan, distances.get("relative_l2", 0.0))
     drifted = generated.drift()
-    converged = generated.to_converged(solution) if solution is not None else None
-    if solution is not None and converged is not None:
-        each["converged"] = converged
+    converged = None
+    if solution is not None:
+        each["converged"] = generated.to_converged(solution)
+        converged = {
+            **described(each["converged"]),
+            "samples": len(each["converged"]),
+            "accuracy": solution.accuracy,
+            "evaluations": solution.evaluations,
+        }
     result = {
         "method": label(way),
         "config": flat(config),
         "metrics": scores.values,
         "distance": {**distances, **drifted.values},
-        "converged": None
-        if solution is None or converged is None
-        else {
-            **described(converged),
-            "samples": len(converged),
-            "accuracy": solution.accuracy,
-            "evaluations": solution.evaluations,
-        },
+        "converged": converged,
         "cost": {
             **cost,
             **generated.peak_memory,
@@ -161,7 +165,7 @@ def leave(
         with room_for(folder / "images.npz"):
             write_npz(samples.images(), samples.num_samples, folder / "images.npz")
     if "alignment" in result["inflection"] and result["config"]["steps"] > FIRST_GRADIENT_STEP:
-        from goc.report.plots import plot_alignment  # matplotlib, which runs without an alignment never load
+        from goc.report.alignment import plot_alignment  # matplotlib, which runs without an alignment never load
 
         plot_alignment(result, folder / "alignment.png")
     write_influence(folder, influence)

@@ -106,22 +106,23 @@ def calibration_of(way: Way, generation: Generation, key: dict[str, Any], cache_
 def make_plan(way: Way, model: ModelConfig, calibration: Calibration) -> Plan:
     """Turn the settings into masks; what needs a calibration run is measured only if a setting asks for it."""
     depth, device = calibration.generation.model.depth, calibration.generation.device
+    evaluations, sampler = way.num_evaluations, way.sampler.name
 
     def branch_errors(lookahead: int) -> Tensor:
-        recorder = ErrorRecorder((way.steps, depth, BRANCHES), lookahead, device)
+        recorder = ErrorRecorder((evaluations, depth, BRANCHES), lookahead, device)
         return calibration.measured("errors", recorder, recorder.errors, lookahead=lookahead)
 
     def input_changes() -> Tensor:
-        recorder = InputChangeRecorder(way.steps)
+        recorder = InputChangeRecorder(evaluations)
         return calibration.measured("changes", recorder, recorder.changes)
 
     situation = Situation(
-        steps=way.steps,
+        steps=evaluations,
         depth=depth,
         cache_ratio=way.cache_ratio or 0.0,
         model=model.name,
-        sampler=way.sampler,
-        router=model.routers and model.routers.format(sampler=way.sampler, steps=way.steps),
+        sampler=sampler,
+        router=model.routers and model.routers.format(sampler=sampler, steps=way.steps),
         branch_errors=branch_errors,
         input_changes=input_changes,
     )
@@ -145,7 +146,7 @@ def make_plan(way: Way, model: ModelConfig, calibration: Calibration) -> Plan:
         recorder = AlignmentRecorder((steps, blocks, branches), site, device)
         alignment = calibration.measured("alignment", recorder, recorder.alignment, site=site)
         correct = ~inflections(alignment, way.inflection_threshold, way.inflection_scope == "cell")
-    clock = calibration.generation.schedule.log_snr.tolist() if way.clock == "logsnr" else None
+    clock = calibration.generation.solver.grid.log_snr.tolist() if way.clock == "logsnr" else None
     plan = Plan(way, site, mask, correct, alignment, clock, skip_threshold)
     warn_of_divergence(plan)
     return plan

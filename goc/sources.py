@@ -14,8 +14,8 @@ from goc.models.build import load_model, prepare
 from goc.models.checkpoint import require_checkpoint
 from goc.models.decoder import Decoder, decode_pixels, find_vae, latent_decoder, load_vae, upsampling, vae_sha256
 from goc.models.dit import DiT
+from goc.samplers import plain
 from goc.sampling.generation import Generation
-from goc.sampling.noise import NoiseSchedule
 from goc.system.device import torch_format
 from goc.system.files import file_sha256, resolve
 
@@ -81,7 +81,7 @@ class Loaded:
         """Load a run's files to a device; raises GocError for a damaged one, or one that does not fit."""
         measurement, way, model = config.measurement, config.way, config.measurement.model
         dtype = torch_format(measurement.precision)
-        denoiser = load_model(model.shape(), sources.checkpoint)
+        denoiser = load_model(model.shape(), sources.checkpoint, model.objective)
         prepare(denoiser, device, dtype, config.execution.compile)
         extractor = load_extractor(model.extractor, sources.extractor_weights, device)
         decode: Decoder = decode_pixels
@@ -108,8 +108,7 @@ def uncached_generation(
     """Generation without a cache, with a way's sampler and steps."""
     return Generation(
         model=model,
-        schedule=NoiseSchedule.respaced(way.steps),
-        sampler="ddim" if way.sampler == "ddim" else "ddpm",
+        solver=way.sampler.solver(way.steps),
         cfg_scale=measurement.cfg_scale,
         cfg_channels=measurement.cfg_channels,
         seed=measurement.seed,
@@ -124,7 +123,7 @@ def trajectory_key(measurement: Measurement, way: Way, compiled: bool, model_sha
     return {
         "weights": model_sha256,
         "num_heads": measurement.model.num_heads,
-        "sampler": way.sampler,
+        "sampler": plain(way.sampler),
         "steps": way.steps,
         "cfg_scale": measurement.cfg_scale,
         "cfg_channels": measurement.cfg_channels,

@@ -28,6 +28,7 @@ TIMEOUTS = (15, 60)  # seconds to connect, and without a byte
 CHUNK = 1 << 16  # bytes; a chunk that was cut off is lost and asked for again
 
 DIT = "https://dl.fbaipublicfiles.com/DiT/models"
+SIT = "https://www.dl.dropboxusercontent.com/scl/fi/as9oeomcbub47de5g4be0/SiT-XL-2-256.pt?rlkey=uxzxmpicu46coq3msb17b9ofa&dl=0"
 HUB = "https://huggingface.co/stabilityai"
 FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
 ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet"
@@ -49,6 +50,7 @@ class File:
 
 FILES = (
     *(File(f"dit-{size}", f"{DIT}/DiT-XL-2-{size}x{size}.pt", f"DiT-XL-2-{size}x{size}.pt") for size in (256, 512)),
+    File("sit-256", SIT, "SiT-XL-2-256x256.pt"),
     *(
         File(f"vae-{kind}", f"{HUB}/sd-vae-ft-{kind}/resolve/main/{name}", f"sd-vae-ft-{kind}/{name}")
         for kind in ("ema", "mse")

@@ -1,8 +1,8 @@
 """Write random weights in the real file formats, so that the ImageNet pipeline runs without the released files.
 
-    python scripts/random_weights.py --out DIR --model DiT-S/2 --image-size 256
+    python scripts/random_weights.py --out DIR --model DiT-S/2 --image-size 256     (or SiT-S/2)
 
-DIR then holds DiT-S-2-256x256.pt (names of the DiT release), vae/ (a diffusers folder built as sd-vae-ft-ema),
+DIR then holds DiT-S-2-256x256.pt (names of the DiT and SiT releases), vae/ (a diffusers folder built as sd-vae-ft-ema),
 inception.pth (torch-fidelity's Inception) and reference.npz (ADM's layout). The same settings give the same bytes.
 Metrics of such a run mean nothing; that it runs does.
 """
@@ -60,6 +60,10 @@ def write_denoiser(path: Path, name: str, image_size: int, seed: int) -> None:
     except ValueError as error:
         raise ConfigError(f"--model {error}") from error
     randomize(model, seed)
+    if name.startswith("SiT"):  # flow matching never trains the other half of the output
+        with torch.no_grad():
+            model.output_halves()[:, 1] = 0
+            model.final_layer.linear.bias.unflatten(0, (-1, 2, model.in_channels))[:, 1] = 0
     torch.save(model.state_dict(), path)
 
 
@@ -139,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the four files; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
-    parser.add_argument("--model", default="DiT-S/2", help="a published architecture (default DiT-S/2)")
+    parser.add_argument("--model", default="DiT-S/2", help="a published architecture, DiT's or SiT's (default DiT-S/2)")
     parser.add_argument("--image-size", type=int, default=256, help="pixels a side (default 256)")
     parser.add_argument("--seed", type=int, default=0, help="default 0")
     parser.add_argument("--reference-images", type=int, default=64, help="images in reference.npz (default 64)")

@@ -1,9 +1,10 @@
-"""Train the embedded default: a small pixel-space DiT and a feature extractor on scikit-learn's digits.
+"""Train the embedded models: small pixel-space DiTs, and a feature extractor, on scikit-learn's digits.
 
-    python scripts/train_digits.py            (about 20 minutes of one core; writes goc/assets/digits/)
+    python scripts/train_digits.py extractor
+    python scripts/train_digits.py denoiser --objective flow --seed 1     (about 15 minutes of one core)
+    python scripts/train_digits.py samples
 
-The same seed, torch build and machine give the same files. All that `goc/assets/digits` ships is
-written here, but for the routers (train_router.py).
+All write to goc/assets/digits/. The same objective, seed, torch build and machine give the same file.
 """
 
 import argparse
@@ -21,14 +22,16 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from tqdm import trange
 
+from goc.config import compose_config
 from goc.metrics.digits import NUM_CLASSES, DigitsClassifier, real_digits
+from goc.models.build import load_model
 from goc.models.decoder import to_uint8
 from goc.models.dit import DiT
-from goc.sampling.guidance import guided_denoiser
+from goc.models.objective import DIFFUSION, FLOW, OBJECTIVES
 from goc.sampling.images import image_grid
 from goc.sampling.noise import NoiseSchedule
-from goc.sampling.solvers import sample
-from goc.system.files import ASSETS
+from goc.sources import uncached_generation
+from goc.system.files import ASSETS, resolve
 
 ARCHITECTURE = {
     "input_size": 8,
@@ -39,6 +42,8 @@ ARCHITECTURE = {
     "num_heads": 4,
     "num_classes": NUM_CLASSES,
 }
+# one recipe for both objectives and every seed
+STEPS = 4000
 BATCH_SIZE = 128
 LEARNING_RATE = 1e-3
 WARMUP_STEPS = 200
@@ -73,6 +78,11 @@ def train_extractor(images: Tensor, labels: Tensor, seed: int) -> tuple[DigitsCl
     return model, accuracy
 
 
+def with_null_labels(labels: Tensor) -> Tensor:
+    """Labels [N] of which some are dropped, so that guidance works."""
+    return torch.where(torch.rand(len(labels)) < LABEL_DROPOUT, NUM_CLASSES, labels)
+
+
 def diffusion_loss(model: DiT, schedule: NoiseSchedule, x0: Tensor, labels: Tensor) -> Tensor:
     """Noise-prediction error plus the variational term that trains the variance (arXiv 2102.09672, eq. 16)."""
 
@@ -83,8 +93,7 @@ def diffusion_loss(model: DiT, schedule: NoiseSchedule, x0: Tensor, labels: Tens
     noise = torch.randn_like(x0)
     alpha_bar, beta = at(schedule.alphas_cumprod, i), at(schedule.betas, i)
     x = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
-    labels = torch.where(torch.rand(len(labels)) < LABEL_DROPOUT, NUM_CLASSES, labels)
-    eps, v = model(x, torch.as_tensor(schedule.timesteps)[i], labels).chunk(2, dim=1)
+    eps, v = model(x, torch.as_tensor(schedule.timesteps)[i], with_null_labels(labels)).chunk(2, dim=1)
 
     # KL between the true posterior and the model's, whose mean is held fixed: it teaches v alone
     true_log_variance = at(schedule.posterior_log_variance, i)
@@ -96,20 +105,30 @@ def diffusion_loss(model: DiT, schedule: NoiseSchedule, x0: Tensor, labels: Tens
     return F.mse_loss(eps, noise) + kl.mean()
 
 
-def train_denoiser(images: Tensor, labels: Tensor, steps: int, seed: int) -> DiT:
+def flow_loss(model: DiT, x1: Tensor, labels: Tensor) -> Tensor:
+    """Velocity error on the linear path from noise, t = 0, to data, t = 1 (SiT, arXiv 2401.08740, eq. 5 and 8)."""
+    t = torch.rand(len(x1))
+    noise = torch.randn_like(x1)
+    at = t[:, None, None, None]
+    velocity, _ = model(at * x1 + (1 - at) * noise, t, with_null_labels(labels)).chunk(2, dim=1)
+    return F.mse_loss(velocity, x1 - noise)
+
+
+def train_denoiser(images: Tensor, labels: Tensor, objective: str, steps: int, seed: int) -> DiT:
     """Train on all images; returns the exponential moving average of the weights."""
     torch.manual_seed(seed)
     model = DiT(**ARCHITECTURE)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     schedule = NoiseSchedule.respaced(1000)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
-    progress = trange(steps, desc="denoiser", unit="step")
+    progress = trange(steps, desc=f"{objective} {seed}", unit="step")
     for step in progress:
         rate = min(1.0, (step + 1) / WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * rate
         batch = torch.randint(len(images), (BATCH_SIZE,))
-        loss = diffusion_loss(model, schedule, images[batch], labels[batch])
+        x0, y = images[batch], labels[batch]
+        loss = flow_loss(model, x0, y) if objective == FLOW else diffusion_loss(model, schedule, x0, y)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -124,77 +143,56 @@ def train_denoiser(images: Tensor, labels: Tensor, steps: int, seed: int) -> DiT
 
 
 @torch.inference_mode()
-def sample_grid(model: DiT, seed: int) -> Image.Image:
-    """Ten uncached DDIM-50 samples of each class, one class a row."""
-    schedule = NoiseSchedule.respaced(50)
-    labels = torch.arange(NUM_CLASSES).repeat_interleave(10)
-    x = torch.randn(len(labels), 1, 8, 8, generator=torch.Generator().manual_seed(seed))
-    *_, final = sample(guided_denoiser(model, schedule, labels, NUM_CLASSES, 1.0, 3), x, schedule)
-    return image_grid(to_uint8(final), columns=10)
+def sample_grid() -> Image.Image:
+    """The first 20 uncached samples of each denoiser of the recipe, 50 steps, the same seeds; one denoiser a row."""
+    images = []
+    for name in ("digits", "digits_1", "digits_2", "digits_flow", "digits_flow_1", "digits_flow_2"):
+        config = compose_config([f"model={name}", "steps=50"])
+        settings = config.measurement.model
+        model = load_model(settings.shape(), resolve(settings.checkpoint), settings.objective)
+        generation = uncached_generation(config.measurement, config.way, model, torch.device("cpu"))
+        images.append(generation.make(range(20))[0]["images"])
+    return image_grid(torch.cat(images), columns=20)
 
 
 def main() -> None:
-    """Train both networks and write the assets."""
+    """Train what is asked for and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["extractor", "denoiser", "samples"])
+    parser.add_argument("--objective", choices=OBJECTIVES, default=DIFFUSION)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=5000, help="training steps of the denoiser")
+    parser.add_argument("--steps", type=int, default=STEPS, help="training steps of the denoiser")
     parser.add_argument("--out", type=Path, default=ASSETS / "digits")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)  # sums are then in one order on every machine, whatever its number of cores
 
+    if args.what == "samples":
+        sample_grid().save(args.out / "samples.png")
+        return
     images, labels = real_digits()
-    extractor, accuracy = train_extractor(images, labels, args.seed)
-    save_file(extractor.state_dict(), args.out / "extractor.safetensors")
-    with torch.inference_mode():
-        features, _ = extractor(to_uint8(images).float() / 127.5 - 1)
-    save_file({"features": features}, args.out / "reference.safetensors")
+    if args.what == "extractor":
+        extractor, accuracy = train_extractor(images, labels, args.seed)
+        save_file(extractor.state_dict(), args.out / "extractor.safetensors", {"held-out accuracy": f"{accuracy:.2%}"})
+        with torch.inference_mode():
+            features, _ = extractor(to_uint8(images).float() / 127.5 - 1)
+        save_file({"features": features}, args.out / "reference.safetensors")
+        return
 
     start = time.perf_counter()
-    denoiser = train_denoiser(images, labels, args.steps, args.seed)
-    minutes = (time.perf_counter() - start) / 60
-    save_file(denoiser.state_dict(), args.out / "denoiser.safetensors")
-    sample_grid(denoiser, args.seed).save(args.out / "samples.png")
-    (args.out / "README.md").write_text(model_card(denoiser, accuracy, minutes, args))
-    print(f"held-out accuracy of the extractor: {accuracy:.2%}; denoiser trained in {minutes:.1f} min; see {args.out}")
-
-
-def model_card(denoiser: DiT, accuracy: float, minutes: float, args: argparse.Namespace) -> str:
-    """What was trained, on what, how, and how well: the text of goc/assets/digits/README.md."""
-    parameters = sum(p.numel() for p in denoiser.parameters())
-    return f"""# The embedded default: digits
-
-Made by `python scripts/train_digits.py --seed {args.seed} --steps {args.steps}`
-(torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads; denoiser {minutes:.1f} minutes).
-
-| file | what |
-|---|---|
-| `denoiser.safetensors` | class-conditional pixel-space DiT with learned sigma, {parameters:,} parameters, EMA weights |
-| `extractor.safetensors` | convolutional feature extractor (64 features, 10 logits); held-out accuracy {accuracy:.2%} |
-| `reference.safetensors` | the extractor's features of all 1,797 real images: the reference for FID, KID, precision, recall |
-| `samples.png` | ten uncached samples of each class, DDIM-50, no guidance |
-| `router-ddim20.pt`, `router-ddim50.pt` | Learning-to-Cache routers: `python scripts/train_router.py steps=20 --out goc/assets/digits/router-ddim20.pt`, `... steps=50 --iterations 120 ...` |
-
-**Data.** scikit-learn's copy of the UCI optical digits test set (`sklearn.datasets.load_digits`): 1,797 real 8x8 images,
-10 classes, 17 grey levels scaled to [-1, 1].
-
-**Denoiser.** {", ".join(f"{key} {value}" for key, value in ARCHITECTURE.items())}. All images, batch {BATCH_SIZE},
-{args.steps:,} steps of AdamW, learning rate {LEARNING_RATE} with {WARMUP_STEPS} warm-up steps and cosine decay, gradient norm 1,
-EMA {EMA_DECAY}, label dropout {LABEL_DROPOUT} (so that guidance works), noise-prediction loss plus the variational term for the
-variance, 1000 linear betas.
-
-**Choice.** Three trainings were compared: 8,000 steps (seed 0), 3,000 steps (seed 1), and this one. The longest has the better FID, the shortest draws
-poor digits; this one was taken because on it both halves of the GOC paper can be seen (reuse loses quality, an ungated queue diverges at DDIM-50).
-
-**Extractor.** Trained on 80 % of the images (stratified), {EXTRACTOR_EPOCHS} epochs of AdamW, shifts of up to one pixel;
-accuracy is on the other 20 %.
-
-**Use.** Comparing caching methods in a minute on a laptop. The denoiser has seen all its data many times: its FID says how methods
-differ, not how well digits can be generated. Features and numbers are not comparable with Inception's.
-
-![samples](samples.png)
-"""
+    denoiser = train_denoiser(images, labels, args.objective, args.steps, args.seed)
+    made = {
+        "objective": args.objective,
+        "seed": str(args.seed),
+        "steps": str(args.steps),
+        "minutes": f"{(time.perf_counter() - start) / 60:.1f}",
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+    }
+    path = args.out / f"{args.objective}-{args.seed}.safetensors"
+    save_file({name: tensor.half() for name, tensor in denoiser.state_dict().items()}, path, made)
+    print(f"{path}: {made}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,11 +28,11 @@ from goc.config import Config, compose_config, validate
 from goc.models.build import load_model
 from goc.models.dit import BRANCHES, DiT, DiTBlock
 from goc.models.routers import save_router
+from goc.samplers import SamplerConfig
 from goc.sampling.generation import draw
 from goc.sampling.guidance import guided_denoiser
-from goc.sampling.noise import NoiseSchedule
-from goc.sampling.solvers import ddim_step
-from goc.system.errors import GocError, fail
+from goc.sampling.solvers import Solver, no_noise
+from goc.system.errors import ConfigError, GocError, fail
 from goc.system.files import resolve
 
 INITIAL_LOGIT = 2.0  # probability 0.88: nearly everything is computed
@@ -71,62 +72,82 @@ def straight_through(logits: Tensor) -> Tensor:
     return torch.bernoulli(probability) + probability - probability.detach()
 
 
+def learn(
+    model: DiT, solver: Solver, guidance: tuple[Any, ...], x: Tensor, logits: Tensor, penalty: float
+) -> list[float]:
+    """One batch's uncached trajectory from noise x [N, C, H, W], adding to the logits' gradient in every odd step.
+
+    guidance: the arguments of `guided_denoiser` behind the model. Returns the error of each odd step.
+    """
+    recorder, errors, steps = FeatureRecorder(), [], solver.steps
+    teacher = guided_denoiser(lambda x, t, y: model(x, t, y, recorder), *guidance)
+
+    def denoise(x: Tensor, i: int) -> Tensor:
+        earlier = dict(recorder.features)
+        with torch.no_grad():
+            target = teacher(x, i)
+        if i % 2:
+            gates = straight_through(logits[steps - 1 - i])
+            student = guided_denoiser(partial(mixed_forward, model, earlier=earlier, gates=gates), *guidance)
+            error = F.mse_loss(student(x, i)[:, : x.shape[1]], target[:, : x.shape[1]])
+            (error + penalty * logits[steps - 1 - i].sigmoid().mean()).backward()
+            errors.append(error.item())
+        return target
+
+    for _ in solver.sample(denoise, x, no_noise):
+        pass
+    return errors
+
+
 def train(config: Config, model: DiT, iterations: int, batch: int, penalty: float, rate: float) -> Tensor:
     """Router logits [steps, depth, 2], indexed by the authors' router number r = steps - 1 - i."""
-    measurement, steps = config.measurement, config.way.steps
+    measurement, solver = config.measurement, config.way.sampler.solver(config.way.steps)
     torch.manual_seed(measurement.seed)
-    schedule = NoiseSchedule.respaced(steps)
-    logits = torch.full((steps, model.depth, BRANCHES), INITIAL_LOGIT, requires_grad=True)
+    logits = torch.full((solver.steps, model.depth, BRANCHES), INITIAL_LOGIT, requires_grad=True)
     optimizer = torch.optim.Adam([logits], lr=rate)
-    recorder = FeatureRecorder()
     progress = trange(iterations, desc="router", unit="batch")
     for iteration in progress:
         drawn = [draw(measurement.seed, iteration * batch + index, model.num_classes) for index in range(batch)]
         labels = torch.tensor([label for _, label in drawn])
         shape = (model.in_channels, model.input_size, model.input_size)
         x = torch.stack([torch.randn(shape, generator=generator) for generator, _ in drawn])
-        guidance = (schedule, labels, model.num_classes, measurement.cfg_scale, measurement.cfg_channels)
-        teacher = guided_denoiser(lambda x, t, y: model(x, t, y, recorder), *guidance)
-        total = 0.0
+        guidance = (solver.grid.times, labels, model.num_classes, measurement.cfg_scale, measurement.cfg_channels)
         optimizer.zero_grad()
-        for i in range(steps):
-            earlier = dict(recorder.features)
-            with torch.no_grad():
-                target = teacher(x, i)
-            if i % 2:
-                gates = straight_through(logits[steps - 1 - i])
-                mixed = partial(mixed_forward, model, earlier=earlier, gates=gates)
-                student = guided_denoiser(mixed, *guidance)
-                error = F.mse_loss(student(x, i)[:, : x.shape[1]], target[:, : x.shape[1]])
-                (error + penalty * logits[steps - 1 - i].sigmoid().mean()).backward()
-                total += error.item()
-            x = ddim_step(schedule, i, x, target)
+        errors = learn(model, solver, guidance, x, logits, penalty)
         optimizer.step()
         ratio = cache_ratio_of(l2c(logits.detach().sigmoid(), PUBLISHED_THRESHOLD))
-        progress.set_postfix(error=f"{total / (steps // 2):.2e}", cached=f"{ratio:.1%}")
+        progress.set_postfix(error=f"{sum(errors) / len(errors):.2e}", cached=f"{ratio:.1%}")
     return logits.detach()
+
+
+def check_sampler(sampler: SamplerConfig) -> None:
+    """Raise ConfigError for one that draws noise, or evaluates the network twice a step."""
+    if not sampler.deterministic or sampler.evaluations_per_step > 1:
+        raise ConfigError(f"sampler={sampler.name}: must be a deterministic one of one evaluation a step")
 
 
 def main() -> int:
     """Train a router for run.py's settings and write it; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("settings", nargs="*", help="run.py's: model, steps, cfg_scale, cfg_channels, seed")
+    parser.add_argument("settings", nargs="*", help="run.py's: model, sampler, steps, cfg_scale, cfg_channels, seed")
     parser.add_argument("--iterations", type=int, default=200, help="batches (default 200)")
     parser.add_argument("--batch", type=int, default=16, help="samples in each (default 16)")
     parser.add_argument(
         "--penalty", type=float, default=1e-3, help="lambda: weight of the computed cells (default 1e-3)"
     )
     parser.add_argument("--rate", type=float, default=0.05, help="learning rate (default 0.05)")
-    parser.add_argument("--out", type=Path, help="default: outputs/routers/MODEL/router-ddimSTEPS.pt")
+    parser.add_argument("--out", type=Path, help="default: outputs/routers/MODEL/router-SAMPLERSTEPS.pt")
     args = parser.parse_args()
     try:
         config = compose_config(args.settings)
         validate(config)
-        denoiser = load_model(config.measurement.model.shape(), resolve(config.measurement.model.checkpoint))
+        check_sampler(config.way.sampler)
+        model = config.measurement.model
+        denoiser = load_model(model.shape(), resolve(model.checkpoint), model.objective)
     except (GocError, HydraException) as error:
         return fail(error)
-    measurement, model, steps = config.measurement, config.measurement.model, config.way.steps
-    out = args.out or Path("outputs/routers") / model.name / f"router-ddim{steps}.pt"
+    measurement, steps = config.measurement, config.way.steps
+    out = args.out or Path("outputs/routers") / model.name / f"router-{config.way.sampler.name}{steps}.pt"
     logits = train(config, denoiser, args.iterations, args.batch, args.penalty, args.rate)
     trained = {key: value for key, value in vars(args).items() if key not in ("out", "settings")}
     settings = {"model": model.name, "num_sampling_steps": steps, "cfg_scale": measurement.cfg_scale}

@@ -30,8 +30,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--oracles",
         type=Path,
-        default=REPOSITORY.parent / "shared" / "oracles",
-        help="folder of reference trajectories from the methods' authors",
+        action="append",
+        help="folder of reference trajectories from the methods' authors (default: those in shared/)",
     )
     parser.addoption("--update-golden", action="store_true", help="write tests/golden anew")
 
@@ -39,6 +39,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)  # pytest-xdist runs one process for each core
     config.addinivalue_line("markers", "slow: starts the application or compiles; left out of `make check`")
+
+
+def oracle_folders(config: pytest.Config) -> list[Path]:
+    """The folders of reference trajectories; the published routers and schedules are in data/ beside the first."""
+    shared = REPOSITORY.parent / "shared"
+    return config.getoption("--oracles") or [shared / "oracles", shared / "oracles_flow"]
 
 
 class TogetherScheduling(LoadScopeScheduling):

@@ -186,7 +186,7 @@ def test_a_folder_that_holds_a_run_of_another_config_is_left_alone(run_here: Run
 
 
 def test_other_weights_at_the_same_path_are_noticed(run_here: Run, tmp_path: Path) -> None:
-    weights = load_file(ASSETS / "digits" / "denoiser.safetensors")
+    weights = load_file(ASSETS / "digits" / "diffusion-0.safetensors")
     save_file(weights, tmp_path / "w.safetensors")
     run_here(*SMALL, "model.checkpoint=w.safetensors")
     weights["final_layer.linear.bias"] += 0.1
@@ -198,7 +198,7 @@ def test_other_weights_at_the_same_path_are_noticed(run_here: Run, tmp_path: Pat
     ("arguments", "expected"),
     [
         (["schedule.interval=9", "method=fora"], ["schedule.interval=9: must be in [1, 5]"]),
-        (["method=l2c"], ["schedule.router=null", "steps=5", "python scripts/train_router.py steps=5"]),
+        (["method=l2c"], ["schedule.router=null", "steps=5", "python scripts/train_router.py model=... steps=5"]),
         (["method=smoothcache", "site=stack"], ["site=stack: schedule=smoothcache caches some cells of a step"]),
         (["method=smoothcache", "schedule.path=nowhere.json"], ["schedule.path=nowhere.json", "No such file"]),
         (["predictor.order=3"], ["order", "GradientQueueConfig"]),
@@ -282,7 +282,7 @@ def test_a_queue_that_diverged_is_told_by_its_distance_and_its_growth(run_here: 
 def test_a_large_distance_is_not_called_divergence_where_errors_do_not_grow(
     run_here: Run, choice: list[str], growth: str
 ) -> None:
-    small = ("num_samples=32", "metrics=[isc]", "latency_repeats=0", "converged_samples=0")
+    small = ("model=digits_chosen", "num_samples=32", "metrics=[isc]", "latency_repeats=0", "converged_samples=0")
     warned = run_here(*choice, *small).stderr
     assert "relative L2 to the uncached samples is" in warned
     assert f"though errors grow at most {growth} times: these steps are too far apart" in warned
@@ -398,7 +398,7 @@ def test_two_runs_are_compared_in_pairs_with_the_samples_that_differ_most(
     (fid,) = [line.split() for line in shown.splitlines() if line.split()[:1] == ["fid"]]
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("goc", "none")]
     difference = results[0]["metrics"]["fid"] - results[1]["metrics"]["fid"]
-    assert float(fid[3].split("(")[0]) == pytest.approx(difference, abs=0.006)
+    assert float(fid[3].split("(")[0]) == pytest.approx(difference, rel=0.02)
     assert contrast(tmp_path / "compare.png") > 10
     named = shown.splitlines()[-1].split("): ")[1].split(";")[0].split(", ")
     assert len({int(index) for index in named}) == 8

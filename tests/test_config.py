@@ -83,7 +83,21 @@ def test_a_threshold_must_be_one(method: str, value: str) -> None:
         ("cache_ratio=-0.1", r"cache_ratio=-0\.1: must be in \[0, 1\)"),
         ("cache_ratio=nan", r"cache_ratio=nan: must be in \[0, 1\)"),
         ("steps=1", r"steps=1: must be in \[2, 1000\]"),
-        ("sampler=euler", "sampler=euler: must be one of ddim, ddpm"),
+        (
+            "sampler=euler",
+            r"sampler=euler: must be one of ddim, ddpm, dpm_solver, unipc with model\.obj",
+        ),
+        (
+            "model=digits_flow sampler=ddim",
+            r"sampler=ddim: must be one of euler, heun, midpoint with",
+        ),
+        ("model.objective=score", r"model\.objective=score: must be one of diffusion, flow"),
+        ("sampler=dpm_solver sampler.order=4", r"sampler\.order=4: must be one of 2, 3"),
+        ("sampler=unipc sampler.spacing=karras", r"sampler\.spacing=karras: must be one of linear, logsnr"),
+        ("model=digits_flow sampler=heun evaluations=5", "evaluations=5: must be a multiple of 2 with sampler=heun"),
+        ("model=digits_flow sampler=heun method=teacache", "schedule=teacache: must be another one with sampler=heun"),
+        ("model=digits_flow sampler=midpoint method=l2c", "schedule=l2c: must be another one with sampler=midpoint"),
+        ("evaluations=1", r"steps=1: must be in \[2, 1000\]"),
         ("inflection_scope=block", "inflection_scope=block: must be one of step, cell"),
         ("correct_steps=[3,20]", r"correct_steps=\[3, 20\]: must be steps in \[1, 19\]"),
         ("correct_steps=[0]", r"correct_steps=\[0\]: must be steps in \[1, 19\]"),
@@ -106,19 +120,41 @@ def test_a_threshold_must_be_one(method: str, value: str) -> None:
 )
 def test_settings_that_cannot_be_run_say_key_value_and_what_is_allowed(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
-        validate(config(override))
+        validate(config(*override.split()))
     assert "\n" not in str(error.value)
+
+
+def test_a_budget_of_evaluations_is_the_run_of_so_many_steps() -> None:
+    heun = ("model=digits_flow", "sampler=heun")
+    assert run_id(config(*heun, "evaluations=20")) == run_id(config(*heun, "steps=10"))
+    assert config(*heun, "evaluations=20").way.num_evaluations == 20
+    assert run_id(config("evaluations=7")) == run_id(config("steps=7"))
+    assert run_id(config(*heun)) != run_id(config("model=digits_flow"))
+    correct = config(*heun, "steps=10", "correct_steps=[19]")
+    validate(correct)  # a mask's first axis is the evaluation
+
+
+def test_solvers_of_other_settings_are_other_runs_and_a_familys_name_is_none() -> None:
+    solvers = ["sampler=dpm_solver", "sampler=dpm_solver sampler.order=3", "sampler=unipc sampler.spacing=logsnr"]
+    assert len({run_id(config(*solver.split())) for solver in ["sampler=ddim", *solvers]}) == 4
+    assert run_id(config("model.family=null")) == run_id(config())
 
 
 def test_the_parts_hold_every_key_once_and_identity_is_two_of_them() -> None:
     parts = [Way, Measurement, Execution, Output]
     keys = [field.name for part in parts for field in fields(part)]
     assert sorted(keys) == sorted(flat(config())) == sorted(set(keys))
-    assert identity(config()).keys() == {f.name for part in (Measurement, Way) for f in fields(part)}
+    own = {f.name for part in (Measurement, Way) for f in fields(part)}
+    assert identity(config()).keys() == own - {"evaluations"}  # which became steps
 
 
 def test_folders_keep_the_names_they_had() -> None:
     """Of the version before settings had parts: a finished run is found again."""
-    assert run_id(config()) == "goc-ddim20-r0.5-c986a282"
-    assert run_id(config("method=taylorseer", "steps=50", "cfg_scale=1.5")) == "taylorseer-ddim50-r0.5-33dc6784"
-    assert run_id(config("compile=true")) == "goc-ddim20-r0.5-2ef71d87"
+    old = (
+        "model.name=digits",
+        "model.checkpoint=asset:digits/denoiser.safetensors",
+        "model.routers='asset:digits/router-{sampler}{steps}.pt'",
+    )
+    assert run_id(config(*old)) == "goc-ddim20-r0.5-c986a282"
+    assert run_id(config(*old, "method=taylorseer", "steps=50", "cfg_scale=1.5")) == "taylorseer-ddim50-r0.5-33dc6784"
+    assert run_id(config(*old, "compile=true")) == "goc-ddim20-r0.5-2ef71d87"

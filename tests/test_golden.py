@@ -18,7 +18,7 @@ from goc.caching.predictor import GradientQueue, Reuse, Taylor
 from goc.models.dit import DiT
 from goc.sampling.guidance import guided_denoiser
 from goc.sampling.noise import NoiseSchedule
-from goc.sampling.solvers import sample
+from goc.sampling.solvers import DDIM, DDPM
 
 FOLDER = Path(__file__).parent / "golden"
 STEPS, DEPTH = 12, 3
@@ -62,7 +62,12 @@ def trajectory(name: str, data: dict[str, Tensor]) -> Tensor:
     model.load_state_dict({key.removeprefix("model."): data[key] for key in data if key.startswith("model.")})
     cache = CASES[name]()
     guided = guided_denoiser(
-        model if cache is None else lambda x, t, y: model(x, t, y, cache), NOISE_SCHEDULE, data["labels"], 5, 1.5, 1
+        model if cache is None else lambda x, t, y: model(x, t, y, cache),
+        NOISE_SCHEDULE.times,
+        data["labels"],
+        5,
+        1.5,
+        1,
     )
 
     def denoise(x: Tensor, i: int) -> Tensor:
@@ -70,10 +75,10 @@ def trajectory(name: str, data: dict[str, Tensor]) -> Tensor:
             cache.begin_step(i)
         return guided(x, i)
 
-    sampler = "ddpm" if name == "none_ddpm" else "ddim"
+    solver = (DDPM if name == "none_ddpm" else DDIM)(NOISE_SCHEDULE)
+    first, *noises = data["noise"]
     with torch.inference_mode():
-        steps = sample(denoise, data["noise"][0], NOISE_SCHEDULE, sampler, lambda i: data["noise"][i + 1])
-        return torch.stack(list(steps))
+        return torch.stack(list(solver.sample(denoise, first, iter(noises).__next__)))
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,12 @@
-"""Agreement with the authors' own implementations, number by number (shared/oracles/README.md)."""
+"""Agreement with the authors' own implementations, number by number (shared/oracles*/README.md)."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import oracle_folders
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -18,20 +20,29 @@ from goc.models.dit import DiT
 from goc.models.routers import load_router
 from goc.sampling.guidance import guided_denoiser
 from goc.sampling.noise import NoiseSchedule
-from goc.sampling.solvers import sample
+from goc.sampling.solvers import DDIM, DDPM, Euler, Heun, Midpoint, Solver
 
-TOLERANCE = 1e-3
+TOLERANCE, FLOW_TOLERANCE = 1e-3, 1e-4
+FLOW_SOLVERS: dict[str, Callable[[int], Solver]] = {"euler": Euler, "heun2": Heun, "midpoint": Midpoint}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    folder: Path = metafunc.config.getoption("--oracles")
-    cases = sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("weights_"))
+    cases = [path for folder in oracle_folders(metafunc.config) for path in sorted(folder.glob("*.safetensors"))]
+    cases = [path for path in cases if not path.name.startswith("weights_")]
     metafunc.parametrize("path", cases or [None], ids=[path.stem for path in cases] or ["no oracles"])
 
 
+def solver_of(case: dict) -> Solver:
+    """The solver that a case's metadata describes."""
+    if case["method"] == "flow":
+        return FLOW_SOLVERS[case["sampler"]](case["intervals"])
+    schedule = NoiseSchedule.respaced(case["steps"])
+    return DDPM(schedule) if case["method"] == "none_ddpm" else DDIM(schedule)
+
+
 def mask_of(case: dict, depth: int, routers: Path) -> Tensor:
-    """The schedule that a case's metadata describes, bool [steps, depth, 2]."""
-    steps = case["steps"]
+    """The schedule that a case's metadata describes, bool [evaluations, depth, 2]."""
+    steps = len(solver_of(case).grid)
     if case["method"] == "fora":
         return schedule.fora(steps, depth, case["interval"])
     if case["method"] == "taylor":
@@ -44,7 +55,7 @@ def mask_of(case: dict, depth: int, routers: Path) -> Tensor:
 def predictors_of(case: dict, mask: Tensor) -> list[Predictor | None]:
     """Every predictor that must give the case's trajectory."""
     method = case["method"]
-    if method in ("none", "none_ddpm"):
+    if method in ("none", "none_ddpm", "flow"):
         return [None, Reuse(mask), GradientQueue(mask, [1.0]), Taylor(mask, 2)]
     if method in ("fora", "l2c"):
         return [Reuse(mask), GradientQueue(mask, []), Taylor(mask, 0)]
@@ -57,11 +68,11 @@ def predictors_of(case: dict, mask: Tensor) -> list[Predictor | None]:
 
 
 def trajectory(model: DiT, case: dict, data: dict[str, Tensor], predictor: Predictor | None, mask: Tensor) -> Tensor:
-    n, noise_schedule = len(data["labels"]), NoiseSchedule.respaced(case["steps"])
+    n, solver = len(data["labels"]), solver_of(case)
     cache = None if predictor is None else ScheduledCache(mask, predictor)
     guided = guided_denoiser(
         model if cache is None else lambda x, t, y: model(x, t, y, cache),
-        noise_schedule,
+        solver.grid.times,
         data["labels"],
         case["model"]["num_classes"],
         case["cfg_scale"],
@@ -73,10 +84,9 @@ def trajectory(model: DiT, case: dict, data: dict[str, Tensor], predictor: Predi
             cache.begin_step(i)
         return guided(x, i)
 
-    sampler = "ddpm" if case["method"] == "none_ddpm" else "ddim"
+    noises = iter(data.get("noise", torch.empty(0)))
     with torch.inference_mode():
-        steps = sample(denoise, data["noise_init"], noise_schedule, sampler, lambda i: data["noise"][i, :n])
-        return torch.stack(list(steps))
+        return torch.stack(list(solver.sample(denoise, data["noise_init"], lambda: next(noises)[:n])))
 
 
 def test_trajectory_equals_the_authors(path: Path | None) -> None:
@@ -90,4 +100,4 @@ def test_trajectory_equals_the_authors(path: Path | None) -> None:
     mask = mask_of(case, model.depth, path.parent.parent / "data")
     for predictor in predictors_of(case, mask):
         difference = (trajectory(model, case, data, predictor, mask) - data["trajectory"]).abs().max().item()
-        assert difference <= TOLERANCE
+        assert difference <= (FLOW_TOLERANCE if case["method"] == "flow" else TOLERANCE)

@@ -110,11 +110,13 @@ class GradientQueue(Predictor):
     feature is stored, the next prediction and the used values that later ones need become tensors, in place where that
     is possible. With one weight and no two cached steps in a row, that leaves ONE tensor per cell.
 
+    Of two steps at one time of the clock (a solver's two evaluations), the newer value takes the older one's place.
+
     Args:
         mask: the schedule, bool [steps, blocks, 2].
         weights: w_1, w_2, ... (the paper uses one).
         correct: bool [steps, blocks, 2], where the correction is on; None = everywhere.
-        clock: a number for each step, strictly monotonic; None = the step index.
+        clock: a number for each step, monotonic; None = the step index.
         dtype: what values are kept in; None = as they come.
     """
 
@@ -132,6 +134,8 @@ class GradientQueue(Predictor):
         self.weights = tuple(weights)
         self.correct: list[list[list[bool]]] = correct.tolist()
         self.clock = range(self.steps) if clock is None else clock
+        self.replaces = [step > 0 and self.clock[step] == self.clock[step - 1] for step in range(self.steps)]
+        self.times = self._distinct_times()
         self.keep = self._values_to_keep(mask & correct)
         self.used: dict[Cell, list[Terms]] = {}
         self.next: dict[Cell, Terms] = {}
@@ -143,20 +147,29 @@ class GradientQueue(Predictor):
         """
         keep = torch.zeros(corrected.shape, dtype=torch.long)
         for step in reversed(range(self.steps - 2)):
-            needed = corrected[step + 2].long() * len(self.weights)
-            keep[step] = torch.maximum(needed, keep[step + 1] - 1)
+            added = 0 if self.replaces[step + 1] else 1  # values that the next step adds to those kept
+            needed = corrected[step + 2].long() * (len(self.weights) + 1 - added)
+            keep[step] = torch.maximum(needed, keep[step + 1] - added)
         return keep.tolist()
+
+    def _distinct_times(self) -> list[list[float]]:
+        """The clock at each step and at those before it, newest first, each time once."""
+        times: list[list[float]] = []
+        for step in range(self.steps):
+            earlier = times[-1][self.replaces[step] :] if times else []
+            times.append([self.clock[step], *earlier])
+        return times
 
     def _advance(self, step: int, cell: Cell, value: Terms) -> None:
         """Enter the value used in this step into the queue, and predict the next step's if that may be cached."""
         block, branch = cell
-        values = [value, *self.used.pop(cell, [])]
+        values = [value, *self.used.pop(cell, [])[self.replaces[step] :]]
         if self.cached_next(step, cell):
             gradients = values[: len(self.weights) + 1] if self.correct[step + 1][block][branch] else []
-            moved = self.clock[step + 1] - self.clock[step]
+            moved, times = self.clock[step + 1] - self.clock[step], self.times[step]
             parts = [(1.0, value)]
             for j, (newer, older) in enumerate(pairwise(gradients)):
-                weight = self.weights[j] * moved / (self.clock[step - j] - self.clock[step - j - 1])
+                weight = self.weights[j] * moved / (times[j] - times[j + 1])
                 parts += [(weight, newer), (-weight, older)]
             self.next[cell] = combine(parts)
         if kept := self.keep[step][block][branch]:
@@ -196,13 +209,13 @@ class Taylor(Predictor):
     """Taylor expansion of the computed features (TaylorSeer, arXiv 2503.06923, section 3.3).
 
     At each computed step the divided differences F_0 = f, F_{k+1} = (F_k - F_k at the computed step before) / distance
-    are formed, up to the order and as far as there are computed features. A cached cell at distance x from the last
-    computed step uses sum_k F_k x^k / k!.
+    are formed, up to the order and as far as there are computed features (of two at one time the newer counts). A
+    cached cell at distance x from the last computed step uses sum_k F_k x^k / k!.
 
     Args:
         mask: the schedule, bool [steps, blocks, 2].
         order: highest derivative, >= 0 (0 is plain reuse).
-        clock: a number for each step, strictly monotonic; None = the step index.
+        clock: a number for each step, monotonic; None = the step index.
     """
 
     def __init__(self, mask: Tensor, order: int, clock: Sequence[float] | None = None) -> None:
@@ -219,9 +232,12 @@ class Taylor(Predictor):
         if not self.cached_later[step][cell[0]][cell[1]]:
             return
         differences = [feature]
-        for older in before[: self.order]:  # each becomes the next higher difference, in place
-            distance = self.clock[step] - self.clock[self.computed[cell]]
-            differences.append(older.sub_(differences[-1]).div_(-distance))
+        distance = self.clock[step] - self.clock[self.computed[cell]] if before else 0
+        if distance == 0:
+            differences += before[1:]
+        else:
+            for older in before[: self.order]:  # each becomes the next higher difference, in place
+                differences.append(older.sub_(differences[-1]).div_(-distance))
         self.differences[cell], self.computed[cell] = differences, step
 
     def predict(self, step: int, cell: Cell) -> Terms:

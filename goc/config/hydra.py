@@ -1,6 +1,6 @@
 """Hydra's view of the settings: flat keys, groups, the help page, and the resolvers of folder names."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -12,6 +12,10 @@ from goc.config.identity import CONF, run_id
 from goc.config.settings import Config, Execution, Measurement, ModelConfig, Output, WandbConfig, Way
 from goc.config.validation import check_name, normalise
 from goc.methods import PREDICTORS, SCHEDULES
+from goc.models.objective import DIFFUSION, FLOW
+from goc.samplers import SAMPLERS
+
+SMOKE_MODELS = {DIFFUSION: ["digits"], FLOW: ["digits", "digits_flow"]}
 
 
 @dataclass
@@ -19,13 +23,20 @@ class Settings(Output, Execution, Measurement, Way):
     """The settings as users type them: the keys of all parts side by side, those of the way first."""
 
 
+def embedded(name: str) -> DictConfig:
+    """The keys that an embedded model's file sets in the group `model`."""
+    file = OmegaConf.load(CONF / "model" / f"{name}.yaml")
+    assert isinstance(file, DictConfig)
+    return file.get("model", file)
+
+
 def from_hydra(node: DictConfig) -> Config:
     """The typed, normalised config of a Hydra config (which may hold Hydra's own node beside it)."""
     own = OmegaConf.masked_copy(node, [f.name for f in fields(Settings)])
     settings = [OmegaConf.structured(Settings), own]
     if node.smoke:
-        model = OmegaConf.load(CONF / "model" / "digits.yaml")
-        settings += [OmegaConf.load(CONF / "smoke.yaml"), {"model": model, "name": f"{node.name}-smoke"}]
+        settings += [OmegaConf.load(CONF / "smoke.yaml"), {"name": f"{node.name}-smoke"}]
+        settings += [{"model": embedded(name)} for name in SMOKE_MODELS[node.model.objective]]
     typed = OmegaConf.to_object(OmegaConf.merge(*settings))
 
     def part(cls: type) -> Any:
@@ -107,10 +118,10 @@ def register() -> None:
     """Make the config known to Hydra: schema, groups, help page, and the resolvers of folder names."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Settings)
-    for name, schedule in SCHEDULES.items():
-        store.store(group="schedule", name=name, node=schedule)
-    for name, predictor in PREDICTORS.items():
-        store.store(group="predictor", name=name, node=predictor)
+    groups: dict[str, Mapping[str, type]] = {"sampler": SAMPLERS, "schedule": SCHEDULES, "predictor": PREDICTORS}
+    for group, options in groups.items():
+        for name, option in options.items():
+            store.store(group=group, name=name, node=option)
     store.store(
         group="hydra/help",
         name="goc",

@@ -8,7 +8,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from goc.config.settings import Config, Measurement, Way
+from goc.config.settings import Config, Measurement, ModelConfig, Way
+from goc.samplers import plain
 from goc.system.files import content_key
 
 CONF = Path(__file__).parent.parent.parent / "conf"
@@ -19,18 +20,28 @@ TOLD_APART = (*(f.name for part in (Measurement, Way) for f in fields(part)), "c
 
 def flat(config: Config) -> dict[str, Any]:
     """All settings as plain values under the keys that users type, as result.json holds them."""
-    parts = asdict(config)
-    return {key: value for part in ("way", "measurement", "execution", "output") for key, value in parts[part].items()}
+    parts = (asdict(part) for part in (config.way, config.measurement, config.execution, config.output))
+    return {**{key: value for part in parts for key, value in part.items()}, "sampler": plain(config.way.sampler)}
 
 
 def identity(config: Config) -> dict[str, Any]:
     """What decides which images a run makes: its measurement and its way, as plain values."""
-    return {**asdict(config.measurement), **asdict(config.way)}
+    settings = {**asdict(config.measurement), **asdict(config.way), "sampler": plain(config.way.sampler)}
+    return _as_before(settings)
 
 
 def told_apart(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The part of flat settings by which runs are told apart; those of an older version may lack some."""
-    return {key: settings[key] for key in TOLD_APART if key in settings}
+    return _as_before({key: settings[key] for key in TOLD_APART if key in settings})
+
+
+def _as_before(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without what decides no image, or says only what was always so: names of folders stay as they were."""
+    model = dict(settings["model"])
+    model.pop("family", None)
+    if model.get("objective") == ModelConfig.objective:
+        del model["objective"]
+    return {key: value for key, value in settings.items() if key != "evaluations"} | {"model": model}
 
 
 @cache
@@ -57,4 +68,4 @@ def run_id(config: Config) -> str:
     """Folder name of a run: readable, and different for every config that makes other images."""
     way = config.way
     ratio = "" if way.cache_ratio is None else f"-r{way.cache_ratio:g}"
-    return f"{label(way)}-{way.sampler}{way.steps}{ratio}-{content_key(told_apart(flat(config)))[:8]}"
+    return f"{label(way)}-{way.sampler.name}{way.steps}{ratio}-{content_key(told_apart(flat(config)))[:8]}"

@@ -7,10 +7,11 @@ from omegaconf import MISSING
 
 from goc.methods import PredictorConfig, ScheduleConfig
 from goc.metrics.kinds import EXTRACTORS, METRICS
+from goc.models.objective import OBJECTIVES
+from goc.samplers import SamplerConfig
 from goc.sampling.noise import TRAINING_STEPS
 from goc.system.precision import PRECISIONS
 
-SAMPLERS = ("ddim", "ddpm")
 INFLECTION_SCOPES = ("step", "cell")
 SITES = ("branch", "stack")
 CLOCKS = ("step", "logsnr")
@@ -18,7 +19,6 @@ SAVE_IMAGES = ("none", "png", "npz")
 TRACKERS = ("none", "csv", "wandb")
 WANDB_MODES = ("online", "offline")
 CONVERGED_SAMPLES = 128
-DETERMINISTIC = ("ddim",)  # samplers that have a converged solution
 
 
 def _key(default: Any, text: str) -> Any:
@@ -34,6 +34,8 @@ class ModelConfig:
     """A denoiser, its weights, and the real data its images are compared with."""
 
     name: str = _key(MISSING, "name in tables")
+    objective: str = _key("diffusion", f"what it was trained for: {' or '.join(OBJECTIVES)}")
+    family: str | None = _key(None, "models that differ in their training seed alone share it: reports average them")
     input_size: int = _key(MISSING, "side of the input in latent pixels")
     patch_size: int = _key(MISSING, "side of a patch in latent pixels")
     in_channels: int = _key(MISSING, "latent channels")
@@ -85,13 +87,19 @@ class Way:
         "branch", "branch: cache each block's attention and MLP; stack: all blocks together, one cell a step"
     )
     clock: str = _key("step", "what changes are taken against: step (published) or logsnr")
-    steps: int = _key(20, f"sampling steps T, 2 to {TRAINING_STEPS}")
-    sampler: str = _key("ddim", f"one of {', '.join(SAMPLERS)}")
+    steps: int = _key(20, f"sampling steps T, at most {TRAINING_STEPS}")
+    evaluations: int | None = _key(None, "network evaluations instead of steps (heun and midpoint have two a step)")
+    sampler: SamplerConfig = _key(MISSING, "group: the solver")
     batch_size: int = _key(250, "images sampled together, and per shard on disk; teacache decides for all of them")
     calibration_samples: int = _key(64, "images of the uncached run that finds the inflections")
     calibration_seed: int = _key(2503, "their seed")
     schedule: ScheduleConfig = _key(MISSING, "group: when a feature is reused")
     predictor: PredictorConfig = _key(MISSING, "group: what stands in for it")
+
+    @property
+    def num_evaluations(self) -> int:
+        """How often the network is evaluated without a cache: the first axis of a mask."""
+        return self.steps * self.sampler.evaluations_per_step
 
 
 @dataclass
@@ -132,7 +140,7 @@ class Output:
     )
     converged_samples: int | None = _key(
         None,
-        f"samples whose distance to the converged solution is measured; null: {CONVERGED_SAMPLES} with ddim; 0: none",
+        f"samples whose distance to the converged solution is measured; null: {CONVERGED_SAMPLES} (ddpm: 0); 0: none",
     )
     save_images: str = _key("none", f"one of {', '.join(SAVE_IMAGES)}: images/*.png, or one images.npz (arr_0)")
     name: str = _key("runs", "study: runs go to outputs/NAME/, and are reported together")

@@ -7,9 +7,7 @@ from pathlib import PurePath
 
 from goc.config.settings import (
     CLOCKS,
-    DETERMINISTIC,
     INFLECTION_SCOPES,
-    SAMPLERS,
     SAVE_IMAGES,
     SITES,
     TRACKERS,
@@ -22,6 +20,8 @@ from goc.config.settings import (
 )
 from goc.methods import L2C, GradientQueueConfig, NoCaching, ReuseConfig
 from goc.metrics.kinds import METRICS
+from goc.models.objective import OBJECTIVES
+from goc.samplers import fitting
 from goc.sampling.noise import TRAINING_STEPS
 from goc.system.errors import ConfigError
 from goc.system.precision import PRECISIONS
@@ -31,6 +31,9 @@ DEFAULT_GRADIENT_WEIGHTS = [1.0]
 
 def normalise(way: Way) -> None:
     """Settle what one setting implies for another, so that equal runs have equal configs. Changes the argument."""
+    each = way.sampler.evaluations_per_step
+    if way.evaluations is not None and way.evaluations % each == 0:
+        way.steps, way.evaluations = way.evaluations // each, None
     if way.schedule.name == "none" or (way.cache_ratio == 0 and way.schedule.follows_ratio()):
         way.schedule, way.predictor, way.gradient_weights = NoCaching(), ReuseConfig(), []
         way.site = "branch"
@@ -67,10 +70,16 @@ def validate(config: Config) -> None:
     check_measurement(config.measurement)
     check_execution(config.execution)
     check_output(config.output, config.measurement.num_samples)
-    if config.output.converged_samples and config.way.sampler not in DETERMINISTIC:
+    sampler, objective = config.way.sampler, config.measurement.model.objective
+    if sampler.objective != objective:
+        raise ConfigError(
+            f"sampler={sampler.name}: must be one of {', '.join(fitting(objective))} "
+            f"with model.objective={objective} ({config.measurement.model.name})"
+        )
+    if config.output.converged_samples and not sampler.deterministic:
         raise ConfigError(
             f"converged_samples={config.output.converged_samples}: must be 0 or null with "
-            f"sampler={config.way.sampler}, as a stochastic sampler has no converged solution"
+            f"sampler={sampler.name}, as a stochastic sampler has no converged solution"
         )
 
 
@@ -87,8 +96,20 @@ def check_way(way: Way) -> None:
     """Raise ConfigError on the first setting of a way that cannot be run."""
     if way.schedule.follows_ratio():
         _require(way, way.cache_ratio is not None and 0 <= way.cache_ratio < 1, "cache_ratio", "in [0, 1)")
-    _require(way, 2 <= way.steps <= TRAINING_STEPS, "steps", f"in [2, {TRAINING_STEPS}]")
-    _one_of(way, "sampler", SAMPLERS)
+    sampler = way.sampler
+    if way.evaluations is not None:
+        raise ConfigError(
+            f"evaluations={way.evaluations}: must be a multiple of {sampler.evaluations_per_step} "
+            f"with sampler={sampler.name}, which has as many a step"
+        )
+    fewest = sampler.fewest_steps
+    _require(way, fewest <= way.steps <= TRAINING_STEPS, "steps", f"in [{fewest}, {TRAINING_STEPS}]")
+    sampler.check()
+    if sampler.evaluations_per_step > 1 and not way.schedule.takes_several_evaluations:
+        raise ConfigError(
+            f"schedule={way.schedule.name}: must be another one with sampler={sampler.name}, "
+            f"which evaluates the network {sampler.evaluations_per_step} times a step"
+        )
     _one_of(way, "inflection_scope", INFLECTION_SCOPES)
     _one_of(way, "site", SITES)
     _one_of(way, "clock", CLOCKS)
@@ -97,7 +118,7 @@ def check_way(way: Way) -> None:
     if not isinstance(way.predictor, GradientQueueConfig):
         _require(way, not way.gradient_weights, "gradient_weights", f"empty with predictor={way.predictor.name}")
     _require(way, all(map(math.isfinite, way.gradient_weights or [])), "gradient_weights", "finite numbers")
-    last = way.steps - 1
+    last = way.num_evaluations - 1
     _require(
         way,
         all(1 <= step <= last for step in way.correct_steps or []),
@@ -107,13 +128,14 @@ def check_way(way: Way) -> None:
     _require(way, way.batch_size >= 1, "batch_size", "at least 1")
     _require(way, way.calibration_samples >= 1, "calibration_samples", "at least 1")
     _require(way, way.calibration_seed >= 0, "calibration_seed", "at least 0")
-    way.schedule.check(way.steps)
+    way.schedule.check(way.num_evaluations)
     way.predictor.check()
 
 
 def check_measurement(measurement: Measurement) -> None:
     """Raise ConfigError on the first setting of a measurement that cannot be run."""
     model = measurement.model
+    _one_of(measurement, "model.objective", OBJECTIVES)
     _one_of(measurement, "precision", tuple(PRECISIONS))
     _require(measurement, measurement.vae_batch_size >= 1, "vae_batch_size", "at least 1")
     if measurement.vae is None and model.in_channels not in (1, 3):

@@ -24,6 +24,17 @@ def _root(matrix: np.ndarray) -> np.ndarray:
     return (vectors * np.sqrt(values.clip(min=0.0))) @ vectors.T
 
 
+def _directions(sigma: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """S^1/2 U and the eigenvalues of S^1/2 Sigma S^1/2, U its eigenvectors: [D, K] and [K], where it is not zero.
+
+    sigma and reference: Sigma and S, [D, D].
+    """
+    root = _root(reference)
+    values, vectors = np.linalg.eigh(root @ sigma @ root)
+    kept = values > SMALLEST_EIGENVALUE * values.max()
+    return root @ vectors[:, kept], values[kept]
+
+
 @dataclass(frozen=True)
 class FrechetInfluence:
     """Influence of samples on the Frechet distance of their moments (mu, Sigma) to others (m, S): the exact jackknife.
@@ -48,11 +59,8 @@ class FrechetInfluence:
     @classmethod
     def of(cls, own: Moments, mu: np.ndarray, sigma: np.ndarray) -> "FrechetInfluence":
         """For samples of these moments (three at least) and a reference's mu [D] and sigma [D, D]."""
-        root = _root(sigma)
-        values, vectors = np.linalg.eigh(root @ own.sigma @ root)
-        kept = values > SMALLEST_EIGENVALUE * values.max()
-        scale = math.sqrt(own.count) / (own.count - 1)
-        return cls(own, mu, scale * (root @ vectors[:, kept]), values[kept])
+        directions, eigenvalues = _directions(own.sigma, sigma)
+        return cls(own, mu, math.sqrt(own.count) / (own.count - 1) * directions, eigenvalues)
 
     def __call__(self, batches: Iterable[Tensor]) -> np.ndarray:
         """Influence of every sample of feature batches [n, D], in order: float64 [N], of mean zero."""
@@ -91,10 +99,8 @@ class FrechetDerivative:
     @classmethod
     def of(cls, own: Moments, other: Moments) -> "FrechetDerivative":
         """For samples of the moments `own`, against `other`."""
-        root = _root(other.sigma)
-        values, vectors = np.linalg.eigh(root @ own.sigma @ root)
-        kept = values > SMALLEST_EIGENVALUE * values.max()
-        half = root @ vectors[:, kept] * values[kept] ** -0.25
+        directions, eigenvalues = _directions(own.sigma, other.sigma)
+        half = directions * eigenvalues**-0.25
         return cls(own.mu, 2 * (own.mu - other.mu), np.eye(len(own.mu)) - half @ half.T)
 
     def __call__(self, batches: Iterable[Tensor]) -> np.ndarray:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -59,6 +59,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ValueError("holds no state dict")
     return state
+
+
+def recorded_objective(path: Path) -> str | None:
+    """The training objective that a .safetensors file was marked with; None if it was not, or is of another kind."""
+    if path.suffix != ".safetensors":
+        return None
+    with safe_open(path, framework="pt") as file:
+        return (file.metadata() or {}).get("objective")
 
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:

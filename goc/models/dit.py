@@ -204,13 +204,22 @@ class DiT(nn.Module):
 
     @classmethod
     def published(cls, name: str, input_size: int = 32, num_classes: int = 1000) -> "DiT":
-        """A published architecture by its name, such as "DiT-XL/2"; raises ValueError for an unknown one."""
-        names = [f"DiT-{size}/{patch}" for size in PUBLISHED_SIZES for patch in PUBLISHED_PATCHES]
-        if name not in names:
+        """A published architecture by its name, such as "DiT-XL/2"; raises ValueError for an unknown one.
+
+        SiT's are the same (arXiv 2401.08740, section 4), by names such as "SiT-XL/2".
+        """
+        kinds = {f"{size}/{patch}": (size, patch) for size in PUBLISHED_SIZES for patch in PUBLISHED_PATCHES}
+        paper, _, kind = name.partition("-")
+        if paper not in ("DiT", "SiT") or kind not in kinds:
+            names = [f"{paper}-{kind}" for paper in ("DiT", "SiT") for kind in kinds]
             raise ValueError(f"{name}: must be one of {', '.join(names)}")
-        size, patch = name.removeprefix("DiT-").split("/")
+        size, patch = kinds[kind]
         depth, hidden_size, num_heads = PUBLISHED_SIZES[size]
-        return cls(input_size, int(patch), 4, hidden_size, depth, num_heads, num_classes)
+        return cls(input_size, patch, 4, hidden_size, depth, num_heads, num_classes)
+
+    def output_halves(self) -> Tensor:
+        """The last layer's weights by halves of the output channels, [patch * patch, 2, C, hidden]: a view of them."""
+        return self.final_layer.linear.weight.unflatten(0, (-1, 2, self.in_channels))
 
     def initialize(self) -> None:
         """Xavier weights, and zero gates and outputs (adaLN-Zero), so that every block starts as the identity."""

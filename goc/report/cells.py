@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from goc.report.frame import COST, HIGHER_IS_BETTER, LOWER_IS_BETTER, PERCENT, WITH_ERROR, relative_cost
+from goc.report.frame import COST, HIGHER_IS_BETTER, LOWER_IS_BETTER, PERCENT, WITH_ERROR
 from goc.report.pairs import Point, difference
 
 MORE_IS_CHEAPER = ("speedup", "cached", "macs_saved")
@@ -45,11 +45,6 @@ SETTINGS = ("gradient_weights", "inflection_threshold", "uncorrected_steps", "am
 # told of a point of the plot only where they are its axis
 ASIDE = ("relative_l2", "relative_l2_mean", "relative_l2_p95", "converged_median", "mse", "psnr", "ssim", "lpips")
 WORST = 5  # samples of each row
-
-
-def with_speedup(rows: pd.DataFrame) -> pd.DataFrame:
-    """One measurement's rows with a column `speedup`, over the longest uncached trajectory among them."""
-    return rows.assign(speedup=rows["steps"].astype(float).max() / relative_cost(rows))
 
 
 def known(rows: pd.DataFrame, columns: Sequence[str]) -> list[str]:
@@ -156,6 +151,6 @@ def computed_steps(row: pd.Series) -> list[float] | None:
     cached, share = row.get("cached_steps"), value_of(row, "cached")
     if not isinstance(cached, list) or share is None:
         return None
-    steps = int(row["steps"])
+    steps = round(float(row["evaluations"]) / (1.0 - share))
     whole = math.isclose(len(cached), share * steps, abs_tol=1e-6)
     return [float(step not in cached) for step in range(steps)] if whole else None

@@ -1,6 +1,5 @@
 """The table over many runs, one row a run, and over the seeds of a point."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,12 +7,13 @@ import pandas as pd
 
 from goc.config.identity import told_apart
 from goc.report.results import measurement_of
+from goc.samplers import kind_of
 from goc.system.files import content_key
 
 # column of the table -> path in result.json
 COLUMNS = {
     "method": ("method",),
-    "sampler": ("config", "sampler"),
+    "sampler": ("config", "sampler"),  # its name, and "solver" is how it is called with its settings and steps
     "steps": ("config", "steps"),
     "cached": ("cost", "cache_ratio"),
     "evaluations": ("cost", "evaluations"),
@@ -51,7 +51,9 @@ COLUMNS = {
     "seed": ("config", "seed"),
     "cfg_scale": ("config", "cfg_scale"),
     "model": ("config", "model", "name"),
+    "family": ("config", "model", "family"),
 }
+INTERNAL = ["point", "way"]  # columns by which rows are put together, and that no file shows
 MEASUREMENT = ["model", "cfg_scale", "samples", "seed", "measurement"]  # rows compare where all are equal
 # settings that tell runs of one method apart, and their short names
 SETTINGS = {"gradient_weights": "w", "inflection_threshold": "threshold", "correct_steps": "corrected at"}
@@ -91,35 +93,33 @@ def _row(result: dict[str, Any]) -> dict[str, Any]:
         return content_key({key: value for key, value in settings.items() if key != "seed"})
 
     row = {column: _lookup(result, path) for column, path in COLUMNS.items()}
+    sampler = row["sampler"] or ""
+    row["sampler"] = sampler if isinstance(sampler, str) else sampler["name"]
+    row["kind"] = kind_of(sampler)
+    row["solver"] = f"{row['kind']}-{row['steps']}"
     row |= {
         f"{column}_se": _lookup(result, (*COLUMNS[column][:-1], f"{COLUMNS[column][-1]}_se")) for column in WITH_ERROR
     }
     if row["evaluations"] is None and row["steps"] is not None and row["cached"] is not None:
         row["evaluations"] = row["steps"] * (1 - row["cached"])
+    own = told_apart(result["config"])
     row["measurement"] = without_seed(measurement_of(result))
-    row["point"] = without_seed(told_apart(result["config"]))
+    row["point"] = without_seed(own)
+    row["way"] = without_seed({key: value for key, value in own.items() if key != "model"})
     return row
 
 
 def table(results: list[dict[str, Any]]) -> pd.DataFrame:
     """One row a run, one column a number, sorted by measurement, cost and method.
 
-    Beside COLUMNS: NAME_se, the standard errors; `measurement`, equal for runs that differ in nothing but the way and
-    the seed, and `point`, equal for runs that differ in nothing but the seed.
+    Beside COLUMNS: NAME_se, the standard errors; `solver`, the sampler with its settings and steps, and `kind`, without
+    the steps; `measurement`, equal for runs that differ in nothing but the way and the seed; `point`, equal for runs
+    that differ in nothing but the seed; `way`, equal for runs that differ in nothing but the model and the seed.
     """
-    columns = [*COLUMNS, *(f"{column}_se" for column in WITH_ERROR), "measurement", "point"]
+    columns = [*COLUMNS, *(f"{column}_se" for column in WITH_ERROR), "kind", "solver", "measurement", "point", "way"]
     frame = pd.DataFrame([_row(result) for result in results], columns=columns)
-    order = [
-        "model",
-        "cfg_scale",
-        "measurement",
-        "evaluations",
-        "method",
-        "steps",
-        "weights",
-        "inflection_threshold",
-        "seed",
-    ]
+    order = ["model", "cfg_scale", "measurement", "evaluations", "method", "steps", "kind", "weights",
+             "inflection_threshold", "seed"]  # fmt: skip
     frame = frame.assign(weights=frame["gradient_weights"].map(str))
     return frame.sort_values(order, kind="stable", ignore_index=True).drop(columns="weights")
 
@@ -150,29 +150,40 @@ def is_uncached(frame: pd.DataFrame) -> pd.Series:
     return frame["cached"] == 0
 
 
-def series_names(frame: pd.DataFrame) -> pd.Series:
-    """A name for the line each run belongs to.
-
-    Its method, with those settings that differ between runs of one method, and with its sampler and steps where cached
-    runs have several; without a cache, "no cache", or where there are several steps the sampler with fewer steps.
-    """
+def method_names(frame: pd.DataFrame) -> pd.Series:
+    """Each run's method, with those settings that differ between runs of one method; "no cache" without one."""
     names = frame["method"].astype(str)
     for setting, short in SETTINGS.items():
         values = frame[setting].map(lambda value: "none" if value is None or value != value else str(value))
         varies = values.groupby([frame["method"], frame["measurement"]]).transform("nunique") > 1
         names = names.where(~varies, names + f", {short} " + values)
-    uncached = is_uncached(frame)
-    samplers = frame["sampler"].astype(str).str.upper()
-    solver = samplers + "-" + frame["steps"].astype(str)
-    if solver[~uncached].nunique() > 1:
-        names = names.where(uncached, names + ", " + solver)
-    several = frame["steps"].where(uncached).groupby([frame["measurement"], samplers]).transform("nunique") > 1
-    names = names.mask(uncached & several, samplers + ", fewer steps")
-    return names.mask(uncached & ~several & (names == "none"), "no cache")
+    return names.mask(is_uncached(frame) & (names == "none"), "no cache")
 
 
-def relative_cost(frame: pd.DataFrame) -> pd.Series:
-    """Measured time of a row in uncached steps: its latency ratio times its steps; NaN if it was not timed."""
-    ratio = frame["latency_ratio"].astype(float).where(~is_uncached(frame), 1.0)
-    timed = frame["latency_ratio"].notna()
-    return (ratio * frame["steps"].astype(float)).where(timed, math.nan)
+def series_names(frame: pd.DataFrame) -> pd.Series:
+    """A name for the line each run belongs to.
+
+    Its method's name, with its solver where cached runs have several; without a cache, where there are several solvers,
+    the kind of solver with fewer steps.
+    """
+    names, uncached = method_names(frame), is_uncached(frame)
+    if frame.loc[~uncached, "solver"].nunique() > 1:
+        names = names.where(uncached, names + ", " + frame["solver"])
+    several = frame["solver"].where(uncached).groupby(frame["measurement"]).transform("nunique") > 1
+    return names.mask(uncached & several, frame["kind"] + ", fewer steps")
+
+
+def full_evaluations(frame: pd.DataFrame) -> pd.Series:
+    """Network evaluations of each row's uncached run."""
+    return frame["evaluations"].astype(float) / (1.0 - frame["cached"].astype(float))
+
+
+def speedup(frame: pd.DataFrame) -> pd.Series:
+    """Measured speed-up of each row over the longest uncached trajectory among them; NaN if it was not timed.
+
+    Rows were timed beside the uncached run of their own solver, and those are laid beside each other by their number
+    of evaluations.
+    """
+    full = full_evaluations(frame)
+    ratio = frame["latency_ratio"].astype(float).where(~is_uncached(frame) | frame["latency_ratio"].isna(), 1.0)
+    return full.max() / (ratio * full)

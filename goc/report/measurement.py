@@ -7,6 +7,7 @@ from typing import Any
 
 from goc.config import Measurement, Way, label
 from goc.models.decoder import UINT8_RULE
+from goc.samplers import plain
 from goc.system.files import content_key
 
 
@@ -18,6 +19,7 @@ def describe_measurement(measurement: Measurement, hashes: dict[str, str | None]
     shared = ("cfg_scale", "cfg_channels", "num_samples", "seed", "precision")
     return {
         "model": measurement.model.name,
+        "objective": measurement.model.objective,
         **hashes,
         **{key: getattr(measurement, key) for key in shared},
         "extractor": measurement.model.extractor,
@@ -27,9 +29,10 @@ def describe_measurement(measurement: Measurement, hashes: dict[str, str | None]
 
 def describe_way(way: Way) -> dict[str, Any]:
     """The way of a run in a few names; its settings are in the config."""
-    names = {"sampler": way.sampler, "steps": way.steps, "method": label(way)}
     return {
-        **names,
+        "sampler": plain(way.sampler),
+        "steps": way.steps,
+        "method": label(way),
         "schedule": way.schedule.name,
         "predictor": way.predictor.name,
         "site": way.site,

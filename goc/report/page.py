@@ -15,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from goc.report import cells
-from goc.report.frame import is_uncached
+from goc.report.frame import full_evaluations, is_uncached, speedup
 from goc.report.pairs import Point, target_of
 from goc.report.plots import pareto
 from goc.report.tables import measurements
@@ -47,7 +47,7 @@ def write_html(
     if not len(frame) == len(images) == len(points):
         raise ValueError(f"{len(frame)} rows, {len(images)} entries of images, {len(points)} points")
     rows = frame.assign(place=range(len(frame)))
-    groups = [(name, cells.with_speedup(group)) for name, group in measurements(rows)]
+    groups = [(name, group.assign(speedup=speedup(group))) for name, group in measurements(rows)]
     data = [_data(group, [points[place] for place in group["place"]]) for _, group in groups]
     pictures = strips(_pictures([group for _, group in groups], images))
     page = _template().render(
@@ -93,7 +93,7 @@ def _data(rows: pd.DataFrame, points: Sequence[Point]) -> dict[str, Any]:
                 "values": {column: cells.value_of(row, column) for column in told},
                 "errors": {column: cells.error_of(row, column) for column in told},
                 "mark": mark,
-                "texts": {"series": str(row["series"]), "solver": _solver(row)}
+                "texts": {"series": str(row["series"]), "solver": row["solver"]}
                 | {column: cells.cell(row, column) for column in told},
             }
             for (_, row), mark in zip(rows.iterrows(), marks(rows), strict=True)
@@ -109,7 +109,7 @@ def _axis(rows: pd.DataFrame, column: str, praise: str) -> dict[str, Any]:
     """The name of an axis, the direction in which better (or cheaper) is, and whether it is logarithmic."""
     _, title = cells.TITLES[column]
     if column == "speedup":
-        title += f" over {rows['steps'].max()} uncached steps"
+        title += f" over {full_evaluations(rows).max():.0f} uncached evaluations"
     values = np.array([value for _, row in rows.iterrows() if (value := cells.value_of(row, column)) is not None])
     less = "fewer" if column in ("evaluations", "gmacs") else "lower"
     direction = less if cells.lower_is_better(column) else "more" if praise == "cheaper" else "higher"
@@ -128,22 +128,17 @@ def _front(rows: pd.DataFrame, cost: str, quality: str) -> list[int]:
 
 
 def _longest(rows: pd.DataFrame) -> int:
-    """Position of the row to compare with first: the uncached one of most steps."""
-    steps = rows["steps"].where(is_uncached(rows), -1).to_numpy(float)
-    return int(np.argmax(steps))
+    """Position of the row to compare with first: the uncached one of most evaluations."""
+    return int(np.argmax(rows["evaluations"].where(is_uncached(rows), -1).to_numpy(float)))
 
 
 # ---------------------------------------------------------------- what the template gets
 
 
-def _solver(row: pd.Series) -> str:
-    return f"{str(row['sampler']).upper()}-{row['steps']}"
-
-
 def _name(row: pd.Series) -> str:
     """A row for people: its line, and what tells it from the others on it."""
     evaluations = cells.value_of(row, "evaluations")
-    solver = "" if _solver(row) in str(row["series"]) else f", {_solver(row)}"
+    solver = "" if row["solver"] in str(row["series"]) else f", {row['solver']}"
     return f"{row['series']}{solver}" + ("" if evaluations is None else f", {evaluations:.4g} evaluations")
 
 
@@ -159,7 +154,7 @@ def _pictures(groups: Sequence[pd.DataFrame], images: Sequence[Pixels | None]) -
 
 
 def _target(rows: pd.DataFrame, position: int) -> int | None:
-    """Place of the uncached row of the same sampler and steps; None for that row itself, or if there is none."""
+    """Place of the uncached row of the same solver; None for that row itself, or if there is none."""
     target = target_of(rows, position)
     return None if target is None else int(rows["place"].iloc[target])
 
@@ -186,8 +181,8 @@ def _arrow(column: str) -> str:
 
 
 def _picture_order(rows: pd.DataFrame) -> list[int]:
-    """Positions of the rows with each uncached one followed by the caches on its sampler and steps, longest first."""
-    order = rows.reset_index(drop=True).sort_values(["steps", "sampler", "cached"], ascending=[False, True, True])
+    """Positions of the rows with each uncached one followed by the caches on its solver, longest first."""
+    order = rows.reset_index(drop=True).sort_values(["steps", "solver", "cached"], ascending=[False, True, True])
     return list(map(int, order.index))
 
 
@@ -201,7 +196,7 @@ def _row(
     return {
         "name": _name(row),
         "series": str(row["series"]),
-        "solver": _solver(row),
+        "solver": row["solver"],
         "uncached": uncached,
         "steps": cells.computed_steps(row),
         "cells": [(cells.value_of(row, column), cells.cell(row, column)) for column in columns],

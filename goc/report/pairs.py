@@ -31,10 +31,9 @@ class Point:
     missing: str = ""  # why a run has no influences
 
     @property
-    def solver(self) -> tuple[Any, Any]:
+    def solver(self) -> Any:
         """The sampler and its steps, which name the uncached run that a cache imitates."""
-        row = next(iter(self.rows.values()))
-        return row.get("sampler"), row.get("steps")
+        return next(iter(self.rows.values())).get("solver")
 
 
 @dataclass(frozen=True)
@@ -105,8 +104,8 @@ def best_of(frame: pd.DataFrame, points: Sequence[Point], column: str, lower: bo
 
 
 def target_of(frame: pd.DataFrame, position: int) -> int | None:
-    """Position of the uncached row of the same sampler and steps; None for that row itself, or if there is none."""
+    """Position of the uncached row of the same solver; None for that row itself, or if there is none."""
     row = frame.iloc[position]
-    same = is_uncached(frame) & (frame["sampler"] == row["sampler"]) & (frame["steps"] == row["steps"])
+    same = is_uncached(frame) & (frame["solver"] == row["solver"])
     positions = np.flatnonzero(same.to_numpy())
     return None if len(positions) == 0 or same.iloc[position] else int(positions[0])

@@ -14,7 +14,16 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from goc.report.frame import LOWER_IS_BETTER, MEASUREMENT, TO_TARGET, is_uncached, measurement_name, relative_cost
+from goc.report.frame import (
+    LOWER_IS_BETTER,
+    MEASUREMENT,
+    TO_TARGET,
+    full_evaluations,
+    is_uncached,
+    measurement_name,
+    method_names,
+    speedup,
+)
 from goc.system.files import room_for
 
 QUALITY = {
@@ -52,10 +61,9 @@ def _errors(rows: pd.DataFrame, quality: str) -> np.ndarray | None:
 
 
 def styles(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """How each series is drawn: a colour for each method, a kind of line for each sampler with its steps."""
+    """How each series is drawn: a colour for each method, a kind of line for each solver."""
     cached = frame[~is_uncached(frame)]
-    solvers = cached["sampler"].astype(str) + cached["steps"].astype(str)
-    named = cached["series"].str.replace(r", [A-Z]+-\d+$", "", regex=True)
+    solvers, named = cached["solver"], method_names(frame)[~is_uncached(frame)]
     colors = dict(zip(named.unique(), cycle(COLORS)))
     markers = {name: MARKERS[i // len(COLORS) % len(MARKERS)] for i, name in enumerate(named.unique())}
     lines = dict(zip(solvers.unique(), cycle(LINES)))
@@ -80,7 +88,7 @@ def _plot_lines(axis: Axes, frame: pd.DataFrame, quality: str, cost: str, looks:
         axis.axhline(levels.iloc[0], color="black", linestyle=":", linewidth=0.8)
     saved = frame[cost].to_numpy(float) * (-1 if cost == "speedup" else 1)
     front = np.zeros(len(frame), dtype=bool)
-    solvers = frame["sampler"].astype(str) + frame["steps"].astype(str)
+    solvers = frame["solver"]
     for solver in solvers.unique() if quality in TO_TARGET else [None]:  # targets of other steps are other ones
         own = np.ones(len(frame), dtype=bool) if solver is None else (solvers == solver).to_numpy()
         front[own] = pareto(saved[own], frame[quality].to_numpy(float)[own], quality in LOWER_IS_BETTER)
@@ -130,7 +138,7 @@ def plot_tradeoff(frame: pd.DataFrame, folder: Path) -> None:
     frame: `goc.report.frame.over_seeds` with a column `series`, the name of a run's line. The measured speed-up is over
     the longest uncached trajectory of the picture.
     """
-    frame = frame.assign(speedup=frame["steps"].astype(float).max() / relative_cost(frame))
+    frame = frame.assign(speedup=speedup(frame))
     groups = [group for _, group in frame.groupby(MEASUREMENT, sort=False, dropna=False)]
     rows = [(group, quality) for group in groups for quality in _drawn(group)[0]]
     if not rows:
@@ -178,25 +186,4 @@ def plot_tradeoff(frame: pd.DataFrame, folder: Path) -> None:
 
 def _one_cost(frame: pd.DataFrame) -> bool:
     cached = frame[~is_uncached(frame)]
-    return cached["evaluations"].round(1).nunique() == 1 and frame["steps"].nunique() == 1
-
-
-def plot_alignment(result: dict[str, Any], path: Path) -> None:
-    """Draw the gradient alignment of each step, the threshold, and the steps it gates."""
-    threshold = result["config"]["inflection_threshold"]
-    values = np.array(result["inflection"]["alignment"], dtype=float)  # None, before the first gradient, becomes NaN
-    figure, axis = plt.subplots(
-        figsize=(8, 3.6), gridspec_kw={"left": 0.08, "right": 0.99, "bottom": 0.14, "top": 0.91}
-    )
-    axis.bar(np.arange(len(values)), values, color=np.where(values < threshold, "tab:red", "tab:blue"))
-    axis.axhline(threshold, color="black", linestyle="--", linewidth=1)
-    axis.locator_params(axis="x", integer=True)
-    axis.set_xlabel("sampling step (0 is the noisiest)")
-    axis.set_ylabel("gradient alignment")
-    axis.set_title(
-        f"Inflections (red): alignment below {threshold:g}, {result['config']['sampler'].upper()}-{len(values)}"
-    )
-    axis.set_ylim(min(-0.5, np.nanmin(values) - 0.05), 1)
-    with room_for(path):
-        figure.savefig(path, dpi=120)
-    plt.close(figure)
+    return cached["evaluations"].round(1).nunique() == 1 and full_evaluations(frame).nunique() == 1

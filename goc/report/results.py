@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from goc.models.objective import DIFFUSION
 from goc.system.errors import GocError
 from goc.system.files import room_for, write_atomically, write_json
 
@@ -57,10 +58,13 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
 
 def measurement_of(result: dict[str, Any]) -> dict[str, Any]:
-    """What a result's numbers may be compared in; older ones call it protocol, with the sampler and its steps in it."""
-    if "measurement" in result:
-        return result["measurement"]
-    return {key: value for key, value in result["protocol"].items() if key not in ("sampler", "steps")}
+    """What a result's numbers may be compared in.
+
+    Older results call it protocol, with the sampler and its steps in it, and do not name the objective, of which there
+    was one.
+    """
+    found = result.get("measurement") or result["protocol"]
+    return {"objective": DIFFUSION} | {key: value for key, value in found.items() if key not in ("sampler", "steps")}
 
 
 def extractor_of(result: dict[str, Any]) -> str:

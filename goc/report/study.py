@@ -1,7 +1,8 @@
 """Pictures and tables of finished runs: `python -m goc.report PATH...` over any folders that hold runs.
 
 Writes results.csv (every run), tradeoff.csv (every point, seeds put together), table.md and table.tex, tradeoff.png,
-.svg and .pdf, and report.html, one page to look at the numbers and the images.
+.svg and .pdf, and report.html, one page to look at the numbers and the images; of several models of one family also
+the means over them (in table.md) and alignments.png.
 """
 
 import argparse
@@ -13,7 +14,9 @@ import numpy as np
 import pandas as pd
 
 from goc.metrics.kinds import EXTRACTORS
-from goc.report.frame import over_seeds, series_names, table
+from goc.report import families
+from goc.report.alignment import plot_alignments
+from goc.report.frame import INTERNAL, over_seeds, series_names, table
 from goc.report.page import write_html
 from goc.report.pairs import points_of
 from goc.report.plots import plot_tradeoff
@@ -39,19 +42,20 @@ def _write(path: Path, text: str) -> None:
 def write_report(runs: list[tuple[Path, dict[str, Any]]], failed: list[tuple[str, str]], out: Path) -> pd.DataFrame:
     """Write the report on some runs to a folder; returns the table of points, seeds put together."""
     frame = table([result for _, result in runs])
-    _write(out / "results.csv", frame.drop(columns="point").to_csv(index=False))
+    _write(out / "results.csv", frame.drop(columns=INTERNAL).to_csv(index=False))
     frame = over_seeds(frame)
     frame["series"] = series_names(frame)
-    _write(out / "tradeoff.csv", frame.drop(columns=["point", "series"]).to_csv(index=False))
+    _write(out / "tradeoff.csv", frame.drop(columns=[*INTERNAL, "series"]).to_csv(index=False))
     by_key = points_of(runs)
     points = [by_key[key] for key in zip(frame["measurement"], frame["point"], strict=True)]
     features = {EXTRACTORS[name].size for _, result in runs if (name := extractor_of(result)) in EXTRACTORS}
-    _write(out / "table.md", markdown(frame, points, max(features, default=None)))
+    means = families.markdown(frame, points)
+    _write(out / "table.md", "\n".join(filter(None, [means, markdown(frame, points, max(features, default=None))])))
     _write(out / "table.tex", latex(frame, points))
     plot_tradeoff(frame, out)
-    images = [
-        _first_images(point.folders[min(point.folders)]) for point in points
-    ]  # the first seed's stand for a point
+    plot_alignments([result for _, result in runs], out / "alignments.png")
+    # the first seed's stand for a point
+    images = [_first_images(point.folders[min(point.folders)]) for point in points]
     with room_for(out / "report.html"):
         write_html(frame, images, points, failed, out / "report.html")
     return frame

@@ -16,6 +16,7 @@ from goc.report.frame import (
     WITH_ERROR,
     is_uncached,
     measurement_name,
+    method_names,
 )
 from goc.report.pairs import Point, best_of, difference, target_of
 
@@ -95,8 +96,8 @@ def same_cost(frame: pd.DataFrame) -> list[list[int]]:
 
 
 def same_target(frame: pd.DataFrame) -> list[list[int]]:
-    """The same, apart by sampler and steps: distances to the uncached run say nothing across steps."""
-    solver = (frame["sampler"].astype(str) + frame["steps"].astype(str)).to_list()
+    """The same, apart by solver: distances to the uncached run say nothing across solvers and steps."""
+    solver = frame["solver"].to_list()
     return [
         [position for position in rows if solver[position] == name]
         for rows in same_cost(frame)
@@ -122,9 +123,8 @@ def _cells(frame: pd.DataFrame, points: Sequence[Point], bold: Bold) -> pd.DataF
             place = list(cells.columns).index(column) + 1
             cells.insert(place, f"{column} to best", beside["to best"])
             cells.insert(place, f"{column} to uncached", beside["to uncached"])
-    cells.insert(0, "steps", frame["sampler"].str.upper() + "-" + frame["steps"].astype(str))
-    method = frame["series"].str.replace(r", [A-Z]+-\d+$", "", regex=True)  # the next column says it
-    cells.insert(0, "method", method.where(~is_uncached(frame), "no cache"))
+    cells.insert(0, "steps", frame["solver"])
+    cells.insert(0, "method", method_names(frame).where(~is_uncached(frame), "no cache"))
     return cells.loc[:, [column for column in cells if (cells[column] != "").any()]]
 
 
@@ -149,8 +149,8 @@ def warning(frame: pd.DataFrame) -> str:
 def notes(frame: pd.DataFrame, points: Sequence[Point], features: int | None) -> list[str]:
     """What a reader of a table must know: what bold means, whose errors are missing, whether samples are too few."""
     said = ["Bold: better than every row of about as many evaluations by more than two paired errors."]
-    if frame["drift"].notna().any() and frame["steps"].nunique() > 1:
-        said.append("Drift, relative L2, PSNR and SSIM are to the uncached run of the same steps: not across steps.")
+    if frame["drift"].notna().any() and frame["solver"].nunique() > 1:
+        said.append("Drift, relative L2, PSNR and SSIM are to the uncached run of the same solver: not across solvers.")
     accuracy = frame["converged_accuracy"].astype(float).max()
     if not math.isnan(accuracy):
         said.append(f"Distance to the converged solution: known to {accuracy:.2g}.")

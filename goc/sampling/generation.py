@@ -14,8 +14,7 @@ from goc.caching.schedule import cache_ratio_of
 from goc.models.decoder import to_uint8
 from goc.models.dit import DiT
 from goc.sampling.guidance import Denoiser, guided_denoiser
-from goc.sampling.noise import NoiseSchedule
-from goc.sampling.solvers import SamplerName, sample
+from goc.sampling.solvers import Solver
 from goc.system.errors import GocError
 
 
@@ -35,8 +34,7 @@ class Generation:
     """
 
     model: DiT
-    schedule: NoiseSchedule
-    sampler: SamplerName
+    solver: Solver
     cfg_scale: float
     cfg_channels: int
     seed: int
@@ -62,16 +60,17 @@ class Generation:
 
         return labels, gaussian
 
-    def denoiser(self, labels: Tensor, cache: StepCache | None) -> Denoiser:
-        """What a sampler asks at the steps of the schedule: the network, guided, for samples with these labels [n]."""
+    def denoiser(self, labels: Tensor, cache: StepCache | None, times: np.ndarray) -> Denoiser:
+        """What a solver asks in each of its evaluations: the network, guided, for samples with these labels [n].
+
+        times [evaluations]: what the network is given in them.
+        """
 
         def model(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
             with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
                 return self.model(x, t, y, cache).to(x.dtype)
 
-        guided = guided_denoiser(
-            model, self.schedule, labels, self.model.num_classes, self.cfg_scale, self.cfg_channels
-        )
+        guided = guided_denoiser(model, times, labels, self.model.num_classes, self.cfg_scale, self.cfg_channels)
 
         def denoise(x: Tensor, i: int) -> Tensor:
             if cache is not None:
@@ -83,8 +82,8 @@ class Generation:
     def trajectory(self, indices: range, cache: StepCache | None) -> tuple[Tensor, Iterator[Tensor]]:
         """Labels [n] of the samples with these indices, and an iterator over x [n, C, H, W] after each step."""
         labels, gaussian = self.drawn(indices)
-        denoise = self.denoiser(labels, cache)
-        return labels, sample(denoise, gaussian(), self.schedule, self.sampler, lambda _: gaussian())
+        denoise = self.denoiser(labels, cache, self.solver.grid.times)
+        return labels, self.solver.sample(denoise, gaussian(), gaussian)
 
     @torch.inference_mode()
     def make(self, indices: range) -> tuple[dict[str, Tensor], StepCache | None]:
@@ -104,7 +103,7 @@ class Generation:
         """What a batch really cost: its cache ratio, MACs per image, and what its cache held at most."""
         guided = self.cfg_scale != 1.0
         if not isinstance(cache, ScheduledCache):
-            nothing = torch.zeros(len(self.schedule), 1, 1, dtype=torch.bool)
+            nothing = torch.zeros(len(self.solver.grid), 1, 1, dtype=torch.bool)
             macs = image_macs(self.model, nothing, guided)
             return {"cache_ratio": 0.0, "macs_per_image": macs, "peak_cache_tensors": 0, "peak_cache_bytes": 0}
         return {

@@ -2,16 +2,15 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from goc.sampling.noise import NoiseSchedule
-
-Denoiser = Callable[[Tensor, int], Tensor]  # (x [N, C, H, W], step) -> output [N, 2C, H, W]
+Denoiser = Callable[[Tensor, int], Tensor]  # (x [N, C, H, W], evaluation) -> output [N, 2C, H, W]
 
 
 def guide(output: Tensor, scale: float, channels: int) -> Tensor:
-    """Classifier-free guidance (Ho & Salimans, arXiv 2207.12598) on the first channels of the noise estimate.
+    """Classifier-free guidance (Ho & Salimans, arXiv 2207.12598) on the first channels of the noise or velocity.
 
     output [2N, 2C, H, W]: conditional half, then unconditional. Returns [N, 2C, H, W]; the remaining channels and
     the variance are the conditional ones. The published protocol guides 3 channels (of 4).
@@ -24,7 +23,7 @@ def guide(output: Tensor, scale: float, channels: int) -> Tensor:
 
 def guided_denoiser(
     model: Callable[[Tensor, Tensor, Tensor], Tensor],
-    schedule: NoiseSchedule,
+    times: np.ndarray,
     labels: Tensor,
     null_label: int,
     cfg_scale: float,
@@ -32,14 +31,14 @@ def guided_denoiser(
 ) -> Denoiser:
     """A function (x, i) -> output [N, 2C, H, W]; at cfg_scale 1 the unconditional half is not computed.
 
-    model(x, t, y) is the denoiser; labels [N] its condition.
+    model(x, t, y) is the denoiser; labels [N] its condition; times [evaluations] what it is given as t.
     """
-    timesteps = torch.as_tensor(schedule.timesteps, device=labels.device)
+    given = torch.as_tensor(times, device=labels.device)
     guided = cfg_scale != 1.0
     y = torch.cat([labels, torch.full_like(labels, null_label)]) if guided else labels
 
     def denoise(x: Tensor, i: int) -> Tensor:
-        t = timesteps[i : i + 1]
+        t = given[i : i + 1]
         if not guided:
             return model(x, t, y)
         return guide(model(torch.cat([x, x]), t, y), cfg_scale, cfg_channels)

@@ -20,7 +20,7 @@ def linear_betas() -> np.ndarray:
 class NoiseSchedule:
     """A respaced schedule of T steps; every array is float64 [T], indexed by sampling step i (0 = noisiest)."""
 
-    timesteps: np.ndarray  # the training timestep of each step, int64
+    timesteps: np.ndarray  # the training timestep that the network is given in each step, int64
     alphas_cumprod: np.ndarray  # alpha-bar at the step
     alphas_cumprod_prev: np.ndarray  # alpha-bar after the update (1 after the last)
 
@@ -39,6 +39,16 @@ class NoiseSchedule:
 
     def __len__(self) -> int:
         return len(self.timesteps)
+
+    @property
+    def times(self) -> np.ndarray:
+        """What the network is given in each evaluation: here the timesteps, one a step."""
+        return self.timesteps
+
+    @property
+    def sigmas(self) -> np.ndarray:
+        """Standard deviation of the noise, in units of the signal: sqrt((1 - alpha-bar) / alpha-bar)."""
+        return np.sqrt((1.0 - self.alphas_cumprod) / self.alphas_cumprod)
 
     @property
     def log_snr(self) -> np.ndarray:

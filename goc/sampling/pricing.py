@@ -24,7 +24,7 @@ def price(samples: SampleSet, uncached: Generation) -> dict[str, Any]:
     ratio = average("cache_ratio")
     return {
         "cache_ratio": ratio,
-        "evaluations": len(uncached.schedule) * (1 - ratio),  # of the whole network; parts of it count as parts
+        "evaluations": len(uncached.solver.grid) * (1 - ratio),  # of the whole network; parts of it count as parts
         "gmacs_per_forward": forward_macs(uncached.model) / 1e9,
         "gmacs_per_image": macs / 1e9,
         "macs_saved": 1 - macs / full,
@@ -47,7 +47,7 @@ def side_by_side(generations: Sequence[Generation], samples: int, repeats: int) 
     The generations take turns, one trajectory each, so that a machine whose speed drifts favours none of them; a step
     that something disturbed does not count if another repeat was spared.
     """
-    fastest = [[math.inf] * len(generation.schedule) for generation in generations]
+    fastest = [[math.inf] * generation.solver.steps for generation in generations]
     for _ in range(repeats):
         for generation, own in zip(generations, fastest, strict=True):
             cache = generation.new_cache() if generation.new_cache else None

@@ -1,16 +1,61 @@
-"""The DDIM and DDPM updates, and the loop that samples with them."""
+"""Solvers: from noise to a sample, one step after the other, with one or two network evaluations in each.
 
-from collections.abc import Callable, Iterator
-from typing import Literal
+Ours are DDIM and DDPM, whose every digit the published protocol depends on, and the fixed-step methods of flow
+matching. DPM-Solver and UniPC are diffusers' (multistep.py).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from goc.sampling.flow import FlowTimes
 from goc.sampling.guidance import Denoiser
 from goc.sampling.noise import NoiseSchedule
 
-SamplerName = Literal["ddim", "ddpm"]
+Noise = Callable[[], Tensor]  # Gaussian noise [N, C, H, W], another in every call
+
+
+def no_noise() -> Tensor:
+    """What deterministic solvers can be given for noise, as they never ask for it."""
+    raise AssertionError("a deterministic solver asks for no noise")
+
+
+class Grid(Protocol):
+    """Where the network is evaluated; arrays [evaluations]."""
+
+    @property
+    def times(self) -> np.ndarray:
+        """What the network is given."""
+
+    @property
+    def log_snr(self) -> np.ndarray:
+        """Logarithm of the signal-to-noise ratio; never falls, and is equal only where two evaluations are."""
+
+    def __len__(self) -> int: ...
+
+
+class Solver(ABC):
+    """A way from noise to a sample, without state: any number of batches may be sampled with one.
+
+    grid: where its network evaluations are. steps: how many it takes, each with as many evaluations.
+    """
+
+    evaluations_per_step = 1
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        self.steps = len(grid) // self.evaluations_per_step
+
+    @abstractmethod
+    def sample(self, denoise: Denoiser, x: Tensor, noise: Noise) -> Iterator[Tensor]:
+        """From Gaussian noise x [N, C, H, W], yields x after each step.
+
+        denoise(x, i) is the network at the grid's evaluation i; noise is only asked by stochastic solvers.
+        """
 
 
 def predict_x0(schedule: NoiseSchedule, i: int, x: Tensor, eps: Tensor) -> Tensor:
@@ -54,23 +99,82 @@ def ddpm_step(schedule: NoiseSchedule, i: int, x: Tensor, output: Tensor, noise:
     return mean + torch.exp(0.5 * ddpm_log_variance(schedule, i, v)) * noise
 
 
-def sample(
-    denoise: Denoiser,
-    x: Tensor,
-    schedule: NoiseSchedule,
-    sampler: SamplerName = "ddim",
-    noise: Callable[[int], Tensor] | None = None,
-) -> Iterator[Tensor]:
-    """Run the sampler from x_T [N, C, H, W], yielding x after each of the T updates.
+class DDIM(Solver):
+    """DDIM with eta = 0."""
 
-    noise(i) gives the Gaussian noise [N, C, H, W] of step i; only DDPM asks for it.
-    """
-    for i in range(len(schedule)):
-        output = denoise(x, i)
-        if sampler == "ddim":
-            x = ddim_step(schedule, i, x, output)
-        else:
-            if noise is None:
-                raise ValueError("sampler=ddpm needs a source of noise")
-            x = ddpm_step(schedule, i, x, output, noise(i))
-        yield x
+    def __init__(self, schedule: NoiseSchedule) -> None:
+        super().__init__(schedule)
+        self.schedule = schedule
+
+    def sample(self, denoise: Denoiser, x: Tensor, noise: Noise) -> Iterator[Tensor]:
+        for i in range(self.steps):
+            x = ddim_step(self.schedule, i, x, denoise(x, i))
+            yield x
+
+
+class DDPM(Solver):
+    """DDPM with learned variance."""
+
+    def __init__(self, schedule: NoiseSchedule) -> None:
+        super().__init__(schedule)
+        self.schedule = schedule
+
+    def sample(self, denoise: Denoiser, x: Tensor, noise: Noise) -> Iterator[Tensor]:
+        for i in range(self.steps):
+            x = ddpm_step(self.schedule, i, x, denoise(x, i), noise())
+            yield x
+
+
+class FlowSolver(Solver):
+    """A fixed-step method for dx/dt = v(x, t) from t = 0 to 1, in equal steps."""
+
+    within: Sequence[float]  # where in a step its evaluations are
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(FlowTimes.of(steps, self.within))
+
+    def __init_subclass__(cls) -> None:
+        cls.evaluations_per_step = len(cls.within)
+
+    def sample(self, denoise: Denoiser, x: Tensor, noise: Noise) -> Iterator[Tensor]:
+        channels, dt = x.shape[1], 1.0 / self.steps
+        for step in range(self.steps):
+            first = step * self.evaluations_per_step
+
+            def velocity(x: Tensor, evaluation: int, first: int = first) -> Tensor:
+                return denoise(x, first + evaluation)[:, :channels]
+
+            x = x + dt * self.slope(velocity, x, dt)
+            yield x
+
+    @abstractmethod
+    def slope(self, velocity: Callable[[Tensor, int], Tensor], x: Tensor, dt: float) -> Tensor:
+        """What a step of length dt from x [N, C, H, W] moves along; velocity(x, k) is its k-th evaluation."""
+
+
+class Euler(FlowSolver):
+    """Euler's method, of first order: x + dt v(x, t)."""
+
+    within = (0.0,)
+
+    def slope(self, velocity: Callable[[Tensor, int], Tensor], x: Tensor, dt: float) -> Tensor:
+        return velocity(x, 0)
+
+
+class Heun(FlowSolver):
+    """Heun's method, of second order: x + dt/2 (v(x, t) + v(x + dt v(x, t), t + dt))."""
+
+    within = (0.0, 1.0)
+
+    def slope(self, velocity: Callable[[Tensor, int], Tensor], x: Tensor, dt: float) -> Tensor:
+        first = velocity(x, 0)
+        return 0.5 * (first + velocity(x + dt * first, 1))
+
+
+class Midpoint(FlowSolver):
+    """The midpoint method, of second order: x + dt v(x + dt/2 v(x, t), t + dt/2)."""
+
+    within = (0.0, 0.5)
+
+    def slope(self, velocity: Callable[[Tensor, int], Tensor], x: Tensor, dt: float) -> Tensor:
+        return velocity(x + 0.5 * dt * velocity(x, 0), 1)

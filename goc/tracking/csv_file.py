@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock
 
-from goc.report.frame import table
+from goc.report.frame import INTERNAL, table
 from goc.report.results import read_result
 from goc.system.errors import GocError
 from goc.system.files import write_atomically
@@ -26,7 +26,7 @@ def track_in_csv(folder: Path) -> Path:
         raise GocError(f"{folder}: holds no finished run")
     path = folder.parent / TRACKED_FILE
     with FileLock(folder.parent / f".{TRACKED_FILE}.lock", timeout=LOCK_TIMEOUT_S):
-        row = table([result]).drop(columns="point")
+        row = table([result]).drop(columns=INTERNAL)
         row.insert(0, "run", folder.name)
         rows = [_read_text(row.to_csv(index=False))]
         if path.exists():

@@ -15,7 +15,7 @@ from wandb.errors import Error as WandbError
 
 from goc.config import WandbConfig
 from goc.config.identity import told_apart
-from goc.report.frame import is_uncached, over_seeds, series_names, table
+from goc.report.frame import INTERNAL, is_uncached, over_seeds, series_names, table
 from goc.report.plots import QUALITY
 from goc.report.results import collect, read_result
 from goc.report.tables import measurements
@@ -66,7 +66,7 @@ def log_summary(settings: WandbConfig, folder: Path) -> str:
     key = content_key([study, folder.resolve().name, "summary"])
     with _session(settings, folder, key, f"{study} summary", study, "summary", {}) as (run, place):
         pictures = {f"pictures/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.glob("*.png"))}
-        shown = frame.drop(columns="point")
+        shown = frame.drop(columns=INTERNAL)
         columns: list[str | int] = list(shown.columns)
         rows: list[Any] = [[_cell(value) for value in row] for row in shown.itertuples(index=False)]
         run.log({"results": wandb.Table(columns=columns, data=rows), **charts(over_seeds(frame)), **pictures})

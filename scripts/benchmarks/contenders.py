@@ -18,6 +18,7 @@ from goc.caching.schedule import cached_steps_of, taylorseer, uniform, whole_ste
 from goc.models.dit import ATTENTION, MLP, DiT, DiTBlock, Site, modulate
 from goc.sampling.generation import Generation
 from goc.sampling.noise import NoiseSchedule
+from goc.sampling.solvers import DDIM
 
 GRADIENT_WEIGHT = 1.2  # the paper's
 INTERVAL, ORDER = 4, 2  # of TaylorSeer
@@ -41,8 +42,7 @@ class Workload:
         """The project's sampler (DDIM) on this model, without decoder."""
         return Generation(
             model=self.model,
-            schedule=NoiseSchedule.respaced(self.steps),
-            sampler="ddim",
+            solver=DDIM(NoiseSchedule.respaced(self.steps)),
             cfg_scale=self.cfg_scale,
             cfg_channels=3,
             seed=0,

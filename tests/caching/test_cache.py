@@ -9,7 +9,7 @@ from goc.caching.schedule import cached_steps_of, uniform, whole_steps
 from goc.models.dit import BRANCHES, DiT, Terms
 from goc.sampling.guidance import guided_denoiser
 from goc.sampling.noise import NoiseSchedule
-from goc.sampling.solvers import sample
+from goc.sampling.solvers import DDIM, no_noise
 
 STEPS = 8
 
@@ -18,7 +18,12 @@ def trajectory(model: DiT, cache: ScheduledCache | None) -> Tensor:
     x = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(1))
     schedule = NoiseSchedule.respaced(STEPS)
     guided = guided_denoiser(
-        model if cache is None else lambda x, t, y: model(x, t, y, cache), schedule, torch.tensor([0, 3, 4]), 5, 1.5, 3
+        model if cache is None else lambda x, t, y: model(x, t, y, cache),
+        schedule.times,
+        torch.tensor([0, 3, 4]),
+        5,
+        1.5,
+        3,
     )
 
     def denoise(x: Tensor, i: int) -> Tensor:
@@ -27,7 +32,7 @@ def trajectory(model: DiT, cache: ScheduledCache | None) -> Tensor:
         return guided(x, i)
 
     with torch.inference_mode():
-        return torch.stack(list(sample(denoise, x, schedule)))
+        return torch.stack(list(DDIM(schedule).sample(denoise, x, no_noise)))
 
 
 def test_ratio_zero_is_bit_identical_to_no_cache(tiny_dit: DiT) -> None:

@@ -219,3 +219,53 @@ def test_taylor_of_order_zero_is_reuse(cached: list[bool]) -> None:
     features = torch.randn(len(cached), 3)
     pairs = zip(used_values(Taylor(mask, 0), mask, features), used_values(Reuse(mask), mask, features), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@st.composite
+def clocks_with_ties(draw: st.DrawFn) -> tuple[list[bool], list[float], list[float]]:
+    """A schedule, weights, and a clock that stands still in some steps, as in a solver's second evaluation."""
+    cached, weights = draw(masks), draw(weight_lists)
+    moves = draw(st.lists(st.sampled_from([0.0, 0.5, 1.0, 3.0]), min_size=len(cached) - 1, max_size=len(cached) - 1))
+    return cached, weights, list(itertools.accumulate(moves, initial=-2.0))
+
+
+@given(clocks_with_ties())
+@settings(deadline=None)
+def test_of_two_values_at_one_time_the_gradient_queue_knows_the_newer(
+    case: tuple[list[bool], list[float], list[float]],
+) -> None:
+    cached, weights, clock = case
+    mask = one_cell(cached)
+    features = torch.randn(len(cached), 3, generator=torch.Generator().manual_seed(3)).double()
+    used: list[Tensor] = []
+    for step, feature in enumerate(features):
+        history = {clock[earlier]: used[earlier] for earlier in range(step)}  # the newer of each time, oldest first
+        times = sorted(history, reverse=True)
+        if not cached[step]:
+            used.append(feature)
+            continue
+        value = history[times[0]].clone()
+        for weight, (now, before) in zip(weights, itertools.pairwise(times), strict=False):
+            value += weight * (history[now] - history[before]) * (clock[step] - times[0]) / (now - before)
+        used.append(value)
+    found = used_values(GradientQueue(mask, weights, clock=clock), mask, features)
+    for value, expected in zip(found, used, strict=True):
+        torch.testing.assert_close(value, expected)
+
+
+@given(clocks_with_ties(), st.integers(0, 3))
+@settings(deadline=None)
+def test_of_two_features_at_one_time_taylor_expands_about_the_newer(
+    case: tuple[list[bool], list[float], list[float]], order: int
+) -> None:
+    cached, _, clock = case
+    mask = one_cell(cached)
+    features = torch.tensor([[3.0 - 2.0 * now] for now in clock], dtype=torch.float64)  # linear in the clock
+    found = used_values(Taylor(mask, order, clock), mask, features)
+    computed: list[float] = []
+    for step, value in enumerate(found):
+        known = len(set(computed)) > 1 if order else False
+        if not cached[step] or known or (computed and computed[-1] == clock[step]):
+            torch.testing.assert_close(value, features[step])
+        assert torch.isfinite(value).all()
+        computed += [] if cached[step] else [clock[step]]

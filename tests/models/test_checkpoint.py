@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from goc.models.build import load_model
 from goc.models.checkpoint import load_state_dict, load_weights
 from goc.models.dit import DiT
 from goc.system.errors import GocError
@@ -102,3 +103,49 @@ def test_values_that_are_not_finite_are_named_with_their_tensors(tiny_dit: DiT, 
     named = str(error.value).removeprefix(f"model.checkpoint={path}: holds NaN or infinite values in ")
     assert named.endswith(" and 1 more")
     assert "blocks.0.attn.qkv.bias" in named
+
+
+def save(model: DiT, path: Path, objective: str | None) -> Path:
+    """A checkpoint, marked with its objective unless that is None."""
+    save_file(model.state_dict(), path, None if objective is None else {"objective": objective})
+    return path
+
+
+SHAPE = {"input_size": 4, "patch_size": 2, "in_channels": 2, "hidden_size": 16, "depth": 3, "num_heads": 2,
+         "num_classes": 5}  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "asked"), [("flow", "diffusion"), ("diffusion", "flow")])
+def test_a_checkpoint_that_says_its_objective_is_refused_under_another(
+    tiny_dit: DiT, tmp_path: Path, said: str, asked: str
+) -> None:
+    path = save(tiny_dit, tmp_path / "w.safetensors", said)
+    load_model(SHAPE, path, said)
+    with pytest.raises(GocError, match=rf"model\.objective={asked}: must be {said}, which .*w\.safetensors was"):
+        load_model(SHAPE, path, asked)
+
+
+def test_a_variance_half_of_zeros_tells_flow_matching(tiny_dit: DiT, tmp_path: Path) -> None:
+    tiny_dit.output_halves()[:, 1] = 0
+    path = save(tiny_dit, tmp_path / "w.safetensors", None)
+    load_model(SHAPE, path, "flow")
+    with pytest.raises(GocError, match=r"model\.objective=diffusion: must be flow"):
+        load_model(SHAPE, path, "diffusion")
+
+
+def test_a_trained_variance_under_flow_matching_is_warned_of(
+    tiny_dit: DiT, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = save(tiny_dit, tmp_path / "w.safetensors", None)
+    load_model(SHAPE, path, "diffusion")
+    assert not caplog.text
+    load_model(SHAPE, path, "flow")
+    assert "its variance half is not zero, as in a diffusion model" in caplog.text
+
+
+def test_the_halves_of_the_output_are_those_of_the_last_layer(tiny_dit: DiT) -> None:
+    tiny_dit.output_halves()[:, 1] = 0
+    tiny_dit.final_layer.linear.bias.zero_()
+    output = tiny_dit(torch.randn(2, 2, 4, 4), torch.tensor([0.5]), torch.tensor([0, 1]))
+    assert not output[:, 2:].any()
+    assert output[:, :2].abs().min() > 0

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import oracle_folders
 
 from goc.caching.schedule import cache_ratio_of, l2c, smoothcache
 from goc.models.routers import load_router, save_router
@@ -14,7 +15,7 @@ from goc.system.errors import GocError
 @pytest.fixture
 def data(request: pytest.FixtureRequest) -> Path:
     """Folder of the published routers and schedules."""
-    folder = request.config.getoption("--oracles").parent / "data"
+    folder = oracle_folders(request.config)[0].parent / "data"
     if not folder.is_dir():
         pytest.skip("the published routers, beside the folder given by --oracles, are absent")
     return folder

@@ -153,7 +153,7 @@ def test_numbers_are_shown_to_two_digits_of_their_error(value, error, text) -> N
 
 
 def test_strips_become_smaller_until_they_fit() -> None:
-    few, many = (strips(dict(enumerate(random_images(count, 3, 256)))) for count in (1, 40))  # type: ignore[arg-type]
+    few, many = (strips(dict(enumerate(random_images(count, 3, 256)))) for count in (1, 40))  # type: ignore[arg-type]  # none is None
     assert (few[0].count, few[0].width) == (8, 128)
     assert many[0].width < 128
     assert sum(len(strip.source) for strip in many.values()) <= LARGEST_STRIPS
@@ -248,7 +248,7 @@ def test_the_plot_has_a_point_for_each_row_and_a_line_for_each_series(visit) -> 
 def test_another_quality_or_cost_redraws_the_plot(visit) -> None:
     visited = visit(Study(digits()))
     visited.page.locator("#cost").select_option("speedup")
-    assert visited.axis_titles().startswith("measured speed-up over 20 uncached steps (more is cheaper)")
+    assert visited.axis_titles().startswith("measured speed-up over 20 uncached evaluations (more is cheaper)")
     visited.page.locator("#cost").select_option("gmacs")
     visited.page.locator("#quality").select_option("drift")
     assert visited.axis_titles() == (
@@ -397,7 +397,7 @@ def test_masks_of_older_results_are_left_out_where_parts_of_steps_are_cached(vis
 def test_pictures_show_an_uncached_row_before_its_caches_and_are_decoded(visit) -> None:
     study = Study(digits())
     images = random_images(len(study.frame))
-    images[study.place("reuse", 20, 5)] = None  # type: ignore[call-overload]
+    images[study.place("reuse", 20, 5)] = None  # type: ignore[call-overload]  # a place is a number
     page = visit(study, images).page
     names = [name.split("\n")[0] for name in page.locator(".row > div:first-child").all_inner_texts()]
     assert names[0] == "DDIM, fewer steps, DDIM-20, 20 evaluations"

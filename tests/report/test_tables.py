@@ -153,7 +153,7 @@ def test_distances_to_the_uncached_run_are_not_compared_across_steps(tmp_path: P
     frame, points = pointed(runs)
     text = markdown(frame, points)
     assert "**0.05" not in text  # 0.050(10) and 0.075(10) differ by more than two errors, and by their targets
-    assert "not across steps" in text
+    assert "not across solvers" in text
     assert [target_of(frame, position) for position in range(3)] == [2, None, None]
 
 

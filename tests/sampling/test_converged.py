@@ -13,12 +13,23 @@ from goc.config.hydra import compose_config
 from goc.models.build import load_model
 from goc.models.decoder import decode_pixels
 from goc.models.dit import DiT
+from goc.models.objective import DIFFUSION
 from goc.sampling import converged as module
-from goc.sampling.converged import BATCH_SIZE, INTERVALS, Converged, adams_weights, converged, converging_grid, solve
+from goc.sampling.converged import (
+    BATCH_SIZE,
+    INTERVALS,
+    Converged,
+    DiffusionEquation,
+    FlowEquation,
+    adams_weights,
+    converged,
+    converging_grid,
+    solve,
+)
 from goc.sampling.generation import Generation
 from goc.sampling.guidance import Denoiser
 from goc.sampling.noise import NoiseSchedule
-from goc.sampling.solvers import sample
+from goc.sampling.solvers import DDIM, DDPM, no_noise
 from goc.system.errors import GocError
 from goc.system.files import resolve
 
@@ -29,8 +40,7 @@ MEAN, STD = 0.7, 0.4  # of Gaussian data
 def generation(model: DiT, steps: int = 20, cfg_scale: float = 1.5) -> Generation:
     return Generation(
         model=model,
-        schedule=NoiseSchedule.respaced(steps),
-        sampler="ddim",
+        solver=DDIM(NoiseSchedule.respaced(steps)),
         cfg_scale=cfg_scale,
         cfg_channels=3,
         seed=3,
@@ -76,7 +86,10 @@ def halvings(intervals: int, count: int) -> list[NoiseSchedule]:
 
 def test_the_error_falls_with_the_third_power_of_the_step() -> None:
     x = noise()
-    errors = [relative(solve(gaussian_data(grid, STD), x, grid), exact_solution(x)) for grid in halvings(400, 4)]
+    errors = [
+        relative(solve(gaussian_data(grid, STD), x, DiffusionEquation(grid)), exact_solution(x))
+        for grid in halvings(400, 4)
+    ]
     orders = np.log2(np.divide(errors[:-1], errors[1:]))
     assert (orders > 2.5).all(), orders
     assert errors[-1] < 1e-6
@@ -84,7 +97,9 @@ def test_the_error_falls_with_the_third_power_of_the_step() -> None:
 
 def test_a_point_is_reached_exactly_on_any_grid() -> None:
     grid = converging_grid(5)
-    torch.testing.assert_close(solve(gaussian_data(grid, 0.0), noise(), grid), torch.full_like(noise(), MEAN))
+    torch.testing.assert_close(
+        solve(gaussian_data(grid, 0.0), noise(), DiffusionEquation(grid)), torch.full_like(noise(), MEAN)
+    )
 
 
 def test_ddim_comes_to_the_exact_solution_of_gaussian_data() -> None:
@@ -93,7 +108,7 @@ def test_ddim_comes_to_the_exact_solution_of_gaussian_data() -> None:
     errors = []
     for steps in (250, 500, 1000):
         schedule = NoiseSchedule.respaced(steps)
-        *_, end = sample(gaussian_data(schedule, STD), x, schedule)
+        *_, end = DDIM(schedule).sample(gaussian_data(schedule, STD), x, no_noise)
         errors.append(relative(end, exact_solution(x)))
     np.testing.assert_allclose(np.divide(errors[:-1], errors[1:]), 2, rtol=0.1)
 
@@ -103,6 +118,20 @@ def test_weights_integrate_parabolas_through_uneven_nodes_exactly() -> None:
     weights = adams_weights(nodes, 2.0, 0.5)
     assert np.dot(weights, [node**2 - node for node in nodes]) == pytest.approx((0.125 - 8) / 3 - (0.25 - 4) / 2)
     assert adams_weights([2.0], 2.0, 0.5) == [-1.5]  # Euler's method, which is DDIM
+
+
+def test_on_the_flow_of_gaussian_data_it_is_exact_to_third_order() -> None:
+    x, errors = noise(), []
+    for intervals in (50, 100, 200):
+        equation = FlowEquation(intervals)
+
+        def denoise(x: Tensor, i: int, times: np.ndarray = equation.times) -> Tensor:
+            t = float(times[i])  # E[data - noise | x], by Bayes' rule
+            velocity = MEAN + (t * STD**2 - (1 - t)) / ((t * STD) ** 2 + (1 - t) ** 2) * (x - t * MEAN)
+            return torch.cat([velocity, x], dim=1)
+
+        errors.append(relative(solve(denoise, x, equation), MEAN + STD * x))
+    assert (np.log2(np.divide(errors[:-1], errors[1:])) > 2.5).all(), errors
 
 
 @pytest.mark.parametrize("intervals", [1, 7, 160, INTERVALS, 999])
@@ -131,7 +160,7 @@ def smooth_dit(tiny_dit: DiT) -> DiT:
 
 @pytest.mark.parametrize("cfg_scale", [1.0, 1.5])
 def test_ddim_approaches_it_like_one_over_its_steps(smooth_dit: DiT, cfg_scale: float, tmp_path: Path) -> None:
-    solution = converged(generation(smooth_dit, 20, cfg_scale), KEY, 6, tmp_path)
+    solution = converged(generation(smooth_dit, 20, cfg_scale), DIFFUSION, KEY, 6, tmp_path)
     distances = []
     for steps in (50, 100, 200, 400):
         made, _ = generation(smooth_dit, steps, cfg_scale).make(range(6))
@@ -140,23 +169,28 @@ def test_ddim_approaches_it_like_one_over_its_steps(smooth_dit: DiT, cfg_scale: 
     assert solution.accuracy < distances[0] / 5  # though random weights make a stiffer equation than trained ones
 
 
-def test_on_the_digits_it_is_known_twenty_times_better_than_ddim_50_comes_to_it(tmp_path: Path) -> None:
-    model = compose_config([]).measurement.model
-    own = generation(load_model(model.shape(), resolve(model.checkpoint)), steps=50, cfg_scale=1.0)
-    solution = converged(own, KEY, 12, tmp_path)
+@pytest.mark.parametrize("name", ["digits", "digits_flow"])
+def test_on_the_digits_it_is_known_twenty_times_better_than_50_steps_come_to_it(name: str, tmp_path: Path) -> None:
+    config = compose_config([f"model={name}", "steps=50"])
+    model, way = config.measurement.model, config.way
+    denoiser = load_model(model.shape(), resolve(model.checkpoint), model.objective)
+    own = replace(generation(denoiser, cfg_scale=1.0), solver=way.sampler.solver(way.steps))
+    solution = converged(own, model.objective, KEY, 12, tmp_path)
     assert solution.accuracy < relative(own.make(range(12))[0]["latents"], solution.latents) / 20
 
 
 def test_the_accuracy_reported_is_the_error_of_the_coarser_grid(smooth_dit: DiT, tmp_path: Path) -> None:
     own = generation(smooth_dit)
-    solution = converged(own, KEY, 6, tmp_path)
+    solution = converged(own, DIFFUSION, KEY, 6, tmp_path)
     full = NoiseSchedule.respaced(1000)
     coarse = NoiseSchedule.at(converging_grid(INTERVALS).timesteps[::2])
     labels, gaussian = own.drawn(range(6))
     x = gaussian()
-    denoisers = [replace(own, schedule=grid).denoiser(labels, None) for grid in (full, coarse)]
+    denoisers = [own.denoiser(labels, None, grid.times) for grid in (full, coarse)]
     with torch.inference_mode():
-        truth, less = (solve(denoise, x, grid) for denoise, grid in zip(denoisers, (full, coarse), strict=True))
+        truth, less = (
+            solve(denoise, x, DiffusionEquation(grid)) for denoise, grid in zip(denoisers, (full, coarse), strict=True)
+        )
     assert solution.accuracy == pytest.approx(relative(less, truth), rel=0.3)
     assert relative(solution.latents, truth) < solution.accuracy / 2
     assert solution.evaluations == len(coarse) + INTERVALS + 1
@@ -174,14 +208,14 @@ def equal(a: Converged, b: Converged) -> bool:
 
 @pytest.mark.usefixtures("quick")
 def test_samples_are_those_of_the_seed_whatever_the_run_and_the_batch(tiny_dit: DiT, tmp_path: Path) -> None:
-    few = converged(generation(tiny_dit), KEY, BATCH_SIZE, tmp_path / "a")
-    other = replace(generation(tiny_dit, steps=7), sampler="ddpm")  # a way has no part in it
-    more = converged(other, KEY, BATCH_SIZE + 3, tmp_path / "b")
+    few = converged(generation(tiny_dit), DIFFUSION, KEY, BATCH_SIZE, tmp_path / "a")
+    other = replace(generation(tiny_dit), solver=DDPM(NoiseSchedule.respaced(7)))  # a way has no part in it
+    more = converged(other, DIFFUSION, KEY, BATCH_SIZE + 3, tmp_path / "b")
     assert more.latents.shape == (BATCH_SIZE + 3, 2, 4, 4)
     assert more.latents.dtype == torch.float32
     assert torch.equal(more.latents[:BATCH_SIZE], few.latents)
     assert not torch.equal(more.latents[0], more.latents[BATCH_SIZE])
-    reseeded = converged(replace(other, seed=4), KEY, BATCH_SIZE, tmp_path / "a")
+    reseeded = converged(replace(other, seed=4), DIFFUSION, KEY, BATCH_SIZE, tmp_path / "a")
     assert not torch.equal(reseeded.latents, few.latents)
 
 
@@ -189,15 +223,15 @@ def test_samples_are_those_of_the_seed_whatever_the_run_and_the_batch(tiny_dit: 
 def test_it_is_made_once_and_a_damaged_file_again(
     tiny_dit: DiT, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = converged(generation(tiny_dit), KEY, 3, tmp_path)
+    made = converged(generation(tiny_dit), DIFFUSION, KEY, 3, tmp_path)
     assert "converged solution" in capsys.readouterr().err
-    assert equal(converged(generation(tiny_dit, steps=9), KEY, 3, tmp_path), made)
+    assert equal(converged(generation(tiny_dit, steps=9), DIFFUSION, KEY, 3, tmp_path), made)
     assert "converged solution" not in capsys.readouterr().err  # read back
     (file,) = tmp_path.glob("converged-*.safetensors")
     whole = file.read_bytes()
     file.write_bytes(whole[:-9])
     with caplog.at_level(logging.WARNING):
-        assert equal(converged(generation(tiny_dit), KEY, 3, tmp_path), made)
+        assert equal(converged(generation(tiny_dit), DIFFUSION, KEY, 3, tmp_path), made)
     assert "is damaged" in caplog.text
     assert "made again" in caplog.text
     assert file.read_bytes() == whole
@@ -207,5 +241,5 @@ def test_it_is_made_once_and_a_damaged_file_again(
 def test_what_is_not_finite_is_refused_and_not_kept(tiny_dit: DiT, tmp_path: Path) -> None:
     tiny_dit.final_layer.linear.bias.fill_(float("nan"))
     with pytest.raises(GocError, match=r"samples 0\.\.2: the converged solution is not finite"):
-        converged(generation(tiny_dit), KEY, 3, tmp_path)
+        converged(generation(tiny_dit), DIFFUSION, KEY, 3, tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))

@@ -10,9 +10,9 @@ from conftest import REPOSITORY, run_environment
 
 from goc.models.decoder import decode_pixels
 from goc.models.dit import DiT
+from goc.samplers import SAMPLERS
 from goc.sampling.generate import generate
 from goc.sampling.generation import Generation, draw
-from goc.sampling.noise import NoiseSchedule
 from goc.sampling.shards import Keep, SampleSet
 from goc.sampling.workers import Workers
 from goc.system.errors import GocError
@@ -21,8 +21,7 @@ from goc.system.errors import GocError
 def generation(model: DiT, sampler: str = "ddim", seed: int = 0) -> Generation:
     return Generation(
         model=model,
-        schedule=NoiseSchedule.respaced(4),
-        sampler=sampler,
+        solver=SAMPLERS[sampler]().solver(4),
         cfg_scale=1.5,
         cfg_channels=3,
         seed=seed,
@@ -57,7 +56,7 @@ def test_labels_cover_all_classes_evenly() -> None:
     assert counts.max() < 250
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_sample_does_not_depend_on_its_batch(tiny_dit: DiT, sampler: str) -> None:
     together, _ = generation(tiny_dit, sampler).make(range(0, 5))
     alone, _ = generation(tiny_dit, sampler).make(range(3, 4))
@@ -134,6 +133,7 @@ from pathlib import Path
 sys.path[:0] = {tests!r}
 from test_generate import KEEP, generation, random_model
 from goc.system.errors import GocError
+from goc.samplers import SAMPLERS
 from goc.sampling.generate import generate
 from goc.sampling.shards import SampleSet
 from goc.sampling.workers import Workers

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, only_result, run_environment
+from warm import WarmProcess
 
 from goc.sampling.workers import Place, join, place
 
@@ -23,27 +24,20 @@ HERE = "hydra.run.dir=here"
 
 pytestmark = pytest.mark.slow
 
-Process = subprocess.Popen[str]
-Start = Callable[..., Process]
+Start = Callable[..., WarmProcess]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Start `python run.py SETTINGS` in tmp_path/FOLDER, alone or as one of several workers; all end with the test."""
-    processes: list[Process] = []
+    processes: list[WarmProcess] = []
 
-    def begin(*settings: str, folder: str = "", rank: int = 0, count: int = 0, port: str = "") -> Process:
+    def begin(*settings: str, folder: str = "", rank: int = 0, count: int = 0, port: str = "") -> WarmProcess:
         torchrun = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port} if count else {}
         cwd = tmp_path / folder
         cwd.mkdir(exist_ok=True)
-        process = subprocess.Popen(
-            [sys.executable, str(REPOSITORY / "run.py"), *SMALL, HERE, *settings],
-            cwd=cwd,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**run_environment(), **{name: str(value) for name, value in torchrun.items()}},
-        )
+        environment = {**run_environment(), **{name: str(value) for name, value in torchrun.items()}}
+        process = WarmProcess([str(REPOSITORY / "run.py"), *SMALL, HERE, *settings], cwd, environment)
         processes.append(process)
         return process
 
@@ -63,7 +57,7 @@ def shards_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("shard-*")}
 
 
-def wait_for_shards(folder: Path, process: Process) -> None:
+def wait_for_shards(folder: Path, process: WarmProcess) -> None:
     """Until the first shard is there (or the process has ended by itself)."""
     while not list(folder.glob("shard-*")) and process.poll() is None:
         time.sleep(0.002)
@@ -213,7 +207,7 @@ def test_25_kills_at_random_moments_change_no_byte_and_cost_only_the_shards_in_h
     """Two workers, 2,000 samples in 100 shards; one of the two, or both, are killed in every round."""
     script = FORKED.format(tests=[str(REPOSITORY / "tests"), str(Path(__file__).parent)])
 
-    def begin(folder: Path) -> Process:
+    def begin(folder: Path) -> "subprocess.Popen[str]":
         folder.mkdir()
         return subprocess.Popen(
             [sys.executable, "-c", script, str(folder)],
@@ -224,7 +218,7 @@ def test_25_kills_at_random_moments_change_no_byte_and_cost_only_the_shards_in_h
             env=run_environment(),
         )
 
-    def round_of(parent: Process) -> list[int]:
+    def round_of(parent: "subprocess.Popen[str]") -> list[int]:
         assert parent.stdin is not None
         assert parent.stdout is not None
         parent.stdin.write("go\n")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import fetch_weights
 import pytest
+from conftest import oracle_folders
 
 from goc.config import compose_config
 from goc.system.files import file_sha256
@@ -343,7 +344,7 @@ def test_the_published_routers_are_fetched_where_the_model_looks_for_them(reques
         assert routers is not None
         assert {Path(routers.format(steps=steps)).name for steps in (20, 50)} == set(files)
         assert Path(routers).parent == Path("weights")
-    published = request.config.getoption("--oracles").parent / "data"
+    published = oracle_folders(request.config)[0].parent / "data"
     if published.is_dir():
         for name, file in files.items():
             assert file_sha256(published / name) == file.sha256

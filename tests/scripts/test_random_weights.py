@@ -11,8 +11,11 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+from goc.config import compose_config
+from goc.models.build import load_model
 from goc.models.checkpoint import load_weights
 from goc.models.dit import BRANCHES, DiT
+from goc.system.errors import GocError
 from goc.system.files import file_sha256
 
 IMAGE_SIZE, LATENT_SIZE = 128, 16
@@ -37,6 +40,17 @@ def denoiser(weights: Path) -> DiT:
     model = DiT.published("DiT-S/8", LATENT_SIZE)
     load_weights(model, weights / DENOISER)
     return model.eval().requires_grad_(False)
+
+
+def test_flow_matchings_weights_are_known_by_their_variance_half(tmp_path: Path) -> None:
+    path = tmp_path / "SiT.pt"
+    random_weights.write_denoiser(path, "SiT-S/8", IMAGE_SIZE, seed=0)
+    shape = compose_config(["model=sit_s_2_256", "model.patch_size=8", f"model.input_size={LATENT_SIZE}",
+                            "model.checkpoint=x"]).measurement.model.shape()  # fmt: skip
+    model = load_model(shape, path, "flow")
+    assert rms(model(torch.randn(1, 4, LATENT_SIZE, LATENT_SIZE), torch.tensor([0.5]), torch.tensor([3]))[:, :4]) > 0.3
+    with pytest.raises(GocError, match="must be flow"):
+        load_model(shape, path, "diffusion")
 
 
 def rms(values: torch.Tensor) -> float:

@@ -11,6 +11,7 @@ from goc.models.decoder import decode_pixels
 from goc.models.dit import DiT, add_gated
 from goc.sampling.generation import Generation
 from goc.sampling.noise import NoiseSchedule
+from goc.sampling.solvers import DDIM
 from goc.system.device import choose_device, configure, torch_format
 from goc.system.errors import ConfigError
 
@@ -36,8 +37,7 @@ def latents(
 
     generation = Generation(
         prepare(model, CPU, torch_format(precision), compiled),
-        NoiseSchedule.respaced(STEPS),
-        "ddim",
+        DDIM(NoiseSchedule.respaced(STEPS)),
         1.5,
         3,
         seed=0,

@@ -1,0 +1,72 @@
+"""Pictures of the gradient alignment, by which the gradient queue is gated: of one run, and of several models."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from goc.report.frame import table
+from goc.system.files import room_for
+
+
+def alignment_of(result: dict[str, Any]) -> np.ndarray:
+    """The alignment of each step [steps]; NaN before there is a gradient."""
+    return np.array(result["inflection"]["alignment"], dtype=float)
+
+
+def plot_alignment(result: dict[str, Any], path: Path) -> None:
+    """Draw the gradient alignment of each step, the threshold, and the steps it gates."""
+    threshold = result["config"]["inflection_threshold"]
+    values = alignment_of(result)
+    figure, axis = plt.subplots(
+        figsize=(8, 3.6), gridspec_kw={"left": 0.08, "right": 0.99, "bottom": 0.14, "top": 0.91}
+    )
+    axis.bar(np.arange(len(values)), values, color=np.where(values < threshold, "tab:red", "tab:blue"))
+    axis.axhline(threshold, color="black", linestyle="--", linewidth=1)
+    axis.locator_params(axis="x", integer=True)
+    axis.set_xlabel("sampling step (0 is the noisiest)")
+    axis.set_ylabel("gradient alignment")
+    axis.set_title(f"Inflections (red): alignment below {threshold:g}, {table([result])['solver'].iloc[0]}")
+    axis.set_ylim(min(-0.5, np.nanmin(values) - 0.05), 1)
+    with room_for(path):
+        figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def plot_alignments(results: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw the alignment of models of one family together, a panel a family and solver; nothing if there are none.
+
+    Of a model's runs with a solver, which measured the same, the first one is drawn.
+    """
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for result in results:
+        if result["inflection"].get("alignment") is not None:
+            row = table([result]).iloc[0]
+            panel = found.setdefault(f"{row['family'] or row['model']}, {row['solver']}", {})
+            panel.setdefault(str(row["model"]), alignment_of(result))
+    panels = {name: models for name, models in sorted(found.items()) if len(models) > 1}
+    if not panels:
+        return
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(6.4 * columns, 3.2 * rows), squeeze=False, sharey=True, layout="constrained"
+    )
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (name, models) in zip(axes.flat, panels.items(), strict=False):
+        for model, values in sorted(models.items()):
+            axis.plot(np.arange(len(values)), values, marker=".", linewidth=1.2, label=model)
+        axis.axhline(0.0, color="black", linestyle="--", linewidth=0.8)
+        axis.locator_params(axis="x", integer=True)
+        axis.set(title=name, xlabel="network evaluation (0 is the noisiest)", ylabel="gradient alignment")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8, frameon=False)
+    with room_for(path):
+        figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,87 @@
+"""Every method of the shelf on every kind of solver: a mask's first axis is the network evaluation."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from goc.config import compose_config, validate
+from goc.config.identity import CONF
+from goc.models.dit import BRANCHES, DiT
+from goc.models.routers import save_router
+from goc.plan import Plan, calibration_of, make_plan
+from goc.sampling.generation import Generation
+from goc.sources import uncached_generation
+from goc.system.errors import ConfigError
+
+METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+SOLVERS = {
+    "euler": ["model=digits_flow"],
+    "heun": ["model=digits_flow", "sampler=heun"],
+    "unipc": ["sampler=unipc", "sampler.spacing=logsnr"],
+}
+ONE_EVALUATION = ("l2c", "l2c_goc", "teacache")
+EVALUATIONS = 10
+
+
+def planned(model: DiT, folder: Path, *settings: str) -> tuple[Plan, Generation]:
+    """The plan and the uncached generation of some settings on a small random model."""
+    config = compose_config([*settings, f"evaluations={EVALUATIONS}", "calibration_samples=4", "seed=3"])
+    validate(config)
+    generation = uncached_generation(config.measurement, config.way, model, torch.device("cpu"))
+    calibration = calibration_of(config.way, generation, {}, str(folder))
+    return make_plan(config.way, config.measurement.model, calibration), generation
+
+
+def latents(generation: Generation) -> Tensor:
+    made, _ = generation.make(range(4))
+    return made["latents"]
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "none"])
+def test_every_method_caches_evaluations_of_every_solver(
+    tiny_dit: DiT, tmp_path: Path, method: str, solver: str
+) -> None:
+    settings = [*SOLVERS[solver], f"method={method}"]
+    if method in ONE_EVALUATION and solver == "heun":
+        with pytest.raises(ConfigError, match=r"schedule=\w+: must be another one with sampler=heun"):
+            planned(tiny_dit, tmp_path, *settings)
+        return
+    if method.startswith("l2c"):
+        logits = torch.randn(EVALUATIONS, tiny_dit.depth, BRANCHES, generator=torch.Generator().manual_seed(0))
+        save_router(tmp_path / "router.pt", logits, argparse.Namespace())
+        settings.append(f"schedule.router={tmp_path / 'router.pt'}")
+    plan, generation = planned(tiny_dit, tmp_path, *settings)
+    assert len(plan.mask) == len(generation.solver.grid) == EVALUATIONS
+    assert plan.mask.any()
+    caches = []
+
+    def new_cache():
+        caches.append(plan.new_cache())
+        return caches[-1]
+
+    cached = latents(replace(generation, new_cache=new_cache))
+    (cache,) = caches
+    assert cache.mask.any()  # an adaptive one is decided as it runs
+    assert torch.isfinite(cached).all()
+    assert not torch.equal(cached, latents(generation))
+    assert generation.cost(cache)["macs_per_image"] < generation.cost(None)["macs_per_image"]
+
+
+def test_a_clock_that_stands_still_between_two_evaluations_gives_plain_reuse_there(
+    tiny_dit: DiT, tmp_path: Path
+) -> None:
+    """Heun's corrector and the next predictor are at one time: nothing has changed by then, so nothing is corrected."""
+    heun = [*SOLVERS["heun"], "cache_ratio=0.4", "inflection_threshold=null"]  # caches 1, 3, 5, 7: the correctors
+    plan, generation = planned(tiny_dit, tmp_path, *heun, "method=goc_logsnr")
+    mask = torch.zeros_like(plan.mask)
+    mask[2::2] = True  # the predictors, each at the time of the corrector before it
+    plan, reuse = (
+        replace(chosen, mask=mask) for chosen in (plan, planned(tiny_dit, tmp_path, *heun, "method=reuse")[0])
+    )
+    gradient, plain = (latents(replace(generation, new_cache=own.new_cache)) for own in (plan, reuse))
+    torch.testing.assert_close(gradient, plain)
