@@ -69,6 +69,7 @@ def test_an_experiment_runs_by_its_own_command(run_here: Run, tmp_path: Path, pa
     fewer = FEWER.get(path.stem, "").split()
     run_here(*command.removeprefix("# python run.py ").split(), "+smoke=true", *fewer)
     folder = tmp_path / "outputs" / f"{path.stem}-smoke"
-    assert len(pd.read_csv(folder / "results.csv")) == ROWS[path.stem]
+    twice = 2 if path.stem == "digits_search" else 0  # some trials may choose the settings of another
+    assert 0 <= ROWS[path.stem] - len(pd.read_csv(folder / "results.csv")) <= twice
     for name in ("table.md", "table.tex", "tradeoff.png", "tradeoff.svg", "tradeoff.pdf", "report.html"):
         assert (folder / name).stat().st_size > 300

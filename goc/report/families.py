@@ -66,7 +66,7 @@ def family_table(rows: pd.DataFrame, points: Sequence[Point]) -> pd.DataFrame:
     rows: of one family, one a model and way; points: their runs.
     """
     rows = rows.assign(place=range(len(rows)), name=method_names(rows).where(~is_uncached(rows), "no cache"))
-    rows = rows.sort_values(["evaluations", "way", "model"], kind="stable")
+    rows = rows.sort_values(["evaluations", "name", "solver", "way", "model"], kind="stable")
     ways = [group for _, group in rows.groupby("way", sort=False)]
     frame = pd.DataFrame([group.iloc[0] for group in ways]).reset_index(drop=True)
     cells = pd.DataFrame({"method": frame["name"], "steps": frame["solver"]})

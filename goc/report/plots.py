@@ -39,6 +39,7 @@ COST = {
 }
 COLORS = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]  # the stub names no ListedColormap
 LINES, MARKERS = ("-", "--", ":", "-."), "osD^v<>PX*"
+GREYS, UNCACHED_MARKERS = ("black", "dimgrey", "darkgrey"), "s^vD<>P"  # so many that few solvers look alike
 
 
 def pareto(cost: np.ndarray, quality: np.ndarray, lower_is_better: bool) -> np.ndarray:
@@ -71,9 +72,11 @@ def styles(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
         str(series): {"color": colors[name], "marker": markers[name], "linestyle": lines[solver]}
         for series, name, solver in zip(cached["series"], named, solvers, strict=True)
     }
-    uncached = frame.loc[is_uncached(frame), "series"].unique()
-    grey = cycle(("black", "dimgrey", "darkgrey"))
-    return looks | {str(series): {"color": next(grey), "marker": "s", "linewidth": 2.0} for series in uncached}
+    uncached = sorted(map(str, frame.loc[is_uncached(frame), "series"].unique()))
+    return looks | {
+        series: {"color": color, "marker": marker, "linestyle": line, "linewidth": 2.0}
+        for series, color, marker, line in zip(uncached, cycle(GREYS), cycle(UNCACHED_MARKERS), cycle(LINES))
+    }
 
 
 def _plot_lines(axis: Axes, frame: pd.DataFrame, quality: str, cost: str, looks: dict[str, dict[str, Any]]) -> None:

@@ -5,6 +5,7 @@ the same. For that a store of torch.distributed is enough; no tensor is ever exc
 (gloo, nccl) that a dying worker could leave the others hanging in.
 """
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from torch.distributed import PrefixStore, Store, TCPStore
 
 from goc.system.errors import GocError
 
+READING_S = 10.0  # that a leader with an error waits at most for the others to see it too
 FIRST_PORT, PORTS = 20000, 20000  # a Slurm job meets at a port of its own, by its number
 
 
@@ -53,6 +55,11 @@ class Workers:
             else:
                 if self.store.get(f"{meeting}/{rank}") != value.encode():
                     others.append(rank)
+        self.store.set(f"{meeting}/read by {self.rank}", "")
+        if self.leads and (missing or others):  # its store ends with it, so the others are let read first
+            came = [f"{meeting}/read by {rank}" for rank in range(self.count) if rank not in missing]
+            with contextlib.suppress(RuntimeError):
+                self.store.wait(came, timedelta(seconds=READING_S))
         if missing:
             raise GocError(
                 f"worker {_listed(missing)} of {self.count} did not come within worker_timeout_s={self.timeout_s:g}"
