@@ -25,7 +25,7 @@ demo: setup ## the main job on the embedded default: about 5 minutes on 2 cores
 	@echo 'Each run below:                 result.json, samples.png, alignment.png'
 
 test: lint ## every check that CI runs: 6 to 7 minutes on 2 cores
-	$(RUN) -m pytest -n 3 # a third one, as some tests wait
+	$(RUN) -m pytest -n 4 # twice the cores, as some tests wait
 
 check: lint ## lint, types and the tests of pure code: under a minute
 	$(RUN) -m pytest -n 2 -m 'not slow' -q

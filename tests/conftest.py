@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from warm import WarmProcess
 from xdist.scheduler import LoadScopeScheduling
 
 import goc.cli
@@ -23,7 +24,7 @@ from goc.models.dit import DiT
 
 REPOSITORY = Path(__file__).parent.parent
 TOGETHER = ("tests/tracking/test_tracking.py", "tests/test_imagenet.py")  # whose tests share what takes long to make
-SLOW_FIXTURES = {"run_py", "run_here", "start", "sweep", "weights", "inception_file", "browser"}
+SLOW_FIXTURES = {"run_py", "run_apart", "run_here", "start", "sweep", "weights", "inception_file", "browser"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -133,6 +134,20 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 def run_py(tmp_path: Path) -> Run:
     """Call `python run.py ARGUMENTS` in an empty folder, as a process of its own."""
     return functools.partial(run_in, tmp_path)
+
+
+def run_warm(folder: Path, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    """The same, as a process that does not have to import everything first."""
+    process = WarmProcess([str(REPOSITORY / "run.py"), *arguments], folder, run_environment())
+    stdout, stderr = process.communicate()
+    assert not check or process.returncode == 0, stderr
+    return subprocess.CompletedProcess(arguments, process.returncode or 0, stdout, stderr)
+
+
+@pytest.fixture
+def run_apart(tmp_path: Path) -> Run:
+    """Call what run.py calls in an empty folder, as a process of its own that starts at once."""
+    return functools.partial(run_warm, tmp_path)
 
 
 def show_on_stderr(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:

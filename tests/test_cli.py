@@ -88,21 +88,21 @@ def test_one_bad_job_does_not_take_the_others_with_it(run_here: Run, tmp_path: P
     assert (tmp_path / "outputs" / "sweep" / "tradeoff.png").exists()
 
 
-def test_a_sweep_of_30_of_which_3_fail_reports_27_and_again_runs_only_what_is_missing(
+def test_a_sweep_of_12_of_which_3_fail_reports_9_and_again_runs_only_what_is_missing(
     run_here: Run, tmp_path: Path
 ) -> None:
-    ratios = "cache_ratio=0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1.5"
+    ratios = "cache_ratio=0.2,0.5,0.8,1.5"
     small = ("num_samples=4", "batch_size=4", "steps=10", "calibration_samples=2", "latency_repeats=0", "metrics=[fid]",
              "converged_samples=0")  # fmt: skip
-    sweep = ("-m", "method=reuse", ratios, "seed=0,1,2", "name=thirty", *small)
+    sweep = ("-m", "method=reuse", ratios, "seed=0,1,2", "name=twelve", *small)
     finished = run_here(*sweep, check=False)
     assert finished.returncode == 1
     assert finished.stderr.count("error: cache_ratio=1.5: must be in [0, 1)") == 3
     assert finished.stderr.split("3 failed:")[1].count("cache_ratio=1.5: must be in [0, 1)") == 3
-    folder = tmp_path / "outputs" / "thirty"
-    assert len(pd.read_csv(folder / "results.csv")) == 27
+    folder = tmp_path / "outputs" / "twelve"
+    assert len(pd.read_csv(folder / "results.csv")) == 9
     points = pd.read_csv(folder / "tradeoff.csv")
-    assert len(points) == 9  # of three seeds each
+    assert len(points) == 3  # of three seeds each
     assert set(points["seed"]) == {"0,1,2"}
     assert (points["fid_spread"] > 0).all()
     assert (folder / "report.html").read_text().count("cache_ratio=1.5: must be in [0, 1)") == 3

@@ -41,12 +41,12 @@ def test_without_slurm_the_line_says_what_else_there_is(run_here: Run, monkeypat
     assert "Traceback" not in finished.stderr
 
 
-def test_a_killed_local_job_does_not_take_the_others_with_it(run_py: Run, tmp_path: Path) -> None:
+def test_a_killed_local_job_does_not_take_the_others_with_it(run_apart: Run, tmp_path: Path) -> None:
     sweep = ("-m", "seed=0,1", "method=none", "latency_repeats=0", "name=killed", LOCAL, *SMALL)
     folder = tmp_path / "outputs" / "killed" / ".submitit"
     end = time.monotonic() + 300
     with ThreadPoolExecutor() as pool:
-        background = pool.submit(run_py, *sweep, check=False)
+        background = pool.submit(run_apart, *sweep, check=False)
         pids: list[int] = []
         while not pids:  # the first job's controller, whose pid names its folder, has started its process
             assert not background.done(), background.result().stderr

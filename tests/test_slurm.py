@@ -90,10 +90,12 @@ def shards(folder: Path) -> dict[Path, int]:
 
 
 @needs_slurm
-def test_a_sweep_on_slurm_gives_the_table_of_a_sweep_in_one_process(run_py: Run, run_here: Run, tmp_path: Path) -> None:
+def test_a_sweep_on_slurm_gives_the_table_of_a_sweep_in_one_process(
+    run_apart: Run, run_here: Run, tmp_path: Path
+) -> None:
     sweep = ("-m", "method=reuse,goc", "cache_ratio=0.4", *SMALL)
     run_here(*sweep, "name=here", "cache_dir=here")
-    run_py(*sweep, "name=slurm", "cache_dir=slurm", *SLURM)
+    run_apart(*sweep, "name=slurm", "cache_dir=slurm", *SLURM)
     here, there = (
         pd.read_csv(tmp_path / "outputs" / name / "tradeoff.csv", dtype=str)[["method", "cached", "fid", "mse"]]
         for name in ("here", "slurm")
@@ -103,10 +105,10 @@ def test_a_sweep_on_slurm_gives_the_table_of_a_sweep_in_one_process(run_py: Run,
 
 
 @needs_slurm
-def test_the_tasks_of_a_job_share_its_shards(run_py: Run, run_here: Run, tmp_path: Path) -> None:
+def test_the_tasks_of_a_job_share_its_shards(run_apart: Run, run_here: Run, tmp_path: Path) -> None:
     sweep = ("-m", "method=goc", "cache_ratio=0.4", *SMALL, "num_samples=120")
     run_here(*sweep, "name=here", "cache_dir=here")
-    run_py(*sweep, "name=slurm", "cache_dir=slurm", *SLURM, "hydra.launcher.tasks_per_node=2")
+    run_apart(*sweep, "name=slurm", "cache_dir=slurm", *SLURM, "hydra.launcher.tasks_per_node=2")
     alone, together = (tmp_path / "outputs" / name for name in ("here", "slurm"))
     assert only_result(together)["workers"] == 2
     assert [path.read_bytes() for path in sorted(shards(alone))] == [p.read_bytes() for p in sorted(shards(together))]
@@ -115,9 +117,9 @@ def test_the_tasks_of_a_job_share_its_shards(run_py: Run, run_here: Run, tmp_pat
 
 @needs_slurm
 def test_a_requeued_job_goes_on_from_its_finished_shards(
-    run_py: Run, tmp_path: Path, background: ThreadPoolExecutor
+    run_apart: Run, tmp_path: Path, background: ThreadPoolExecutor
 ) -> None:
-    sweep = background.submit(run_py, "-m", *LONG, "name=requeued", *SLURM, check=False)
+    sweep = background.submit(run_apart, "-m", *LONG, "name=requeued", *SLURM, check=False)
     await_that(lambda: len(shards(tmp_path)) >= 3, sweep)
     job = job_array("requeued")
     before = shards(tmp_path)
@@ -131,9 +133,9 @@ def test_a_requeued_job_goes_on_from_its_finished_shards(
 
 @needs_slurm
 def test_killed_jobs_do_not_take_the_others_with_them(
-    run_py: Run, tmp_path: Path, background: ThreadPoolExecutor
+    run_apart: Run, tmp_path: Path, background: ThreadPoolExecutor
 ) -> None:
-    sweep = background.submit(run_py, "-m", "seed=0,1,2", *LONG, "name=killed", *SLURM, check=False)
+    sweep = background.submit(run_apart, "-m", "seed=0,1,2", *LONG, "name=killed", *SLURM, check=False)
     await_that(lambda: job_array("killed") != "", sweep)
     job = job_array("killed")
 
@@ -161,8 +163,8 @@ def test_killed_jobs_do_not_take_the_others_with_them(
 
 
 @needs_slurm
-def test_a_partition_that_is_not_there_is_named(run_py: Run) -> None:
-    finished = run_py("-m", *LONG, "hydra.launcher.partition=nowhere", *SLURM, check=False)
+def test_a_partition_that_is_not_there_is_named(run_apart: Run) -> None:
+    finished = run_apart("-m", *LONG, "hydra.launcher.partition=nowhere", *SLURM, check=False)
     assert finished.returncode == 1
     assert "error: hydra/launcher=slurm: sbatch: error: invalid partition specified: nowhere" in finished.stderr
     assert "Traceback" not in finished.stderr

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -33,9 +34,9 @@ def embedded(name: str) -> DictConfig:
 def from_hydra(node: DictConfig) -> Config:
     """The typed, normalised config of a Hydra config (which may hold Hydra's own node beside it)."""
     own = OmegaConf.masked_copy(node, [f.name for f in fields(Settings)])
-    settings = [OmegaConf.structured(Settings), own]
+    settings: list[Any] = [_schema(), own, {"name": study_name(node)}]
     if node.smoke:
-        settings += [OmegaConf.load(CONF / "smoke.yaml"), {"name": f"{node.name}-smoke"}]
+        settings.append(OmegaConf.load(CONF / "smoke.yaml"))
         settings += [{"model": embedded(name)} for name in SMOKE_MODELS[node.model.objective]]
     typed = OmegaConf.to_object(OmegaConf.merge(*settings))
 
@@ -54,11 +55,22 @@ def compose_config(overrides: Sequence[str]) -> Config:
         return from_hydra(compose("config", overrides=list(overrides)))
 
 
+def study_name(node: DictConfig) -> str:
+    """The name of a study, which a smoke run does not share."""
+    return f"{node.name}-smoke" if node.smoke else str(node.name)
+
+
 def study(node: DictConfig) -> str:
     """The folder of a study below outputs/; raises ConfigError for a name that would lead out of it."""
-    output = from_hydra(node).output
+    output = Output(name=study_name(node))
     check_name(output)
     return output.name
+
+
+@cache
+def _schema() -> DictConfig:
+    """The typed settings with their defaults, which take long to make."""
+    return OmegaConf.structured(Settings)
 
 
 def _help_rows(cls: type, prefix: str = "") -> Iterator[str]:
