@@ -24,6 +24,7 @@ from goc.models.dit import DiT
 
 REPOSITORY = Path(__file__).parent.parent
 TOGETHER = ("tests/tracking/test_tracking.py", "tests/test_imagenet.py")  # whose tests share what takes long to make
+WAITING = ("tests/test_slurm.py", "tests/test_launchers.py", "tests/tracking/", "tests/sampling/test_workers.py")
 SLOW_FIXTURES = {"run_py", "run_apart", "run_here", "start", "sweep", "weights", "inception_file", "browser"}
 
 
@@ -64,6 +65,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
+    items.sort(key=lambda item: not item.nodeid.startswith(WAITING))  # while they wait, others compute
 
 
 @pytest.fixture

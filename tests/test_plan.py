@@ -21,9 +21,10 @@ METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 SOLVERS = {
     "euler": ["model=digits_flow"],
     "heun": ["model=digits_flow", "sampler=heun"],
-    "unipc": ["sampler=unipc", "sampler.spacing=logsnr"],
+    "unipc": ["sampler=unipc", "sampler.spacing=logsnr"],  # which caches cannot tell from ddim: a few are enough
 }
 ONE_EVALUATION = ("l2c", "l2c_goc", "teacache")
+FEW = ("reuse", "goc_logsnr", "taylorseer_lite_logsnr", "smoothcache", "l2c", "teacache")
 EVALUATIONS = 10
 
 
@@ -41,8 +42,11 @@ def latents(generation: Generation) -> Tensor:
     return made["latents"]
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "none"])
+@pytest.mark.parametrize(
+    ("method", "solver"),
+    [(method, solver) for method in METHODS for solver in SOLVERS
+     if method != "none" and (solver != "unipc" or method in FEW)],
+)  # fmt: skip
 def test_every_method_caches_evaluations_of_every_solver(
     tiny_dit: DiT, tmp_path: Path, method: str, solver: str
 ) -> None:
