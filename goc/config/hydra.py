@@ -37,7 +37,7 @@ def from_hydra(node: DictConfig) -> Config:
     settings: list[Any] = [_schema(), own, {"name": study_name(node)}]
     if node.smoke:
         settings.append(OmegaConf.load(CONF / "smoke.yaml"))
-        settings += [{"model": embedded(name)} for name in SMOKE_MODELS[node.model.objective]]
+        settings += [{"model": embedded(name)} for name in SMOKE_MODELS.get(node.model.objective, ["digits"])]
     typed = OmegaConf.to_object(OmegaConf.merge(*settings))
 
     def part(cls: type) -> Any:
