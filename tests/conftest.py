@@ -40,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)  # pytest-xdist runs one process for each core
-    config.addinivalue_line("markers", "slow: starts the application or compiles; left out of `make check`")
+    config.addinivalue_line("markers", "slow: starts the application, compiles or trains; left out of `make check`")
 
 
 def oracle_folders(config: pytest.Config) -> list[Path]:

@@ -17,6 +17,8 @@ from goc.sampling.generation import Generation
 from goc.sources import uncached_generation
 from goc.system.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 SOLVERS = {
     "euler": ["model=digits_flow"],

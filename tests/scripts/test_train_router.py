@@ -8,6 +8,8 @@ import train_router
 
 from goc.models.routers import load_router
 
+pytestmark = pytest.mark.slow
+
 
 def train(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["train_router.py", *arguments, "--iterations=2", "--batch=2"])
