@@ -169,6 +169,7 @@ def test_ddim_approaches_it_like_one_over_its_steps(smooth_dit: DiT, cfg_scale: 
     assert solution.accuracy < distances[0] / 5  # though random weights make a stiffer equation than trained ones
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits", "digits_flow"])
 def test_on_the_digits_it_is_known_twenty_times_better_than_50_steps_come_to_it(name: str, tmp_path: Path) -> None:
     config = compose_config([f"model={name}", "steps=50"])
