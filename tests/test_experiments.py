@@ -26,14 +26,14 @@ FEWER = {
     "digits_budget": "cache_ratio=0.67 steps=20",
     "digits_models": "steps=4 cache_ratio=0.5 method=goc",
     "digits_search": "hydra.sweeper.n_trials=4",
-    "digits_tradeoff": "cache_ratio=0.67",
+    "digits_tradeoff": "cache_ratio=0.67 method=none,l2c_goc,teacache,goc_stack_logsnr",  # tests/test_plan.py has all
 }
 ROWS = {
     "digits_ablation": 2,
     "digits_budget": 4,
     "digits_models": 12,  # 3 models are one here
     "digits_search": 4,  # Optuna's trials
-    "digits_tradeoff": 19,
+    "digits_tradeoff": 4,
     "paper_ablation": 3,
     "paper_ddim50": 7,
     "paper_l2c": 2,
