@@ -29,9 +29,9 @@ from goc.models.build import load_model
 from goc.models.dit import BRANCHES, DiT, DiTBlock
 from goc.models.routers import save_router
 from goc.samplers import SamplerConfig
-from goc.sampling.generation import draw
 from goc.sampling.guidance import guided_denoiser
 from goc.sampling.solvers import Solver, no_noise
+from goc.sources import uncached_generation
 from goc.system.errors import ConfigError, GocError, fail
 from goc.system.files import resolve
 
@@ -101,19 +101,18 @@ def learn(
 
 def train(config: Config, model: DiT, iterations: int, batch: int, penalty: float, rate: float) -> Tensor:
     """Router logits [steps, depth, 2], indexed by the authors' router number r = steps - 1 - i."""
-    measurement, solver = config.measurement, config.way.sampler.solver(config.way.steps)
+    measurement = config.measurement
+    generation = uncached_generation(measurement, config.way, model, torch.device("cpu"))
+    solver = generation.solver
     torch.manual_seed(measurement.seed)
     logits = torch.full((solver.steps, model.depth, BRANCHES), INITIAL_LOGIT, requires_grad=True)
     optimizer = torch.optim.Adam([logits], lr=rate)
     progress = trange(iterations, desc="router", unit="batch")
     for iteration in progress:
-        drawn = [draw(measurement.seed, iteration * batch + index, model.num_classes) for index in range(batch)]
-        labels = torch.tensor([label for _, label in drawn])
-        shape = (model.in_channels, model.input_size, model.input_size)
-        x = torch.stack([torch.randn(shape, generator=generator) for generator, _ in drawn])
+        labels, gaussian = generation.drawn(range(iteration * batch, (iteration + 1) * batch))
         guidance = (solver.grid.times, labels, model.num_classes, measurement.cfg_scale, measurement.cfg_channels)
         optimizer.zero_grad()
-        errors = learn(model, solver, guidance, x, logits, penalty)
+        errors = learn(model, solver, guidance, gaussian(), logits, penalty)
         optimizer.step()
         ratio = cache_ratio_of(l2c(logits.detach().sigmoid(), PUBLISHED_THRESHOLD))
         progress.set_postfix(error=f"{sum(errors) / len(errors):.2e}", cached=f"{ratio:.1%}")

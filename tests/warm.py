@@ -30,8 +30,11 @@ class WarmProcess:
     """The part of subprocess.Popen that tests of workers and signals use."""
 
     def __init__(self, arguments: list[str], cwd: Path, environment: dict[str, str]) -> None:
-        self.files = [Path(tempfile.mkstemp(dir=cwd.parent)[1]) for _ in range(2)]
-        self.process = CONTEXT.Process(target=as_user, args=(arguments, cwd, environment, tuple(self.files)))
+        folder = Path(tempfile.mkdtemp(dir=cwd.parent))
+        self.files = folder / "stdout", folder / "stderr"
+        for file in self.files:
+            file.touch()
+        self.process = CONTEXT.Process(target=as_user, args=(arguments, cwd, environment, self.files))
         self.process.start()
 
     @property

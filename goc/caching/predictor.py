@@ -153,11 +153,11 @@ class GradientQueue(Predictor):
         return keep.tolist()
 
     def _distinct_times(self) -> list[list[float]]:
-        """The clock at each step and at those before it, newest first, each time once."""
+        """The clock at each step and at as many before it as the queue reaches back, newest first, each time once."""
         times: list[list[float]] = []
         for step in range(self.steps):
             earlier = times[-1][self.replaces[step] :] if times else []
-            times.append([self.clock[step], *earlier])
+            times.append([self.clock[step], *earlier[: len(self.weights)]])
         return times
 
     def _advance(self, step: int, cell: Cell, value: Terms) -> None:

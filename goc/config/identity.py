@@ -26,8 +26,7 @@ def flat(config: Config) -> dict[str, Any]:
 
 def identity(config: Config) -> dict[str, Any]:
     """What decides which images a run makes: its measurement and its way, as plain values."""
-    settings = {**asdict(config.measurement), **asdict(config.way), "sampler": plain(config.way.sampler)}
-    return _as_before(settings)
+    return {key: value for key, value in told_apart(flat(config)).items() if key != "compile"}
 
 
 def told_apart(settings: Mapping[str, Any]) -> dict[str, Any]:

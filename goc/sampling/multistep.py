@@ -12,10 +12,10 @@ from torch import Tensor
 
 from goc.sampling.guidance import Denoiser
 from goc.sampling.noise import NoiseSchedule, linear_betas
-from goc.sampling.solvers import Noise, Solver
+from goc.sampling.solvers import DiffusionSolver, Noise
 
 
-class Multistep(Solver):
+class Multistep(DiffusionSolver):
     """A scheduler of diffusers that is given the noise estimate, one a step.
 
     make: a scheduler with its settings, for the training betas. schedule: the noise levels and timesteps of its steps,
@@ -24,7 +24,7 @@ class Multistep(Solver):
 
     def __init__(self, make: Callable[[], Any], schedule: NoiseSchedule) -> None:
         super().__init__(schedule)
-        self.make, self.schedule = make, schedule
+        self.make = make
 
     def scheduler(self, device: torch.device | str = "cpu") -> Any:
         """diffusers' scheduler at the start of a trajectory."""

@@ -99,12 +99,16 @@ def ddpm_step(schedule: NoiseSchedule, i: int, x: Tensor, output: Tensor, noise:
     return mean + torch.exp(0.5 * ddpm_log_variance(schedule, i, v)) * noise
 
 
-class DDIM(Solver):
-    """DDIM with eta = 0."""
+class DiffusionSolver(Solver):
+    """A solver of one evaluation a step, at the noise levels of a schedule."""
 
     def __init__(self, schedule: NoiseSchedule) -> None:
         super().__init__(schedule)
         self.schedule = schedule
+
+
+class DDIM(DiffusionSolver):
+    """DDIM with eta = 0."""
 
     def sample(self, denoise: Denoiser, x: Tensor, noise: Noise) -> Iterator[Tensor]:
         for i in range(self.steps):
@@ -112,12 +116,8 @@ class DDIM(Solver):
             yield x
 
 
-class DDPM(Solver):
+class DDPM(DiffusionSolver):
     """DDPM with learned variance."""
-
-    def __init__(self, schedule: NoiseSchedule) -> None:
-        super().__init__(schedule)
-        self.schedule = schedule
 
     def sample(self, denoise: Denoiser, x: Tensor, noise: Noise) -> Iterator[Tensor]:
         for i in range(self.steps):

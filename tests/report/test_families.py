@@ -2,17 +2,12 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
+from test_tables import SAMPLES, pointed, runs_in
 
 from goc.report.alignment import plot_alignments
 from goc.report.families import families, markdown, spread
-from goc.report.frame import over_seeds, series_names, table
-from goc.report.pairs import points_of
-from goc.report.results import write_influence
-
-SAMPLES = 400
-COMMON = np.random.default_rng(0).normal(size=SAMPLES)
+from goc.report.frame import over_seeds, table
 
 
 def result(model: str, method: str, evaluations: float, fid: float, family: str | None = "digits") -> dict:
@@ -31,16 +26,7 @@ def result(model: str, method: str, evaluations: float, fid: float, family: str 
 
 
 def text_of(folder: Path, *results: dict) -> str:
-    runs = []
-    for index, content in enumerate(results):
-        (folder / str(index)).mkdir()
-        own = 0.2 * np.random.default_rng(index + 1).normal(size=SAMPLES)
-        write_influence(folder / str(index), {"fid": 4 * COMMON + own})  # paired errors of 0.014
-        runs.append((folder / str(index), content))
-    frame = over_seeds(table([content for _, content in runs]))
-    frame["series"] = series_names(frame)
-    by_key = points_of(runs)
-    return markdown(frame, [by_key[key] for key in zip(frame["measurement"], frame["point"], strict=True)])
+    return markdown(*pointed(runs_in(folder, *results)))  # paired errors of 0.014
 
 
 def rows_of(text: str) -> list[dict[str, str]]:

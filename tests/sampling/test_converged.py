@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gaussian import MEAN, STD, gaussian_noise, gaussian_velocity
 from torch import Tensor
 
 from goc.config.hydra import compose_config
@@ -27,14 +28,12 @@ from goc.sampling.converged import (
     solve,
 )
 from goc.sampling.generation import Generation
-from goc.sampling.guidance import Denoiser
 from goc.sampling.noise import NoiseSchedule
 from goc.sampling.solvers import DDIM, DDPM, no_noise
 from goc.system.errors import GocError
 from goc.system.files import resolve
 
 KEY = {"weights": "tiny", "cfg_scale": 1.5}
-MEAN, STD = 0.7, 0.4  # of Gaussian data
 
 
 def generation(model: DiT, steps: int = 20, cfg_scale: float = 1.5) -> Generation:
@@ -52,17 +51,6 @@ def generation(model: DiT, steps: int = 20, cfg_scale: float = 1.5) -> Generatio
 def relative(x: Tensor, solution: Tensor) -> float:
     """Mean over the samples of |x - solution| / |solution|."""
     return float(((x - solution).flatten(1).norm(dim=1) / solution.flatten(1).norm(dim=1)).mean())
-
-
-def gaussian_data(schedule: NoiseSchedule, std: float) -> Denoiser:
-    """The exact noise estimate, E[noise | x], for pixels that are all N(MEAN, std^2) (Bayes' rule)."""
-
-    def denoise(x: Tensor, i: int) -> Tensor:
-        alpha_bar = schedule.alphas_cumprod[i]
-        eps = (x - alpha_bar**0.5 * MEAN) * (1 - alpha_bar) ** 0.5 / (alpha_bar * std**2 + 1 - alpha_bar)
-        return torch.cat([eps, torch.zeros_like(eps)], dim=1)
-
-    return denoise
 
 
 def exact_solution(x: Tensor) -> Tensor:
@@ -87,7 +75,7 @@ def halvings(intervals: int, count: int) -> list[NoiseSchedule]:
 def test_the_error_falls_with_the_third_power_of_the_step() -> None:
     x = noise()
     errors = [
-        relative(solve(gaussian_data(grid, STD), x, DiffusionEquation(grid)), exact_solution(x))
+        relative(solve(gaussian_noise(grid, STD), x, DiffusionEquation(grid)), exact_solution(x))
         for grid in halvings(400, 4)
     ]
     orders = np.log2(np.divide(errors[:-1], errors[1:]))
@@ -98,17 +86,17 @@ def test_the_error_falls_with_the_third_power_of_the_step() -> None:
 def test_a_point_is_reached_exactly_on_any_grid() -> None:
     grid = converging_grid(5)
     torch.testing.assert_close(
-        solve(gaussian_data(grid, 0.0), noise(), DiffusionEquation(grid)), torch.full_like(noise(), MEAN)
+        solve(gaussian_noise(grid, 0.0), noise(), DiffusionEquation(grid)), torch.full_like(noise(), MEAN)
     )
 
 
-def test_ddim_comes_to_the_exact_solution_of_gaussian_data() -> None:
+def test_ddim_comes_to_the_exact_solution_of_gaussian_noise() -> None:
     """The formula that the other tests trust is DDIM's limit, its last step included."""
     x = noise()
     errors = []
     for steps in (250, 500, 1000):
         schedule = NoiseSchedule.respaced(steps)
-        *_, end = DDIM(schedule).sample(gaussian_data(schedule, STD), x, no_noise)
+        *_, end = DDIM(schedule).sample(gaussian_noise(schedule, STD), x, no_noise)
         errors.append(relative(end, exact_solution(x)))
     np.testing.assert_allclose(np.divide(errors[:-1], errors[1:]), 2, rtol=0.1)
 
@@ -121,16 +109,8 @@ def test_weights_integrate_parabolas_through_uneven_nodes_exactly() -> None:
 
 
 def test_on_the_flow_of_gaussian_data_it_is_exact_to_third_order() -> None:
-    x, errors = noise(), []
-    for intervals in (50, 100, 200):
-        equation = FlowEquation(intervals)
-
-        def denoise(x: Tensor, i: int, times: np.ndarray = equation.times) -> Tensor:
-            t = float(times[i])  # E[data - noise | x], by Bayes' rule
-            velocity = MEAN + (t * STD**2 - (1 - t)) / ((t * STD) ** 2 + (1 - t) ** 2) * (x - t * MEAN)
-            return torch.cat([velocity, x], dim=1)
-
-        errors.append(relative(solve(denoise, x, equation), MEAN + STD * x))
+    x, equations = noise(), [FlowEquation(intervals) for intervals in (50, 100, 200)]
+    errors = [relative(solve(gaussian_velocity(one.times), x, one), MEAN + STD * x) for one in equations]
     assert (np.log2(np.divide(errors[:-1], errors[1:])) > 2.5).all(), errors
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiTPipeline, DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from gaussian import MEAN, STD, gaussian_noise, gaussian_velocity
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -133,19 +134,6 @@ def test_without_guidance_the_unconditional_half_is_not_computed(cfg_scale: floa
 # ---------------------------------------------------------------- flow matching
 
 FLOW = (Euler, Heun, Midpoint)
-MEAN, STD = 0.7, 0.4  # of Gaussian data
-
-
-def gaussian_velocity(times: np.ndarray) -> Callable[[Tensor, int], Tensor]:
-    """E[data - noise | x_t] for pixels that are all N(MEAN, STD^2): the exact velocity."""
-
-    def denoise(x: Tensor, i: int) -> Tensor:
-        t = float(times[i])
-        variance = (t * STD) ** 2 + (1 - t) ** 2
-        velocity = MEAN + (t * STD**2 - (1 - t)) / variance * (x - t * MEAN)
-        return torch.cat([velocity, torch.zeros_like(x)], dim=1)
-
-    return denoise
 
 
 def orders(errors: Sequence[float]) -> np.ndarray:
@@ -203,17 +191,6 @@ def test_the_noise_level_of_flow_matching_is_finite_and_never_falls(steps: int, 
 
 
 # ---------------------------------------------------------------- diffusers' solvers
-
-
-def gaussian_noise(schedule: NoiseSchedule) -> Callable[[Tensor, int], Tensor]:
-    """E[noise | x] for pixels that are all N(MEAN, STD^2): the exact noise estimate at a step's noise level."""
-
-    def denoise(x: Tensor, i: int) -> Tensor:
-        alpha_bar = float(schedule.alphas_cumprod[i])
-        eps = (x - alpha_bar**0.5 * MEAN) * (1 - alpha_bar) ** 0.5 / (alpha_bar * STD**2 + 1 - alpha_bar)
-        return torch.cat([eps, torch.zeros_like(eps)], dim=1)
-
-    return denoise
 
 
 @pytest.mark.parametrize(("make", "order", "shown"), [(dpm_solver, 2, 2), (unipc, 3, 3), (dpm_solver, 3, 2)])
