@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from goc.system.errors import ConfigError
 from goc.system.files import resolve
@@ -20,15 +20,18 @@ from goc.system.precision import QUEUE_DTYPES
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from goc.caching import predictor, schedule
-    from goc.models import routers
+    from goc.caching import anchored, predictor, schedule, search
+    from goc.models import routers, schedules
 else:
     predictor, schedule = LazyModule("goc.caching.predictor"), LazyModule("goc.caching.schedule")
-    routers = LazyModule("goc.models.routers")
+    anchored, search = LazyModule("goc.caching.anchored"), LazyModule("goc.caching.search")
+    routers, schedules = LazyModule("goc.models.routers"), LazyModule("goc.models.schedules")
 
 AGAINST_DIVERGENCE = (
-    "try smaller gradient_weights, a higher inflection_threshold, predictor=taylor, or a lower cache_ratio"
+    "try method=goc_anchored (predictor.gradients=computed), smaller gradient_weights, a higher inflection_threshold, "
+    "predictor=taylor, or a lower cache_ratio"
 )
+GRADIENTS = ("used", "computed")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,15 @@ class Situation:
     router: str | None  # where its router for this number of steps is kept
     branch_errors: Callable[[int], Tensor]  # lookahead -> SmoothCache's calibration, [steps, lookahead, 2]
     input_changes: Callable[[], Tensor]  # TeaCache's calibration, [steps]
+    products: Callable[[], Tensor]  # inner products of every two steps' features, [steps, steps, blocks, 2]
+    search: Callable[[int, int, int], tuple[int, ...]]  # (computed, evaluations, samples) -> computed steps
+    extrapolates: bool  # whether the predictor does more than reuse
+    clock: Sequence[float] | None
+
+    @property
+    def computed(self) -> int:
+        """How many evaluations whole steps at the cache ratio leave."""
+        return self.steps - min(round(self.cache_ratio * self.steps), self.steps - 1)
 
 
 @dataclass
@@ -269,11 +281,78 @@ class TeaCache(ScheduleConfig):
 
 
 @dataclass
+class FoundSchedule(ScheduleConfig):
+    """Whole steps at the cache ratio, found for a model; or a file's."""
+
+    path: str | None = None
+
+    def find(self, situation: Situation) -> Sequence[int]:
+        """The computed steps at the situation's cache ratio."""
+        raise NotImplementedError
+
+    def follows_ratio(self) -> bool:
+        return self.path is None
+
+    def calibrates(self) -> bool:
+        return self.path is None
+
+    def mask(self, situation: Situation) -> Tensor:
+        steps, depth = situation.steps, situation.depth
+        if self.path is not None:
+            return schedule.computing(schedules.read_schedule(self.path, steps), steps, depth)
+        if situation.computed < 2:
+            raise ConfigError(
+                f"cache_ratio={situation.cache_ratio:g}: leaves schedule={self.name} one computed step of {steps}, "
+                f"where there is nothing to choose; must be at most {(steps - 2) / steps:g}"
+            )
+        return schedule.computing(self.find(situation), steps, depth)
+
+
+@dataclass
+class Searched(FoundSchedule):
+    """The whole steps whose samples end closest to the uncached ones, by local search on calibration seeds.
+
+    path: a schedule's JSON that takes the place of a search. search_evaluations: schedules that are tried.
+    search_samples: samples that each is tried on.
+    """
+
+    name: str = "searched"
+    search_evaluations: int = 120
+    search_samples: int = 96
+
+    def check(self, steps: int) -> None:
+        for key in ("search_evaluations", "search_samples"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"schedule.{key}={getattr(self, key)}: must be at least 1")
+
+    def find(self, situation: Situation) -> Sequence[int]:
+        return situation.search(situation.computed, self.search_evaluations, self.search_samples)
+
+
+@dataclass
+class Dynamic(FoundSchedule):
+    """The whole steps with the smallest sum of calibrated feature errors, by dynamic programming (as CEM).
+
+    path: a schedule's JSON that takes its place.
+    """
+
+    name: str = "dynamic"
+
+    def find(self, situation: Situation) -> Sequence[int]:
+        errors = search.extrapolation_errors(situation.products(), int(situation.extrapolates), situation.clock)
+        return search.dynamic_programming(errors, situation.computed)
+
+
+@dataclass
 class PredictorConfig:
     """What stands in for a cached feature."""
 
     name: str = "reuse"
-    divergence_hint: ClassVar[str] = ""  # what to try when values stop being finite
+
+    @property
+    def divergence_hint(self) -> str:
+        """What to try when values stop being finite."""
+        return ""
 
     def check(self) -> None:
         """Raise ConfigError on a setting that cannot be run."""
@@ -304,17 +383,30 @@ class ReuseConfig(PredictorConfig):
 class GradientQueueConfig(PredictorConfig):
     """The last feature plus weighted past changes (Gradient-Optimized Cache).
 
-    correct_scope: branch = correct wherever a branch is cached; block = only where both branches of its block are, as
-    the authors' code does on learned routers. null: block on schedule=l2c, else branch. dtype: what the queue keeps its
-    values in: fp32, bf16 or fp16. null: what the denoiser gives (precision).
+    gradients: used = between the values used in the last steps, predictions among them (published); computed = between
+    computed features alone, which does not diverge. correct_scope: branch = correct wherever a branch is cached; block =
+    only where both branches of its block are, as the authors' code does on learned routers. null: block on
+    schedule=l2c, else branch. dtype: what the queue keeps its values in: fp32, bf16 or fp16. null: what the denoiser
+    gives (precision).
     """
 
     name: str = "gradient_queue"
+    gradients: str = "used"
     correct_scope: str | None = None
     dtype: str | None = None
-    divergence_hint: ClassVar[str] = f"; the gradient queue diverged: {AGAINST_DIVERGENCE}"
+
+    @property
+    def anchored(self) -> bool:
+        """Whether gradients are taken between computed features."""
+        return self.gradients == "computed"
+
+    @property
+    def divergence_hint(self) -> str:
+        return "" if self.anchored else f"; the gradient queue diverged: {AGAINST_DIVERGENCE}"
 
     def check(self) -> None:
+        if self.gradients not in GRADIENTS:
+            raise ConfigError(f"predictor.gradients={self.gradients}: must be one of {', '.join(GRADIENTS)}")
         if self.dtype is not None and self.dtype not in QUEUE_DTYPES:
             raise ConfigError(f"predictor.dtype={self.dtype}: must be one of {', '.join(QUEUE_DTYPES)}, or null")
         if self.correct_scope not in ("branch", "block"):
@@ -326,7 +418,8 @@ class GradientQueueConfig(PredictorConfig):
         import torch
 
         dtype = None if self.dtype is None else getattr(torch, QUEUE_DTYPES[self.dtype])
-        return predictor.GradientQueue(mask, weights, self.corrected(mask, correct), clock, dtype)
+        queue = anchored.AnchoredQueue if self.anchored else predictor.GradientQueue
+        return queue(mask, weights, self.corrected(mask, correct), clock, dtype)
 
     def corrected(self, mask: Tensor, correct: Tensor | None) -> Tensor:
         """Where the correction is on, bool [steps, blocks, 2]."""
@@ -351,9 +444,30 @@ class TaylorConfig(PredictorConfig):
         return predictor.Taylor(mask, self.order, clock)
 
 
+@dataclass
+class LearnedConfig(PredictorConfig):
+    """Weights on the last computed features, trained for the schedule by scripts/train_weights.py.
+
+    path: their JSON; null: the model's own (model.weights), or what the script writes.
+    """
+
+    name: str = "learned"
+    path: str | None = None
+
+    def weights(self, trained_for: Mapping[str, Any], computed: Sequence[int]) -> Tensor:
+        """The trained weights, float32 [steps, K], for what they must have been trained for; raises ConfigError."""
+        assert self.path is not None  # the config is normalised
+        if not resolve(self.path).is_file():
+            raise ConfigError(
+                f"predictor.path={self.path}: no such file; train the weights with `python scripts/train_weights.py "
+                f"model=... steps=... cache_ratio=...`"
+            )
+        return schedules.read_weights(self.path, trained_for, tuple(computed))
+
+
 SCHEDULES: dict[str, type[ScheduleConfig]] = {
-    cls().name: cls for cls in (NoCaching, Uniform, Fora, TaylorSeer, L2C, SmoothCache, TeaCache)
+    cls().name: cls for cls in (NoCaching, Uniform, Fora, TaylorSeer, L2C, SmoothCache, TeaCache, Searched, Dynamic)
 }
 PREDICTORS: dict[str, type[PredictorConfig]] = {
-    cls().name: cls for cls in (ReuseConfig, GradientQueueConfig, TaylorConfig)
+    cls().name: cls for cls in (ReuseConfig, GradientQueueConfig, TaylorConfig, LearnedConfig)
 }

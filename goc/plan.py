@@ -1,8 +1,8 @@
 """A way's method on its model: which cells are cached, where they are corrected, and a cache that does it."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from goc.caching.anchored import Learned
 from goc.caching.cache import AdaptiveCache, ScheduledCache
-from goc.caching.calibration import FIRST_GRADIENT_STEP, AlignmentRecorder, ErrorRecorder, InputChangeRecorder
-from goc.caching.inflection import correct_at, inflections, step_alignment
-from goc.caching.schedule import cache_ratio_of, cached_steps_of, is_whole_steps
+from goc.caching.calibration import (
+    FIRST_GRADIENT_STEP,
+    AlignmentRecorder,
+    ErrorRecorder,
+    InputChangeRecorder,
+    ProductRecorder,
+)
+from goc.caching.inflection import correct_at, inflections, span_alignment, step_alignment
+from goc.caching.predictor import Predictor
+from goc.caching.schedule import cache_ratio_of, cached_steps_of, computed_steps_of, computing, is_whole_steps
+from goc.caching.search import Steps
 from goc.caching.stability import amplification
 from goc.config import ModelConfig, Way
-from goc.methods import AGAINST_DIVERGENCE, GradientQueueConfig, Situation, TaylorConfig
+from goc.methods import AGAINST_DIVERGENCE, GradientQueueConfig, LearnedConfig, ReuseConfig, Situation, TaylorConfig
 from goc.models.dit import BRANCHES, Site
 from goc.sampling.calibrate import Calibration
 from goc.sampling.generation import Generation
+from goc.sampling.search import searched
 from goc.system.errors import ConfigError
+from goc.system.files import resolve
 
 LARGE_AMPLIFICATION = 10.0
+PRODUCTS_BATCH = 16  # samples whose features of all steps are held together
+# of a way, what a schedule's distance to the target depends on besides its predictor
+SEARCH_DEPENDS_ON = ("gradient_weights", "inflection_threshold", "inflection_signal", "inflection_scope",
+                     "correct_steps", "site", "clock")  # fmt: skip
 LARGE_DISTANCE = 0.25  # relative L2 to the uncached samples; plain reuse stays below it up to 80 % cached digits
 
 log = logging.getLogger(__name__)
@@ -39,6 +54,7 @@ class Plan:
     alignment: Tensor | None  # float64, where it was measured
     clock: Sequence[float] | None  # None = the step index
     skip_threshold: float | None  # of an adaptive schedule; None = the mask is what is cached
+    learned: Tensor | None = None  # weights of predictor=learned, float32 [steps, K]
 
     @property
     def adaptive(self) -> bool:
@@ -52,18 +68,23 @@ class Plan:
 
     def new_cache(self) -> ScheduledCache:
         """A cache with empty state for one batch."""
-        weights = self.way.gradient_weights or []
-        predictor = self.way.predictor.build(self.mask, weights, self.correct, self.clock)
+        predictor = self.new_predictor()
         if self.skip_threshold is not None:
             return AdaptiveCache(self.mask, predictor, self.skip_threshold, self.site)
         return ScheduledCache(self.mask, predictor, self.site)
+
+    def new_predictor(self) -> Predictor:
+        """A predictor with empty state for one batch."""
+        if self.learned is not None:
+            return Learned(self.mask, self.learned)
+        return self.way.predictor.build(self.mask, self.way.gradient_weights or [], self.correct, self.clock)
 
     def corrected(self) -> Tensor:
         """Cells whose stand-in is more than a reused feature."""
         predictor, corrected = self.way.predictor, self.nothing_cached
         if isinstance(predictor, GradientQueueConfig):
             corrected = predictor.corrected(self.mask, self.correct).clone()
-        elif isinstance(predictor, TaylorConfig) and predictor.order > 0:
+        elif isinstance(predictor, LearnedConfig) or (isinstance(predictor, TaylorConfig) and predictor.order > 0):
             corrected = self.mask.clone()
         corrected[:FIRST_GRADIENT_STEP] = False
         return corrected
@@ -74,6 +95,8 @@ class Plan:
         predictor = self.way.predictor
         if not isinstance(predictor, GradientQueueConfig):
             return None
+        if predictor.anchored:
+            return 1.0  # of one computed value to the next: no prediction enters the queue
         correct = predictor.corrected(self.mask, self.correct)
         return amplification(self.mask, self.way.gradient_weights or [], correct, self.clock)
 
@@ -105,30 +128,10 @@ def calibration_of(way: Way, generation: Generation, key: dict[str, Any], cache_
 
 def make_plan(way: Way, model: ModelConfig, calibration: Calibration) -> Plan:
     """Turn the settings into masks; what needs a calibration run is measured only if a setting asks for it."""
-    depth, device = calibration.generation.model.depth, calibration.generation.device
-    evaluations, sampler = way.num_evaluations, way.sampler.name
-
-    def branch_errors(lookahead: int) -> Tensor:
-        recorder = ErrorRecorder((evaluations, depth, BRANCHES), lookahead, device)
-        return calibration.measured("errors", recorder, recorder.errors, lookahead=lookahead)
-
-    def input_changes() -> Tensor:
-        recorder = InputChangeRecorder(evaluations)
-        return calibration.measured("changes", recorder, recorder.changes)
-
-    situation = Situation(
-        steps=evaluations,
-        depth=depth,
-        cache_ratio=way.cache_ratio or 0.0,
-        model=model.name,
-        sampler=sampler,
-        router=model.routers and model.routers.format(sampler=sampler, steps=way.steps),
-        branch_errors=branch_errors,
-        input_changes=input_changes,
-    )
+    planner = Planner(way, model, calibration)
+    situation = planner.situation()
     mask, skip_threshold = way.schedule.mask(situation), way.schedule.skip_threshold(situation)
-    site: Site = "stack" if way.site == "stack" else "branch"
-    if site == "stack":
+    if planner.site == "stack":
         if not is_whole_steps(mask):
             raise ConfigError(
                 f"site=stack: schedule={way.schedule.name} caches some cells of a step and computes others; "
@@ -137,19 +140,123 @@ def make_plan(way: Way, model: ModelConfig, calibration: Calibration) -> Plan:
         mask = mask[:, :1, :1]
     if skip_threshold is None:
         report_ratio(way, mask)
-
-    correct = alignment = None
-    if way.correct_steps is not None:
-        correct = correct_at(way.correct_steps, tuple(mask.shape))
-    elif way.inflection_threshold is not None:
-        steps, blocks, branches = mask.shape
-        recorder = AlignmentRecorder((steps, blocks, branches), site, device)
-        alignment = calibration.measured("alignment", recorder, recorder.alignment, site=site)
-        correct = ~inflections(alignment, way.inflection_threshold, way.inflection_scope == "cell")
-    clock = calibration.generation.solver.grid.log_snr.tolist() if way.clock == "logsnr" else None
-    plan = Plan(way, site, mask, correct, alignment, clock, skip_threshold)
+    plan = planner.plan(mask, skip_threshold)
     warn_of_divergence(plan)
+    warn_of_reuse(plan)
     return plan
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Makes plans of one way for any mask, and what a schedule may ask to choose one."""
+
+    way: Way
+    model: ModelConfig
+    calibration: Calibration
+
+    @property
+    def site(self) -> Site:
+        return "stack" if self.way.site == "stack" else "branch"
+
+    @property
+    def clock(self) -> list[float] | None:
+        """A number for each evaluation; None = the step index."""
+        return self.calibration.generation.solver.grid.log_snr.tolist() if self.way.clock == "logsnr" else None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of a mask: evaluations, blocks, branches."""
+        depth = self.calibration.generation.model.depth
+        return (self.way.num_evaluations, 1, 1) if self.site == "stack" else (self.way.num_evaluations, depth, BRANCHES)
+
+    def situation(self) -> Situation:
+        """What a schedule may depend on."""
+        way, model, generation = self.way, self.model, self.calibration.generation
+        sampler = way.sampler.name
+        return Situation(
+            steps=way.num_evaluations,
+            depth=generation.model.depth,
+            cache_ratio=way.cache_ratio or 0.0,
+            model=model.name,
+            sampler=sampler,
+            router=model.routers and model.routers.format(sampler=sampler, steps=way.steps),
+            branch_errors=self.branch_errors,
+            input_changes=self.input_changes,
+            products=self.products,
+            search=self.search,
+            extrapolates=not isinstance(way.predictor, ReuseConfig),
+            clock=self.clock,
+        )
+
+    def branch_errors(self, lookahead: int) -> Tensor:
+        """SmoothCache's calibration, [steps, lookahead, 2]."""
+        evaluations, depth = self.way.num_evaluations, self.calibration.generation.model.depth
+        recorder = ErrorRecorder((evaluations, depth, BRANCHES), lookahead, self.calibration.generation.device)
+        return self.calibration.measured("errors", recorder, recorder.errors, lookahead=lookahead)
+
+    def input_changes(self) -> Tensor:
+        """TeaCache's calibration, [steps]."""
+        recorder = InputChangeRecorder(self.way.num_evaluations)
+        return self.calibration.measured("changes", recorder, recorder.changes)
+
+    def products(self) -> Tensor:
+        """Inner products of every two steps' features, [steps, steps, blocks, 2]."""
+        recorder = ProductRecorder(self.shape, self.site, self.calibration.generation.device)
+        calibration = replace(self.calibration, batch_size=min(self.calibration.batch_size, PRODUCTS_BATCH))
+        return calibration.measured("products", recorder, recorder.products, site=self.site)
+
+    def correction(self, mask: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Where a mask's predictions are corrected (None: everywhere), and the alignment that says so, if any does."""
+        way = self.way
+        if way.correct_steps is not None:
+            return correct_at(way.correct_steps, tuple(mask.shape)), None
+        if way.inflection_threshold is None:
+            return None, None
+        if way.inflection_signal == "span":
+            alignment = span_alignment(self.products(), mask)
+        else:
+            recorder = AlignmentRecorder(self.shape, self.site, self.calibration.generation.device)
+            alignment = self.calibration.measured("alignment", recorder, recorder.alignment, site=self.site)
+        return ~inflections(alignment, way.inflection_threshold, way.inflection_scope == "cell"), alignment
+
+    def trained_for(self) -> dict[str, Any]:
+        """What learned weights must have been trained for, besides their schedule."""
+        key = self.calibration.key
+        guided = ("cfg_scale", "cfg_channels") if key.get("cfg_scale") != 1.0 else ("cfg_scale",)
+        names = {"model_sha256": "weights", **{name: name for name in ("sampler", "steps", *guided)}}
+        return {"site": self.site, **{name: key.get(source) for name, source in names.items()}}
+
+    def plan(self, mask: Tensor, skip_threshold: float | None = None) -> Plan:
+        """The way's plan with this mask, bool [steps, blocks, 2], or [steps, 1, 1] at site "stack"."""
+        learned = None
+        if isinstance(self.way.predictor, LearnedConfig):
+            if not is_whole_steps(mask):
+                raise ConfigError(
+                    f"predictor=learned: must have a schedule of whole steps, not {self.way.schedule.name}"
+                )
+            learned = self.way.predictor.weights(self.trained_for(), computed_steps_of(mask))
+        correct, alignment = self.correction(mask)
+        return Plan(self.way, self.site, mask, correct, alignment, self.clock, skip_threshold, learned)
+
+    def search(self, count: int, evaluations: int, samples: int) -> Steps:
+        """The schedule of `count` computed evaluations that a search finds, or found before for the shipped file."""
+        way, calibration = self.way, self.calibration
+        _, depth, branches = self.shape
+
+        def cache_of(schedule: Steps) -> Callable[[], ScheduledCache]:
+            return self.plan(computing(schedule, way.num_evaluations, depth)[:, :, :branches]).new_cache
+
+        method = {
+            "predictor": asdict(way.predictor),
+            **{key: getattr(way, key) for key in SEARCH_DEPENDS_ON if getattr(way, key) is not None},
+        }
+        return searched(calibration, cache_of, count, evaluations, samples, method, self.shipped(count))
+
+    def shipped(self, count: int) -> Path | None:
+        """Where the model's own searched schedule of `count` computed evaluations would lie."""
+        template, way = self.model.schedules, self.way
+        name = template and template.format(sampler=way.sampler.name, steps=way.steps, computed=count)
+        return resolve(name) if name else None
 
 
 def report_ratio(way: Way, mask: Tensor) -> None:
@@ -172,6 +279,19 @@ def warn_of_divergence(plan: Plan) -> None:
             "the gradient queue amplifies its own errors up to %.3g times on this schedule: expect it to diverge; %s",
             plan.amplification,
             AGAINST_DIVERGENCE,
+        )
+
+
+def warn_of_reuse(plan: Plan) -> None:
+    """Say where gradients between computed features do not exist yet, so that a feature is reused."""
+    predictor = plan.way.predictor
+    if not (isinstance(predictor, GradientQueueConfig) and predictor.anchored) or plan.adaptive:
+        return
+    few = plan.mask & ((~plan.mask).cumsum(dim=0) < FIRST_GRADIENT_STEP)
+    if steps := torch.nonzero(few.flatten(1).any(dim=1)).flatten().tolist():
+        log.warning(
+            "predictor.gradients=computed: before the cached steps %s fewer than two are computed: plain reuse there",
+            ",".join(map(str, steps)),
         )
 
 

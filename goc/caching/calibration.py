@@ -117,3 +117,30 @@ class InputChangeRecorder(StepCache):
     def changes(self) -> Tensor:
         """Relative L1 change since the step before, averaged over batches: float64 [steps]; 0 in step 0."""
         return self.change / self.batches
+
+
+class ProductRecorder(StepCache):
+    """Sums the inner products <f_i, f_j> of every two steps' features, over samples and tokens, for each cell.
+
+    From them follows any mask's alignment over the spans of its predictions (inflection.py), and the error of any
+    prediction that is linear in features (errors.py), without another run. `product` is float64 [steps, steps, blocks,
+    2], or [steps, steps, 1, 1] at site "stack". All steps' features of a batch are held.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], site: Site = "branch", device: torch.device | str = "cpu") -> None:
+        super().__init__(site)
+        steps, blocks, branches = shape
+        self.product = torch.zeros(steps, steps, blocks, branches, dtype=torch.float64, device=device)
+        self.features: dict[Cell, list[Tensor]] = {}
+
+    def store(self, block: int, branch: int, feature: Tensor) -> None:
+        earlier = [] if self.step == 0 else self.features[block, branch]  # step 0: a new batch
+        self.features[block, branch] = [*earlier, feature]
+        for j, other in enumerate(self.features[block, branch]):
+            self.product[self.step, j, block, branch] += (feature * other).sum(dtype=torch.float64)
+
+    def products(self) -> Tensor:
+        """The sums, symmetric in the two steps, float64 [steps, steps, blocks, 2]."""
+        lower = self.product.cpu()
+        same = torch.eye(len(lower), dtype=torch.bool)[:, :, None, None]
+        return lower + torch.where(same, 0.0, lower.transpose(0, 1))

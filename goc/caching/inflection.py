@@ -7,12 +7,35 @@ before it; a step where it does not is an inflection.
 from collections.abc import Sequence
 
 import torch
+from numpy import ndindex
 from torch import Tensor
 
 
 def step_alignment(alignment: Tensor) -> Tensor:
-    """Alignment of each step, averaged over blocks and branches: [steps, blocks, 2] -> [steps]."""
-    return alignment.flatten(1).mean(dim=1)
+    """Alignment of each step, averaged over blocks and branches that have one: [steps, blocks, 2] -> [steps]."""
+    return alignment.flatten(1).nanmean(dim=1)
+
+
+def span_alignment(products: Tensor, mask: Tensor) -> Tensor:
+    """Alignment over the distance that a prediction spans: float64 [steps, blocks, 2] in [-1, 1].
+
+    Cosine between f_i - f_a and f_a - f_b, where a and b are the last two computed steps before a cached step i; NaN
+    where there are no two, and in computed steps. A cell that does not change at all is counted as aligned. products:
+    <f_i, f_j>, float64 [steps, steps, blocks, 2] (calibration.py).
+    """
+    alignment = torch.full(mask.shape, torch.nan, dtype=torch.float64)
+    for (block, branch), cached in ((cell, mask[:, *cell].tolist()) for cell in ndindex(*mask.shape[1:])):
+        product, computed = products[:, :, block, branch], list[int]()
+        for i in range(len(mask)):
+            if not cached[i]:
+                computed.append(i)
+            elif len(computed) > 1:
+                b, a = computed[-2:]
+                ahead, behind = torch.zeros(2, len(mask), dtype=torch.float64)
+                ahead[i], ahead[a], behind[a], behind[b] = 1.0, -1.0, 1.0, -1.0
+                norm = ((ahead @ product @ ahead) * (behind @ product @ behind)).clamp(min=0).sqrt()
+                alignment[i, block, branch] = ahead @ product @ behind / norm if norm > 0 else 1.0
+    return alignment
 
 
 def inflections(alignment: Tensor, threshold: float, per_cell: bool = False) -> Tensor:

@@ -22,6 +22,11 @@ def whole_steps(cached: Iterable[int], steps: int, depth: int) -> Tensor:
     return mask
 
 
+def computing(computed: Iterable[int], steps: int, depth: int) -> Tensor:
+    """The mask [steps, depth, 2] that computes every cell of the listed steps, and caches all others."""
+    return whole_steps(sorted(set(range(steps)) - set(computed)), steps, depth)
+
+
 def cache_ratio_of(mask: Tensor) -> float:
     """Share of cached cells in a mask [steps, blocks, 2]."""
     return mask.double().mean().item()
@@ -30,6 +35,11 @@ def cache_ratio_of(mask: Tensor) -> float:
 def cached_steps_of(mask: Tensor) -> list[int]:
     """Steps of a mask [steps, blocks, 2] in which every cell is cached."""
     return torch.nonzero(mask.flatten(1).all(dim=1)).flatten().tolist()
+
+
+def computed_steps_of(mask: Tensor) -> list[int]:
+    """Steps of a mask [steps, blocks, 2] in which no cell is cached."""
+    return torch.nonzero(~mask.flatten(1).any(dim=1)).flatten().tolist()
 
 
 def is_whole_steps(mask: Tensor) -> bool:
@@ -48,8 +58,7 @@ def uniform(steps: int, depth: int, cache_ratio: float) -> Tensor:
     count = min(round(cache_ratio * steps), steps - 1)
     if 2 * count <= steps:
         return whole_steps(range(1, 2 * count, 2), steps, depth)
-    computed = {j * steps // (steps - count) for j in range(steps - count)}
-    return whole_steps(sorted(set(range(steps)) - computed), steps, depth)
+    return computing((j * steps // (steps - count) for j in range(steps - count)), steps, depth)
 
 
 def fora(steps: int, depth: int, interval: int) -> Tensor:

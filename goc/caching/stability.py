@@ -2,6 +2,9 @@
 
 A prediction is a fixed linear combination of the values used before it, and predictions are among those values. So an
 error made once runs on through the queue, and whether it grows depends on the schedule and the weights alone.
+
+With gradients between computed features (anchored.py) no prediction enters the queue: an error in a computed value ends
+where that value is dropped, and the amplification from one computed value to the next is 1 on every schedule.
 """
 
 from collections.abc import Sequence
@@ -9,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from goc.caching.predictor import GradientQueue, evaluate
+from goc.caching.predictor import GradientQueue, Predictor, evaluate
 
 
 def amplification(
@@ -29,14 +32,21 @@ def amplification(
 def _cell_amplification(
     cached: Tensor, correct: Tensor, weights: Sequence[float], clock: Sequence[float] | None
 ) -> float:
-    """The same for one cell, bool [steps]: its queue is run on errors, one column for each step they start in."""
-    steps = len(cached)
+    """The same for one cell, bool [steps]: the growth of an error that starts in a computed value."""
     queue = GradientQueue(cached[:, None, None], weights, correct[:, None, None], clock)
-    largest = 1.0
-    for step, is_cached in enumerate(cached.tolist()):
-        if not is_cached:
-            # a computed value is exact but for the error that starts here
-            queue.store(step, (0, 0), torch.eye(steps, dtype=torch.float64)[step])
+    return max(1.0, float(linear_weights(queue, cached.tolist()).abs().max()))
+
+
+def linear_weights(predictor: Predictor, cached: Sequence[bool]) -> Tensor:
+    """The predictions of a cell as weights on its computed features, float64 [steps, steps]; computed steps have 0.
+
+    The predictor, made for the mask [steps, 1, 1] of these steps, is run on unit vectors: it must be linear.
+    """
+    steps = len(cached)
+    weights = torch.zeros(steps, steps, dtype=torch.float64)
+    for step, is_cached in enumerate(cached):
+        if is_cached:
+            weights[step] = evaluate([(float(factor), term) for factor, term in predictor.predict(step, (0, 0))])
         else:
-            largest = max(largest, float(evaluate(queue.predict(step, (0, 0))).abs().max()))
-    return largest
+            predictor.store(step, (0, 0), torch.eye(steps, dtype=torch.float64)[step])
+    return weights

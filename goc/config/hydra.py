@@ -44,7 +44,7 @@ def from_hydra(node: DictConfig) -> Config:
         return cls(**{f.name: getattr(typed, f.name) for f in fields(cls)})
 
     config = Config(part(Measurement), part(Way), part(Execution), part(Output))
-    normalise(config.way)
+    normalise(config.way, config.measurement)
     return config
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from goc.config.settings import Config, Measurement, ModelConfig, Way
+from goc.methods import GradientQueueConfig
 from goc.samplers import plain
 from goc.system.files import content_key
 
@@ -36,16 +37,20 @@ def told_apart(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _as_before(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings without what decides no image, or says only what was always so: names of folders stay as they were."""
-    model = dict(settings["model"])
-    model.pop("family", None)
+    model = {key: value for key, value in settings["model"].items() if key not in ("family", "schedules", "weights")}
     if model.get("objective") == ModelConfig.objective:
         del model["objective"]
-    return {key: value for key, value in settings.items() if key != "evaluations"} | {"model": model}
+    predictor = dict(settings["predictor"])
+    if predictor.get("gradients") == GradientQueueConfig.gradients:
+        del predictor["gradients"]
+    dropped = {"evaluations"} | ({"inflection_signal"} if settings.get("inflection_signal") != "span" else set())
+    kept = {key: value for key, value in settings.items() if key not in dropped}
+    return kept | {"model": model, "predictor": predictor}
 
 
 @cache
-def published() -> dict[tuple[str, str, str, str], str]:
-    """Names of the combinations in conf/method, by (schedule, predictor, site, clock)."""
+def published() -> dict[tuple[str, ...], str]:
+    """Names of the combinations in conf/method, by (schedule, predictor, its gradients, site, clock)."""
     names = {}
     defaults = {f.name: f.default for f in fields(Way)}
     for path in sorted((CONF / "method").glob("*.yaml")):
@@ -53,14 +58,17 @@ def published() -> dict[tuple[str, str, str, str], str]:
         assert isinstance(method, dict)
         chosen = {group: option for entry in method["defaults"] for group, option in entry.items()}
         settings = (str(method.get(key, defaults[key])) for key in ("site", "clock"))
-        names[(chosen["override /schedule"], chosen["override /predictor"], *settings)] = path.stem
+        predictor = chosen["override /predictor"], method.get("predictor", {}).get("gradients", "used")
+        names[(chosen["override /schedule"], *predictor, *settings)] = path.stem
     return names
 
 
 def label(way: Way) -> str:
     """Name of a method in tables: the published one, or else its schedule and its predictor."""
-    parts = way.schedule.name, way.predictor.name, way.site, way.clock
-    return published().get(parts, "+".join(parts).removesuffix("+step").removesuffix("+branch"))
+    gradients = getattr(way.predictor, "gradients", "used")
+    parts = way.schedule.name, way.predictor.name, gradients, way.site, way.clock
+    ordinary = "used", "branch", "step"  # what a composed name does not say
+    return published().get(parts, "+".join([*parts[:2], *(part for part in parts[2:] if part not in ordinary)]))
 
 
 def run_id(config: Config) -> str:

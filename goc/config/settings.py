@@ -13,6 +13,7 @@ from goc.sampling.noise import TRAINING_STEPS
 from goc.system.precision import PRECISIONS
 
 INFLECTION_SCOPES = ("step", "cell")
+INFLECTION_SIGNALS = ("step", "span")
 SITES = ("branch", "stack")
 CLOCKS = ("step", "logsnr")
 SAVE_IMAGES = ("none", "png", "npz")
@@ -45,6 +46,13 @@ class ModelConfig:
     num_classes: int = _key(MISSING, "class labels (the null label comes on top)")
     checkpoint: str = _key(MISSING, "weights: .safetensors or .pt, or asset:PATH for a shipped file")
     routers: str | None = _key(None, "its Learning-to-Cache routers: a path with {sampler} and {steps} in it")
+    schedules: str | None = _key(
+        None,
+        "its searched schedules, taken where the same search would be made: a path with {sampler}, {steps}, {computed}",
+    )
+    weights: str | None = _key(
+        None, "its weights for predictor=learned: a path with {sampler}, {steps}, {computed} and {cfg_scale}"
+    )
     extractor: str = _key(MISSING, f"feature extractor of the metrics: {', '.join(EXTRACTORS)}")
     extractor_weights: str | None = _key(None, "its weights file; null: the shipped or published one")
     reference: str = _key(
@@ -80,6 +88,11 @@ class Way:
     )
     inflection_threshold: float | None = _key(
         0.0, "no correction at steps whose gradient alignment (-1..1) is below this; null: correct everywhere"
+    )
+    inflection_signal: str | None = _key(
+        None,
+        "step: alignment of a step's gradient (published); span: over the distance that a prediction spans; null: span "
+        "with predictor.gradients=computed, else step",
     )
     inflection_scope: str = _key("step", "step: gate whole steps (published); cell: each block and branch by itself")
     correct_steps: list[int] | None = _key(None, "steps to correct at, e.g. [3,5,7,9]; overrides the threshold")

@@ -8,6 +8,7 @@ from pathlib import PurePath
 from goc.config.settings import (
     CLOCKS,
     INFLECTION_SCOPES,
+    INFLECTION_SIGNALS,
     SAVE_IMAGES,
     SITES,
     TRACKERS,
@@ -18,7 +19,7 @@ from goc.config.settings import (
     Output,
     Way,
 )
-from goc.methods import L2C, GradientQueueConfig, NoCaching, ReuseConfig
+from goc.methods import L2C, Dynamic, GradientQueueConfig, LearnedConfig, NoCaching, ReuseConfig, Searched
 from goc.metrics.kinds import METRICS
 from goc.models.objective import OBJECTIVES
 from goc.samplers import fitting
@@ -29,14 +30,16 @@ from goc.system.precision import PRECISIONS
 DEFAULT_GRADIENT_WEIGHTS = [1.0]
 
 
-def normalise(way: Way) -> None:
-    """Settle what one setting implies for another, so that equal runs have equal configs. Changes the argument."""
+def normalise(way: Way, measurement: Measurement) -> None:
+    """Settle what one setting implies for another, so that equal runs have equal configs. Changes the way."""
     each = way.sampler.evaluations_per_step
     if way.evaluations is not None and way.evaluations % each == 0:
         way.steps, way.evaluations = way.evaluations // each, None
     if way.schedule.name == "none" or (way.cache_ratio == 0 and way.schedule.follows_ratio()):
         way.schedule, way.predictor, way.gradient_weights = NoCaching(), ReuseConfig(), []
         way.site = "branch"
+    if isinstance(way.predictor, LearnedConfig):
+        _settle_learned(way, way.predictor, measurement)
     if not way.schedule.follows_ratio():
         way.cache_ratio = None
     if way.gradient_weights is None:
@@ -49,19 +52,38 @@ def normalise(way: Way) -> None:
     if isinstance(way.predictor, GradientQueueConfig) and way.predictor.correct_scope is None:
         way.predictor.correct_scope = "block" if isinstance(way.schedule, L2C) else "branch"
     unused: list[str] = []
-    if isinstance(way.predictor, ReuseConfig):
+    if isinstance(way.predictor, ReuseConfig) and not isinstance(way.schedule, Dynamic):
         unused.append("clock")
     if not isinstance(way.predictor, GradientQueueConfig):
         way.correct_steps = way.inflection_threshold = None
     if way.correct_steps is not None:
         way.inflection_threshold = None
     if way.inflection_threshold is None:
-        unused.append("inflection_scope")
+        unused += ["inflection_scope", "inflection_signal"]
         if not way.schedule.calibrates():
             unused += ["calibration_samples", "calibration_seed"]
+    elif way.inflection_signal is None and isinstance(way.predictor, GradientQueueConfig):
+        way.inflection_signal = "span" if way.predictor.anchored else "step"
     defaults = {f.name: f.default for f in fields(Way)}
     for key in unused:
         setattr(way, key, defaults[key])
+
+
+def _settle_learned(way: Way, predictor: LearnedConfig, measurement: Measurement) -> None:
+    """Where learned weights lie, and that their schedule is that of their file unless another one is named."""
+    if predictor.path is None and way.cache_ratio is not None:
+        total = way.num_evaluations
+        predictor.path = weights_path(measurement, way, total - min(round(way.cache_ratio * total), total - 1))
+    if isinstance(way.schedule, Searched):
+        way.schedule = Searched(path=way.schedule.path or predictor.path)
+
+
+def weights_path(measurement: Measurement, way: Way, computed: int) -> str:
+    """Where the weights of predictor=learned lie that run on so many computed evaluations."""
+    model = measurement.model
+    template = model.weights or f"outputs/weights/{model.name}-{{sampler}}{{steps}}-{{computed}}-cfg{{cfg_scale}}.json"
+    cfg_scale = f"{measurement.cfg_scale:g}"
+    return template.format(sampler=way.sampler.name, steps=way.steps, computed=computed, cfg_scale=cfg_scale)
 
 
 def validate(config: Config) -> None:
@@ -111,6 +133,13 @@ def check_way(way: Way) -> None:
             f"which evaluates the network {sampler.evaluations_per_step} times a step"
         )
     _one_of(way, "inflection_scope", INFLECTION_SCOPES)
+    signal = way.inflection_signal
+    _require(
+        way,
+        signal in (None, *INFLECTION_SIGNALS),
+        "inflection_signal",
+        f"one of {', '.join(INFLECTION_SIGNALS)}, or null",
+    )
     _one_of(way, "site", SITES)
     _one_of(way, "clock", CLOCKS)
     threshold = way.inflection_threshold

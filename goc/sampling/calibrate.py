@@ -26,6 +26,10 @@ class Calibration:
     batch_size: int
     cache_dir: Path
 
+    def seeded(self, new_cache: Callable[[], StepCache] | None = None) -> Generation:
+        """The generation of the calibration's samples."""
+        return replace(self.generation, new_cache=new_cache, seed=self.seed)
+
     def measured(self, kind: str, recorder: StepCache, measure: Callable[[], Tensor], **settings: Any) -> Tensor:
         """What measure() gives after the recorder saw the run; from disk if it was measured before.
 
@@ -33,7 +37,7 @@ class Calibration:
         """
 
         def make() -> dict[str, Tensor]:
-            generation = replace(self.generation, new_cache=lambda: recorder, seed=self.seed)
+            generation = self.seeded(lambda: recorder)
             for start in range(0, self.samples, self.batch_size):
                 generation.make(range(start, min(start + self.batch_size, self.samples)))
             return {kind: measure()}

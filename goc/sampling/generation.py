@@ -1,6 +1,6 @@
 """From a seed to a sample: everything that decides what sample i looks like, and what it cost."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ class Generation:
     divergence_hint: str = ""
     autocast: torch.dtype | None = None  # the format of the denoiser's products; None: as the weights are
 
-    def drawn(self, indices: range) -> tuple[Tensor, Callable[[], Tensor]]:
+    def drawn(self, indices: Sequence[int]) -> tuple[Tensor, Callable[[], Tensor]]:
         """Labels [n] of the samples with these indices, and their Gaussian noise [n, C, H, W], another in every call.
 
         The first is x_T.

@@ -1,0 +1,84 @@
+"""Files of whole-step schedules, and of the weights learned for one: JSON that can be named elsewhere.
+
+{"evaluations": 20, "computed": [0, 4, 10, 14, 17], ...}; with weights also {"weights": {"1": [1.0, 0.0, 0.0], ...},
+"trained_for": {...}}: of each cached step the weights on the last computed features, newest first, and what the
+predictions were trained for. Whatever else is there says how it was found, and is not read.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from goc.system.errors import ConfigError
+from goc.system.files import resolve, write_json
+
+
+def _read(key: str, path: str) -> dict[str, Any]:
+    try:
+        content = json.loads(resolve(path).read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"{key}={path}: no such file") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{key}={path}: not a schedule's JSON ({error})") from error
+    if not isinstance(content, dict) or not {"evaluations", "computed"} <= content.keys():
+        raise ConfigError(f"{key}={path}: not a schedule's JSON (it must have evaluations and computed)")
+    steps, computed = content["evaluations"], content["computed"]
+    whole = isinstance(steps, int) and isinstance(computed, list) and all(isinstance(i, int) for i in computed)
+    if not whole or computed[:1] != [0] or sorted(set(computed)) != computed or computed[-1] >= steps:
+        raise ConfigError(f"{key}={path}: computed must be increasing steps from 0 on, below evaluations={steps}")
+    return content
+
+
+def read_schedule(path: str, evaluations: int) -> tuple[int, ...]:
+    """The computed steps of a file; raises ConfigError where it is damaged or for another number of evaluations."""
+    key = "schedule.path"
+    content = _read(key, path)
+    if content["evaluations"] != evaluations:
+        raise ConfigError(f"{key}={path}: is for {content['evaluations']} evaluations, not for {evaluations}")
+    return tuple(content["computed"])
+
+
+def read_weights(
+    path: str, wanted: Mapping[str, Any], computed: tuple[int, ...], key: str = "predictor.path"
+) -> Tensor:
+    """The weights of a file, float32 [evaluations, K]; zero in computed steps.
+
+    wanted: what they must have been trained for, all of it; computed: the schedule that they will run on. Raises
+    ConfigError naming the first that differs.
+    """
+    key = "predictor.path"
+    content = _read(key, path)
+    trained, rows = content.get("trained_for"), content.get("weights")
+    if not isinstance(trained, dict) or not isinstance(rows, dict):
+        raise ConfigError(f"{key}={path}: has no weights, only a schedule; train them with scripts/train_weights.py")
+    for name, value in wanted.items():
+        if trained.get(name) != value:
+            raise ConfigError(f"{key}={path}: was trained for {name}={trained.get(name)}, not for {value}")
+    if tuple(content["computed"]) != computed:
+        shown = ",".join(map(str, computed))
+        raise ConfigError(
+            f"{key}={path}: was trained for the schedule {','.join(map(str, content['computed']))}, not for {shown}"
+        )
+    cached = [step for step in range(content["evaluations"]) if step not in computed]
+    lengths = {len(row) for row in rows.values() if isinstance(row, list)}
+    if sorted(rows, key=int) != [str(step) for step in cached] or len(lengths) > 1:
+        raise ConfigError(f"{key}={path}: must have as many weights for each cached step, and for no other")
+    weights = torch.zeros(content["evaluations"], max(lengths, default=1))
+    for step in cached:
+        weights[step] = torch.tensor(rows[str(step)], dtype=torch.float32)
+    return weights
+
+
+def write_schedule(path: Path, evaluations: int, computed: tuple[int, ...], **found: Any) -> None:
+    """Write a schedule, with what else is said of it."""
+    write_json(path, {"evaluations": evaluations, "computed": list(computed), **found})
+
+
+def rows_of(weights: Tensor, computed: tuple[int, ...]) -> dict[str, list[float]]:
+    """Weights [evaluations, K] as a file has them: the rows of cached steps, six digits each."""
+    rows = enumerate(weights.tolist())
+    return {str(step): [round(weight, 6) for weight in row] for step, row in rows if step not in computed}

@@ -1,0 +1,106 @@
+"""A searched schedule: which steps to compute, tried out on calibration seeds, and kept on disk try by try."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+from tqdm import tqdm
+
+from goc.caching.cache import StepCache
+from goc.caching.search import Steps, local_search
+from goc.models.schedules import write_schedule
+from goc.sampling.calibrate import Calibration
+from goc.sampling.shared import shared_path
+from goc.system.files import write_json
+
+KIND = "search"
+
+
+@torch.inference_mode()
+def final_latents(calibration: Calibration, samples: int, new_cache: Callable[[], StepCache] | None) -> Tensor:
+    """The last x [samples, C, H, W] of the calibration seeds, finite or not; new_cache None computes everything."""
+    latents = []
+    for first in range(0, samples, calibration.batch_size):
+        indices = range(first, min(first + calibration.batch_size, samples))
+        _, trajectory = calibration.seeded().trajectory(indices, new_cache() if new_cache else None)
+        *_, x = trajectory
+        latents.append(x)
+    return torch.cat(latents)
+
+
+def mean_distance(latents: Tensor, target: Tensor) -> Tensor:
+    """Mean over samples of |x - target| / |target|, both [N, C, H, W]."""
+    return ((latents - target).flatten(1).norm(dim=1) / target.flatten(1).norm(dim=1)).mean()
+
+
+def searched(
+    calibration: Calibration,
+    cache_of: Callable[[Steps], Callable[[], StepCache]],
+    count: int,
+    evaluations: int,
+    samples: int,
+    method: dict[str, Any],
+    shipped: Path | None = None,
+) -> Steps:
+    """The schedule of `count` computed evaluations whose samples end closest to the uncached ones.
+
+    The mean of the samples' relative distances is measured on the first `samples` calibration seeds for each schedule
+    that is tried, `evaluations` in all.
+
+    cache_of: from a schedule to what makes its cache. method: all that the distances depend on besides the uncached
+    run. shipped: a file that may hold what this very search found. Every distance is on disk at once, so that a stopped
+    search goes on, and a longer one continues a shorter; of several processes one searches, and the others wait. Shows
+    progress, rate and ETA. What was found lies as a schedule's file beside the distances.
+    """
+    steps = len(calibration.generation.solver.grid)
+    key = {**calibration.key, "method": method, "seed": calibration.seed, "samples": samples}
+    asked = json.loads(json.dumps({**key, "schedules": evaluations}))
+    path = shared_path(calibration.cache_dir, KIND, {**key, "computed": count}).with_suffix(".json")
+    found_path = path.with_name(f"{path.stem}-found{evaluations}.json")
+    for file in (shipped, found_path):
+        if (found := _found(file, asked, count)) is not None:
+            return found
+    with FileLock(path.with_suffix(".lock")):
+        known = _known(path)
+        target = None  # made when the first schedule is tried
+        with tqdm(total=evaluations, desc=f"schedule search, {count} of {steps}", unit="schedule") as progress:
+
+            def objective(schedule: Steps) -> float:
+                nonlocal target
+                name = ",".join(map(str, schedule))
+                if name not in known:
+                    target = final_latents(calibration, samples, None) if target is None else target
+                    distance = mean_distance(final_latents(calibration, samples, cache_of(schedule)), target).item()
+                    known[name] = distance if math.isfinite(distance) else math.inf
+                    write_json(path, {"key": key, "distances": known})
+                progress.update()
+                return known[name]
+
+            found, distance = local_search(objective, steps, count, evaluations, calibration.seed)
+    evaluated = samples * (steps + count * evaluations)  # of the denoiser, guided if that is asked for
+    write_schedule(found_path, steps, found, distance=distance, denoiser_evaluations=evaluated, searched=asked)
+    return found
+
+
+def _found(path: Path | None, asked: dict[str, Any], count: int) -> Steps | None:
+    """The schedule in a file of `searched`, if it is there and of this very search."""
+    try:
+        content = json.loads(path.read_text()) if path else {}
+        found = tuple(content["computed"]) if content.get("searched") == asked else ()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return found if len(found) == count else None
+
+
+def _known(path: Path) -> dict[str, float]:
+    """Distances that an earlier search measured, by schedule."""
+    try:
+        distances = json.loads(path.read_text())["distances"]
+        return {name: math.inf if distance is None else distance for name, distance in distances.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

@@ -1,0 +1,203 @@
+"""Train the weights of predictor=learned for a model, a sampler and a schedule.
+
+    python scripts/train_weights.py cache_ratio=0.75       (minutes on 2 cores; settings as run.py's, --help for its own)
+    python run.py method=searched_learned cache_ratio=0.75 predictor.path=outputs/weights/digits-ddim20-5-cfg1.json
+
+For each cached step there are weights on the last computed features, the same for all cells. They start as what the
+settings' predictor does (predictor=taylor, or the gradient queue between computed features), and are trained end to end:
+the samples of the calibration seeds are taken through the whole sampler with the cache, and the loss is the mean over
+samples of |x - x*| / |x*|, where x* is where the same sample ends without a cache. The denoiser's weights do not change.
+Activations are computed again when gradients are (checkpointing), one evaluation at a time.
+"""
+
+import argparse
+import math
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from hydra.errors import HydraException
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from tqdm import trange
+
+from goc.caching.cache import StepCache
+from goc.caching.predictor import Cell
+from goc.caching.schedule import computed_steps_of
+from goc.caching.stability import linear_weights
+from goc.config import Way, compose_config, validate
+from goc.config.validation import weights_path
+from goc.methods import NoCaching
+from goc.models.build import load_model, prepare
+from goc.models.dit import Site, Terms
+from goc.models.schedules import rows_of, write_schedule
+from goc.plan import Plan, Planner, calibration_of, make_plan
+from goc.sampling.calibrate import Calibration
+from goc.sampling.generation import Generation
+from goc.sampling.guidance import Denoiser
+from goc.sampling.search import final_latents, mean_distance
+from goc.sampling.solvers import no_noise
+from goc.sources import trajectory_key, uncached_generation
+from goc.system.device import choose_device, configure, torch_format
+from goc.system.errors import ConfigError, GocError, fail
+from goc.system.files import file_sha256, resolve
+
+LENGTH = 3  # computed features that a prediction may use
+Held = dict[Cell, tuple[Tensor, ...]]  # the last computed features of each cell, newest first
+
+
+class WeightedCache(StepCache):
+    """One evaluation's cache: stands in with weighted features, through which gradients flow.
+
+    weights: float [K] in a cached evaluation, None in a computed one. held: its features before; `features`: after.
+    """
+
+    def __init__(self, site: Site, weights: Tensor | None, held: Held, length: int) -> None:
+        super().__init__(site)
+        self.weights, self.features, self.length = weights, dict(held), length
+
+    def lookup(self, block: int, branch: int) -> Terms | None:
+        if self.weights is None:
+            return None
+        features = self.features[block, branch]
+        weighted = [weight * feature for weight, feature in zip(self.weights, features, strict=False)]
+        return [(1.0, torch.stack(weighted).sum(dim=0))]
+
+    def store(self, block: int, branch: int, feature: Tensor) -> None:
+        cell = block, branch
+        self.features[cell] = feature, *self.features.get(cell, ())[: self.length - 1]
+
+
+def weighted_denoiser(
+    generation: Generation, labels: Tensor, site: Site, cached: list[bool], weights: Tensor, keep: bool
+) -> Denoiser:
+    """The denoiser of samples with these labels [n], with predictions by weights [evaluations, K].
+
+    keep: activations are kept for the gradient, instead of being computed again.
+    """
+    held: Held = {}
+
+    def evaluate(x: Tensor, i: int, row: Tensor, before: Held) -> tuple[Tensor, Held]:
+        cache = WeightedCache(site, row if cached[i] else None, before, weights.shape[1])
+        return generation.denoiser(labels, cache, generation.solver.grid.times)(x, i), cache.features
+
+    def denoise(x: Tensor, i: int) -> Tensor:
+        nonlocal held
+        if keep or not torch.is_grad_enabled():
+            output, held = evaluate(x, i, weights[i], held)
+        else:
+            output, held = checkpoint(evaluate, x, i, weights[i], held, use_reentrant=False)
+        return output
+
+    return denoise
+
+
+def start(plan: Plan, length: int) -> Tensor:
+    """What the plan's predictor does with the last `length` computed features of a cell, float32 [evaluations, length].
+
+    All cells are the first one, which they are where whole steps are cached and corrected.
+    """
+    cell = replace(plan, mask=plan.mask[:, :1, :1], correct=None if plan.correct is None else plan.correct[:, :1, :1])
+    cached = cell.mask.flatten().tolist()
+    rows = linear_weights(cell.new_predictor(), cached)
+    weights, computed = torch.zeros(len(rows), length), list[int]()
+    for step, is_cached in enumerate(cached):
+        if not is_cached:
+            computed = [step, *computed][:length]
+        else:
+            weights[step, : len(computed)] = rows[step, computed].float()
+            if not torch.allclose(weights[step].sum(), rows[step].sum().float(), atol=1e-4):
+                raise ConfigError(
+                    f"predictor={plan.way.predictor.name}: must be one that uses the last {length} computed features "
+                    "alone: taylor with predictor.order=2, or gradient_queue with predictor.gradients=computed"
+                )
+    return weights
+
+
+def train(
+    plan: Plan, calibration: Calibration, iterations: int, batch: int, rate: float, keep: bool
+) -> tuple[Tensor, list[float]]:
+    """Weights [evaluations, K] on the CPU, and the loss of each iteration.
+
+    Adam with cosine decay; batches are drawn from the calibration's samples in an order that its seed decides.
+    """
+    generation, cached = calibration.seeded(), plan.mask.flatten(1).all(dim=1).tolist()
+    targets = final_latents(calibration, calibration.samples, None).clone()
+    weights = start(plan, LENGTH).to(generation.device).requires_grad_()
+    optimizer = torch.optim.Adam([weights], lr=rate)
+    order = torch.Generator().manual_seed(calibration.seed)
+    losses = []
+    progress = trange(iterations, desc="weights", unit="batch")
+    for iteration in progress:
+        optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * iteration / iterations)) / 2
+        chosen = torch.randperm(calibration.samples, generator=order)[:batch].tolist()
+        labels, gaussian = generation.drawn(chosen)
+        denoise = weighted_denoiser(generation, labels, plan.site, cached, weights, keep)
+        *_, x = generation.solver.sample(denoise, gaussian(), no_noise)
+        loss = mean_distance(x, targets[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        progress.set_postfix(distance=f"{losses[-1]:.4f}")
+    return weights.detach().cpu(), losses
+
+
+def main() -> int:
+    """Train weights for run.py's settings and write them; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "settings", nargs="*", help="run.py's: model, sampler, steps, cache_ratio, cfg_scale, schedule, ..."
+    )
+    parser.add_argument("--iterations", type=int, default=200, help="batches (default 200)")
+    parser.add_argument("--batch", type=int, default=32, help="samples in each (default 32)")
+    parser.add_argument("--samples", type=int, default=512, help="of the calibration seed, to draw from (default 512)")
+    parser.add_argument("--rate", type=float, default=1e-2, help="learning rate (default 0.01)")
+    parser.add_argument("--keep", action="store_true", help="keep activations: a quarter faster, more memory")
+    parser.add_argument("--out", type=Path, help="default: where run.py looks for them")
+    args = parser.parse_args()
+    try:
+        config = compose_config(["method=searched", *args.settings])
+        validate(config)
+        way, measurement, execution = config.way, config.measurement, config.execution
+        check_way(way)
+        model, checkpoint = measurement.model, resolve(measurement.model.checkpoint)
+        device = choose_device(execution.device, 0)
+        configure(device, measurement.precision, execution.deterministic, execution.threads)
+        denoiser = load_model(model.shape(), checkpoint, model.objective)
+        prepare(denoiser, device, torch_format(measurement.precision), False)
+        denoiser.requires_grad_(False)
+        generation = uncached_generation(measurement, way, denoiser, device)
+        key = trajectory_key(measurement, way, False, file_sha256(checkpoint))
+        calibration = calibration_of(way, generation, key, config.output.cache_dir)
+        plan = make_plan(way, model, calibration)
+        calibration = replace(calibration, samples=args.samples)
+        started = time.perf_counter()
+        weights, losses = train(plan, calibration, args.iterations, args.batch, args.rate, args.keep)
+        trained_for = Planner(way, model, calibration).trained_for()
+    except (GocError, HydraException) as error:
+        return fail(error)
+    computed = tuple(computed_steps_of(plan.mask))
+    out = args.out or resolve(weights_path(measurement, way, len(computed)))
+    settings = {name: getattr(args, name) for name in ("iterations", "batch", "samples", "rate")}
+    training = {**settings, "seed": calibration.seed, "start": asdict(way.predictor), "distance": losses[-1]}
+    rows = rows_of(weights, computed)
+    write_schedule(out, way.num_evaluations, computed, trained_for=trained_for, weights=rows, training=training)
+    passed = time.perf_counter() - started
+    first, last = (sum(part) / len(part) for part in (losses[:10], losses[-10:]))
+    print(f"distance to the target {first:.4f} -> {last:.4f} in {passed:.0f} s: {out}")
+    return 0
+
+
+def check_way(way: Way) -> None:
+    """Raise ConfigError for a way whose weights cannot be trained."""
+    if not way.sampler.deterministic:
+        raise ConfigError(f"sampler={way.sampler.name}: must be a deterministic one")
+    if isinstance(way.schedule, NoCaching):
+        raise ConfigError("cache_ratio=0: must be more than 0, as nothing is predicted without a cache")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
