@@ -20,10 +20,11 @@ from goc.system.precision import QUEUE_DTYPES
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from goc.caching import predictor, schedule
+    from goc.caching import expansion, predictor, schedule
     from goc.models import routers
 else:
     predictor, schedule = LazyModule("goc.caching.predictor"), LazyModule("goc.caching.schedule")
+    expansion = LazyModule("goc.caching.expansion")
     routers = LazyModule("goc.models.routers")
 
 AGAINST_DIVERGENCE = (
@@ -348,7 +349,7 @@ class TaylorConfig(PredictorConfig):
     def build(
         self, mask: Tensor, weights: Sequence[float], correct: Tensor | None, clock: Sequence[float] | None
     ) -> predictor.Predictor:
-        return predictor.Taylor(mask, self.order, clock)
+        return expansion.Taylor(mask, self.order, clock)
 
 
 SCHEDULES: dict[str, type[ScheduleConfig]] = {
