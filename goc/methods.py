@@ -47,6 +47,7 @@ class Situation:
     router: str | None  # where its router for this number of steps is kept
     branch_errors: Callable[[int], Tensor]  # lookahead -> SmoothCache's calibration, [steps, lookahead, 2]
     input_changes: Callable[[], Tensor]  # TeaCache's calibration, [steps]
+    magnitude_ratios: Callable[[], Tensor]  # MagCache's calibration, [steps]
 
 
 @dataclass
@@ -270,6 +271,43 @@ class TeaCache(ScheduleConfig):
 
 
 @dataclass
+class MagCache(ScheduleConfig):
+    """Steps skipped while what the blocks add kept its magnitude in a calibration run (MagCache).
+
+    threshold: accumulated error of the magnitude up to which steps are skipped; null = the one closest to cache_ratio.
+    max_skips: at most this many skipped steps in a row. retention: share of the steps, the first ones, that are all
+    computed.
+    """
+
+    name: str = "magcache"
+    threshold: float | None = None
+    max_skips: int = 3
+    retention: float = 0.2
+
+    def follows_ratio(self) -> bool:
+        return self.threshold is None
+
+    def calibrates(self) -> bool:
+        return True
+
+    def check(self, steps: int) -> None:
+        _check_threshold(self.threshold)
+        if self.max_skips < 1:
+            raise ConfigError(f"schedule.max_skips={self.max_skips}: must be at least 1")
+        if not 0 <= self.retention < 1:
+            raise ConfigError(f"schedule.retention={self.retention}: must be in [0, 1)")
+
+    def mask(self, situation: Situation) -> Tensor:
+        def rule(threshold: float) -> Tensor:
+            return schedule.magcache(ratios, threshold, self.max_skips, self.retention)
+
+        ratios, threshold = situation.magnitude_ratios(), self.threshold
+        if threshold is None:
+            threshold = schedule.closest_threshold(rule, schedule.magnitude_errors(ratios), situation.cache_ratio)
+        return rule(threshold).repeat(1, situation.depth, 2)
+
+
+@dataclass
 class PredictorConfig:
     """What stands in for a cached feature."""
 
@@ -352,9 +390,44 @@ class TaylorConfig(PredictorConfig):
         return expansion.Taylor(mask, self.order, clock)
 
 
+@dataclass
+class HiCacheConfig(TaylorConfig):
+    """Taylor's differences in scaled Hermite polynomials (HiCache). order: the highest; sigma: their contraction."""
+
+    name: str = "hicache"
+    sigma: float = 0.5
+
+    def check(self) -> None:
+        super().check()
+        if not 0 < self.sigma < 1:
+            raise ConfigError(f"predictor.sigma={self.sigma}: must be in (0, 1)")
+
+    def build(
+        self, mask: Tensor, weights: Sequence[float], correct: Tensor | None, clock: Sequence[float] | None
+    ) -> predictor.Predictor:
+        return expansion.HiCache(mask, self.order, self.sigma, clock)
+
+
+@dataclass
+class FoCaConfig(PredictorConfig):
+    """The mean of a computed and of a predicted slope (FoCa).
+
+    divided: slopes are divided by the time between their values, as in the paper; false = not, as in cache-dit 1.5.3,
+    whose clock is the step index.
+    """
+
+    name: str = "foca"
+    divided: bool = True
+
+    def build(
+        self, mask: Tensor, weights: Sequence[float], correct: Tensor | None, clock: Sequence[float] | None
+    ) -> predictor.Predictor:
+        return expansion.FoCa(mask, clock, self.divided)
+
+
 SCHEDULES: dict[str, type[ScheduleConfig]] = {
-    cls().name: cls for cls in (NoCaching, Uniform, Fora, TaylorSeer, L2C, SmoothCache, TeaCache)
+    cls().name: cls for cls in (NoCaching, Uniform, Fora, TaylorSeer, L2C, SmoothCache, TeaCache, MagCache)
 }
 PREDICTORS: dict[str, type[PredictorConfig]] = {
-    cls().name: cls for cls in (ReuseConfig, GradientQueueConfig, TaylorConfig)
+    cls().name: cls for cls in (ReuseConfig, GradientQueueConfig, TaylorConfig, HiCacheConfig, FoCaConfig)
 }

@@ -11,12 +11,18 @@ import torch
 from torch import Tensor
 
 from goc.caching.cache import AdaptiveCache, ScheduledCache
-from goc.caching.calibration import FIRST_GRADIENT_STEP, AlignmentRecorder, ErrorRecorder, InputChangeRecorder
+from goc.caching.calibration import (
+    FIRST_GRADIENT_STEP,
+    AlignmentRecorder,
+    ErrorRecorder,
+    InputChangeRecorder,
+    MagnitudeRecorder,
+)
 from goc.caching.inflection import correct_at, inflections, step_alignment
 from goc.caching.schedule import cache_ratio_of, cached_steps_of, is_whole_steps
 from goc.caching.stability import amplification
 from goc.config import ModelConfig, Way
-from goc.methods import AGAINST_DIVERGENCE, GradientQueueConfig, Situation, TaylorConfig
+from goc.methods import AGAINST_DIVERGENCE, FoCaConfig, GradientQueueConfig, Situation, TaylorConfig
 from goc.models.dit import BRANCHES, Site
 from goc.sampling.calibrate import Calibration
 from goc.sampling.generation import Generation
@@ -63,7 +69,7 @@ class Plan:
         predictor, corrected = self.way.predictor, self.nothing_cached
         if isinstance(predictor, GradientQueueConfig):
             corrected = predictor.corrected(self.mask, self.correct).clone()
-        elif isinstance(predictor, TaylorConfig) and predictor.order > 0:
+        elif isinstance(predictor, FoCaConfig) or (isinstance(predictor, TaylorConfig) and predictor.order > 0):
             corrected = self.mask.clone()
         corrected[:FIRST_GRADIENT_STEP] = False
         return corrected
@@ -116,6 +122,10 @@ def make_plan(way: Way, model: ModelConfig, calibration: Calibration) -> Plan:
         recorder = InputChangeRecorder(evaluations)
         return calibration.measured("changes", recorder, recorder.changes)
 
+    def magnitude_ratios() -> Tensor:
+        recorder = MagnitudeRecorder(evaluations)
+        return calibration.measured("magnitudes", recorder, recorder.ratios)
+
     situation = Situation(
         steps=evaluations,
         depth=depth,
@@ -125,6 +135,7 @@ def make_plan(way: Way, model: ModelConfig, calibration: Calibration) -> Plan:
         router=model.routers and model.routers.format(sampler=sampler, steps=way.steps),
         branch_errors=branch_errors,
         input_changes=input_changes,
+        magnitude_ratios=magnitude_ratios,
     )
     mask, skip_threshold = way.schedule.mask(situation), way.schedule.skip_threshold(situation)
     site: Site = "stack" if way.site == "stack" else "branch"

@@ -69,7 +69,7 @@ def test_gradient_weights_that_nothing_reads_are_refused() -> None:
         validate(config("method=taylorseer", "gradient_weights=[1.2]"))
 
 
-@pytest.mark.parametrize("method", ["l2c", "smoothcache", "teacache"])
+@pytest.mark.parametrize("method", ["l2c", "smoothcache", "teacache", "magcache"])
 @pytest.mark.parametrize("value", ["nan", "inf", "-0.1"])
 def test_a_threshold_must_be_one(method: str, value: str) -> None:
     with pytest.raises(ConfigError, match=rf"schedule\.threshold={value}: must be a finite number of at least 0"):

@@ -117,3 +117,29 @@ class InputChangeRecorder(StepCache):
     def changes(self) -> Tensor:
         """Relative L1 change since the step before, averaged over batches: float64 [steps]; 0 in step 0."""
         return self.change / self.batches
+
+
+class MagnitudeRecorder(StepCache):
+    """Measures how the magnitude of what all blocks add changes from step to step (MagCache, arXiv 2506.09045).
+
+    `ratio[i]` sums |f_i| / |f_{i-1}| of each token's vector over samples and tokens, float64 [steps]; `tokens` counts.
+    """
+
+    def __init__(self, steps: int) -> None:
+        super().__init__("stack")
+        self.ratio = torch.zeros(steps, dtype=torch.float64)
+        self.tokens = 0
+        self.norm: Tensor | None = None
+
+    def store(self, block: int, branch: int, feature: Tensor) -> None:
+        before, self.norm = self.norm, feature.float().norm(dim=-1)
+        if self.step == 0:  # a new batch
+            self.tokens += self.norm.numel()
+        elif before is not None:
+            self.ratio[self.step] += float((self.norm / (before + 1e-8)).sum(dtype=torch.float64))
+
+    def ratios(self) -> Tensor:
+        """Magnitude against the step before, averaged over samples and tokens: float64 [steps]; 1 in step 0."""
+        ratios = self.ratio / self.tokens
+        ratios[0] = 1.0
+        return ratios

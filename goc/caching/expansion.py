@@ -1,16 +1,17 @@
-"""Expansions about the last computed feature: TaylorSeer. What is predicted is computed alone.
+"""Expansions about the last computed feature: TaylorSeer, HiCache and FoCa. What is predicted is computed alone.
 
 Slopes are taken against a clock, as in predictor.py; of two features computed at one time the newer counts, and a
 prediction over no time is plain reuse.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import factorial
 
 import torch
 from torch import Tensor
 
-from goc.caching.predictor import Cell, Predictor
+from goc.caching.predictor import Cell, Predictor, combine, evaluate
 from goc.models.dit import Terms
 
 
@@ -78,3 +79,105 @@ class Taylor(Expansion):
 
     def held(self) -> list[Tensor]:
         return [difference for differences in self.differences.values() for difference in differences]
+
+
+class HiCache(Taylor):
+    """Taylor's differences in a basis of scaled Hermite polynomials (HiCache, arXiv 2508.16984).
+
+    A cached cell at distance x uses sum_k F_k sigma^k H_k(sigma x) / k!, with the physicists' H_0 = 1, H_1 = 2 x,
+    H_{k+1} = 2 x H_k - 2 k H_{k-1}. x counts forward from the last computed step, as the differences' distances do
+    (hicache-pp took -x before version 1.2, and so extrapolated backwards).
+
+    Args:
+        mask: the schedule, bool [steps, blocks, 2].
+        order: highest derivative, >= 0 (0 is plain reuse).
+        sigma: contraction, in (0, 1), for distances in units of the clock; order 1 is Taylor's at sqrt(1/2).
+        clock: a number for each step, monotonic; None = the step index.
+    """
+
+    def __init__(self, mask: Tensor, order: int, sigma: float, clock: Sequence[float] | None = None) -> None:
+        super().__init__(mask, order, clock)
+        self.sigma = sigma
+
+    def factors(self, x: float) -> list[float]:
+        factors = [0.0, 1.0]  # of orders -1 and 0
+        for k in range(self.order):
+            factors.append(2 * self.sigma**2 * (x * factors[-1] - factors[-2]) / (k + 1))
+        return factors[1:]
+
+
+@dataclass
+class Track:
+    """One cell since its last computed step, in FoCa. Slopes are terms of the same few tensors; [] = not known yet."""
+
+    step: int  # the last computed one
+    anchor: Terms  # its feature
+    slope: Terms  # from the computed feature before
+    time: float  # of the last value used
+    value: Terms
+    local: Terms  # slope between the last two values used
+
+
+class FoCa(Expansion):
+    """Extrapolates by the mean of two slopes, of which one is predicted (FoCa, arXiv 2508.16211, eq. 8).
+
+    At distance x and n steps after the computed feature f, with s the slope between the last two computed features and
+    r that between the last two values used in the cell (computed or predicted), a cached cell uses
+
+        f + x / 2 (s + r) min(1, 3 / n)^2,
+
+    and f alone as long as there is one computed feature. This is cache-dit 1.5.3's calibrator, damping included. All
+    of it is linear in f, s and the first r: three tensors a cell, two after computed steps in a row.
+
+    Args:
+        mask: the schedule, bool [steps, blocks, 2].
+        clock: a number for each step, monotonic; None = the step index.
+        divided: whether s and r are divided by the time between their values, as the paper's derivatives are;
+            cache-dit takes the difference to the feature or value before, however far it is, and counts steps.
+    """
+
+    HORIZON = 3  # steps after which cache-dit damps
+
+    def __init__(self, mask: Tensor, clock: Sequence[float] | None = None, divided: bool = True) -> None:
+        super().__init__(mask, clock if divided else None)
+        self.divided = divided
+        self.tracks: dict[Cell, Track] = {}
+
+    def _slope(self, value: Terms, now: float, older: Terms, before: float) -> Terms:
+        distance = now - before if self.divided else 1
+        return combine([(1 / distance, value), (-1 / distance, older)])
+
+    def store(self, step: int, cell: Cell, feature: Tensor) -> None:
+        before = self.tracks.pop(cell, None)
+        if not self.cached_later(step, cell):
+            return
+        now, value = self.clock[step], [(1.0, feature)]
+        slope: Terms = []
+        local: Terms = []
+        if before is not None and now == self.clock[before.step]:
+            slope, local = before.slope, before.local
+        elif before is not None:
+            ((_, anchor),) = before.anchor
+            free = next((tensor for _, tensor in before.value if tensor is not anchor), None)
+            if free is not None and now != before.time:  # first, as it needs the anchor
+                local = [(1.0, evaluate(self._slope(value, now, before.value, before.time), free))]
+            slope = self._slope(value, now, before.anchor, self.clock[before.step])
+            slope = [(1.0, evaluate(slope, anchor))]
+            local = local or slope
+        self.tracks[cell] = Track(step, value, slope, now, value, local)
+
+    def predict(self, step: int, cell: Cell) -> Terms:
+        track, now = self.tracks[cell], self.clock[step]
+        if track.slope and now != track.time:
+            damping = min(1.0, self.HORIZON / (step - track.step)) ** 2
+            weight = (now - self.clock[track.step]) / 2 * damping
+            value = combine([(1.0, track.anchor), (weight, track.slope), (weight, track.local)])
+            track.local = self._slope(value, now, track.value, track.time)
+            track.time, track.value = now, value
+        if not self.cached_later(step, cell):
+            del self.tracks[cell]
+        return track.value
+
+    def held(self) -> list[Tensor]:
+        terms = [(*track.anchor, *track.slope, *track.local, *track.value) for track in self.tracks.values()]
+        return list({id(tensor): tensor for track in terms for _, tensor in track}.values())

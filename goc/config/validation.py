@@ -18,7 +18,7 @@ from goc.config.settings import (
     Output,
     Way,
 )
-from goc.methods import L2C, GradientQueueConfig, NoCaching, ReuseConfig
+from goc.methods import L2C, FoCaConfig, GradientQueueConfig, NoCaching, ReuseConfig
 from goc.metrics.kinds import METRICS
 from goc.models.objective import OBJECTIVES
 from goc.samplers import fitting
@@ -49,7 +49,7 @@ def normalise(way: Way) -> None:
     if isinstance(way.predictor, GradientQueueConfig) and way.predictor.correct_scope is None:
         way.predictor.correct_scope = "block" if isinstance(way.schedule, L2C) else "branch"
     unused: list[str] = []
-    if isinstance(way.predictor, ReuseConfig):
+    if isinstance(way.predictor, ReuseConfig) or (isinstance(way.predictor, FoCaConfig) and not way.predictor.divided):
         unused.append("clock")
     if not isinstance(way.predictor, GradientQueueConfig):
         way.correct_steps = way.inflection_threshold = None
