@@ -1,4 +1,4 @@
-"""Expansions about the last computed feature: TaylorSeer, HiCache and FoCa. What is predicted is computed alone.
+"""WHAT stands in for a cached feature, second part: expansions about the last computed one (TaylorSeer, HiCache, FoCa).
 
 Slopes are taken against a clock, as in predictor.py; of two features computed at one time the newer counts, and a
 prediction over no time is plain reuse.
@@ -16,12 +16,7 @@ from goc.models.dit import Terms
 
 
 class Expansion(Predictor):
-    """Keeps what it needs of a cell as long as the cell is cached in a later step.
-
-    Args:
-        mask: the schedule, bool [steps, blocks, 2].
-        clock: a number for each step, monotonic; None = the step index.
-    """
+    """Has a clock, and keeps what it needs of a cell as long as the cell is cached in a later step."""
 
     def __init__(self, mask: Tensor, clock: Sequence[float] | None = None) -> None:
         super().__init__(mask)
@@ -89,10 +84,8 @@ class HiCache(Taylor):
     (hicache-pp took -x before version 1.2, and so extrapolated backwards).
 
     Args:
-        mask: the schedule, bool [steps, blocks, 2].
-        order: highest derivative, >= 0 (0 is plain reuse).
+        mask, order, clock: as for Taylor.
         sigma: contraction, in (0, 1), for distances in units of the clock; order 1 is Taylor's at sqrt(1/2).
-        clock: a number for each step, monotonic; None = the step index.
     """
 
     def __init__(self, mask: Tensor, order: int, sigma: float, clock: Sequence[float] | None = None) -> None:
@@ -108,14 +101,14 @@ class HiCache(Taylor):
 
 @dataclass
 class Track:
-    """One cell since its last computed step, in FoCa. Slopes are terms of the same few tensors; [] = not known yet."""
+    """What FoCa knows of a cell, all of it terms of the same few tensors. Slopes are [] as long as there is none."""
 
-    step: int  # the last computed one
-    anchor: Terms  # its feature
-    slope: Terms  # from the computed feature before
-    time: float  # of the last value used
+    step: int  # the last computed one, its feature, and its slope from the computed feature before
+    anchor: Terms
+    slope: Terms
+    time: float  # when the last value was used, that value, and its slope from the value before
     value: Terms
-    local: Terms  # slope between the last two values used
+    local: Terms
 
 
 class FoCa(Expansion):
@@ -130,8 +123,7 @@ class FoCa(Expansion):
     of it is linear in f, s and the first r: three tensors a cell, two after computed steps in a row.
 
     Args:
-        mask: the schedule, bool [steps, blocks, 2].
-        clock: a number for each step, monotonic; None = the step index.
+        mask, clock: as for Taylor.
         divided: whether s and r are divided by the time between their values, as the paper's derivatives are;
             cache-dit takes the difference to the feature or value before, however far it is, and counts steps.
     """
@@ -148,23 +140,21 @@ class FoCa(Expansion):
         return combine([(1 / distance, value), (-1 / distance, older)])
 
     def store(self, step: int, cell: Cell, feature: Tensor) -> None:
-        before = self.tracks.pop(cell, None)
+        now, value = self.clock[step], [(1.0, feature)]
+        track, old = Track(step, value, [], now, value, []), self.tracks.pop(cell, None)
         if not self.cached_later(step, cell):
             return
-        now, value = self.clock[step], [(1.0, feature)]
-        slope: Terms = []
-        local: Terms = []
-        if before is not None and now == self.clock[before.step]:
-            slope, local = before.slope, before.local
-        elif before is not None:
-            ((_, anchor),) = before.anchor
-            free = next((tensor for _, tensor in before.value if tensor is not anchor), None)
-            if free is not None and now != before.time:  # first, as it needs the anchor
-                local = [(1.0, evaluate(self._slope(value, now, before.value, before.time), free))]
-            slope = self._slope(value, now, before.anchor, self.clock[before.step])
-            slope = [(1.0, evaluate(slope, anchor))]
-            local = local or slope
-        self.tracks[cell] = Track(step, value, slope, now, value, local)
+        if old is not None and now == self.clock[old.step]:
+            track.slope, track.local = old.slope, old.local
+        elif old is not None:  # in place of the anchor, and of another tensor before, if the last value has one
+            ((_, anchor),) = old.anchor
+            free = next((tensor for _, tensor in old.value if tensor is not anchor), None)
+            if free is not None and now != old.time:
+                track.local = [(1.0, evaluate(self._slope(value, now, old.value, old.time), free))]
+            slope = self._slope(value, now, old.anchor, self.clock[old.step])
+            track.slope = [(1.0, evaluate(slope, anchor))]
+            track.local = track.local or track.slope
+        self.tracks[cell] = track
 
     def predict(self, step: int, cell: Cell) -> Terms:
         track, now = self.tracks[cell], self.clock[step]

@@ -140,10 +140,9 @@ def teacache(changes: Tensor, threshold: float) -> Tensor:
 def magcache(ratios: Tensor, threshold: float, max_skips: int, retention: float) -> Tensor:
     """Whole steps that MagCache (arXiv 2506.09045) skips, given how magnitudes change: bool [steps, 1, 1].
 
-    ratios: float [steps], the magnitude of what the blocks add, against the step before. Multiplied up since the last
-    computed step they say how large it is now against what would be reused; the distances of these products from 1 are
-    summed, and a step is skipped while the sum is at most the threshold, at most max_skips in a row, and never among
-    the first round(retention * steps), halves up.
+    ratios: float [steps], the magnitude of what the blocks add, against the step before. Their product since the last
+    computed step is the magnitude against what would be reused; its distances from 1 are summed. A step is skipped
+    while the sum is at most the threshold, at most max_skips in a row, none of the first int(retention * steps + 0.5).
     """
     steps, skipped = len(ratios), []
     product, error, skips = 1.0, 0.0, 0
