@@ -20,11 +20,12 @@ from goc.system.precision import QUEUE_DTYPES
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from goc.caching import anchored, predictor, schedule, search
+    from goc.caching import anchored, expansion, predictor, schedule, search
     from goc.models import routers, schedules
 else:
     predictor, schedule = LazyModule("goc.caching.predictor"), LazyModule("goc.caching.schedule")
-    anchored, search = LazyModule("goc.caching.anchored"), LazyModule("goc.caching.search")
+    anchored, expansion = LazyModule("goc.caching.anchored"), LazyModule("goc.caching.expansion")
+    search = LazyModule("goc.caching.search")
     routers, schedules = LazyModule("goc.models.routers"), LazyModule("goc.models.schedules")
 
 AGAINST_DIVERGENCE = (
@@ -49,6 +50,7 @@ class Situation:
     router: str | None  # where its router for this number of steps is kept
     branch_errors: Callable[[int], Tensor]  # lookahead -> SmoothCache's calibration, [steps, lookahead, 2]
     input_changes: Callable[[], Tensor]  # TeaCache's calibration, [steps]
+    magnitude_ratios: Callable[[], Tensor]  # MagCache's calibration, [steps]
     products: Callable[[], Tensor]  # inner products of every two steps' features, [steps, steps, blocks, 2]
     search: Callable[[int, int, int], tuple[int, ...]]  # (computed, evaluations, samples) -> computed steps
     extrapolates: bool  # whether the predictor does more than reuse
@@ -281,6 +283,43 @@ class TeaCache(ScheduleConfig):
 
 
 @dataclass
+class MagCache(ScheduleConfig):
+    """Steps skipped while what the blocks add kept its magnitude in a calibration run (MagCache).
+
+    threshold: accumulated error of the magnitude up to which steps are skipped; null = the one closest to cache_ratio.
+    max_skips: at most this many skipped steps in a row. retention: share of the steps, the first ones, that are all
+    computed.
+    """
+
+    name: str = "magcache"
+    threshold: float | None = None
+    max_skips: int = 3
+    retention: float = 0.2
+
+    def follows_ratio(self) -> bool:
+        return self.threshold is None
+
+    def calibrates(self) -> bool:
+        return True
+
+    def check(self, steps: int) -> None:
+        _check_threshold(self.threshold)
+        if self.max_skips < 1:
+            raise ConfigError(f"schedule.max_skips={self.max_skips}: must be at least 1")
+        if not 0 <= self.retention < 1:
+            raise ConfigError(f"schedule.retention={self.retention}: must be in [0, 1)")
+
+    def mask(self, situation: Situation) -> Tensor:
+        def rule(threshold: float) -> Tensor:
+            return schedule.magcache(ratios, threshold, self.max_skips, self.retention)
+
+        ratios, threshold = situation.magnitude_ratios(), self.threshold
+        if threshold is None:
+            threshold = schedule.closest_threshold(rule, schedule.magnitude_errors(ratios), situation.cache_ratio)
+        return rule(threshold).repeat(1, situation.depth, 2)
+
+
+@dataclass
 class FoundSchedule(ScheduleConfig):
     """Whole steps at the cache ratio, found for a model; or a file's."""
 
@@ -350,6 +389,11 @@ class PredictorConfig:
     name: str = "reuse"
 
     @property
+    def extrapolates(self) -> bool:
+        """Whether a stand-in is more than a reused feature."""
+        return True
+
+    @property
     def divergence_hint(self) -> str:
         """What to try when values stop being finite."""
         return ""
@@ -373,6 +417,10 @@ class ReuseConfig(PredictorConfig):
 
     name: str = "reuse"
 
+    @property
+    def extrapolates(self) -> bool:
+        return False
+
     def build(
         self, mask: Tensor, weights: Sequence[float], correct: Tensor | None, clock: Sequence[float] | None
     ) -> predictor.Predictor:
@@ -384,8 +432,8 @@ class GradientQueueConfig(PredictorConfig):
     """The last feature plus weighted past changes (Gradient-Optimized Cache).
 
     gradients: used = between the values used in the last steps, predictions among them (published); computed = between
-    computed features alone, which does not diverge. correct_scope: branch = correct wherever a branch is cached; block =
-    only where both branches of its block are, as the authors' code does on learned routers. null: block on
+    computed features alone, which does not diverge. correct_scope: branch = correct wherever a branch is cached;
+    block = only where both branches of its block are, as the authors' code does on learned routers. null: block on
     schedule=l2c, else branch. dtype: what the queue keeps its values in: fp32, bf16 or fp16. null: what the denoiser
     gives (precision).
     """
@@ -434,6 +482,10 @@ class TaylorConfig(PredictorConfig):
     name: str = "taylor"
     order: int = 2
 
+    @property
+    def extrapolates(self) -> bool:
+        return self.order > 0
+
     def check(self) -> None:
         if self.order < 0:
             raise ConfigError(f"predictor.order={self.order}: must be at least 0")
@@ -441,7 +493,42 @@ class TaylorConfig(PredictorConfig):
     def build(
         self, mask: Tensor, weights: Sequence[float], correct: Tensor | None, clock: Sequence[float] | None
     ) -> predictor.Predictor:
-        return predictor.Taylor(mask, self.order, clock)
+        return expansion.Taylor(mask, self.order, clock)
+
+
+@dataclass
+class HiCacheConfig(TaylorConfig):
+    """Taylor's differences in scaled Hermite polynomials (HiCache). order: the highest; sigma: their contraction."""
+
+    name: str = "hicache"
+    sigma: float = 0.5
+
+    def check(self) -> None:
+        super().check()
+        if not 0 < self.sigma < 1:
+            raise ConfigError(f"predictor.sigma={self.sigma}: must be in (0, 1)")
+
+    def build(
+        self, mask: Tensor, weights: Sequence[float], correct: Tensor | None, clock: Sequence[float] | None
+    ) -> predictor.Predictor:
+        return expansion.HiCache(mask, self.order, self.sigma, clock)
+
+
+@dataclass
+class FoCaConfig(PredictorConfig):
+    """The mean of a computed and of a predicted slope (FoCa).
+
+    divided: slopes are divided by the time between their values, as in the paper; false = not, as in cache-dit 1.5.3,
+    whose clock is the step index.
+    """
+
+    name: str = "foca"
+    divided: bool = True
+
+    def build(
+        self, mask: Tensor, weights: Sequence[float], correct: Tensor | None, clock: Sequence[float] | None
+    ) -> predictor.Predictor:
+        return expansion.FoCa(mask, clock, self.divided)
 
 
 @dataclass
@@ -456,18 +543,16 @@ class LearnedConfig(PredictorConfig):
 
     def weights(self, trained_for: Mapping[str, Any], computed: Sequence[int]) -> Tensor:
         """The trained weights, float32 [steps, K], for what they must have been trained for; raises ConfigError."""
-        assert self.path is not None  # the config is normalised
-        if not resolve(self.path).is_file():
-            raise ConfigError(
-                f"predictor.path={self.path}: no such file; train the weights with `python scripts/train_weights.py "
-                f"model=... steps=... cache_ratio=...`"
-            )
+        if self.path is None:
+            raise ConfigError("predictor.path=null: must be named where schedule.path is")
         return schedules.read_weights(self.path, trained_for, tuple(computed))
 
 
 SCHEDULES: dict[str, type[ScheduleConfig]] = {
-    cls().name: cls for cls in (NoCaching, Uniform, Fora, TaylorSeer, L2C, SmoothCache, TeaCache, Searched, Dynamic)
+    cls().name: cls
+    for cls in (NoCaching, Uniform, Fora, TaylorSeer, L2C, SmoothCache, TeaCache, MagCache, Searched, Dynamic)
 }
 PREDICTORS: dict[str, type[PredictorConfig]] = {
-    cls().name: cls for cls in (ReuseConfig, GradientQueueConfig, TaylorConfig, LearnedConfig)
+    cls().name: cls
+    for cls in (ReuseConfig, GradientQueueConfig, TaylorConfig, HiCacheConfig, FoCaConfig, LearnedConfig)
 }

@@ -17,6 +17,7 @@ from goc.caching.calibration import (
     AlignmentRecorder,
     ErrorRecorder,
     InputChangeRecorder,
+    MagnitudeRecorder,
     ProductRecorder,
 )
 from goc.caching.inflection import correct_at, inflections, span_alignment, step_alignment
@@ -25,7 +26,7 @@ from goc.caching.schedule import cache_ratio_of, cached_steps_of, computed_steps
 from goc.caching.search import Steps
 from goc.caching.stability import amplification
 from goc.config import ModelConfig, Way
-from goc.methods import AGAINST_DIVERGENCE, GradientQueueConfig, LearnedConfig, ReuseConfig, Situation, TaylorConfig
+from goc.methods import AGAINST_DIVERGENCE, GradientQueueConfig, LearnedConfig, Situation
 from goc.models.dit import BRANCHES, Site
 from goc.sampling.calibrate import Calibration
 from goc.sampling.generation import Generation
@@ -84,7 +85,7 @@ class Plan:
         predictor, corrected = self.way.predictor, self.nothing_cached
         if isinstance(predictor, GradientQueueConfig):
             corrected = predictor.corrected(self.mask, self.correct).clone()
-        elif isinstance(predictor, LearnedConfig) or (isinstance(predictor, TaylorConfig) and predictor.order > 0):
+        elif predictor.extrapolates:
             corrected = self.mask.clone()
         corrected[:FIRST_GRADIENT_STEP] = False
         return corrected
@@ -182,9 +183,10 @@ class Planner:
             router=model.routers and model.routers.format(sampler=sampler, steps=way.steps),
             branch_errors=self.branch_errors,
             input_changes=self.input_changes,
+            magnitude_ratios=self.magnitude_ratios,
             products=self.products,
             search=self.search,
-            extrapolates=not isinstance(way.predictor, ReuseConfig),
+            extrapolates=way.predictor.extrapolates,
             clock=self.clock,
         )
 
@@ -198,6 +200,11 @@ class Planner:
         """TeaCache's calibration, [steps]."""
         recorder = InputChangeRecorder(self.way.num_evaluations)
         return self.calibration.measured("changes", recorder, recorder.changes)
+
+    def magnitude_ratios(self) -> Tensor:
+        """MagCache's calibration, [steps]."""
+        recorder = MagnitudeRecorder(self.way.num_evaluations)
+        return self.calibration.measured("magnitudes", recorder, recorder.ratios)
 
     def products(self) -> Tensor:
         """Inner products of every two steps' features, [steps, steps, blocks, 2]."""

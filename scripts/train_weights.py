@@ -1,13 +1,13 @@
 """Train the weights of predictor=learned for a model, a sampler and a schedule.
 
-    python scripts/train_weights.py cache_ratio=0.75       (minutes on 2 cores; settings as run.py's, --help for its own)
+    python scripts/train_weights.py cache_ratio=0.75      (minutes on 2 cores; settings as run.py's, --help for its own)
     python run.py method=searched_learned cache_ratio=0.75 predictor.path=outputs/weights/digits-ddim20-5-cfg1.json
 
 For each cached step there are weights on the last computed features, the same for all cells. They start as what the
-settings' predictor does (predictor=taylor, or the gradient queue between computed features), and are trained end to end:
-the samples of the calibration seeds are taken through the whole sampler with the cache, and the loss is the mean over
-samples of |x - x*| / |x*|, where x* is where the same sample ends without a cache. The denoiser's weights do not change.
-Activations are computed again when gradients are (checkpointing), one evaluation at a time.
+settings' predictor does (predictor=taylor, or the gradient queue between computed features), and are trained end to
+end: the samples of the calibration seeds are taken through the whole sampler with the cache, and the loss is the mean
+over samples of |x - x*| / |x*|, where x* is where the same sample ends without a cache. The denoiser's weights do not
+change. Activations are computed again when gradients are (checkpointing), one evaluation at a time.
 """
 
 import argparse

@@ -25,9 +25,10 @@ def config(*overrides: str) -> Config:
 
 def test_a_method_is_the_same_as_its_schedule_and_predictor() -> None:
     assert sorted(published().values()) == sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
-    for (schedule, predictor, site, clock), method in published().items():
+    for (schedule, predictor, gradients, site, clock), method in published().items():
         named = config(f"method={method}")
-        composed = config(f"schedule={schedule}", f"predictor={predictor}", f"site={site}", f"clock={clock}")
+        queue = [f"predictor.gradients={gradients}"] if predictor == "gradient_queue" else []
+        composed = config(f"schedule={schedule}", f"predictor={predictor}", *queue, f"site={site}", f"clock={clock}")
         assert identity(named) == identity(composed)
         assert label(named.way) == method
 
@@ -69,7 +70,7 @@ def test_gradient_weights_that_nothing_reads_are_refused() -> None:
         validate(config("method=taylorseer", "gradient_weights=[1.2]"))
 
 
-@pytest.mark.parametrize("method", ["l2c", "smoothcache", "teacache"])
+@pytest.mark.parametrize("method", ["l2c", "smoothcache", "teacache", "magcache"])
 @pytest.mark.parametrize("value", ["nan", "inf", "-0.1"])
 def test_a_threshold_must_be_one(method: str, value: str) -> None:
     with pytest.raises(ConfigError, match=rf"schedule\.threshold={value}: must be a finite number of at least 0"):
@@ -145,7 +146,8 @@ def test_the_parts_hold_every_key_once_and_identity_is_two_of_them() -> None:
     keys = [field.name for part in parts for field in fields(part)]
     assert sorted(keys) == sorted(flat(config())) == sorted(set(keys))
     own = {f.name for part in (Measurement, Way) for f in fields(part)}
-    assert identity(config()).keys() == own - {"evaluations"}  # which became steps
+    left_out = {"evaluations", "inflection_signal"}  # which became steps; which is as it was before it was a setting
+    assert identity(config()).keys() == own - left_out
 
 
 def test_folders_keep_the_names_they_had() -> None:

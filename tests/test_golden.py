@@ -13,8 +13,9 @@ from torch import Tensor
 
 from goc.caching import schedule
 from goc.caching.cache import AdaptiveCache, ScheduledCache, StepCache
+from goc.caching.expansion import Taylor
 from goc.caching.inflection import correct_at
-from goc.caching.predictor import GradientQueue, Reuse, Taylor
+from goc.caching.predictor import GradientQueue, Reuse
 from goc.models.dit import DiT
 from goc.sampling.guidance import guided_denoiser
 from goc.sampling.noise import NoiseSchedule

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from goc.caching import schedule
 from goc.caching.cache import ScheduledCache
+from goc.caching.expansion import Taylor
 from goc.caching.inflection import correct_at
-from goc.caching.predictor import GradientQueue, Predictor, Reuse, Taylor
+from goc.caching.predictor import GradientQueue, Predictor, Reuse
 from goc.methods import GradientQueueConfig
 from goc.models.dit import DiT
 from goc.models.routers import load_router

@@ -12,6 +12,7 @@ from goc.config import compose_config, validate
 from goc.config.identity import CONF
 from goc.models.dit import BRANCHES, DiT
 from goc.models.routers import save_router
+from goc.models.schedules import write_schedule
 from goc.plan import Plan, calibration_of, make_plan
 from goc.sampling.generation import Generation
 from goc.sources import uncached_generation
@@ -39,6 +40,15 @@ def planned(model: DiT, folder: Path, *settings: str) -> tuple[Plan, Generation]
     return make_plan(config.way, config.measurement.model, calibration), generation
 
 
+def write_weights(path: Path, **trained_for: object) -> Path:
+    """Learned weights for the first and the sixth evaluation computed, trained for what `planned` runs or otherwise."""
+    planned_for = {"site": "branch", "model_sha256": None, "sampler": None, "steps": None, "cfg_scale": None}
+    rows = {str(step): [1.1, -0.1, 0.0] for step in range(EVALUATIONS) if step not in (0, 5)}
+    trained = {**planned_for, "cfg_channels": None, **trained_for}
+    write_schedule(path, EVALUATIONS, (0, 5), trained_for=trained, weights=rows)
+    return path
+
+
 def latents(generation: Generation) -> Tensor:
     made, _ = generation.make(range(4))
     return made["latents"]
@@ -61,6 +71,11 @@ def test_every_method_caches_evaluations_of_every_solver(
         logits = torch.randn(EVALUATIONS, tiny_dit.depth, BRANCHES, generator=torch.Generator().manual_seed(0))
         save_router(tmp_path / "router.pt", logits, argparse.Namespace())
         settings.append(f"schedule.router={tmp_path / 'router.pt'}")
+    if method.startswith("searched"):
+        settings += ["schedule.search_evaluations=3", "schedule.search_samples=2"]
+    if method.endswith("learned"):
+        weights = write_weights(tmp_path / "weights.json", sampler=None)
+        settings += [f"schedule.path={weights}", f"predictor.path={weights}"]
     plan, generation = planned(tiny_dit, tmp_path, *settings)
     assert len(plan.mask) == len(generation.solver.grid) == EVALUATIONS
     assert plan.mask.any()

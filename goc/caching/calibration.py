@@ -123,7 +123,7 @@ class ProductRecorder(StepCache):
     """Sums the inner products <f_i, f_j> of every two steps' features, over samples and tokens, for each cell.
 
     From them follows any mask's alignment over the spans of its predictions (inflection.py), and the error of any
-    prediction that is linear in features (errors.py), without another run. `product` is float64 [steps, steps, blocks,
+    prediction that is linear in features (search.py), without another run. `product` is float64 [steps, steps, blocks,
     2], or [steps, steps, 1, 1] at site "stack". All steps' features of a batch are held.
     """
 
@@ -144,3 +144,29 @@ class ProductRecorder(StepCache):
         lower = self.product.cpu()
         same = torch.eye(len(lower), dtype=torch.bool)[:, :, None, None]
         return lower + torch.where(same, 0.0, lower.transpose(0, 1))
+
+
+class MagnitudeRecorder(StepCache):
+    """Measures how the magnitude of what all blocks add changes from step to step (MagCache, arXiv 2506.09045).
+
+    `ratio[i]` sums |f_i| / |f_{i-1}| of each token's vector over samples and tokens, float64 [steps]; `tokens` counts.
+    """
+
+    def __init__(self, steps: int) -> None:
+        super().__init__("stack")
+        self.ratio = torch.zeros(steps, dtype=torch.float64)
+        self.tokens = 0
+        self.norm: Tensor | None = None
+
+    def store(self, block: int, branch: int, feature: Tensor) -> None:
+        before, self.norm = self.norm, feature.float().norm(dim=-1)
+        if self.step == 0:  # a new batch
+            self.tokens += self.norm.numel()
+        elif before is not None:
+            self.ratio[self.step] += float((self.norm / (before + 1e-8)).sum(dtype=torch.float64))
+
+    def ratios(self) -> Tensor:
+        """Magnitude against the step before, averaged over samples and tokens: float64 [steps]; 1 in step 0."""
+        ratios = self.ratio / self.tokens
+        ratios[0] = 1.0
+        return ratios

@@ -1,4 +1,4 @@
-"""WHAT stands in for a cached feature: plain reuse, the gradient queue of Gradient-Optimized Cache, or Taylor.
+"""WHAT stands in for a cached feature: plain reuse, or the gradient queue of Gradient-Optimized Cache.
 
 A predictor holds tensors for the cells (block, branch) of one batch while it is sampled. It knows the schedule
 beforehand (where a cell may be cached), and so it holds a tensor only as long as a later cached step may need it.
@@ -10,7 +10,7 @@ the log signal-to-noise ratio.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from math import factorial, isclose
+from math import isclose
 
 import torch
 from torch import Tensor
@@ -203,49 +203,3 @@ class GradientQueue(Predictor):
     def held(self) -> list[Tensor]:
         values = [*self.next.values(), *(value for used in self.used.values() for value in used)]
         return list({id(tensor): tensor for value in values for _, tensor in value}.values())
-
-
-class Taylor(Predictor):
-    """Taylor expansion of the computed features (TaylorSeer, arXiv 2503.06923, section 3.3).
-
-    At each computed step the divided differences F_0 = f, F_{k+1} = (F_k - F_k at the computed step before) / distance
-    are formed, up to the order and as far as there are computed features (of two at one time the newer counts). A
-    cached cell at distance x from the last computed step uses sum_k F_k x^k / k!.
-
-    Args:
-        mask: the schedule, bool [steps, blocks, 2].
-        order: highest derivative, >= 0 (0 is plain reuse).
-        clock: a number for each step, monotonic; None = the step index.
-    """
-
-    def __init__(self, mask: Tensor, order: int, clock: Sequence[float] | None = None) -> None:
-        super().__init__(mask)
-        self.order = order
-        self.clock = range(self.steps) if clock is None else clock
-        later = torch.cat([mask[1:], torch.zeros_like(mask[:1])]).flip(0).cumsum(0).flip(0) > 0
-        self.cached_later: list[list[list[bool]]] = later.tolist()
-        self.differences: dict[Cell, list[Tensor]] = {}
-        self.computed: dict[Cell, int] = {}  # the step they were formed in
-
-    def store(self, step: int, cell: Cell, feature: Tensor) -> None:
-        before = self.differences.pop(cell, [])
-        if not self.cached_later[step][cell[0]][cell[1]]:
-            return
-        differences = [feature]
-        distance = self.clock[step] - self.clock[self.computed[cell]] if before else 0
-        if distance == 0:
-            differences += before[1:]
-        else:
-            for older in before[: self.order]:  # each becomes the next higher difference, in place
-                differences.append(older.sub_(differences[-1]).div_(-distance))
-        self.differences[cell], self.computed[cell] = differences, step
-
-    def predict(self, step: int, cell: Cell) -> Terms:
-        differences = self.differences[cell]
-        distance = self.clock[step] - self.clock[self.computed[cell]]
-        if not self.cached_later[step][cell[0]][cell[1]]:
-            del self.differences[cell]
-        return [(distance**k / factorial(k), difference) for k, difference in enumerate(differences)]
-
-    def held(self) -> list[Tensor]:
-        return [difference for differences in self.differences.values() for difference in differences]

@@ -146,6 +146,31 @@ def teacache(changes: Tensor, threshold: float) -> Tensor:
     return whole_steps(skipped, steps, 1)[:, :, :1]
 
 
+def magcache(ratios: Tensor, threshold: float, max_skips: int, retention: float) -> Tensor:
+    """Whole steps that MagCache (arXiv 2506.09045) skips, given how magnitudes change: bool [steps, 1, 1].
+
+    ratios: float [steps], the magnitude of what the blocks add, against the step before. Their product since the last
+    computed step is the magnitude against what would be reused; its distances from 1 are summed. A step is skipped
+    while the sum is at most the threshold, at most max_skips in a row, none of the first int(retention * steps + 0.5).
+    """
+    steps, skipped = len(ratios), []
+    product, error, skips = 1.0, 0.0, 0
+    for step in range(max(1, int(retention * steps + 0.5)), steps):
+        product *= float(ratios[step])
+        error += abs(1.0 - product)
+        if error <= threshold and skips < max_skips:
+            skipped.append(step)
+            skips += 1
+        else:
+            product, error, skips = 1.0, 0.0, 0
+    return whole_steps(skipped, steps, 1)[:, :, :1]
+
+
+def magnitude_errors(ratios: Tensor) -> Tensor:
+    """All sums that `magcache` compares with its threshold where a run of skipped steps may start anywhere."""
+    return torch.cat([(1 - ratios[first:].cumprod(0)).abs().cumsum(0) for first in range(1, len(ratios))])
+
+
 def closest_interval(schedule: Callable[[int], Tensor], steps: int, cache_ratio: float) -> int:
     """The interval 1..steps whose mask schedule(interval) comes closest to cache_ratio; the smaller one of two."""
     return min(range(1, steps + 1), key=lambda interval: abs(cache_ratio_of(schedule(interval)) - cache_ratio))

@@ -67,8 +67,8 @@ def label(way: Way) -> str:
     """Name of a method in tables: the published one, or else its schedule and its predictor."""
     gradients = getattr(way.predictor, "gradients", "used")
     parts = way.schedule.name, way.predictor.name, gradients, way.site, way.clock
-    ordinary = "used", "branch", "step"  # what a composed name does not say
-    return published().get(parts, "+".join([*parts[:2], *(part for part in parts[2:] if part not in ordinary)]))
+    composed = "+".join(part for part in parts if part != "used")
+    return published().get(parts, composed.removesuffix("+step").removesuffix("+branch"))
 
 
 def run_id(config: Config) -> str:

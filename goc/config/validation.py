@@ -19,7 +19,16 @@ from goc.config.settings import (
     Output,
     Way,
 )
-from goc.methods import L2C, Dynamic, GradientQueueConfig, LearnedConfig, NoCaching, ReuseConfig, Searched
+from goc.methods import (
+    L2C,
+    Dynamic,
+    FoCaConfig,
+    GradientQueueConfig,
+    LearnedConfig,
+    NoCaching,
+    ReuseConfig,
+    Searched,
+)
 from goc.metrics.kinds import METRICS
 from goc.models.objective import OBJECTIVES
 from goc.samplers import fitting
@@ -52,6 +61,8 @@ def normalise(way: Way, measurement: Measurement) -> None:
     if isinstance(way.predictor, GradientQueueConfig) and way.predictor.correct_scope is None:
         way.predictor.correct_scope = "block" if isinstance(way.schedule, L2C) else "branch"
     unused: list[str] = []
+    if isinstance(way.predictor, FoCaConfig) and not way.predictor.divided:
+        unused.append("clock")
     if isinstance(way.predictor, ReuseConfig) and not isinstance(way.schedule, Dynamic):
         unused.append("clock")
     if not isinstance(way.predictor, GradientQueueConfig):

@@ -21,7 +21,9 @@ def _read(key: str, path: str) -> dict[str, Any]:
     try:
         content = json.loads(resolve(path).read_text())
     except FileNotFoundError as error:
-        raise ConfigError(f"{key}={path}: no such file") from error
+        raise ConfigError(
+            f"{key}={path}: no such file; schedule=searched finds schedules, scripts/train_weights.py trains weights"
+        ) from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{key}={path}: not a schedule's JSON ({error})") from error
     if not isinstance(content, dict) or not {"evaluations", "computed"} <= content.keys():

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from goc.caching.cache import ScheduledCache, StepCache
-from goc.caching.predictor import GradientQueue, Predictor, Reuse, Taylor
+from goc.caching.expansion import Taylor
+from goc.caching.predictor import GradientQueue, Predictor, Reuse
 from goc.caching.schedule import cached_steps_of, taylorseer, uniform, whole_steps
 from goc.models.dit import ATTENTION, MLP, DiT, DiTBlock, Site, modulate
 from goc.sampling.generation import Generation

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from goc.caching.anchored import AnchoredQueue, Learned
 from goc.caching.cache import ScheduledCache
-from goc.caching.predictor import GradientQueue, Taylor
+from goc.caching.expansion import Taylor
+from goc.caching.predictor import GradientQueue
 from goc.caching.schedule import uniform
 from goc.caching.stability import linear_weights
 
@@ -65,9 +66,7 @@ def test_where_no_prediction_is_a_gradients_end_it_is_the_published_queue() -> N
 
 
 @given(masks, weight_lists)
-def test_an_error_in_a_computed_value_ends_where_that_value_is_dropped(
-    cached: list[bool], weights: list[float]
-) -> None:
+def test_an_error_in_a_computed_value_ends_where_it_is_dropped(cached: list[bool], weights: list[float]) -> None:
     rows = linear_weights(AnchoredQueue(one_cell(cached), weights), cached)
     computed = list[int]()
     for step, is_cached in enumerate(cached):

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from goc.caching.cache import AdaptiveCache, ScheduledCache
-from goc.caching.predictor import GradientQueue, Predictor, Reuse, Taylor
+from goc.caching.expansion import Taylor
+from goc.caching.predictor import GradientQueue, Predictor, Reuse
 from goc.caching.schedule import cached_steps_of, uniform, whole_steps
 from goc.models.dit import BRANCHES, DiT, Terms
 from goc.sampling.guidance import guided_denoiser

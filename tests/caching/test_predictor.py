@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from goc.caching.cache import ScheduledCache
-from goc.caching.predictor import GradientQueue, Predictor, Reuse, Taylor, evaluate
+from goc.caching.expansion import Taylor
+from goc.caching.predictor import GradientQueue, Predictor, Reuse, evaluate
 from goc.caching.schedule import uniform
 
 CELL = (0, 0)

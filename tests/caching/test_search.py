@@ -27,7 +27,9 @@ def test_starts_and_neighbours_are_schedules(steps: int, data) -> None:
     for schedule in found:
         others = neighbours(schedule, steps)
         for one in (schedule, *others):
-            assert one[0] == 0 and len(one) == count and sorted(set(one)) == list(one) and one[-1] < steps
+            assert (one[0], len(one)) == (0, count)
+            assert sorted(set(one)) == list(one)
+            assert one[-1] < steps
         assert all(len(set(other) - set(schedule)) == 1 for other in others)
 
 
