@@ -552,6 +552,7 @@ SCHEDULES: dict[str, type[ScheduleConfig]] = {
     cls().name: cls
     for cls in (NoCaching, Uniform, Fora, TaylorSeer, L2C, SmoothCache, TeaCache, MagCache, Searched, Dynamic)
 }
+FOUND_SCHEDULES = tuple(name for name, cls in SCHEDULES.items() if issubclass(cls, FoundSchedule))
 PREDICTORS: dict[str, type[PredictorConfig]] = {
     cls().name: cls
     for cls in (ReuseConfig, GradientQueueConfig, TaylorConfig, HiCacheConfig, FoCaConfig, LearnedConfig)

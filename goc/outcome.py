@@ -13,11 +13,13 @@ from torch import Tensor
 
 from goc.caching.calibration import FIRST_GRADIENT_STEP
 from goc.config import Config, Output, flat, label
+from goc.methods import FOUND_SCHEDULES
 from goc.metrics.distance import described, distance, relative_distances
 from goc.metrics.evaluate import Scores, drift, evaluate
 from goc.metrics.features import Features
 from goc.metrics.lpips import load_lpips
 from goc.metrics.reference import Reference
+from goc.models.schedules import write_schedule
 from goc.plan import Plan, warn_of_distance
 from goc.report.measurement import describe_measurement, describe_way, fingerprint
 from goc.report.results import FIRST_IMAGES, RESULT_FILE, SHOWN_IMAGES, git_commit, software, write_influence
@@ -27,6 +29,8 @@ from goc.sampling.images import GRID_SAMPLES, image_grid, write_npz, write_pngs
 from goc.sampling.pricing import latency, price
 from goc.sampling.shards import SampleSet
 from goc.system.files import replacing, room_for, write_json
+
+SCHEDULE_FILE = "schedule.json"  # of a run whose schedule was found: what schedule.path takes
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,11 @@ def leave(
         from goc.report.alignment import plot_alignment  # matplotlib, which runs without an alignment never load
 
         plot_alignment(result, folder / "alignment.png")
+    if result["config"]["schedule"]["name"] in FOUND_SCHEDULES:
+        steps, cached = len(result["cached_share"]), result["cached_steps"]
+        computed = tuple(step for step in range(steps) if step not in cached)
+        with room_for(folder / SCHEDULE_FILE):
+            write_schedule(folder / SCHEDULE_FILE, steps, computed, found_by=result["config"]["schedule"])
     write_influence(folder, influence)
     with room_for(folder / RESULT_FILE):
         write_json(folder / RESULT_FILE, result)

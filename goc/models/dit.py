@@ -292,7 +292,7 @@ class DiT(nn.Module):
         terms = cache.lookup(0, 0)
         if terms is None:
             output = self.stack(h.clone(), activated, None)
-            cache.store(0, 0, torch.sub(output, h, out=h))
+            cache.store(0, 0, output - h if torch.is_grad_enabled() else torch.sub(output, h, out=h))
             return output
         for coefficient, tensor in terms:
             h.add_(tensor, alpha=coefficient)

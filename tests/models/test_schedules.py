@@ -1,0 +1,77 @@
+"""Files of schedules and weights: what is read is what was written, and what does not fit is one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from goc.models.schedules import read_schedule, read_weights, rows_of, write_schedule
+from goc.system.errors import ConfigError
+
+FOR = {"site": "branch", "model_sha256": "ab", "sampler": "ddim", "steps": 5, "cfg_scale": 1.0}
+COMPUTED = (0, 1, 3)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    weights = torch.zeros(5, 2)
+    weights[2], weights[4] = torch.tensor([2.0, -1.0]), torch.tensor([1.5, -0.5])
+    file = tmp_path / "weights.json"
+    write_schedule(file, 5, COMPUTED, trained_for=FOR, weights=rows_of(weights, COMPUTED))
+    return file
+
+
+def test_weights_and_their_schedule_come_back(path: Path) -> None:
+    assert read_schedule(str(path), 5) == COMPUTED
+    weights = read_weights(str(path), FOR, COMPUTED)
+    assert weights.tolist() == [[0, 0], [0, 0], [2.0, -1.0], [0, 0], [1.5, -0.5]]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("model_sha256", "cd"), ("sampler", "euler"), ("steps", 6), ("cfg_scale", 1.5), ("site", "stack")],
+)
+def test_weights_for_something_else_are_refused_by_name(path: Path, key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"was trained for {key}={FOR[key]}, not for {value}"):
+        read_weights(str(path), {**FOR, key: value}, COMPUTED)
+
+
+def test_weights_for_another_schedule_and_schedules_for_other_steps_are_refused(path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"was trained for the schedule 0,1,3, not for 0,2,3"):
+        read_weights(str(path), FOR, (0, 2, 3))
+    with pytest.raises(ConfigError, match=r"is for 5 evaluations, not for 20"):
+        read_schedule(str(path), 20)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"computed": [1, 3]}, {"computed": [0, 3, 3]}, {"computed": [0, 5]}, {"computed": "0,1"}, {"evaluations": None}],
+)
+def test_what_is_no_schedule_is_refused(path: Path, change: dict) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ConfigError, match=r"computed must be increasing steps from 0 on"):
+        read_schedule(str(path), 5)
+
+
+def test_damaged_and_missing_files_are_one_line(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"schedule\.path=.*: no such file; schedule=searched finds"):
+        read_schedule(str(tmp_path / "none.json"), 5)
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(ConfigError, match=r"not a schedule's JSON"):
+        read_schedule(str(path), 5)
+    path.write_text("[]")
+    with pytest.raises(ConfigError, match=r"must have evaluations and computed"):
+        read_schedule(str(path), 5)
+
+
+def test_a_schedule_without_weights_and_weights_with_a_row_missing_are_refused(path: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "schedule.json"
+    write_schedule(bare, 5, COMPUTED)
+    with pytest.raises(ConfigError, match=r"has no weights, only a schedule"):
+        read_weights(str(bare), FOR, COMPUTED)
+    content = json.loads(path.read_text())
+    del content["weights"]["4"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=r"as many weights for each cached step"):
+        read_weights(str(path), FOR, COMPUTED)
