@@ -20,12 +20,12 @@ from goc.system.precision import QUEUE_DTYPES
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from goc.caching import anchored, expansion, predictor, schedule, search
+    from goc.caching import anchored, dynamic, expansion, predictor, schedule
     from goc.models import routers, schedules
 else:
     predictor, schedule = LazyModule("goc.caching.predictor"), LazyModule("goc.caching.schedule")
     anchored, expansion = LazyModule("goc.caching.anchored"), LazyModule("goc.caching.expansion")
-    search = LazyModule("goc.caching.search")
+    dynamic = LazyModule("goc.caching.dynamic")
     routers, schedules = LazyModule("goc.models.routers"), LazyModule("goc.models.schedules")
 
 AGAINST_DIVERGENCE = (
@@ -33,6 +33,11 @@ AGAINST_DIVERGENCE = (
     "predictor=taylor, or a lower cache_ratio"
 )
 GRADIENTS = ("used", "computed")
+
+
+def computed_at(cache_ratio: float, steps: int) -> int:
+    """How many of some steps are computed when whole ones are cached at a ratio; at least one."""
+    return steps - min(round(cache_ratio * steps), steps - 1)
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Situation:
     @property
     def computed(self) -> int:
         """How many evaluations whole steps at the cache ratio leave."""
-        return self.steps - min(round(self.cache_ratio * self.steps), self.steps - 1)
+        return computed_at(self.cache_ratio, self.steps)
 
 
 @dataclass
@@ -378,8 +383,8 @@ class Dynamic(FoundSchedule):
     name: str = "dynamic"
 
     def find(self, situation: Situation) -> Sequence[int]:
-        errors = search.extrapolation_errors(situation.products(), int(situation.extrapolates), situation.clock)
-        return search.dynamic_programming(errors, situation.computed)
+        errors = dynamic.extrapolation_errors(situation.products(), int(situation.extrapolates), situation.clock)
+        return dynamic.dynamic_programming(errors, situation.computed)
 
 
 @dataclass
@@ -543,8 +548,7 @@ class LearnedConfig(PredictorConfig):
 
     def weights(self, trained_for: Mapping[str, Any], computed: Sequence[int]) -> Tensor:
         """The trained weights, float32 [steps, K], for what they must have been trained for; raises ConfigError."""
-        if self.path is None:
-            raise ConfigError("predictor.path=null: must be named where schedule.path is")
+        assert self.path is not None  # a normalised config names it
         return schedules.read_weights(self.path, trained_for, tuple(computed))
 
 

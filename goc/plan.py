@@ -23,19 +23,19 @@ from goc.caching.calibration import (
 from goc.caching.inflection import correct_at, inflections, span_alignment, step_alignment
 from goc.caching.predictor import Predictor
 from goc.caching.schedule import cache_ratio_of, cached_steps_of, computed_steps_of, computing, is_whole_steps
-from goc.caching.search import Steps
 from goc.caching.stability import amplification
 from goc.config import ModelConfig, Way
 from goc.methods import AGAINST_DIVERGENCE, GradientQueueConfig, LearnedConfig, Situation
 from goc.models.dit import BRANCHES, Site
 from goc.sampling.calibrate import Calibration
 from goc.sampling.generation import Generation
+from goc.sampling.local_search import Steps
 from goc.sampling.search import searched
 from goc.system.errors import ConfigError
 from goc.system.files import resolve
 
 LARGE_AMPLIFICATION = 10.0
-PRODUCTS_BATCH = 16  # samples whose features of all steps are held together
+PRODUCTS_BATCH = 4  # samples whose features of all steps are held together
 # of a way, what a schedule's distance to the target depends on besides its predictor
 SEARCH_DEPENDS_ON = ("gradient_weights", "inflection_threshold", "inflection_signal", "inflection_scope",
                      "correct_steps", "site", "clock")  # fmt: skip
@@ -261,9 +261,10 @@ class Planner:
 
     def shipped(self, count: int) -> Path | None:
         """Where the model's own searched schedule of `count` computed evaluations would lie."""
-        template, way = self.model.schedules, self.way
-        name = template and template.format(sampler=way.sampler.name, steps=way.steps, computed=count)
-        return resolve(name) if name else None
+        if self.model.schedules is None:
+            return None
+        sampler, steps = self.way.sampler.name, self.way.steps
+        return resolve(self.model.schedules.format(model=self.model.name, sampler=sampler, steps=steps, computed=count))
 
 
 def report_ratio(way: Way, mask: Tensor) -> None:

@@ -28,7 +28,7 @@ from goc.caching.predictor import Cell
 from goc.caching.schedule import computed_steps_of
 from goc.caching.stability import linear_weights
 from goc.config import Way, compose_config, validate
-from goc.config.validation import weights_path
+from goc.config.validation import OWN_WEIGHTS, place
 from goc.methods import NoCaching
 from goc.models.build import load_model, prepare
 from goc.models.dit import Site, Terms
@@ -156,7 +156,7 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=512, help="of the calibration seed, to draw from (default 512)")
     parser.add_argument("--rate", type=float, default=2e-2, help="learning rate at the start (default 0.02)")
     parser.add_argument("--keep", action="store_true", help="keep activations: a quarter faster, more memory")
-    parser.add_argument("--out", type=Path, help="default: where run.py looks for them")
+    parser.add_argument("--out", type=Path, help=f"default: {OWN_WEIGHTS}")
     args = parser.parse_args()
     try:
         config = compose_config(["method=searched", *args.settings])
@@ -180,7 +180,7 @@ def main() -> int:
     except (GocError, HydraException) as error:
         return fail(error)
     computed = tuple(computed_steps_of(plan.mask))
-    out = args.out or resolve(weights_path(measurement, way, len(computed)))
+    out = args.out or Path(place(OWN_WEIGHTS, measurement, way, len(computed)))
     settings = {name: getattr(args, name) for name in ("iterations", "batch", "samples", "rate")}
     training = {**settings, "seed": calibration.seed, "start": asdict(way.predictor), "distance": losses[-1]}
     rows = rows_of(weights, computed)

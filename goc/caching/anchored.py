@@ -9,14 +9,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from goc.caching.predictor import Cell, Predictor
+from goc.caching.expansion import Expansion
+from goc.caching.predictor import Cell
 from goc.models.dit import Terms
 
 
-class Anchored(Predictor):
-    """A predictor that is linear in the last computed features.
-
-    Of two computed features at one time of the clock (a solver's two evaluations), the newer takes the older's place.
+class Anchored(Expansion):
+    """A predictor that is linear in the last computed features; of two at one time of the clock the newer counts.
 
     Args:
         mask: the schedule, bool [steps, blocks, 2].
@@ -28,10 +27,8 @@ class Anchored(Predictor):
     def __init__(
         self, mask: Tensor, length: int, clock: Sequence[float] | None = None, dtype: torch.dtype | None = None
     ) -> None:
-        super().__init__(mask)
+        super().__init__(mask, clock)
         self.length, self.dtype = length, dtype
-        self.clock = range(self.steps) if clock is None else clock
-        self.last_cached: list[list[int]] = last_cached(mask).tolist()
         self.features: dict[Cell, list[tuple[int, Tensor]]] = {}  # with their steps, newest first
 
     @abstractmethod
@@ -40,7 +37,7 @@ class Anchored(Predictor):
 
     def store(self, step: int, cell: Cell, feature: Tensor) -> None:
         earlier = self.features.pop(cell, [])
-        if step >= self.last_cached[cell[0]][cell[1]]:
+        if not self.cached_later(step, cell):
             return
         if earlier and self.clock[earlier[0][0]] == self.clock[step]:
             earlier = earlier[1:]
@@ -48,20 +45,13 @@ class Anchored(Predictor):
         self.features[cell] = [newest, *earlier[: self.length - 1]]
 
     def predict(self, step: int, cell: Cell) -> Terms:
-        last = step == self.last_cached[cell[0]][cell[1]]
-        features = self.features.pop(cell) if last else self.features[cell]
+        features = self.features[cell] if self.cached_later(step, cell) else self.features.pop(cell)
         weights = self.coefficients(step, cell, [computed for computed, _ in features])
         terms = zip(weights, (feature for _, feature in features), strict=False)
         return [(weight, feature) for weight, feature in terms if weight]
 
     def held(self) -> list[Tensor]:
         return [feature for features in self.features.values() for _, feature in features]
-
-
-def last_cached(mask: Tensor) -> Tensor:
-    """The last step in which each cell is cached, int64 [blocks, 2]; -1 where in none."""
-    steps = torch.arange(len(mask))[:, None, None]
-    return torch.where(mask, steps, -1).amax(dim=0)
 
 
 class AnchoredQueue(Anchored):

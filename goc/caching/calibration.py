@@ -122,9 +122,8 @@ class InputChangeRecorder(StepCache):
 class ProductRecorder(StepCache):
     """Sums the inner products <f_i, f_j> of every two steps' features, over samples and tokens, for each cell.
 
-    From them follows any mask's alignment over the spans of its predictions (inflection.py), and the error of any
-    prediction that is linear in features (search.py), without another run. `product` is float64 [steps, steps, blocks,
-    2], or [steps, steps, 1, 1] at site "stack". All steps' features of a batch are held.
+    Any mask's alignment over spans (inflection.py) and any linear prediction's error (dynamic.py) follow from them.
+    `product` is float64 [steps, steps, blocks, 2], or [steps, steps, 1, 1] at site "stack". All features are held.
     """
 
     def __init__(self, shape: tuple[int, int, int], site: Site = "branch", device: torch.device | str = "cpu") -> None:
@@ -141,9 +140,8 @@ class ProductRecorder(StepCache):
 
     def products(self) -> Tensor:
         """The sums, symmetric in the two steps, float64 [steps, steps, blocks, 2]."""
-        lower = self.product.cpu()
-        same = torch.eye(len(lower), dtype=torch.bool)[:, :, None, None]
-        return lower + torch.where(same, 0.0, lower.transpose(0, 1))
+        lower = self.product.cpu().permute(2, 3, 0, 1)
+        return (lower + lower.tril(-1).mT).permute(2, 3, 0, 1)
 
 
 class MagnitudeRecorder(StepCache):

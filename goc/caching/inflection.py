@@ -4,6 +4,7 @@ An uncached calibration run (calibration.py) measures how well each step's chang
 before it; a step where it does not is an inflection.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -24,17 +25,17 @@ def span_alignment(products: Tensor, mask: Tensor) -> Tensor:
     <f_i, f_j>, float64 [steps, steps, blocks, 2] (calibration.py).
     """
     alignment = torch.full(mask.shape, torch.nan, dtype=torch.float64)
-    for (block, branch), cached in ((cell, mask[:, *cell].tolist()) for cell in ndindex(*mask.shape[1:])):
+    for block, branch in ndindex(*mask.shape[1:]):
         product, computed = products[:, :, block, branch], list[int]()
-        for i in range(len(mask)):
-            if not cached[i]:
+        unit = torch.eye(len(mask), dtype=torch.float64)
+        for i, cached in enumerate(mask[:, block, branch].tolist()):
+            if not cached:
                 computed.append(i)
             elif len(computed) > 1:
                 b, a = computed[-2:]
-                ahead, behind = torch.zeros(2, len(mask), dtype=torch.float64)
-                ahead[i], ahead[a], behind[a], behind[b] = 1.0, -1.0, 1.0, -1.0
-                norm = ((ahead @ product @ ahead) * (behind @ product @ behind)).clamp(min=0).sqrt()
-                alignment[i, block, branch] = ahead @ product @ behind / norm if norm > 0 else 1.0
+                changes = torch.stack([unit[i] - unit[a], unit[a] - unit[b]])
+                (ahead, dot), (_, behind) = (changes @ product @ changes.T).tolist()
+                alignment[i, block, branch] = dot / math.sqrt(ahead * behind) if min(ahead, behind) > 0 else 1.0
     return alignment
 
 

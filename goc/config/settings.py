@@ -51,7 +51,7 @@ class ModelConfig:
         "its searched schedules, taken where the same search would be made: a path with {sampler}, {steps}, {computed}",
     )
     weights: str | None = _key(
-        None, "its weights for predictor=learned: a path with {sampler}, {steps}, {computed} and {cfg_scale}"
+        None, "its weights for predictor=learned: a path with {model}, {sampler}, {steps}, {computed}, {cfg_scale}"
     )
     extractor: str = _key(MISSING, f"feature extractor of the metrics: {', '.join(EXTRACTORS)}")
     extractor_weights: str | None = _key(None, "its weights file; null: the shipped or published one")

@@ -23,11 +23,13 @@ from goc.methods import (
     L2C,
     Dynamic,
     FoCaConfig,
+    FoundSchedule,
     GradientQueueConfig,
     LearnedConfig,
     NoCaching,
     ReuseConfig,
     Searched,
+    computed_at,
 )
 from goc.metrics.kinds import METRICS
 from goc.models.objective import OBJECTIVES
@@ -37,6 +39,7 @@ from goc.system.errors import ConfigError
 from goc.system.precision import PRECISIONS
 
 DEFAULT_GRADIENT_WEIGHTS = [1.0]
+OWN_WEIGHTS = "outputs/weights/{model}-{sampler}{steps}-{computed}-cfg{cfg_scale}.json"  # of scripts/train_weights.py
 
 
 def normalise(way: Way, measurement: Measurement) -> None:
@@ -47,8 +50,7 @@ def normalise(way: Way, measurement: Measurement) -> None:
     if way.schedule.name == "none" or (way.cache_ratio == 0 and way.schedule.follows_ratio()):
         way.schedule, way.predictor, way.gradient_weights = NoCaching(), ReuseConfig(), []
         way.site = "branch"
-    if isinstance(way.predictor, LearnedConfig):
-        _settle_learned(way, way.predictor, measurement)
+    _settle_files(way, measurement)
     if not way.schedule.follows_ratio():
         way.cache_ratio = None
     if way.gradient_weights is None:
@@ -80,21 +82,38 @@ def normalise(way: Way, measurement: Measurement) -> None:
         setattr(way, key, defaults[key])
 
 
-def _settle_learned(way: Way, predictor: LearnedConfig, measurement: Measurement) -> None:
-    """Where learned weights lie, and that their schedule is that of their file unless another one is named."""
-    if predictor.path is None and way.cache_ratio is not None:
-        total = way.num_evaluations
-        predictor.path = weights_path(measurement, way, total - min(round(way.cache_ratio * total), total - 1))
-    if isinstance(way.schedule, Searched):
-        way.schedule = Searched(path=way.schedule.path or predictor.path)
+def _settle_files(way: Way, measurement: Measurement) -> None:
+    """Name the files of a schedule and of learned weights, whose own schedule is taken unless another one is named."""
+    schedule, predictor = way.schedule, way.predictor
+    if isinstance(schedule, FoundSchedule) and schedule.path is not None:
+        schedule.path = place(schedule.path, measurement, way)
+    if isinstance(predictor, LearnedConfig):
+        template = predictor.path or measurement.model.weights or OWN_WEIGHTS
+        predictor.path = place(template, measurement, way)
+        if isinstance(schedule, Searched):
+            way.schedule = Searched(path=schedule.path or predictor.path)
 
 
-def weights_path(measurement: Measurement, way: Way, computed: int) -> str:
-    """Where the weights of predictor=learned lie that run on so many computed evaluations."""
-    model = measurement.model
-    template = model.weights or f"outputs/weights/{model.name}-{{sampler}}{{steps}}-{{computed}}-cfg{{cfg_scale}}.json"
-    cfg_scale = f"{measurement.cfg_scale:g}"
-    return template.format(sampler=way.sampler.name, steps=way.steps, computed=computed, cfg_scale=cfg_scale)
+def place(template: str, measurement: Measurement, way: Way, computed: int | None = None) -> str:
+    """A file's path from one with {model}, {sampler}, {steps}, {computed} or {cfg_scale} in it; raises ConfigError.
+
+    computed: evaluations; None: as many as whole steps at the cache ratio leave.
+    """
+    if computed is None:
+        computed = computed_at(way.cache_ratio or 0.0, way.num_evaluations)
+    try:
+        return template.format(
+            model=measurement.model.name,
+            sampler=way.sampler.name,
+            steps=way.steps,
+            computed=computed,
+            cfg_scale=f"{measurement.cfg_scale:g}",
+        )
+    except (KeyError, IndexError, ValueError) as error:
+        raise ConfigError(
+            f"{template}: must be a path, in which {{model}}, {{sampler}}, {{steps}}, {{computed}} and {{cfg_scale}} "
+            "may stand"
+        ) from error
 
 
 def validate(config: Config) -> None:

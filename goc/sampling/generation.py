@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from goc.caching.cache import ScheduledCache, StepCache
-from goc.caching.cost import image_macs
 from goc.caching.schedule import cache_ratio_of
+from goc.models.cost import image_macs
 from goc.models.decoder import to_uint8
 from goc.models.dit import DiT
 from goc.sampling.guidance import Denoiser, guided_denoiser

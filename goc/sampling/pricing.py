@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from goc.caching.cost import forward_macs
+from goc.models.cost import forward_macs
 from goc.sampling.generation import Generation
 from goc.sampling.shards import SampleSet
 

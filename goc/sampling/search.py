@@ -12,9 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from goc.caching.cache import StepCache
-from goc.caching.search import Steps, local_search
 from goc.models.schedules import write_schedule
 from goc.sampling.calibrate import Calibration
+from goc.sampling.local_search import Steps, local_search
 from goc.sampling.shared import shared_path
 from goc.system.files import write_json
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
-from goc.caching.cost import cell_macs, forward_macs
+from goc.models.cost import cell_macs, forward_macs
 from goc.models.dit import BRANCHES, DiT, Site
 
 BATCHES = (1, 8, 32, 64)
@@ -39,7 +39,7 @@ Step = Literal["full", "cached", "compiled"]  # the last a cached step under com
 
 
 def flops(model: DiT, sequences: int, step: Step, site: Site) -> int:
-    """Operations of one forward pass: two for each multiply-accumulate (goc.caching.cost)."""
+    """Operations of one forward pass: two for each multiply-accumulate (goc.models.cost)."""
     macs = forward_macs(model) - (0 if step == "full" else int(cell_macs(model, site).sum()))
     return 2 * macs * sequences
 

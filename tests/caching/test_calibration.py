@@ -1,21 +1,36 @@
 import numpy as np
 import torch
 
-from goc.caching.calibration import AlignmentRecorder, ErrorRecorder, InputChangeRecorder
+from goc.caching.cache import StepCache
+from goc.caching.calibration import AlignmentRecorder, ErrorRecorder, InputChangeRecorder, ProductRecorder
 
 
-def record(batches: list[torch.Tensor]) -> AlignmentRecorder:
+def feed(recorder: StepCache, batches: list[torch.Tensor]) -> None:
     """Run a recorder over batches of features [steps, blocks, branches, N, tokens, hidden]."""
-    steps, blocks, branches = batches[0].shape[:3]
-    recorder = AlignmentRecorder((steps, blocks, branches))
     for features in batches:
+        steps, blocks, branches = features.shape[:3]
         for step in range(steps):
             recorder.begin_step(step)
             for block in range(blocks):
                 for branch in range(branches):
                     assert recorder.lookup(block, branch) is None
                     recorder.store(block, branch, features[step, block, branch])
+
+
+def record(batches: list[torch.Tensor]) -> AlignmentRecorder:
+    """What a recorder of alignments has seen of such batches."""
+    steps, blocks, branches = batches[0].shape[:3]
+    recorder = AlignmentRecorder((steps, blocks, branches))
+    feed(recorder, batches)
     return recorder
+
+
+def record_products(batches: list[torch.Tensor]) -> torch.Tensor:
+    """Inner products of every two steps' features, float64 [steps, steps, blocks, branches]."""
+    steps, blocks, branches = batches[0].shape[:3]
+    recorder = ProductRecorder((steps, blocks, branches))
+    feed(recorder, batches)
+    return recorder.products()
 
 
 def test_alignment_is_the_cosine_of_successive_changes_over_all_samples_and_tokens() -> None:
@@ -60,3 +75,10 @@ def test_input_change_is_the_relative_l1_change_of_the_signal_averaged_over_batc
             recorder.begin_step(step)
             recorder.decide(lambda level=level: torch.full((2, 3), level))
     assert recorder.changes().tolist() == [0.0, (1.0 + 0.5) / 2, (0.5 + 0.0) / 2]
+
+
+def test_products_are_those_of_every_two_steps_over_all_samples() -> None:
+    batches = [torch.randn(4, 2, 2, n, 3, 2, generator=torch.Generator().manual_seed(n)) for n in (2, 3)]
+    everything = torch.cat(batches, dim=3).double().flatten(3)
+    expected = torch.einsum("ilbn,jlbn->ijlb", everything, everything)
+    torch.testing.assert_close(record_products(batches), expected, rtol=1e-5, atol=1e-5)

@@ -15,7 +15,7 @@ from benchmarks import peers, roofline, step_times
 from benchmarks.contenders import CachedSteps, Contender, Project, Workload, evenly, own_contenders
 from torch import Tensor
 
-from goc.caching.cost import forward_macs
+from goc.models.cost import forward_macs
 from goc.models.dit import DiT
 
 STEPS = 8

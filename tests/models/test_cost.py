@@ -4,9 +4,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from goc.caching.cache import ScheduledCache
-from goc.caching.cost import cell_macs, forward_macs, image_macs
 from goc.caching.predictor import Reuse
 from goc.caching.schedule import uniform
+from goc.models.cost import cell_macs, forward_macs, image_macs
 from goc.models.dit import DiT
 
 
