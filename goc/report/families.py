@@ -10,7 +10,7 @@ from goc.report.frame import is_uncached, method_names
 from goc.report.pairs import DECIDED, Point, difference
 from goc.report.tables import same_cost, signed, with_error
 
-QUALITIES = {"fid": "FID", "converged": "to converged", "drift": "drift"}
+QUALITIES = {"fid": "FID", "converged": "to converged", "relative_l2_mean": "to target", "drift": "drift"}
 PAIRED = ("fid", "converged")  # also as differences to the best row of as many evaluations
 CONDITIONS = ["family", "cfg_scale", "samples", "seed"]  # that the models of a table were measured under
 

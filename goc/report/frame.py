@@ -1,6 +1,7 @@
 """The table over many runs, one row a run, and over the seeds of a point."""
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 import pandas as pd
@@ -107,8 +108,19 @@ def _row(result: dict[str, Any]) -> dict[str, Any]:
     own = told_apart(result["config"])
     row["measurement"] = without_seed(measurement_of(result))
     row["point"] = without_seed(own)
-    row["way"] = without_seed({key: value for key, value in own.items() if key != "model"})
+    row["way"] = without_seed(_of_any_model(own, str(row["model"])))
     return row
+
+
+def _of_any_model(settings: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """Settings without the model, also where a found schedule's or learned weights' file has its name."""
+
+    def part(options: Any) -> Any:
+        if not isinstance(options, Mapping) or not options.get("path"):
+            return options
+        return {**options, "path": PurePath(options["path"]).name.replace(model, "{model}")}
+
+    return {key: part(value) for key, value in settings.items() if key != "model"}
 
 
 def table(results: list[dict[str, Any]]) -> pd.DataFrame:
