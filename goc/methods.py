@@ -20,12 +20,14 @@ from goc.system.precision import QUEUE_DTYPES
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from goc import closest
     from goc.caching import anchored, dynamic, expansion, predictor, schedule
     from goc.models import routers, schedules
 else:
     predictor, schedule = LazyModule("goc.caching.predictor"), LazyModule("goc.caching.schedule")
     anchored, expansion = LazyModule("goc.caching.anchored"), LazyModule("goc.caching.expansion")
     dynamic = LazyModule("goc.caching.dynamic")
+    closest = LazyModule("goc.closest")
     routers, schedules = LazyModule("goc.models.routers"), LazyModule("goc.models.schedules")
 
 AGAINST_DIVERGENCE = (
@@ -145,7 +147,7 @@ class IntervalSchedule(ScheduleConfig):
 
     def mask(self, situation: Situation) -> Tensor:
         steps = situation.steps
-        interval = self.interval or schedule.closest_interval(
+        interval = self.interval or closest.closest_interval(
             lambda interval: self.rule(steps, 1, interval), steps, situation.cache_ratio
         )
         return self.rule(steps, situation.depth, interval)
@@ -204,7 +206,7 @@ class L2C(ScheduleConfig):
         probabilities = routers.load_router(resolve(path), situation.steps, situation.depth)
         threshold = self.threshold
         if threshold is None:
-            threshold = schedule.closest_threshold(
+            threshold = closest.closest_threshold(
                 lambda value: schedule.l2c(probabilities, value), probabilities, situation.cache_ratio
             )
         return schedule.l2c(probabilities, threshold)
@@ -240,7 +242,7 @@ class SmoothCache(ScheduleConfig):
         errors, depth = situation.branch_errors(self.lookahead), situation.depth
         threshold = self.threshold
         if threshold is None:
-            threshold = schedule.closest_threshold(
+            threshold = closest.closest_threshold(
                 lambda value: schedule.smoothcache_from_errors(errors, value, 1), errors, situation.cache_ratio
             )
         return schedule.smoothcache_from_errors(errors, threshold, depth)
@@ -284,7 +286,7 @@ class TeaCache(ScheduleConfig):
     def skip_threshold(self, situation: Situation) -> float:
         if self.threshold is not None:
             return self.threshold
-        return schedule.closest_teacache(situation.input_changes(), situation.cache_ratio)
+        return closest.closest_teacache(situation.input_changes(), situation.cache_ratio)
 
 
 @dataclass
@@ -320,7 +322,7 @@ class MagCache(ScheduleConfig):
 
         ratios, threshold = situation.magnitude_ratios(), self.threshold
         if threshold is None:
-            threshold = schedule.closest_threshold(rule, schedule.magnitude_errors(ratios), situation.cache_ratio)
+            threshold = closest.closest_threshold(rule, schedule.magnitude_errors(ratios), situation.cache_ratio)
         return rule(threshold).repeat(1, situation.depth, 2)
 
 

@@ -28,10 +28,9 @@ def best(rows: pd.DataFrame, evaluations: float, names: tuple[str, ...] | None =
     """The closest row of at most so many evaluations, by its method and its distance; names None: the published."""
     chosen = ~rows["method"].isin([*OURS, "none"]) if names is None else rows["method"].isin(names)
     rows = rows[chosen & (rows["evaluations"] <= evaluations + 0.01)]
-    if rows.empty:
-        return "", float("nan")
-    found = rows.loc[rows[DISTANCE].astype(float).idxmin()]
-    return str(found["method"]), float(found[DISTANCE])
+    found = list(zip(rows[DISTANCE].astype(float), rows["method"].astype(str), strict=True))
+    distance, name = min(found, default=(float("nan"), ""))
+    return name, distance
 
 
 def shares(frame: pd.DataFrame) -> pd.DataFrame:

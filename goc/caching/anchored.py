@@ -1,6 +1,6 @@
-"""Predictions from the last computed features alone, so that no prediction's error enters the next one.
+"""WHAT stands in, third part: f_hat = a_1 f_1 + a_2 f_2 + ... of a cell's last computed features, newest first.
 
-They are linear: f_hat = a_1 f_1 + a_2 f_2 + ..., where f_1, f_2, ... are the cell's computed features, newest first.
+No prediction is used for another one, so that none of their errors is, either.
 """
 
 from abc import abstractmethod
@@ -66,9 +66,7 @@ class AnchoredQueue(Anchored):
     With one weight 1 that is linear extrapolation, exact at any distance where features move linearly. A cell with
     fewer computed features uses the gradients that it has; with one, this is plain reuse.
 
-    Args:
-        mask, clock, dtype: as for Anchored. weights: w_1, w_2, ...
-        correct: bool [steps, blocks, 2], where the correction is on; None = everywhere.
+    Args: as for GradientQueue.
     """
 
     def __init__(

@@ -3,9 +3,7 @@
 Step 0 is the noisiest and is never cached. The cache ratio is by definition the mean of the mask.
 """
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -169,30 +167,3 @@ def magcache(ratios: Tensor, threshold: float, max_skips: int, retention: float)
 def magnitude_errors(ratios: Tensor) -> Tensor:
     """All sums that `magcache` compares with its threshold where a run of skipped steps may start anywhere."""
     return torch.cat([(1 - ratios[first:].cumprod(0)).abs().cumsum(0) for first in range(1, len(ratios))])
-
-
-def closest_interval(schedule: Callable[[int], Tensor], steps: int, cache_ratio: float) -> int:
-    """The interval 1..steps whose mask schedule(interval) comes closest to cache_ratio; the smaller one of two."""
-    return min(range(1, steps + 1), key=lambda interval: abs(cache_ratio_of(schedule(interval)) - cache_ratio))
-
-
-def closest_threshold(schedule: Callable[[float], Tensor], values: Tensor, cache_ratio: float) -> float:
-    """The threshold at which schedule(threshold) comes closest to cache_ratio, found by bisection.
-
-    values: the numbers that thresholds are compared with; more cells are cached as the threshold grows.
-    """
-    candidates = torch.unique(values[values.isfinite()]).tolist()
-    # thresholds between neighbouring values, and beyond both ends
-    candidates = [candidates[0] - 1.0, *(sum(pair) / 2 for pair in pairwise(candidates)), candidates[-1] + 1.0]
-
-    def ratio(candidate: float) -> float:
-        return cache_ratio_of(schedule(candidate))
-
-    above = bisect_left(candidates, cache_ratio, hi=len(candidates) - 1, key=ratio)
-    return min(candidates[max(above - 1, 0) : above + 1], key=lambda candidate: abs(ratio(candidate) - cache_ratio))
-
-
-def closest_teacache(changes: Tensor, cache_ratio: float) -> float:
-    """TeaCache's threshold that comes closest to cache_ratio where the input changes by changes[i] [steps]."""
-    totals = torch.cat([changes[first:].cumsum(0) for first in range(1, len(changes))])
-    return closest_threshold(lambda value: teacache(changes, value), totals, cache_ratio)

@@ -25,7 +25,8 @@ KIND = "search"
 def final_latents(calibration: Calibration, samples: int, new_cache: Callable[[], StepCache] | None) -> Tensor:
     """The last x [samples, C, H, W] of the calibration seeds, finite or not; new_cache None computes everything."""
     latents = []
-    for first in range(0, samples, calibration.batch_size):
+    batches = range(0, samples, calibration.batch_size)
+    for first in tqdm(batches, desc="calibration samples", unit="batch", disable=len(batches) < 2):
         indices = range(first, min(first + calibration.batch_size, samples))
         _, trajectory = calibration.seeded().trajectory(indices, new_cache() if new_cache else None)
         *_, x = trajectory
@@ -58,7 +59,8 @@ def searched(
     progress, rate and ETA. What was found lies as a schedule's file beside the distances.
     """
     steps = len(calibration.generation.solver.grid)
-    key = {**calibration.key, "method": method, "seed": calibration.seed, "samples": samples}
+    run = {name: value for name, value in calibration.key.items() if name not in ("batch_size", "compile")}  # rounding
+    key = {**run, "method": method, "seed": calibration.seed, "samples": samples}
     asked = json.loads(json.dumps({**key, "schedules": evaluations}))
     path = shared_path(calibration.cache_dir, KIND, {**key, "computed": count}).with_suffix(".json")
     found_path = path.with_name(f"{path.stem}-found{evaluations}.json")
@@ -82,7 +84,7 @@ def searched(
                 return known[name]
 
             found, distance = local_search(objective, steps, count, evaluations, calibration.seed)
-    evaluated = samples * (steps + count * evaluations)  # of the denoiser, guided if that is asked for
+            evaluated = samples * (steps + count * int(progress.n))  # of the denoiser, guided if that is asked for
     write_schedule(found_path, steps, found, distance=distance, denoiser_evaluations=evaluated, searched=asked)
     return found
 

@@ -17,6 +17,7 @@ from goc.caching.cache import ScheduledCache
 from goc.caching.calibration import MagnitudeRecorder
 from goc.caching.expansion import FoCa, HiCache, Taylor
 from goc.caching.predictor import Predictor, Reuse, evaluate
+from goc.closest import closest_threshold
 from goc.config import compose_config, validate
 from goc.system.errors import ConfigError
 
@@ -322,7 +323,7 @@ def test_the_threshold_closest_to_a_cache_ratio_is_found(cache_ratio: float) -> 
     def rule(threshold: float) -> Tensor:
         return schedule.magcache(ratios, threshold, 3, 0.2)
 
-    threshold = schedule.closest_threshold(rule, schedule.magnitude_errors(ratios), cache_ratio)
+    threshold = closest_threshold(rule, schedule.magnitude_errors(ratios), cache_ratio)
     assert abs(schedule.cache_ratio_of(rule(threshold)) - cache_ratio) <= 1 / 40
 
 

@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 from goc.caching.schedule import (
     cache_ratio_of,
     cached_steps_of,
-    closest_interval,
-    closest_threshold,
     fora,
     is_whole_steps,
     l2c,
@@ -20,6 +18,7 @@ from goc.caching.schedule import (
     uniform,
     whole_steps,
 )
+from goc.closest import closest_interval, closest_threshold
 
 
 @pytest.mark.parametrize(

@@ -110,3 +110,9 @@ def test_a_found_schedule_named_elsewhere_is_that_schedule(tiny_dit: DiT, tmp_pa
     (file,) = tmp_path.glob("*found40.json")
     plan, _ = planned(tiny_dit, tmp_path, "method=searched_goc", f"schedule.path={file}")
     assert torch.equal(plan.mask, computing(schedule, 10, tiny_dit.depth))
+
+
+def test_batches_and_compilation_make_no_other_search(tiny_dit: DiT, tmp_path: Path) -> None:
+    for settings in ([], ["batch_size=2"], ["batch_size=1"]):
+        found(tiny_dit, tmp_path, *settings)
+    assert len(list(tmp_path.glob("search-*found40.json"))) == 1
