@@ -1,57 +1,145 @@
-"""What our own caches reach beside the best published one: `python scripts/claims.py outputs/digits_ratios`.
+"""What our own caches reach beside the published ones: `python scripts/claims.py outputs/digits_ratios`.
 
-Reads a finished study (experiments/digits_ratios.yaml, or one like it) and prints, for each number of steps and of
-computed evaluations, the mean distance of the samples to the target in shares of the best published cache's of at most
-as many evaluations: for each model, and as a mean over models with the standard deviation over them. A share above what
-was claimed is marked as a miss.
+Reads a finished study (experiments/digits_ratios.yaml, or one like it) and prints as Markdown:
+
+- the mean distance of searched + learned samples to the target as a share of the best published cache's of at most as
+  many evaluations, for each number of steps and evaluations, as a mean over models with the standard deviation over
+  them; where a share is above what was claimed, MISSED, and on which models;
+- how few evaluations are as close as more of a rival's;
+- where the anchored gradient queue is worse than plain reuse, in pairs;
+- all numbers, as means over models.
 """
 
 import argparse
+import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
+from goc.report.families import pooled
 from goc.report.frame import over_seeds, table
+from goc.report.pairs import Point, difference, points_of
 from goc.report.results import collect
 
 OURS = ("goc_anchored", "dynamic", "searched", "searched_goc", "searched_learned")
 DISTANCE = "relative_l2_mean"
-# cache ratio -> (rival, the largest share that searched_learned may have)
+# cache ratio -> (rival, the largest share of its distance that searched_learned may have)
 CLAIMS = {0.5: ("goc", 2 / 3), 0.65: ("published", 0.5), 0.75: ("published", 0.5), 0.8: ("published", 0.5)}
-# of 20 steps: with so many evaluations as close as the rival with so many
-EQUAL_AT_20 = ((5, "published", 7), (7, "goc", 10))
+# of 20 steps: searched_learned with so many evaluations is as close as the rival with so many
+AS_CLOSE = ((5, "published", 7), (7, "goc", 10))
 
 
-def best(rows: pd.DataFrame, evaluations: float, names: tuple[str, ...] | None = None) -> tuple[str, float]:
-    """The closest row of at most so many evaluations, by its method and its distance; names None: the published."""
-    chosen = ~rows["method"].isin([*OURS, "none"]) if names is None else rows["method"].isin(names)
-    rows = rows[chosen & (rows["evaluations"] <= evaluations + 0.01)]
-    found = list(zip(rows[DISTANCE].astype(float), rows["method"].astype(str), strict=True))
-    distance, name = min(found, default=(float("nan"), ""))
-    return name, distance
+def best(rows: pd.DataFrame, rival: str, evaluations: float) -> tuple[float, str]:
+    """The smallest mean distance of a rival's rows of at most so many evaluations, and its method; NaN without one.
+
+    rival: a method, or "published" for all that are not ours.
+    """
+    methods = rows["method"].astype(str)
+    own = ~methods.isin([*OURS, "none"]) if rival == "published" else methods == rival
+    rows = rows[own & (rows["evaluations"] < evaluations + 0.01)]
+    found = zip(rows[DISTANCE].astype(float), rows["method"].astype(str), strict=True)
+    return min(found, default=(math.nan, ""))
 
 
-def shares(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row for each model, guidance, solver and number of evaluations: every way's distance, and shares of it."""
-    found = []
-    for (model, family, cfg_scale, solver), rows in frame.groupby(["model", "family", "cfg_scale", "solver"]):
-        learned = rows[rows["method"] == "searched_learned"]
-        for evaluations in sorted(learned["evaluations"].astype(float)):
-            rival, distance = best(rows, evaluations)
-            row = {"model": model, "family": family, "guidance": cfg_scale, "solver": solver}
-            row |= {"evaluations": evaluations, "best published": rival, "its distance": distance}
-            row |= {name: best(rows[(rows["evaluations"] - evaluations).abs() < 0.01], evaluations, (name,))[1]
-                    for name in (*OURS, "goc", "reuse")}  # fmt: skip
-            found.append(row)
-    return pd.DataFrame(found)
+def at(rows: pd.DataFrame, evaluations: float) -> pd.DataFrame:
+    """The rows of so many evaluations."""
+    return rows[(rows["evaluations"].astype(float) - evaluations).abs() < 0.01]
 
 
-def mean(values: pd.Series) -> str:
+def mean(values: list[float], digits: int = 2) -> str:
     """Mean and standard deviation over models."""
-    numbers = values.astype(float)
-    return f"{numbers.mean():.2f} ± {numbers.std(ddof=1):.2f}" if len(numbers) > 1 else f"{numbers.mean():.2f}"
+    numbers = pd.Series(values, dtype=float)
+    return f"{numbers.mean():.{digits}f}" + (f" ± {numbers.std(ddof=1):.{digits}f}" if len(numbers) > 1 else "")
+
+
+def conditions(frame: pd.DataFrame) -> Iterator[tuple[dict[str, object], float, list[tuple[str, pd.DataFrame]]]]:
+    """For each guidance, number of steps and of evaluations of searched_learned: these, and each model's rows."""
+    for (cfg_scale, steps), rows in frame.groupby(["cfg_scale", "steps"]):
+        learned = rows[rows["method"] == "searched_learned"]["evaluations"].astype(float)
+        for evaluations in sorted(set(learned.round(3)), reverse=True):
+            models = [(str(model), group) for model, group in rows.groupby("model")
+                      if not math.isnan(best(at(group, evaluations), "searched_learned", evaluations)[0])]  # fmt: skip
+            ratio = 1 - evaluations / float(str(steps))
+            yield {"guidance": cfg_scale, "steps": steps, "evaluations": f"{evaluations:g}"}, ratio, models
+
+
+def claims(frame: pd.DataFrame) -> Iterator[dict[str, object]]:
+    """Shares of the best published distance, and whether what was claimed of searched_learned holds."""
+    for row, ratio, models in conditions(frame):
+        evaluations = float(str(row["evaluations"]))
+        rivals = [best(rows, "published", evaluations) for _, rows in models]
+        row["best published"] = ", ".join(sorted({name for _, name in rivals}))
+        for name in OURS:
+            own = [best(at(rows, evaluations), name, evaluations)[0] for _, rows in models]
+            row[name] = mean([mine / other for mine, (other, _) in zip(own, rivals, strict=True)])
+        _, (rival, most) = min(CLAIMS.items(), key=lambda claim, ratio=ratio: abs(claim[0] - ratio))  # type: ignore[misc]
+        of_rival = [best(rows, rival, evaluations)[0] for _, rows in models]
+        shares = {model: mine / other for (model, _), mine, other in zip(models, own, of_rival, strict=True)}
+        misses = [f"{model} {share:.2f}" for model, share in shares.items() if share > most]
+        held = "holds" if sum(shares.values()) / len(shares) <= most else "MISSED"
+        row["claim"] = f"{most:.2f} of {rival}"
+        row["reached"] = f"{mean(list(shares.values()))}: {held}" + (f" (above: {', '.join(misses)})" if misses else "")
+        yield row
+
+
+def as_close(frame: pd.DataFrame) -> Iterator[dict[str, object]]:
+    """searched_learned with few evaluations beside rivals with more, of 20 steps."""
+    for few, rival, many in AS_CLOSE:
+        for (cfg_scale, model), rows in frame[frame["steps"] == 20].groupby(["cfg_scale", "model"]):
+            own, (other, name) = best(at(rows, few), "searched_learned", few)[0], best(rows, rival, many)
+            row = {"guidance": cfg_scale, "model": model, "searched_learned": f"{few} evaluations: {own:.4f}"}
+            yield row | {"rival": f"{name}, {many}: {other:.4f}", "": "holds" if own <= other else "MISSED"}
+
+
+def anchored_and_reuse(frame: pd.DataFrame, points: dict[tuple[str, str], Point]) -> Iterator[dict[str, object]]:
+    """The anchored queue's mean distance less that of plain reuse of the same steps, in pairs."""
+    for (cfg_scale, solver, evaluations), rows in frame.groupby(["cfg_scale", "solver", "evaluations"]):
+        row: dict[str, object] = {"guidance": cfg_scale, "solver": solver, "evaluations": f"{evaluations:g}"}
+        for model, group in rows.groupby("model"):
+            found = {str(one["method"]): points[one["measurement"], one["point"]] for _, one in group.iterrows()}
+            if {"goc_anchored", "reuse"} <= found.keys():
+                less = difference(found["goc_anchored"], found["reuse"], DISTANCE)
+                if less is not None and less.error is not None:
+                    verdict = (
+                        "" if less.value < -2 * less.error else " tie" if less.value < 2 * less.error else " WORSE"
+                    )
+                    row[str(model)] = f"{less.value:+.4f}({round(less.error * 1e4)}){verdict}"
+        if len(row) > 3:
+            yield row
+
+
+def numbers(frame: pd.DataFrame, points: dict[tuple[str, str], Point]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Every way's numbers as means over models, in one table for each guidance and solver."""
+    for (cfg_scale, solver), rows in frame.groupby(["cfg_scale", "solver"]):
+        models = sorted(map(str, rows["model"].unique()))
+        uncached = {one["model"]: points[one["measurement"], one["point"]] for _, one in
+                    rows[rows["method"] == "none"].iterrows()}  # fmt: skip
+        cells = []
+        cached = rows[rows["method"] != "none"]
+        for (evaluations, method, _), group in cached.groupby(["evaluations", "method", "way"]):
+            own = [points[one["measurement"], one["point"]] for _, one in group.iterrows()]
+            targets = [uncached[model] for model in group["model"]]
+            row: dict[str, object] = {"evaluations": f"{evaluations:.3g}", "method": f"`{method}`"}
+            row["cached"] = f"{group['cached'].astype(float).mean():.1%}"
+            row["mean distance"] = mean(group[DISTANCE].tolist(), 4)
+            row["median"] = mean(group["relative_l2_median"].tolist(), 4)
+            row["drift"] = mean(group["drift"].tolist(), 3)
+            row["FID less uncached"] = pooled(own, targets, "fid")
+            if group["latency_ratio"].notna().all():
+                row["latency ratio"] = mean(group["latency_ratio"].tolist(), 2)
+            if len(group) < len(models):
+                row["method"] = f"`{method}` ({', '.join(map(str, group['model']))})"
+            cells.append((float(group[DISTANCE].astype(float).mean()), float(str(evaluations)), row))
+        cells.sort(key=lambda cell: (-cell[1], cell[0]))
+        yield f"{solver}, guidance {cfg_scale}: {', '.join(models)}", pd.DataFrame([row for *_, row in cells])
+
+
+def show(title: str, rows: pd.DataFrame) -> None:
+    """Print a table below its title."""
+    print(f"\n## {title}\n")
+    print(rows.fillna("").to_markdown(index=False, disable_numparse=True))
 
 
 def main() -> int:
@@ -62,53 +150,13 @@ def main() -> int:
     if not runs:
         print("error: no finished runs there", file=sys.stderr)
         return 1
-    frame = over_seeds(table([result for _, result in runs]))
-    frame["method"] = frame["method"].astype(str)
-    each = shares(frame)
-    print("## Distances, and the best published cache of at most as many evaluations\n")
-    print(each.drop(columns="family").to_markdown(index=False, floatfmt=".4g"))
-    print("\n## Shares of the best published distance, means over models\n")
-    rows = []
-    for (guidance, steps, evaluations), group in each.assign(steps=each["solver"].str.split("-").str[-1]).groupby(
-        ["guidance", "steps", "evaluations"]
-    ):
-        row = {"guidance": guidance, "steps": steps, "evaluations": evaluations, "models": len(group)}
-        row |= {name: mean(group[name] / group["its distance"]) for name in OURS}
-        rows.append(row | claim(group, 1 - float(str(evaluations)) / float(str(steps))))
-    print(pd.DataFrame(rows).to_markdown(index=False))
-    print("\n## As close with fewer evaluations, of 20 steps\n")
-    print(pd.DataFrame(equal_rows(frame)).to_markdown(index=False, floatfmt=".3g"))
+    frame, points = over_seeds(table([result for _, result in runs])), points_of(runs)
+    show("Searched + learned, as shares of the best published distance", pd.DataFrame(claims(frame)))
+    show("As close with fewer evaluations, of 20 steps", pd.DataFrame(as_close(frame)))
+    show("Anchored GOC less reuse: mean distance, in pairs", pd.DataFrame(anchored_and_reuse(frame, points)))
+    for title, rows in numbers(frame, points):
+        show(title, rows)
     return 0
-
-
-def claim(group: pd.DataFrame, ratio: float) -> dict[str, str]:
-    """What was claimed of searched_learned at a cache ratio, and whether its mean over models holds it."""
-    nearest = min(CLAIMS, key=lambda known: abs(known - ratio))
-    rival, most = CLAIMS[nearest]
-    share = (group["searched_learned"] / group["its distance" if rival == "published" else rival]).astype(float)
-    held = "held" if share.mean() <= most else "MISSED"
-    misses = group["model"][share > most].tolist()
-    return {
-        "claim": f"at most {most:.2f} of {rival}",
-        "searched_learned / it": mean(share),
-        "": held + (f", missed on {', '.join(misses)}" if misses else ""),
-    }
-
-
-def equal_rows(frame: pd.DataFrame) -> list[dict[str, object]]:
-    """searched_learned with few evaluations beside rivals with more, for each model and guidance."""
-    rows: list[dict[str, object]] = []
-    of_20 = frame[frame["solver"].str.endswith("-20")]
-    for few, rival, many in EQUAL_AT_20:
-        for (cfg_scale, model), group in of_20.groupby(["cfg_scale", "model"]):
-            own = best(group[(group["evaluations"] - few).abs() < 0.01], few, ("searched_learned",))[1]
-            name, other = best(group, many, None if rival == "published" else (rival,))
-            if np.isnan(own) or np.isnan(other):
-                continue
-            row = {"guidance": cfg_scale, "model": model, "evaluations": few, "searched_learned": own}
-            row |= {"rival": f"{name}, {many} evaluations", "distance": other, "share": own / other}
-            rows.append(row | {"": "held" if own <= other else "MISSED"})
-    return rows
 
 
 if __name__ == "__main__":

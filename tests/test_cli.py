@@ -268,7 +268,7 @@ def test_a_queue_that_diverged_is_told_by_its_distance_and_its_growth(run_here: 
               "converged_samples=0"]  # fmt: skip
     warned = run_here("method=goc", *choice).stderr.splitlines()[-1]
     assert "relative L2 to the uncached samples is" in warned
-    assert "the gradient queue diverged; try smaller gradient_weights" in warned
+    assert "the gradient queue diverged; try method=goc_anchored (predictor.gradients=computed), smaller" in warned
 
 
 @pytest.mark.parametrize(

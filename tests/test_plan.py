@@ -10,13 +10,16 @@ from torch import Tensor
 
 from goc.config import compose_config, validate
 from goc.config.identity import CONF
+from goc.models.build import load_model
 from goc.models.dit import BRANCHES, DiT
 from goc.models.routers import save_router
 from goc.models.schedules import write_schedule
 from goc.plan import Plan, calibration_of, make_plan
 from goc.sampling.generation import Generation
+from goc.sampling.search import mean_distance
 from goc.sources import uncached_generation
 from goc.system.errors import ConfigError
+from goc.system.files import resolve
 
 pytestmark = pytest.mark.slow
 
@@ -106,3 +109,34 @@ def test_a_clock_that_stands_still_between_two_evaluations_gives_plain_reuse_the
     )
     gradient, plain = (latents(replace(generation, new_cache=own.new_cache)) for own in (plan, reuse))
     torch.testing.assert_close(gradient, plain)
+
+
+@pytest.fixture(scope="module")
+def digits() -> DiT:
+    model = compose_config(["model=digits"]).measurement.model
+    return load_model(model.shape(), resolve(model.checkpoint), model.objective)
+
+
+@pytest.mark.parametrize("site", ["branch", "stack"])
+@pytest.mark.parametrize("ratio", [0.67, 0.8])
+def test_beyond_half_the_anchored_queue_is_closer_than_reuse_and_the_published_one_is_not(
+    digits: DiT, tmp_path: Path, site: str, ratio: float
+) -> None:
+    def distance(*settings: str) -> float:
+        config = compose_config([*settings, f"site={site}", f"cache_ratio={ratio}", "calibration_samples=4", "seed=3"])
+        generation = uncached_generation(config.measurement, config.way, digits, torch.device("cpu"))
+        calibration = calibration_of(config.way, generation, {}, str(tmp_path / site))
+        plan = make_plan(config.way, config.measurement.model, calibration)
+        return mean_distance(latents(replace(generation, new_cache=plan.new_cache)), latents(generation)).item()
+
+    anchored, reuse, published = (distance(f"method={name}") for name in ("goc_anchored", "reuse", "goc"))
+    assert anchored < reuse < published
+
+
+def test_where_gradients_do_not_exist_yet_reuse_is_announced_once(
+    tiny_dit: DiT, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    planned(tiny_dit, tmp_path, "method=goc_anchored", "cache_ratio=0.75")
+    said = [record.message for record in caplog.records if "gradients=computed" in record.message]
+    assert said == ["predictor.gradients=computed: before the cached steps 1,2,3,4 fewer than two are computed: "
+                    "plain reuse there"]  # fmt: skip

@@ -26,7 +26,7 @@ def final_latents(calibration: Calibration, samples: int, new_cache: Callable[[]
     """The last x [samples, C, H, W] of the calibration seeds, finite or not; new_cache None computes everything."""
     latents = []
     batches = range(0, samples, calibration.batch_size)
-    for first in tqdm(batches, desc="calibration samples", unit="batch", disable=len(batches) < 2):
+    for first in tqdm(batches, desc="calibration samples", unit="batch", leave=False, disable=len(batches) < 2):
         indices = range(first, min(first + calibration.batch_size, samples))
         _, trajectory = calibration.seeded().trajectory(indices, new_cache() if new_cache else None)
         *_, x = trajectory

@@ -8,8 +8,9 @@ import torch
 from test_plan import planned
 
 from goc.caching.schedule import computed_steps_of, computing
+from goc.config import compose_config
 from goc.models.dit import DiT
-from goc.plan import calibration_of
+from goc.plan import calibration_of, make_plan
 from goc.sampling import search
 from goc.system.errors import ConfigError
 
@@ -113,6 +114,8 @@ def test_a_found_schedule_named_elsewhere_is_that_schedule(tiny_dit: DiT, tmp_pa
 
 
 def test_batches_and_compilation_make_no_other_search(tiny_dit: DiT, tmp_path: Path) -> None:
-    for settings in ([], ["batch_size=2"], ["batch_size=1"]):
-        found(tiny_dit, tmp_path, *settings)
-    assert len(list(tmp_path.glob("search-*found40.json"))) == 1
+    plan, generation = planned(tiny_dit, tmp_path, *QUICK)
+    model = compose_config([]).measurement.model
+    for key in ({"batch_size": 2, "compile": False}, {"batch_size": 3, "compile": True}, {"steps": 9}):
+        make_plan(plan.way, model, calibration_of(plan.way, generation, key, str(tmp_path)))
+    assert len(list(tmp_path.glob("search-*found40.json"))) == 2  # with the first three, and with other steps
