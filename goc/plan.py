@@ -253,9 +253,10 @@ class Planner:
         def cache_of(schedule: Steps) -> Callable[[], ScheduledCache]:
             return self.plan(computing(schedule, way.num_evaluations, depth)[:, :, :branches]).new_cache
 
+        depends_on = SEARCH_DEPENDS_ON + (() if way.inflection_threshold is None else ("calibration_samples",))
         method = {
             "predictor": asdict(way.predictor),
-            **{key: getattr(way, key) for key in SEARCH_DEPENDS_ON if getattr(way, key) is not None},
+            **{key: getattr(way, key) for key in depends_on if getattr(way, key) is not None},
         }
         return searched(calibration, cache_of, count, evaluations, samples, method, self.shipped(count))
 

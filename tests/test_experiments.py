@@ -13,8 +13,9 @@ EXPERIMENTS = sorted((REPOSITORY / "experiments").glob("*.yaml"))
 # jobs of the whole sweep; and, where that is large, values for some of its settings that keep all the others
 JOBS = {
     "digits_ablation": 40,  # 10 lists of weights at 4 thresholds
-    "digits_budget": 30,  # 6 numbers of steps, and 3 methods on 2 of them at 4 ratios
+    "digits_budget": 46,  # 6 numbers of steps, and 5 methods on 2 of them at 4 ratios
     "digits_models": 204,  # 35 ways on 3 diffusion models (one of them named twice), 32 on 3 flow models
+    "digits_ratios": 672,  # 14 ways on 6 models, with 2 numbers of steps, at 4 ratios
     "digits_tradeoff": 95,  # 19 methods at 5 ratios
     "paper_ablation": 3,
     "paper_ddim50": 8,
@@ -25,13 +26,15 @@ FEWER = {
     "digits_ablation": "inflection_threshold=0.3 gradient_weights=[1.0],[0.8,0.2]",
     "digits_budget": "cache_ratio=0.67 steps=20",
     "digits_models": "steps=4 cache_ratio=0.5 method=goc",
+    "digits_ratios": "model=digits steps=20 cache_ratio=0.75 method=searched_learned",
     "digits_search": "hydra.sweeper.n_trials=4",
     "digits_tradeoff": "cache_ratio=0.67 method=none,l2c_goc,teacache,goc_stack_logsnr",  # tests/test_plan.py has all
 }
 ROWS = {
     "digits_ablation": 2,
-    "digits_budget": 4,
+    "digits_budget": 6,
     "digits_models": 12,  # 3 models are one here
+    "digits_ratios": 4,  # learned weights with their own schedule and with the one named, and two predictors on even steps
     "digits_search": 4,  # Optuna's trials
     "digits_tradeoff": 4,
     "paper_ablation": 3,
