@@ -37,8 +37,8 @@ from goc.system.files import resolve
 LARGE_AMPLIFICATION = 10.0
 PRODUCTS_BATCH = 4  # samples whose features of all steps are held together
 # of a way, what a schedule's distance to the target depends on besides its predictor
-SEARCH_DEPENDS_ON = ("gradient_weights", "inflection_threshold", "inflection_signal", "inflection_scope",
-                     "correct_steps", "site", "clock")  # fmt: skip
+SEARCH_DEPENDS_ON = ("gradient_weights", "correct_steps", "site", "clock")
+GATING = ("inflection_threshold", "inflection_signal", "inflection_scope", "calibration_samples")  # if there is any
 LARGE_DISTANCE = 0.25  # relative L2 to the uncached samples; plain reuse stays below it up to 80 % cached digits
 
 log = logging.getLogger(__name__)
@@ -253,7 +253,7 @@ class Planner:
         def cache_of(schedule: Steps) -> Callable[[], ScheduledCache]:
             return self.plan(computing(schedule, way.num_evaluations, depth)[:, :, :branches]).new_cache
 
-        depends_on = SEARCH_DEPENDS_ON + (() if way.inflection_threshold is None else ("calibration_samples",))
+        depends_on = SEARCH_DEPENDS_ON + (() if way.inflection_threshold is None else GATING)
         method = {
             "predictor": asdict(way.predictor),
             **{key: getattr(way, key) for key in depends_on if getattr(way, key) is not None},

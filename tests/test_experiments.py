@@ -34,7 +34,7 @@ ROWS = {
     "digits_ablation": 2,
     "digits_budget": 6,
     "digits_models": 12,  # 3 models are one here
-    "digits_ratios": 4,  # learned weights with their own schedule and with the one named, and two predictors on even steps
+    "digits_ratios": 4,  # learned weights with their own schedule and with the one named; two predictors on even steps
     "digits_search": 4,  # Optuna's trials
     "digits_tradeoff": 4,
     "paper_ablation": 3,

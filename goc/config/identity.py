@@ -43,7 +43,7 @@ def _as_before(settings: dict[str, Any]) -> dict[str, Any]:
     predictor = dict(settings["predictor"])
     if predictor.get("gradients") == GradientQueueConfig.gradients:
         del predictor["gradients"]
-    dropped = {"evaluations"} | ({"inflection_signal"} if settings.get("inflection_signal") != "span" else set())
+    dropped = {"evaluations"} | ({"inflection_signal"} if settings.get("inflection_signal") == "step" else set())
     kept = {key: value for key, value in settings.items() if key not in dropped}
     return kept | {"model": model, "predictor": predictor}
 

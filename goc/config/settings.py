@@ -89,10 +89,8 @@ class Way:
     inflection_threshold: float | None = _key(
         0.0, "no correction at steps whose gradient alignment (-1..1) is below this; null: correct everywhere"
     )
-    inflection_signal: str | None = _key(
-        None,
-        "step: alignment of a step's gradient (published); span: over the distance that a prediction spans; null: span "
-        "with predictor.gradients=computed, else step",
+    inflection_signal: str = _key(
+        "step", "step: alignment of a step's own change (published); span: over the distance that a prediction spans"
     )
     inflection_scope: str = _key("step", "step: gate whole steps (published); cell: each block and branch by itself")
     correct_steps: list[int] | None = _key(None, "steps to correct at, e.g. [3,5,7,9]; overrides the threshold")

@@ -75,8 +75,6 @@ def normalise(way: Way, measurement: Measurement) -> None:
         unused += ["inflection_scope", "inflection_signal"]
         if not way.schedule.calibrates():
             unused += ["calibration_samples", "calibration_seed"]
-    elif way.inflection_signal is None and isinstance(way.predictor, GradientQueueConfig):
-        way.inflection_signal = "span" if way.predictor.anchored else "step"
     defaults = {f.name: f.default for f in fields(Way)}
     for key in unused:
         setattr(way, key, defaults[key])
@@ -163,13 +161,7 @@ def check_way(way: Way) -> None:
             f"which evaluates the network {sampler.evaluations_per_step} times a step"
         )
     _one_of(way, "inflection_scope", INFLECTION_SCOPES)
-    signal = way.inflection_signal
-    _require(
-        way,
-        signal in (None, *INFLECTION_SIGNALS),
-        "inflection_signal",
-        f"one of {', '.join(INFLECTION_SIGNALS)}, or null",
-    )
+    _one_of(way, "inflection_signal", INFLECTION_SIGNALS)
     _one_of(way, "site", SITES)
     _one_of(way, "clock", CLOCKS)
     threshold = way.inflection_threshold

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from goc.system.errors import ConfigError
-from goc.system.files import resolve, write_json
+from goc.system.files import resolve, write_atomically
 
 
 def _read(key: str, path: str) -> dict[str, Any]:
@@ -76,8 +76,10 @@ def read_weights(
 
 
 def write_schedule(path: Path, evaluations: int, computed: tuple[int, ...], **found: Any) -> None:
-    """Write a schedule, with what else is said of it."""
-    write_json(path, {"evaluations": evaluations, "computed": list(computed), **found})
+    """Write a schedule, with what else is said of it, one entry a line."""
+    content = {"evaluations": evaluations, "computed": list(computed), **found}
+    lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in content.items())
+    write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
 
 def rows_of(weights: Tensor, computed: tuple[int, ...]) -> dict[str, list[float]]:
