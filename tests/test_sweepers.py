@@ -79,13 +79,14 @@ def test_numbers_of_jobs_run_on_from_batch_to_batch(tmp_path: Path) -> None:
 
 
 def test_both_grids_of_an_experiment_are_in_one_report(run_here: Run, tmp_path: Path) -> None:
-    finished = run_here("-m", "experiment=digits_budget", "smoke=true", "steps=5,6", "cache_ratio=0.4")
+    finished = run_here("-m", "experiment=digits_budget", "smoke=true", "steps=20,50", "cache_ratio=0.5")
     folder = tmp_path / "outputs" / "digits_budget-smoke"
     rows = pd.read_csv(folder / "results.csv")
-    expected = {(method, steps) for method in ("none", "reuse", "goc", "taylorseer") for steps in (5, 6)}
+    methods = ("none", "reuse", "goc", "goc_anchored", "taylorseer", "searched_learned")
+    expected = {(method, steps) for method in methods for steps in (20, 50)}
     assert len(rows) == len(expected)
     assert set(zip(rows["method"], rows["steps"], strict=True)) == expected
-    assert "Launching 8 jobs" in finished.stdout + finished.stderr
+    assert "Launching 12 jobs" in finished.stdout + finished.stderr
 
 
 def test_grids_on_the_command_line_are_swept_over(run_here: Run, tmp_path: Path) -> None:

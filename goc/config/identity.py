@@ -40,12 +40,13 @@ def _as_before(settings: dict[str, Any]) -> dict[str, Any]:
     model = {key: value for key, value in settings["model"].items() if key not in ("family", "schedules", "weights")}
     if model.get("objective") == ModelConfig.objective:
         del model["objective"]
-    predictor = dict(settings["predictor"])
-    if predictor.get("gradients") == GradientQueueConfig.gradients:
-        del predictor["gradients"]
-    dropped = {"evaluations"} | ({"inflection_signal"} if settings.get("inflection_signal") == "step" else set())
-    kept = {key: value for key, value in settings.items() if key not in dropped}
-    return kept | {"model": model, "predictor": predictor}
+    kept = {key: value for key, value in settings.items() if key != "evaluations"} | {"model": model}
+    if kept.get("inflection_signal") == Way.inflection_signal:
+        del kept["inflection_signal"]
+    predictor = kept.get("predictor")
+    if isinstance(predictor, Mapping) and predictor.get("gradients") == GradientQueueConfig.gradients:
+        kept["predictor"] = {key: value for key, value in predictor.items() if key != "gradients"}
+    return kept
 
 
 @cache

@@ -18,7 +18,7 @@ def rows_of(text: str, title: str) -> list[dict[str, str]]:
 
 
 def test_shares_are_those_of_the_runs_and_misses_are_said(
-    run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run_here("-m", "name=study", "method=none,reuse,goc,goc_anchored,taylorseer,searched_learned", "num_samples=12",
              "cache_ratio=0.75", "metrics=[fid]", "latency_repeats=0", "converged_samples=0")  # fmt: skip
@@ -28,7 +28,7 @@ def test_shares_are_those_of_the_runs_and_misses_are_said(
         found[result["method"]] = result["distance"].get("relative_l2_mean")
     monkeypatch.setattr(sys, "argv", ["claims.py", str(tmp_path / "outputs/study")])
     assert claims.main() == 0
-    printed = capsys.readouterr().out
+    printed = capfd.readouterr().out
     (claim,) = rows_of(printed, "Searched + learned, as shares of the best published distance")
     best = min(found["reuse"], found["taylorseer"], found["goc"])
     share = found["searched_learned"] / best
