@@ -25,21 +25,15 @@ def states(config: Config) -> "Tensor":
     """What is done in each cell, as an index into masks.STATES: int64 [steps, blocks, 2], or [steps, 1, 1]."""
     import torch
 
-    from goc.models.build import load_model
-    from goc.plan import calibration_of, make_plan
-    from goc.sources import trajectory_key, uncached_generation
-    from goc.system.files import file_sha256, resolve
+    from goc.plan import make_plan
+    from goc.sources import calibration_alone
 
-    measurement, way, model = config.measurement, config.way, config.measurement.model
-    checkpoint = resolve(model.checkpoint)
-    denoiser = load_model(model.shape(), checkpoint, model.objective)
-    generation = uncached_generation(measurement, way, denoiser, torch.device("cpu"))
-    key = trajectory_key(measurement, way, config.execution.compile, file_sha256(checkpoint))
-    plan = make_plan(way, model, calibration_of(way, generation, key, config.output.cache_dir))
+    calibration = calibration_alone(config, torch.device("cpu"), config.execution.compile)
+    plan = make_plan(config.way, config.measurement.model, calibration)
     mask = plan.mask
     if plan.adaptive:
         cache = plan.new_cache()
-        replace(generation, new_cache=lambda: cache).make(range(ADAPTIVE_SAMPLES))
+        replace(calibration.generation, new_cache=lambda: cache).make(range(ADAPTIVE_SAMPLES))
         mask = cache.mask
     return mask.long() + (mask & plan.corrected()).long()
 

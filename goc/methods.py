@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from goc.caching.ratio import computed_at
 from goc.system.errors import ConfigError
 from goc.system.files import resolve
 from goc.system.lazy import LazyModule
@@ -35,11 +36,6 @@ AGAINST_DIVERGENCE = (
     "predictor=taylor, or a lower cache_ratio"
 )
 GRADIENTS = ("used", "computed")
-
-
-def computed_at(cache_ratio: float, steps: int) -> int:
-    """How many of some steps are computed when whole ones are cached at a ratio; at least one."""
-    return steps - min(round(cache_ratio * steps), steps - 1)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from goc.caching.predictor import Predictor
 from goc.caching.schedule import cache_ratio_of, cached_steps_of, computed_steps_of, computing, is_whole_steps
 from goc.caching.stability import amplification
 from goc.config import ModelConfig, Way
+from goc.config.validation import place
 from goc.methods import AGAINST_DIVERGENCE, GradientQueueConfig, LearnedConfig, Situation
 from goc.models.dit import BRANCHES, Site
 from goc.sampling.calibrate import Calibration
@@ -173,18 +174,17 @@ class Planner:
     def situation(self) -> Situation:
         """What a schedule may depend on."""
         way, model, generation = self.way, self.model, self.calibration.generation
-        sampler = way.sampler.name
         return Situation(
             steps=way.num_evaluations,
             depth=generation.model.depth,
             cache_ratio=way.cache_ratio or 0.0,
             model=model.name,
-            sampler=sampler,
-            router=model.routers and model.routers.format(sampler=sampler, steps=way.steps),
+            sampler=way.sampler.name,
+            router=self.placed(model.routers),
             branch_errors=self.branch_errors,
             input_changes=self.input_changes,
             magnitude_ratios=self.magnitude_ratios,
-            products=self.products,
+            products=lambda: self.products,
             search=self.search,
             extrapolates=way.predictor.extrapolates,
             clock=self.clock,
@@ -206,11 +206,18 @@ class Planner:
         recorder = MagnitudeRecorder(self.way.num_evaluations)
         return self.calibration.measured("magnitudes", recorder, recorder.ratios)
 
+    @cached_property
     def products(self) -> Tensor:
         """Inner products of every two steps' features, [steps, steps, blocks, 2]."""
         recorder = ProductRecorder(self.shape, self.site, self.calibration.generation.device)
         calibration = replace(self.calibration, batch_size=min(self.calibration.batch_size, PRODUCTS_BATCH))
         return calibration.measured("products", recorder, recorder.products, site=self.site)
+
+    @cached_property
+    def alignment(self) -> Tensor:
+        """How well each step's change continues the one before, [steps, blocks, 2]."""
+        recorder = AlignmentRecorder(self.shape, self.site, self.calibration.generation.device)
+        return self.calibration.measured("alignment", recorder, recorder.alignment, site=self.site)
 
     def correction(self, mask: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Where a mask's predictions are corrected (None: everywhere), and the alignment that says so, if any does."""
@@ -219,11 +226,7 @@ class Planner:
             return correct_at(way.correct_steps, tuple(mask.shape)), None
         if way.inflection_threshold is None:
             return None, None
-        if way.inflection_signal == "span":
-            alignment = span_alignment(self.products(), mask)
-        else:
-            recorder = AlignmentRecorder(self.shape, self.site, self.calibration.generation.device)
-            alignment = self.calibration.measured("alignment", recorder, recorder.alignment, site=self.site)
+        alignment = span_alignment(self.products, mask) if way.inflection_signal == "span" else self.alignment
         return ~inflections(alignment, way.inflection_threshold, way.inflection_scope == "cell"), alignment
 
     def trained_for(self) -> dict[str, Any]:
@@ -247,7 +250,7 @@ class Planner:
 
     def search(self, count: int, evaluations: int, samples: int) -> Steps:
         """The schedule of `count` computed evaluations that a search finds, or found before for the shipped file."""
-        way, calibration = self.way, self.calibration
+        way = self.way
         _, depth, branches = self.shape
 
         def cache_of(schedule: Steps) -> Callable[[], ScheduledCache]:
@@ -258,14 +261,14 @@ class Planner:
             "predictor": asdict(way.predictor),
             **{key: getattr(way, key) for key in depends_on if getattr(way, key) is not None},
         }
-        return searched(calibration, cache_of, count, evaluations, samples, method, self.shipped(count))
+        shipped = self.placed(self.model.schedules, count)
+        calibration = replace(self.calibration, samples=samples)
+        return searched(calibration, cache_of, count, evaluations, method, resolve(shipped) if shipped else None)
 
-    def shipped(self, count: int) -> Path | None:
-        """Where the model's own searched schedule of `count` computed evaluations would lie."""
-        if self.model.schedules is None:
-            return None
-        sampler, steps = self.way.sampler.name, self.way.steps
-        return resolve(self.model.schedules.format(model=self.model.name, sampler=sampler, steps=steps, computed=count))
+    def placed(self, template: str | None, computed: int | None = None) -> str | None:
+        """Where one of the model's own files would lie, for the way and so many computed evaluations."""
+        cfg_scale = self.calibration.generation.cfg_scale
+        return template and place(template, self.way, self.model.name, cfg_scale, computed)
 
 
 def report_ratio(way: Way, mask: Tensor) -> None:

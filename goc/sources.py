@@ -14,7 +14,9 @@ from goc.models.build import load_model, prepare
 from goc.models.checkpoint import require_checkpoint
 from goc.models.decoder import Decoder, decode_pixels, find_vae, latent_decoder, load_vae, upsampling, vae_sha256
 from goc.models.dit import DiT
+from goc.plan import calibration_of
 from goc.samplers import plain
+from goc.sampling.calibrate import Calibration
 from goc.sampling.generation import Generation
 from goc.system.device import torch_format
 from goc.system.files import file_sha256, resolve
@@ -116,6 +118,17 @@ def uncached_generation(
         device=device,
         autocast=torch_format(measurement.precision),
     )
+
+
+def calibration_alone(config: Config, device: torch.device, compiled: bool) -> Calibration:
+    """A config's calibration run, for commands that need none of its files but the checkpoint."""
+    measurement, way, model = config.measurement, config.way, config.measurement.model
+    checkpoint = resolve(model.checkpoint)
+    denoiser = load_model(model.shape(), checkpoint, model.objective)
+    prepare(denoiser, device, torch_format(measurement.precision), compiled)
+    generation = uncached_generation(measurement, way, denoiser, device)
+    key = trajectory_key(measurement, way, compiled, file_sha256(checkpoint))
+    return calibration_of(way, generation, key, config.output.cache_dir)
 
 
 def trajectory_key(measurement: Measurement, way: Way, compiled: bool, model_sha256: str) -> dict[str, Any]:

@@ -74,7 +74,8 @@ def claims(frame: pd.DataFrame) -> Iterator[dict[str, object]]:
         for name in OURS:
             own = [best(at(rows, evaluations), name, evaluations)[0] for _, rows in models]
             row[name] = mean([mine / other for mine, (other, _) in zip(own, rivals, strict=True)])
-        _, (rival, most) = min(CLAIMS.items(), key=lambda claim, ratio=ratio: abs(claim[0] - ratio))  # type: ignore[misc]
+        _, nearest = min((abs(known - ratio), known) for known in CLAIMS)
+        rival, most = CLAIMS[nearest]
         of_rival = [best(rows, rival, evaluations)[0] for _, rows in models]
         shares = {model: mine / other for (model, _), mine, other in zip(models, own, of_rival, strict=True)}
         misses = [f"{model} {share:.2f}" for model, share in shares.items() if share > most]
@@ -102,9 +103,7 @@ def anchored_and_reuse(frame: pd.DataFrame, points: dict[tuple[str, str], Point]
             if {"goc_anchored", "reuse"} <= found.keys():
                 less = difference(found["goc_anchored"], found["reuse"], DISTANCE)
                 if less is not None and less.error is not None:
-                    verdict = (
-                        "" if less.value < -2 * less.error else " tie" if less.value < 2 * less.error else " WORSE"
-                    )
+                    verdict = (" WORSE" if less.value > 0 else "") if less.decided else " tie"
                     row[str(model)] = f"{less.value:+.4f}({round(less.error * 1e4)}){verdict}"
         if len(row) > 3:
             yield row

@@ -30,19 +30,17 @@ from goc.caching.stability import linear_weights
 from goc.config import Way, compose_config, validate
 from goc.config.validation import OWN_WEIGHTS, place
 from goc.methods import NoCaching
-from goc.models.build import load_model, prepare
 from goc.models.dit import Site, Terms
 from goc.models.schedules import rows_of, write_schedule
-from goc.plan import Plan, Planner, calibration_of, make_plan
+from goc.plan import Plan, Planner, make_plan
 from goc.sampling.calibrate import Calibration
 from goc.sampling.generation import Generation
 from goc.sampling.guidance import Denoiser
 from goc.sampling.search import final_latents, mean_distance
 from goc.sampling.solvers import no_noise
-from goc.sources import trajectory_key, uncached_generation
-from goc.system.device import choose_device, configure, torch_format
+from goc.sources import calibration_alone
+from goc.system.device import choose_device, configure
 from goc.system.errors import ConfigError, GocError, fail
-from goc.system.files import file_sha256, resolve
 
 LENGTH = 3  # computed features that a prediction may use
 Held = dict[Cell, tuple[Tensor, ...]]  # the last computed features of each cell, newest first
@@ -124,7 +122,7 @@ def train(
     Adam with cosine decay; batches are drawn from the calibration's samples in an order that its seed decides.
     """
     generation, cached = calibration.seeded(), plan.mask.flatten(1).all(dim=1).tolist()
-    targets = final_latents(calibration, calibration.samples, None).clone()
+    targets = final_latents(calibration, None).clone()
     weights = start(plan, LENGTH).to(generation.device).requires_grad_()
     optimizer = torch.optim.Adam([weights], lr=rate)
     order = torch.Generator().manual_seed(calibration.seed)
@@ -155,7 +153,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=16, help="samples in each (default 16)")
     parser.add_argument("--samples", type=int, default=512, help="of the calibration seed, to draw from (default 512)")
     parser.add_argument("--rate", type=float, default=2e-2, help="learning rate at the start (default 0.02)")
-    parser.add_argument("--keep", action="store_true", help="keep activations: a quarter faster, more memory")
+    parser.add_argument("--keep", action="store_true", help="keep activations: faster, more memory")
     parser.add_argument("--out", type=Path, help=f"default: {OWN_WEIGHTS}")
     args = parser.parse_args()
     try:
@@ -163,24 +161,18 @@ def main() -> int:
         validate(config)
         way, measurement, execution = config.way, config.measurement, config.execution
         check_way(way)
-        model, checkpoint = measurement.model, resolve(measurement.model.checkpoint)
         device = choose_device(execution.device, 0)
         configure(device, measurement.precision, execution.deterministic, execution.threads)
-        denoiser = load_model(model.shape(), checkpoint, model.objective)
-        prepare(denoiser, device, torch_format(measurement.precision), False)
-        denoiser.requires_grad_(False)
-        generation = uncached_generation(measurement, way, denoiser, device)
-        key = trajectory_key(measurement, way, False, file_sha256(checkpoint))
-        calibration = calibration_of(way, generation, key, config.output.cache_dir)
-        plan = make_plan(way, model, calibration)
+        calibration = calibration_alone(config, device, compiled=False)
+        plan = make_plan(way, measurement.model, calibration)
         calibration = replace(calibration, samples=args.samples)
         started = time.perf_counter()
         weights, losses = train(plan, calibration, args.iterations, args.batch, args.rate, args.keep)
-        trained_for = Planner(way, model, calibration).trained_for()
+        trained_for = Planner(way, measurement.model, calibration).trained_for()
     except (GocError, HydraException) as error:
         return fail(error)
     computed = tuple(computed_steps_of(plan.mask))
-    out = args.out or Path(place(OWN_WEIGHTS, measurement, way, len(computed)))
+    out = args.out or Path(place(OWN_WEIGHTS, way, measurement.model.name, measurement.cfg_scale, len(computed)))
     settings = {name: getattr(args, name) for name in ("iterations", "batch", "samples", "rate")}
     training = {**settings, "seed": calibration.seed, "start": asdict(way.predictor), "distance": losses[-1]}
     rows = rows_of(weights, computed)

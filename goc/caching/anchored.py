@@ -9,18 +9,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from goc.caching.expansion import Expansion
-from goc.caching.predictor import Cell
+from goc.caching.predictor import Cell, Predictor
 from goc.models.dit import Terms
 
 
-class Anchored(Expansion):
+class Anchored(Predictor):
     """A predictor that is linear in the last computed features; of two at one time of the clock the newer counts.
 
     Args:
-        mask: the schedule, bool [steps, blocks, 2].
+        mask, clock: as for Predictor.
         length: how many computed features it uses, at least 1; as many tensors are held for a cell.
-        clock: a number for each step, monotonic; None = the step index.
         dtype: what features are kept in; None = as they come.
     """
 
@@ -41,14 +39,12 @@ class Anchored(Expansion):
             return
         if earlier and self.clock[earlier[0][0]] == self.clock[step]:
             earlier = earlier[1:]
-        newest = step, feature.to(self.dtype or feature.dtype)
-        self.features[cell] = [newest, *earlier[: self.length - 1]]
+        self.features[cell] = [(step, feature.to(self.dtype or feature.dtype)), *earlier[: self.length - 1]]
 
     def predict(self, step: int, cell: Cell) -> Terms:
         features = self.features[cell] if self.cached_later(step, cell) else self.features.pop(cell)
         weights = self.coefficients(step, cell, [computed for computed, _ in features])
-        terms = zip(weights, (feature for _, feature in features), strict=False)
-        return [(weight, feature) for weight, feature in terms if weight]
+        return [(weight, feature) for weight, (_, feature) in zip(weights, features, strict=False) if weight]
 
     def held(self) -> list[Tensor]:
         return [feature for features in self.features.values() for _, feature in features]

@@ -8,28 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import factorial
 
-import torch
 from torch import Tensor
 
 from goc.caching.predictor import Cell, Predictor, combine, evaluate
 from goc.models.dit import Terms
 
 
-class Expansion(Predictor):
-    """Has a clock, and keeps what it needs of a cell as long as the cell is cached in a later step."""
-
-    def __init__(self, mask: Tensor, clock: Sequence[float] | None = None) -> None:
-        super().__init__(mask)
-        self.clock = range(self.steps) if clock is None else clock
-        later = torch.cat([mask[1:], torch.zeros_like(mask[:1])]).flip(0).cumsum(0).flip(0) > 0
-        self._cached_later: list[list[list[bool]]] = later.tolist()
-
-    def cached_later(self, step: int, cell: Cell) -> bool:
-        """Whether the cell is cached in any step after this one."""
-        return self._cached_later[step][cell[0]][cell[1]]
-
-
-class Taylor(Expansion):
+class Taylor(Predictor):
     """Taylor expansion of the computed features (TaylorSeer, arXiv 2503.06923, section 3.3).
 
     At each computed step the divided differences F_0 = f, F_{k+1} = (F_k - F_k at the computed step before) / distance
@@ -111,7 +96,7 @@ class Track:
     local: Terms
 
 
-class FoCa(Expansion):
+class FoCa(Predictor):
     """Extrapolates by the mean of two slopes, of which one is predicted (FoCa, arXiv 2508.16211, eq. 8).
 
     At distance x and n steps after the computed feature f, with s the slope between the last two computed features and

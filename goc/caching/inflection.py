@@ -24,10 +24,9 @@ def span_alignment(products: Tensor, mask: Tensor) -> Tensor:
     where there are no two, and in computed steps. A cell that does not change at all is counted as aligned. products:
     <f_i, f_j>, float64 [steps, steps, blocks, 2] (calibration.py).
     """
-    alignment = torch.full(mask.shape, torch.nan, dtype=torch.float64)
+    alignment, unit = torch.full(mask.shape, torch.nan, dtype=torch.float64), torch.eye(len(mask), dtype=torch.float64)
     for block, branch in ndindex(*mask.shape[1:]):
         product, computed = products[:, :, block, branch], list[int]()
-        unit = torch.eye(len(mask), dtype=torch.float64)
         for i, cached in enumerate(mask[:, block, branch].tolist()):
             if not cached:
                 computed.append(i)

@@ -9,6 +9,7 @@ the log signal-to-noise ratio.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from itertools import pairwise
 from math import isclose
 
@@ -51,15 +52,27 @@ class Predictor(ABC):
 
     Args:
         mask: the schedule, bool [steps, blocks, 2]; True = cached.
+        clock: a number for each step, monotonic; None = the step index.
     """
 
-    def __init__(self, mask: Tensor) -> None:
+    def __init__(self, mask: Tensor, clock: Sequence[float] | None = None) -> None:
         self.steps = len(mask)
+        self.mask = mask
         self.cached: list[list[list[bool]]] = mask.tolist()
+        self.clock = range(self.steps) if clock is None else clock
 
     def cached_next(self, step: int, cell: Cell) -> bool:
         """Whether the cell is cached in the step after this one."""
         return step + 1 < self.steps and self.cached[step + 1][cell[0]][cell[1]]
+
+    @cached_property
+    def _last_cached(self) -> list[list[int]]:
+        steps = torch.arange(self.steps)[:, None, None]
+        return torch.where(self.mask, steps, -1).amax(dim=0).tolist()
+
+    def cached_later(self, step: int, cell: Cell) -> bool:
+        """Whether the cell is cached in any step after this one."""
+        return step < self._last_cached[cell[0]][cell[1]]
 
     @abstractmethod
     def store(self, step: int, cell: Cell, feature: Tensor) -> None:
@@ -128,12 +141,11 @@ class GradientQueue(Predictor):
         clock: Sequence[float] | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(mask)
+        super().__init__(mask, clock)
         self.dtype = dtype
         correct = torch.ones_like(mask) if correct is None else correct
         self.weights = tuple(weights)
         self.correct: list[list[list[bool]]] = correct.tolist()
-        self.clock = range(self.steps) if clock is None else clock
         self.replaces = [step > 0 and self.clock[step] == self.clock[step - 1] for step in range(self.steps)]
         self.times = self._distinct_times()
         self.keep = self._values_to_keep(mask & correct)

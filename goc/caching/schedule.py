@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from goc.caching.ratio import computed_at
 from goc.models.dit import BRANCHES
 
 BRANCH_NAMES = ("attn", "mlp")  # as SmoothCache's files call them
@@ -53,10 +54,10 @@ def uniform(steps: int, depth: int, cache_ratio: float) -> Tensor:
     steps; beyond it, the steps - K computed ones are floor(j * steps / (steps - K)). Step 0 is always computed.
     Returns the mask, bool [steps, depth, 2].
     """
-    count = min(round(cache_ratio * steps), steps - 1)
-    if 2 * count <= steps:
-        return whole_steps(range(1, 2 * count, 2), steps, depth)
-    return computing((j * steps // (steps - count) for j in range(steps - count)), steps, depth)
+    count = computed_at(cache_ratio, steps)
+    if 2 * count >= steps:
+        return whole_steps(range(1, 2 * (steps - count), 2), steps, depth)
+    return computing((j * steps // count for j in range(count)), steps, depth)
 
 
 def fora(steps: int, depth: int, interval: int) -> Tensor:

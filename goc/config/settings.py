@@ -48,7 +48,8 @@ class ModelConfig:
     routers: str | None = _key(None, "its Learning-to-Cache routers: a path with {sampler} and {steps} in it")
     schedules: str | None = _key(
         None,
-        "its searched schedules, taken where the same search would be made: a path with {sampler}, {steps}, {computed}",
+        "its searched schedules, taken where the same search would be made: a path with {model}, {sampler}, {steps} "
+        "and {computed}",
     )
     weights: str | None = _key(
         None, "its weights for predictor=learned: a path with {model}, {sampler}, {steps}, {computed}, {cfg_scale}"

@@ -5,6 +5,7 @@ import operator
 from dataclasses import fields
 from pathlib import PurePath
 
+from goc.caching.ratio import computed_at
 from goc.config.settings import (
     CLOCKS,
     INFLECTION_SCOPES,
@@ -29,7 +30,6 @@ from goc.methods import (
     NoCaching,
     ReuseConfig,
     Searched,
-    computed_at,
 )
 from goc.metrics.kinds import METRICS
 from goc.models.objective import OBJECTIVES
@@ -83,16 +83,16 @@ def normalise(way: Way, measurement: Measurement) -> None:
 def _settle_files(way: Way, measurement: Measurement) -> None:
     """Name the files of a schedule and of learned weights, whose own schedule is taken unless another one is named."""
     schedule, predictor = way.schedule, way.predictor
+    model, cfg_scale = measurement.model, measurement.cfg_scale
     if isinstance(schedule, FoundSchedule) and schedule.path is not None:
-        schedule.path = place(schedule.path, measurement, way)
+        schedule.path = place(schedule.path, way, model.name, cfg_scale)
     if isinstance(predictor, LearnedConfig):
-        template = predictor.path or measurement.model.weights or OWN_WEIGHTS
-        predictor.path = place(template, measurement, way)
+        predictor.path = place(predictor.path or model.weights or OWN_WEIGHTS, way, model.name, cfg_scale)
         if isinstance(schedule, Searched):
             way.schedule = Searched(path=schedule.path or predictor.path)
 
 
-def place(template: str, measurement: Measurement, way: Way, computed: int | None = None) -> str:
+def place(template: str, way: Way, model: str, cfg_scale: float, computed: int | None = None) -> str:
     """A file's path from one with {model}, {sampler}, {steps}, {computed} or {cfg_scale} in it; raises ConfigError.
 
     computed: evaluations; None: as many as whole steps at the cache ratio leave.
@@ -101,11 +101,11 @@ def place(template: str, measurement: Measurement, way: Way, computed: int | Non
         computed = computed_at(way.cache_ratio or 0.0, way.num_evaluations)
     try:
         return template.format(
-            model=measurement.model.name,
+            model=model,
             sampler=way.sampler.name,
             steps=way.steps,
             computed=computed,
-            cfg_scale=f"{measurement.cfg_scale:g}",
+            cfg_scale=f"{cfg_scale:g}",
         )
     except (KeyError, IndexError, ValueError) as error:
         raise ConfigError(

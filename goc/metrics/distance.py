@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from goc.metrics.errors import quantile_error, standard_error
+from goc.sampling.distance import relative_distances as distance_of_latents
 
 QUANTILES = {"median": 0.5, "p95": 0.95}
 SMALLEST_FOR_SSIM = 7  # pixels a side: the window
@@ -16,8 +17,7 @@ Pair = tuple[dict[str, Tensor], dict[str, Tensor]]  # shards of the same samples
 
 def relative_distances(own: Tensor, target: Tensor) -> np.ndarray:
     """|z - z0| / |z0| of each sample of latents [n, C, H, W]: float64 [n]."""
-    own, target = own.double().flatten(1), target.double().flatten(1)
-    return ((own - target).norm(dim=1) / target.norm(dim=1)).numpy()
+    return distance_of_latents(own.double(), target.double()).numpy()
 
 
 def described(values: np.ndarray) -> dict[str, float]:

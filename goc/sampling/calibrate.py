@@ -30,6 +30,11 @@ class Calibration:
         """The generation of the calibration's samples."""
         return replace(self.generation, new_cache=new_cache, seed=self.seed)
 
+    def batches(self) -> list[range]:
+        """The samples, as they are run together."""
+        size = self.batch_size
+        return [range(first, min(first + size, self.samples)) for first in range(0, self.samples, size)]
+
     def measured(self, kind: str, recorder: StepCache, measure: Callable[[], Tensor], **settings: Any) -> Tensor:
         """What measure() gives after the recorder saw the run; from disk if it was measured before.
 
@@ -38,8 +43,8 @@ class Calibration:
 
         def make() -> dict[str, Tensor]:
             generation = self.seeded(lambda: recorder)
-            for start in range(0, self.samples, self.batch_size):
-                generation.make(range(start, min(start + self.batch_size, self.samples)))
+            for indices in self.batches():
+                generation.make(indices)
             return {kind: measure()}
 
         key = {**self.key, **settings, "seed": self.seed, "samples": self.samples}

@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from goc.models.objective import FLOW
+from goc.sampling.distance import relative_distances
 from goc.sampling.generation import Generation
 from goc.sampling.guidance import Denoiser
 from goc.sampling.noise import TRAINING_STEPS, NoiseSchedule
@@ -187,8 +188,7 @@ def converged(generation: Generation, objective: str, key: dict[str, Any], sampl
             coarse, latents = (
                 torch.cat([solution(indices, equation, progress) for indices in batches]) for equation in equations
             )
-        change = (coarse - latents).flatten(1).norm(dim=1) / latents.flatten(1).norm(dim=1)
-        return {"latents": latents, "accuracy": change.double().mean()}
+        return {"latents": latents, "accuracy": relative_distances(coarse, latents).double().mean()}
 
     method: dict[str, int | str] = {"order": ORDER, "intervals": len(fine.nodes) - 1, "batch_size": BATCH_SIZE}
     method |= {"path": fine.name} if fine.name else {}

@@ -10,7 +10,7 @@ import numpy as np
 Steps = tuple[int, ...]
 
 STARTS = 32
-JITTER = 0.15  # standard deviation of a random start's computed steps, as a share of their mean distance
+JITTER = 0.3  # standard deviation of a random start's computed steps, as a share of their mean distance
 
 
 def starts(steps: int, count: int, random: np.random.Generator) -> list[Steps]:
@@ -25,7 +25,7 @@ def starts(steps: int, count: int, random: np.random.Generator) -> list[Steps]:
         power = powers[tried % len(powers)]
         places = steps * (np.arange(count) / count) ** power
         if tried >= len(powers):
-            places += random.normal(0.0, 2 * JITTER * steps / count, count)
+            places += random.normal(0.0, JITTER * steps / count, count)
         found.setdefault(separate(places, steps))
         if len(found) == STARTS:
             break

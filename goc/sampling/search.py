@@ -14,6 +14,7 @@ from tqdm import tqdm
 from goc.caching.cache import StepCache
 from goc.models.schedules import write_schedule
 from goc.sampling.calibrate import Calibration
+from goc.sampling.distance import relative_distances
 from goc.sampling.local_search import Steps, local_search
 from goc.sampling.shared import shared_path
 from goc.system.files import write_json
@@ -22,12 +23,10 @@ KIND = "search"
 
 
 @torch.inference_mode()
-def final_latents(calibration: Calibration, samples: int, new_cache: Callable[[], StepCache] | None) -> Tensor:
-    """The last x [samples, C, H, W] of the calibration seeds, finite or not; new_cache None computes everything."""
-    latents = []
-    batches = range(0, samples, calibration.batch_size)
-    for first in tqdm(batches, desc="calibration samples", unit="batch", leave=False, disable=len(batches) < 2):
-        indices = range(first, min(first + calibration.batch_size, samples))
+def final_latents(calibration: Calibration, new_cache: Callable[[], StepCache] | None) -> Tensor:
+    """The last x [samples, C, H, W] of the calibration's, finite or not; new_cache None computes everything."""
+    latents, batches = [], calibration.batches()
+    for indices in tqdm(batches, desc="calibration samples", unit="batch", leave=False, disable=len(batches) < 2):
         _, trajectory = calibration.seeded().trajectory(indices, new_cache() if new_cache else None)
         *_, x = trajectory
         latents.append(x)
@@ -36,7 +35,7 @@ def final_latents(calibration: Calibration, samples: int, new_cache: Callable[[]
 
 def mean_distance(latents: Tensor, target: Tensor) -> Tensor:
     """Mean over samples of |x - target| / |target|, both [N, C, H, W]."""
-    return ((latents - target).flatten(1).norm(dim=1) / target.flatten(1).norm(dim=1)).mean()
+    return relative_distances(latents, target).mean()
 
 
 def searched(
@@ -44,14 +43,13 @@ def searched(
     cache_of: Callable[[Steps], Callable[[], StepCache]],
     count: int,
     evaluations: int,
-    samples: int,
     method: dict[str, Any],
     shipped: Path | None = None,
 ) -> Steps:
     """The schedule of `count` computed evaluations whose samples end closest to the uncached ones.
 
-    The mean of the samples' relative distances is measured on the first `samples` calibration seeds for each schedule
-    that is tried, `evaluations` in all.
+    The mean of the samples' relative distances is measured on the calibration's for each schedule that is tried,
+    `evaluations` in all.
 
     cache_of: from a schedule to what makes its cache. method: all that the distances depend on besides the uncached
     run. shipped: a file that may hold what this very search found. Every distance is on disk at once, so that a stopped
@@ -60,7 +58,7 @@ def searched(
     """
     steps = len(calibration.generation.solver.grid)
     run = {name: value for name, value in calibration.key.items() if name not in ("batch_size", "compile")}  # rounding
-    key = {**run, "method": method, "seed": calibration.seed, "samples": samples}
+    key = {**run, "method": method, "seed": calibration.seed, "samples": calibration.samples}
     asked = json.loads(json.dumps({**key, "schedules": evaluations}))
     path = shared_path(calibration.cache_dir, KIND, {**key, "computed": count}).with_suffix(".json")
     found_path = path.with_name(f"{path.stem}-found{evaluations}.json")
@@ -76,15 +74,17 @@ def searched(
                 nonlocal target
                 name = ",".join(map(str, schedule))
                 if name not in known:
-                    target = final_latents(calibration, samples, None) if target is None else target
-                    distance = mean_distance(final_latents(calibration, samples, cache_of(schedule)), target).item()
+                    target = final_latents(calibration, None) if target is None else target
+                    distance = mean_distance(final_latents(calibration, cache_of(schedule)), target).item()
                     known[name] = distance if math.isfinite(distance) else math.inf
                     write_json(path, {"key": key, "distances": known})
                 progress.update()
                 return known[name]
 
             found, distance = local_search(objective, steps, count, evaluations, calibration.seed)
-            evaluated = samples * (steps + count * int(progress.n))  # of the denoiser, guided if that is asked for
+            evaluated = calibration.samples * (
+                steps + count * int(progress.n)
+            )  # of the denoiser, guided if that is asked for
     write_schedule(found_path, steps, found, distance=distance, denoiser_evaluations=evaluated, searched=asked)
     return found
 

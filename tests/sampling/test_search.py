@@ -1,6 +1,7 @@
 """A search on real trajectories: resumable, deterministic, and better than the schedules that it starts from."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,9 @@ def test_what_is_found_is_the_closest_of_all_that_were_tried(
 def test_its_distance_is_that_of_the_samples_themselves(tiny_dit: DiT, tmp_path: Path) -> None:
     schedule = found(tiny_dit, tmp_path)
     plan, generation = planned(tiny_dit, tmp_path, *QUICK)
-    calibration = calibration_of(plan.way, generation, {}, str(tmp_path))
-    own = search.final_latents(calibration, 3, plan.new_cache)
-    target = search.final_latents(calibration, 3, None)
+    calibration = replace(calibration_of(plan.way, generation, {}, str(tmp_path)), samples=3)
+    own = search.final_latents(calibration, plan.new_cache)
+    target = search.final_latents(calibration, None)
     each = [(a - b).norm() / b.norm() for a, b in zip(own, target, strict=True)]
     name = ",".join(map(str, schedule))
     assert distances(tmp_path)[name] == pytest.approx(torch.stack(each).mean().item(), rel=1e-4)

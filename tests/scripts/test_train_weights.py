@@ -45,10 +45,10 @@ def test_training_samples_as_running_does_and_starts_as_the_predictor_does(
 ) -> None:
     plan, calibration = ready(tiny_dit, tmp_path, *settings)
     start = train_weights.start(plan, 3)
-    ends = final_latents(calibration, 4, plan.new_cache)
+    ends = final_latents(calibration, plan.new_cache)
     torch.testing.assert_close(trained_way(plan, calibration, start, keep=True), ends, rtol=1e-4, atol=1e-4)
     other = start + 0.1 * torch.randn(start.shape, generator=torch.Generator().manual_seed(0))
-    ends = final_latents(calibration, 4, lambda: ScheduledCache(plan.mask, Learned(plan.mask, other), plan.site))
+    ends = final_latents(calibration, lambda: ScheduledCache(plan.mask, Learned(plan.mask, other), plan.site))
     torch.testing.assert_close(trained_way(plan, calibration, other, keep=True), ends, rtol=1e-4, atol=1e-4)
 
 
@@ -57,7 +57,7 @@ def test_the_gradient_is_that_of_the_distance_and_checkpoints_do_not_change_it(
     tiny_dit: DiT, tmp_path: Path, settings: list[str]
 ) -> None:
     plan, calibration = ready(tiny_dit, tmp_path, *settings)
-    target = final_latents(calibration, 4, None).clone()
+    target = final_latents(calibration, None).clone()
     start, gradients = train_weights.start(plan, 3), []
     for keep in (True, False):
         weights = start.clone().requires_grad_()
