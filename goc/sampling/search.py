@@ -82,9 +82,8 @@ def searched(
                 return known[name]
 
             found, distance = local_search(objective, steps, count, evaluations, calibration.seed)
-            evaluated = calibration.samples * (
-                steps + count * int(progress.n)
-            )  # of the denoiser, guided if that is asked for
+            # of the denoiser, guided if that is asked for
+            evaluated = calibration.samples * (steps + count * int(progress.n))
     write_schedule(found_path, steps, found, distance=distance, denoiser_evaluations=evaluated, searched=asked)
     return found
 
