@@ -6,22 +6,27 @@ Reads a finished study (experiments/digits_ratios.yaml, or one like it) and prin
   many evaluations, for each number of steps and evaluations, as a mean over models with the standard deviation over
   them; where a share is above what was claimed, MISSED, and on which models;
 - how few evaluations are as close as more of a rival's;
+- what finding its schedule and training its weights cost, and after how many images that has paid for itself;
 - where the anchored gradient queue is worse than plain reuse, in pairs;
 - all numbers, as means over models.
 """
 
 import argparse
+import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from goc.methods import Searched
 from goc.report.families import pooled
 from goc.report.frame import over_seeds, table
 from goc.report.pairs import Point, difference, points_of
 from goc.report.results import collect
+from goc.system.files import resolve
 
 OURS = ("goc_anchored", "dynamic", "searched", "searched_goc", "searched_learned")
 DISTANCE = "relative_l2_mean"
@@ -94,6 +99,50 @@ def as_close(frame: pd.DataFrame) -> Iterator[dict[str, object]]:
             yield row | {"rival": f"{name}, {many}: {other:.4f}", "": "holds" if own <= other else "MISSED"}
 
 
+def calibration_cost(steps: int, computed: int, training: dict[str, Any]) -> int:
+    """Evaluations of the denoiser that a searched schedule with learned weights takes before the first image.
+
+    The search's targets and trials, the training's targets, and its batches: a forward pass, another one for the
+    gradient, and a backward pass, which counts twice. training: as a weights' file has it.
+    """
+    search = Searched.search_samples * (steps + Searched.search_evaluations * computed)
+    return search + training["samples"] * steps + 4 * training["iterations"] * training["batch"] * computed
+
+
+def trainings(results: Iterable[dict[str, Any]]) -> dict[tuple[str, float, int, int], dict[str, Any]]:
+    """How the weights of searched_learned were trained, by model, guidance, steps and evaluations."""
+    found = {}
+    for result in results:
+        if result["method"] == "searched_learned":
+            config = result["config"]
+            key = config["model"]["name"], config["cfg_scale"], config["steps"], round(result["cost"]["evaluations"])
+            found[key] = json.loads(resolve(config["predictor"]["path"]).read_text())["training"]
+    return found
+
+
+def payback(
+    frame: pd.DataFrame, trained: Mapping[tuple[str, float, int, int], dict[str, Any]]
+) -> Iterator[dict[str, object]]:
+    """After how many images a calibration's evaluations are saved, beside the cheapest published cache as close.
+
+    trained: as `trainings` gives it. Where no published cache is as close, all steps are computed.
+    """
+    for row, _, models in conditions(frame):
+        evaluations, steps = float(str(row["evaluations"])), int(str(row["steps"]))
+        costs, needed = [], []
+        for model, rows in models:
+            distance, _ = best(at(rows, evaluations), "searched_learned", evaluations)
+            published = rows[~rows["method"].isin([*OURS, "none"]) & (rows[DISTANCE].astype(float) <= distance)]
+            needed.append(min(published["evaluations"].astype(float), default=steps))
+            training = trained[model, float(str(row["guidance"])), steps, round(evaluations)]
+            costs.append(calibration_cost(steps, round(evaluations), training))
+        saved = sum(needed) / len(needed) - evaluations
+        row["calibration, evaluations"] = f"{round(sum(costs) / len(costs)):,}"
+        row["published as close needs"] = mean(needed, 1)
+        row["paid after images"] = f"{round(sum(costs) / len(costs) / saved):,}" if saved > 0 else "never"
+        yield row
+
+
 def anchored_and_reuse(frame: pd.DataFrame, points: dict[tuple[str, str], Point]) -> Iterator[dict[str, object]]:
     """The anchored queue's mean distance less that of plain reuse of the same steps, in pairs."""
     for (cfg_scale, solver, evaluations), rows in frame.groupby(["cfg_scale", "solver", "evaluations"]):
@@ -116,7 +165,8 @@ def numbers(frame: pd.DataFrame, points: dict[tuple[str, str], Point]) -> Iterat
         uncached = {one["model"]: points[one["measurement"], one["point"]] for _, one in
                     rows[rows["method"] == "none"].iterrows()}  # fmt: skip
         cells = []
-        cached = rows[rows["method"] != "none"]
+        # settings that came out as the same run are one row
+        cached = rows[rows["method"] != "none"].drop_duplicates(["model", "method", "evaluations", DISTANCE])
         for (evaluations, method, _), group in cached.groupby(["evaluations", "method", "way"]):
             own = [points[one["measurement"], one["point"]] for _, one in group.iterrows()]
             targets = [uncached[model] for model in group["model"]]
@@ -152,6 +202,7 @@ def main() -> int:
     frame, points = over_seeds(table([result for _, result in runs])), points_of(runs)
     show("Searched + learned, as shares of the best published distance", pd.DataFrame(claims(frame)))
     show("As close with fewer evaluations, of 20 steps", pd.DataFrame(as_close(frame)))
+    show("What calibration costs", pd.DataFrame(payback(frame, trainings(result for _, result in runs))))
     show("Anchored GOC less reuse: mean distance, in pairs", pd.DataFrame(anchored_and_reuse(frame, points)))
     for title, rows in numbers(frame, points):
         show(title, rows)

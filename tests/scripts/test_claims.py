@@ -35,6 +35,11 @@ def test_shares_are_those_of_the_runs_and_misses_are_said(
     assert float(claim["searched_learned"]) == pytest.approx(share, abs=0.006)
     assert claim["evaluations"] == "5"
     assert ("MISSED (above: digits" in claim["reached"]) == (share > 0.5)
+    (cost,) = rows_of(printed, "What calibration costs")
+    # the search: 96 x (20 + 120 x 5); the training: 512 x 20 + 4 x 200 x 16 x 5
+    assert cost["calibration, evaluations"] == f"{59_520 + 10_240 + 64_000:,}"
+    assert cost["published as close needs"] == "20.0"  # as only one ratio was run
+    assert cost["paid after images"] == f"{133_760 / 15:,.0f}"
     (pair,) = rows_of(printed, "Anchored GOC less reuse: mean distance, in pairs")
     assert float(pair["digits"].split("(")[0]) == pytest.approx(found["goc_anchored"] - found["reuse"], abs=6e-5)
     numbers = rows_of(printed, "DDIM-20, guidance 1.0: digits")
