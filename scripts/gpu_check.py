@@ -109,7 +109,7 @@ def run(options: argparse.Namespace, command: str) -> int:
     extra = compared(setting, reports)
     for table in extra:
         write_table(options.out, table)
-    page.write(options.out, reports, extra, benchmark.machine(), command)
+    page.write(options.out, reports, extra, benchmark.machine(), command, setting.is_tiny)
     states = [report.state for report in reports]
     summary = ", ".join(
         f"{states.count(state)} {state}" for state in ("passed", "failed", "skipped") if state in states

@@ -14,6 +14,8 @@ from benchmarks.random_model import random_model
 from torch import Tensor
 
 from goc.models.dit import BRANCHES, DiT, DiTBlock, adaln_linear
+from goc.system.errors import one_line
+from gpu_checks.isolated import shortened
 from gpu_checks.setting import Outcome, Setting, Table, images
 
 PROJECT, BATCHED, GRAPH = "one by one, as the project", "one product for all", "one by one in a CUDA graph"
@@ -98,25 +100,34 @@ def timed(ways: dict[str, Any], repeats: int, device: torch.device) -> dict[str,
     return seconds
 
 
+def graph_of(model: DiT, activated: Tensor) -> tuple[Graph | None, str]:
+    """The graph, or why it cannot be recorded: the other ways are measured all the same."""
+    try:
+        return Graph(model, activated), ""
+    except Exception as error:
+        return None, shortened(one_line(error))
+
+
 @torch.inference_mode()
 def measured(setting: Setting, precision: str, batch: int) -> list[dict[str, Any]]:
     """One row for each way, in one format and for one number of images."""
     model, device, dtype = random_model(setting.model, setting.image_size, precision, compiled=False)
     sequences = batch * (2 if setting.cfg_scale != 1 else 1)
+    trouble = ""
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
         activated = condition(model, sequences, device)
         ways: dict[str, Any] = {PROJECT: OneByOne(model, activated), BATCHED: Batched(model, activated)}
-        if device.type == "cuda":
-            ways[GRAPH] = Graph(model, activated)
+        if setting.graphs:
+            graph, trouble = graph_of(model, activated)
+            ways |= {GRAPH: graph} if graph else {}
         gates = {name: torch.stack(way()).float() for name, way in ways.items()}
         seconds = timed(ways, setting.gate_repeats, device)
     project = gates[PROJECT]
     medians = {name: median(values) for name, values in seconds.items()}
-    return [
+    where = {"precision": precision, "batch": batch, "gates": len(project)}
+    rows: list[dict[str, Any]] = [
         {
-            "precision": precision,
-            "batch": batch,
-            "gates": len(project),
+            **where,
             "way": name,
             "median_ms": 1e3 * medians[name],
             "least_ms": 1e3 * min(seconds[name]),
@@ -125,9 +136,11 @@ def measured(setting: Setting, precision: str, batch: int) -> list[dict[str, Any
             "kept_mib": sum(tensor.nbytes for tensor in way.kept) / MIB,
             "difference": ((gates[name] - project).abs().max() / project.abs().max()).item(),
             "allowed": TOLERANCE[precision],
+            "note": "",
         }
         for name, way in ways.items()
     ]
+    return [*rows, {**where, "way": GRAPH, "quickest": False, "note": trouble}] if trouble else rows
 
 
 def check(setting: Setting) -> Outcome:
@@ -136,7 +149,9 @@ def check(setting: Setting) -> Outcome:
     failures, findings = [], []
     for row in frame.to_dict("records"):
         where = f"{row['precision']}, {images(row['batch'])}"
-        if not row["difference"] <= row["allowed"]:  # nor if it is not a number
+        if row["note"]:
+            failures.append(f"{row['way']}, {where}: {row['note']}")
+        elif not row["difference"] <= row["allowed"]:  # nor if it is not a number
             failures.append(
                 f"{row['way']}, {where}: {row['difference']:.3g} from the project's gates, allowed {row['allowed']:g}"
             )
@@ -145,7 +160,7 @@ def check(setting: Setting) -> Outcome:
                 f"{where}: quickest is {row['way']}, {row['median_ms']:.3g} ms, {row['of_project']:.2g} times the "
                 "project's."
             )
-    if GRAPH not in set(frame["way"]):
+    if not setting.graphs:
         findings.append("CUDA graphs were left out: there is no CUDA here.")
     table = Table(
         "gates",
@@ -165,6 +180,7 @@ def check(setting: Setting) -> Outcome:
             "kept_mib": "kept, MiB ↓",
             "difference": "difference ↓",
             "allowed": "allowed",
+            "note": "why no numbers",
         },
     )
     return Outcome(table, failures, findings)

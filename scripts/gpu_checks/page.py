@@ -12,6 +12,7 @@ from goc.system.files import write_atomically
 from gpu_checks.setting import Outcome, Table
 
 TEMPLATE = Path(__file__).with_name("page.html")
+LONG = 30  # rows
 BAR = "of_bound"  # the column that is drawn as a bar, too
 
 
@@ -43,12 +44,19 @@ class Report:
         return [self.error, *found] if self.error else found
 
 
-def write(folder: Path, reports: Sequence[Report], extra: Sequence[Table], machine: str, command: str) -> None:
-    """The page and tables.md; extra: tables that are no part's own, shown first."""
+def write(
+    folder: Path, reports: Sequence[Report], extra: Sequence[Table], machine: str, command: str, tiny: bool
+) -> None:
+    """The page and tables.md; extra: tables that are no part's own, shown first. Long ones come last."""
     tables = [*extra, *(report.outcome.table for report in reports if report.outcome)]
+    tables.sort(key=lambda table: len(table.frame) > LONG)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        reports=reports, tables=[_shown(table) for table in tables], machine=machine, command=command
+        reports=reports,
+        tables=[_shown(table) for table in tables],
+        machine=machine,
+        command=command,
+        tiny=tiny,
     )
     write_atomically(folder / "index.html", page.encode())
     parts = [f"`{command}`, {machine}", *(_markdown(table) for table in tables)]

@@ -43,6 +43,7 @@ class Setting:
     cases: tuple[Case, ...]  # in this order, the most telling first, as time may run out
     gates: tuple[tuple[str, int], ...]  # precisions and batches
     gate_repeats: int
+    graphs: bool  # whether CUDA graphs are measured
     steps: int  # of a timed trajectory
     repeats: int
     rows: tuple[str, ...] | None  # of benchmark.py steps; None: all
@@ -72,6 +73,7 @@ FULL = Setting(
     ),
     gates=(("bf16", 8), ("bf16", 32), ("fp32", 8), ("fp32", 32)),
     gate_repeats=100,
+    graphs=True,
     steps=8,
     repeats=2,
     rows=None,
@@ -86,6 +88,7 @@ TINY = Setting(
     cases=(Case("bf16", 1), Case("tf32", 2, compiled=True)),
     gates=(("bf16", 1), ("fp32", 2)),
     gate_repeats=2,
+    graphs=False,
     steps=4,
     repeats=1,
     rows=("none", "reuse 50 %", "goc 50 %", "reuse stack 50 %", "diffusers first block 50 %"),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -260,6 +261,19 @@ def test_other_gates_than_the_projects_are_a_failure(monkeypatch: pytest.MonkeyP
     assert failures[0].startswith(f"{gates.BATCHED}, fp32, 2 images: ")
 
 
+@pytest.mark.usefixtures("small_gates")
+def test_a_graph_that_cannot_be_recorded_leaves_the_others_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise RuntimeError("stream is capturing")
+
+    monkeypatch.setattr(gates, "Graph", refused)
+    found = gates.check(replace(TINY, graphs=True))
+    assert found.failures[0] == f"{gates.GRAPH}, bf16, 1 image: RuntimeError: stream is capturing"
+    table = found.table.frame
+    assert table["median_ms"].notna().tolist() == [True, True, False] * 2
+    assert table.groupby(["precision"])["quickest"].sum().tolist() == [1, 1]
+
+
 def test_shards_that_differ_are_counted_and_measured(tmp_path: Path) -> None:
     latents = torch.zeros(2, 3)
     folders: list[dict[str, Path]] = [{}, {}]
@@ -343,6 +357,7 @@ def test_the_tiny_check_runs_every_part_and_its_page_names_every_table(tmp_path:
     shown = (folder / "index.html").read_text()
     assert all(f"({name}.csv)" in shown for name in tables)
     assert shown.count('class="passed"') == 3 + len(cases)
+    assert "Its times mean nothing" in shown
     assert tables["workers"]["equal"].tolist() == tables["workers"]["shards"].tolist() == [8]
     assert tables["roofline"]["compiled"].tolist() == [False] * 3 + [True] * 3
     assert (tables["roofline"]["measured_ms"] > 0).all()
