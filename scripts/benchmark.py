@@ -31,8 +31,9 @@ from benchmarks import roofline as roofline_estimates
 from benchmarks import step_times
 from benchmarks.contenders import Contender, Entry, Workload, own_contenders
 from benchmarks.peers import peers
+from benchmarks.random_model import random_model
 from hydra.errors import HydraException
-from random_weights import DOWNSAMPLING, randomize
+from random_weights import DOWNSAMPLING
 
 import goc.experiment
 import goc.outcome
@@ -44,11 +45,9 @@ from goc.metrics.errors import standard_error
 from goc.metrics.features import Extractor
 from goc.metrics.statistics import moments
 from goc.metrics.uncertainty import FrechetInfluence
-from goc.models.build import prepare
 from goc.models.dit import DiT
 from goc.sampling.shards import SampleSet
 from goc.sources import Loaded, Sources
-from goc.system.device import choose_device, configure, torch_format
 from goc.system.errors import ConfigError, GocError, fail
 from goc.system.files import write_json
 from goc.system.precision import PRECISIONS
@@ -181,15 +180,7 @@ def workload(options: argparse.Namespace) -> Workload:
             raise ConfigError(f"--{key} {getattr(options, key)}: must be at least 1")
     if options.steps < 4:
         raise ConfigError(f"--steps {options.steps}: must be at least 4, so that every method caches a step")
-    try:
-        model = DiT.published(options.model, options.image_size // DOWNSAMPLING)
-    except (ValueError, AssertionError) as error:
-        raise ConfigError(f"--model {options.model} --image-size {options.image_size}: {error}") from error
-    randomize(model, seed=0)
-    device = choose_device("auto")
-    configure(device, options.precision, deterministic=False, threads=None)
-    dtype = torch_format(options.precision)
-    model = prepare(model.eval().requires_grad_(False), device, dtype, options.compile)
+    model, device, dtype = random_model(options.model, options.image_size, options.precision, options.compile)
     return Workload(model, options.batch, options.cfg_scale, options.steps, device, dtype, options.compile)
 
 

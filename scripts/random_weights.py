@@ -41,9 +41,9 @@ def randomize(model: nn.Module, seed: int, gain: float = 1.0) -> None:
     """Fill a model's layers so that activations keep their size: weights of variance gain^2 / inputs, small biases.
 
     Unlike the usual initialisation of a DiT (adaLN-Zero), every block then changes the output. Normalisation layers
-    keep theirs; embeddings have unit variance.
+    keep theirs; embeddings have unit variance. Drawn on the model's device; other devices draw other numbers.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, generator=generator)

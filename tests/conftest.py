@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from gpu_checks.oracles import FOLDERS
 from warm import WarmProcess
 from xdist.scheduler import LoadScopeScheduling
 
@@ -45,8 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def oracle_folders(config: pytest.Config) -> list[Path]:
     """The folders of reference trajectories; the published routers and schedules are in data/ beside the first."""
-    shared = REPOSITORY.parent / "shared"
-    return config.getoption("--oracles") or [shared / "oracles", shared / "oracles_flow"]
+    return config.getoption("--oracles") or list(FOLDERS)
 
 
 class TogetherScheduling(LoadScopeScheduling):

@@ -134,7 +134,10 @@ def time_steps(contender: Contender, workload: Workload, measured: Measured) -> 
 
 @torch.inference_mode()
 def measure(contenders: Sequence[Contender], workload: Workload, repeats: int) -> dict[str, Measured]:
-    """Measure all contenders in turns, one trajectory each; a peer that fails keeps the reason in its note."""
+    """Measure all contenders in turns, one trajectory each.
+
+    A peer that fails, and a contender that there is not memory enough for, keeps the reason in its note.
+    """
     results: dict[str, Measured] = defaultdict(Measured)
     for turn in (measure_memory, *[time_steps] * repeats):
         for contender in contenders:
@@ -143,8 +146,10 @@ def measure(contenders: Sequence[Contender], workload: Workload, repeats: int) -
             try:
                 turn(contender, workload, results[contender.name])
             except Exception as error:
-                if not isinstance(contender, Peer):
+                if not isinstance(contender, Peer) and not isinstance(error, torch.OutOfMemoryError):
                     raise
+                contender.drop()
+                torch.cuda.empty_cache()
                 results[contender.name] = Measured(note=reason(error))
     return results
 

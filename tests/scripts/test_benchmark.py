@@ -141,6 +141,19 @@ def test_a_peer_that_fails_as_it_runs_is_a_row_with_its_reason(workload: Workloa
     assert math.isnan(table["full_median_s"][1])
 
 
+class Full(Project):
+    """A contender that there is not memory enough for."""
+
+    def start(self) -> Iterator[Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_a_method_that_there_is_no_memory_for_is_a_row_with_its_reason(workload: Workload) -> None:
+    table = step_times.table([contender(workload, "none"), Full("full", workload, evenly(0.5))], workload, 1)
+    assert table["note"].tolist() == ["", "OutOfMemoryError: CUDA out of memory."]
+    assert table["full_median_s"].notna().tolist() == [True, False]
+
+
 def test_held_tensors_are_those_that_the_caches_count(workload: Workload) -> None:
     for entry in own_contenders(workload):
         if isinstance(entry, Project) and entry.new_cache:

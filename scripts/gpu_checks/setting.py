@@ -1,0 +1,132 @@
+"""What a part of scripts/gpu_check.py is told, and what it gives back."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+REPOSITORY = Path(__file__).parent.parent.parent
+
+
+def images(count: int) -> str:
+    """A number of images, in words."""
+    return f"{count} image{'' if count == 1 else 's'}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One setting in which steps are timed."""
+
+    precision: str
+    batch: int  # images; with guidance twice as many sequences
+    compiled: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of its table's file."""
+        return f"steps-{self.precision}{'-compiled' if self.compiled else ''}-{self.batch}"
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.precision}{', compiled' if self.compiled else ''}, {images(self.batch)}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured on which device; `FULL` or `TINY`."""
+
+    device: str  # as run.py's device=; named with its number, so that two workers share it
+    model: str
+    image_size: int
+    cases: tuple[Case, ...]  # in this order, the most telling first, as time may run out
+    gates: tuple[tuple[str, int], ...]  # precisions and batches
+    gate_repeats: int
+    graphs: bool  # whether CUDA graphs are measured
+    steps: int  # of a timed trajectory
+    repeats: int
+    rows: tuple[str, ...] | None  # of benchmark.py steps; None: all
+    compiled_rows: tuple[str, ...]
+    worker_precisions: tuple[str, ...]
+    cfg_scale: float = 1.5
+
+    @property
+    def is_tiny(self) -> bool:
+        """Whether this only shows that everything runs."""
+        return self.device == "cpu"
+
+
+COMPILED_ROWS = ("none", "reuse 50 %", "goc 50 %", "reuse stack 50 %", "textbook goc 50 %")
+
+FULL = Setting(
+    device="cuda:0",
+    model="DiT-XL/2",
+    image_size=256,
+    cases=(
+        Case("bf16", 8),
+        Case("bf16", 8, compiled=True),
+        Case("bf16", 32),
+        Case("tf32", 8),
+        Case("bf16", 32, compiled=True),
+        Case("tf32", 32),
+    ),
+    gates=(("bf16", 8), ("bf16", 32), ("fp32", 8), ("fp32", 32)),
+    gate_repeats=100,
+    graphs=True,
+    steps=8,
+    repeats=2,
+    rows=None,
+    compiled_rows=COMPILED_ROWS,
+    worker_precisions=("fp32", "bf16"),
+)
+
+TINY = Setting(
+    device="cpu",
+    model="DiT-S/8",
+    image_size=64,
+    cases=(Case("bf16", 1), Case("tf32", 2, compiled=True)),
+    gates=(("bf16", 1), ("fp32", 2)),
+    gate_repeats=2,
+    graphs=False,
+    steps=4,
+    repeats=1,
+    rows=("none", "reuse 50 %", "goc 50 %", "reuse stack 50 %", "diffusers first block 50 %"),
+    compiled_rows=("none", "reuse 50 %", "reuse stack 50 %"),
+    worker_precisions=("fp32",),
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the page.
+
+    Args:
+        name: of its file, without ending.
+        title: what it shows. reading: how to read it: units, which way is better, what was held equal.
+        columns: those that the page shows, and their headings; the file has all.
+    """
+
+    name: str
+    title: str
+    reading: str
+    frame: pd.DataFrame
+    columns: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a part found: its table, what of it is not as it must be, and what it says in a sentence."""
+
+    table: Table
+    failures: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part, which runs in a process of its own for at most some seconds."""
+
+    name: str
+    seconds: float
+    run: Callable[[], Outcome]
