@@ -2,9 +2,10 @@
 
 Reads a finished study (experiments/digits_ratios.yaml, or one like it) and prints as Markdown:
 
-- the mean distance of searched + learned samples to the target as a share of the best published cache's of at most as
-  many evaluations, for each number of steps and evaluations, as a mean over models with the standard deviation over
-  them; where a share is above what was claimed, MISSED, and on which models;
+- the mean distance of searched + learned samples to the target as a share of the best rival's of at most as many
+  evaluations, for each number of steps and evaluations, as a mean over models with the standard deviation over them;
+  where a share is above what was claimed, MISSED, and on which models. Rivals are the published methods; and once more
+  these and all that their schedules and predictors can be put together to, such as uniform+taylor;
 - how few evaluations are as close as more of a rival's;
 - what finding its schedule and training its weights cost, and after how many images that has paid for itself;
 - where the anchored gradient queue is worse than plain reuse, in pairs;
@@ -30,20 +31,26 @@ from goc.system.files import resolve
 
 OURS = ("goc_anchored", "dynamic", "searched", "searched_goc", "searched_learned")
 DISTANCE = "relative_l2_mean"
-# cache ratio -> (rival, the largest share of its distance that searched_learned may have)
-CLAIMS = {0.5: ("goc", 2 / 3), 0.65: ("published", 0.5), 0.75: ("published", 0.5), 0.8: ("published", 0.5)}
+PUBLISHED, COMPOSED = "published", "published or composed"
+# cache ratio -> (rival, None: the best one; the largest share of its distance that searched_learned may have)
+CLAIMS = {0.5: ("goc", 2 / 3), 0.65: (None, 0.5), 0.75: (None, 0.5), 0.8: (None, 0.5)}
 # of 20 steps: searched_learned with so many evaluations is as close as the rival with so many
-AS_CLOSE = ((5, "published", 7), (7, "goc", 10))
+AS_CLOSE = ((5, PUBLISHED, 7), (5, COMPOSED, 7), (7, "goc", 10))
+
+
+def rivals(rows: pd.DataFrame, rival: str) -> "pd.Series[bool]":
+    """Which rows are of a rival, as `best` is given it."""
+    methods = rows["method"].astype(str)
+    others = ~methods.isin([*OURS, "none"])
+    return {PUBLISHED: others & ~methods.str.contains("+", regex=False), COMPOSED: others}.get(rival, methods == rival)
 
 
 def best(rows: pd.DataFrame, rival: str, evaluations: float) -> tuple[float, str]:
     """The smallest mean distance of a rival's rows of at most so many evaluations, and its method; NaN without one.
 
-    rival: a method, or "published" for all that are not ours.
+    rival: a method; PUBLISHED for all that have a published name, COMPOSED for all that are not ours.
     """
-    methods = rows["method"].astype(str)
-    own = ~methods.isin([*OURS, "none"]) if rival == "published" else methods == rival
-    rows = rows[own & (rows["evaluations"] < evaluations + 0.01)]
+    rows = rows[rivals(rows, rival) & (rows["evaluations"] < evaluations + 0.01)]
     found = zip(rows[DISTANCE].astype(float), rows["method"].astype(str), strict=True)
     return min(found, default=(math.nan, ""))
 
@@ -70,22 +77,22 @@ def conditions(frame: pd.DataFrame) -> Iterator[tuple[dict[str, object], float, 
             yield {"guidance": cfg_scale, "steps": steps, "evaluations": f"{evaluations:g}"}, ratio, models
 
 
-def claims(frame: pd.DataFrame) -> Iterator[dict[str, object]]:
-    """Shares of the best published distance, and whether what was claimed of searched_learned holds."""
+def claims(frame: pd.DataFrame, among: str) -> Iterator[dict[str, object]]:
+    """Shares of the best distance among rivals, and whether what was claimed of searched_learned holds."""
     for row, ratio, models in conditions(frame):
         evaluations = float(str(row["evaluations"]))
-        rivals = [best(rows, "published", evaluations) for _, rows in models]
-        row["best published"] = ", ".join(sorted({name for _, name in rivals}))
+        found = [best(rows, among, evaluations) for _, rows in models]
+        row["best"] = ", ".join(sorted({name for _, name in found}))
         for name in OURS:
             own = [best(at(rows, evaluations), name, evaluations)[0] for _, rows in models]
-            row[name] = mean([mine / other for mine, (other, _) in zip(own, rivals, strict=True)])
+            row[name] = mean([mine / other for mine, (other, _) in zip(own, found, strict=True)])
         _, nearest = min((abs(known - ratio), known) for known in CLAIMS)
         rival, most = CLAIMS[nearest]
-        of_rival = [best(rows, rival, evaluations)[0] for _, rows in models]
+        of_rival = [best(rows, rival or among, evaluations)[0] for _, rows in models]
         shares = {model: mine / other for (model, _), mine, other in zip(models, own, of_rival, strict=True)}
         misses = [f"{model} {share:.2f}" for model, share in shares.items() if share > most]
         held = "holds" if sum(shares.values()) / len(shares) <= most else "MISSED"
-        row["claim"] = f"{most:.2f} of {rival}"
+        row["claim"] = f"{most:.2f} of {rival or 'the best'}"
         row["reached"] = f"{mean(list(shares.values()))}: {held}" + (f" (above: {', '.join(misses)})" if misses else "")
         yield row
 
@@ -123,22 +130,22 @@ def trainings(results: Iterable[dict[str, Any]]) -> dict[tuple[str, float, int, 
 def payback(
     frame: pd.DataFrame, trained: Mapping[tuple[str, float, int, int], dict[str, Any]]
 ) -> Iterator[dict[str, object]]:
-    """After how many images a calibration's evaluations are saved, beside the cheapest published cache as close.
+    """After how many images a calibration's evaluations are saved, beside the cheapest rival as close.
 
-    trained: as `trainings` gives it. Where no published cache is as close, all steps are computed.
+    trained: as `trainings` gives it. Where no rival is as close, all steps are computed.
     """
     for row, _, models in conditions(frame):
         evaluations, steps = float(str(row["evaluations"])), int(str(row["steps"]))
         costs, needed = [], []
         for model, rows in models:
             distance, _ = best(at(rows, evaluations), "searched_learned", evaluations)
-            published = rows[~rows["method"].isin([*OURS, "none"]) & (rows[DISTANCE].astype(float) <= distance)]
-            needed.append(min(published["evaluations"].astype(float), default=steps))
+            close = rows[rivals(rows, COMPOSED) & (rows[DISTANCE].astype(float) <= distance)]
+            needed.append(min(close["evaluations"].astype(float), default=steps))
             training = trained[model, float(str(row["guidance"])), steps, round(evaluations)]
             costs.append(calibration_cost(steps, round(evaluations), training))
         saved = sum(needed) / len(needed) - evaluations
         row["calibration, evaluations"] = f"{round(sum(costs) / len(costs)):,}"
-        row["published as close needs"] = mean(needed, 1)
+        row["a rival as close needs"] = mean(needed, 1)
         row["paid after images"] = f"{round(sum(costs) / len(costs) / saved):,}" if saved > 0 else "never"
         yield row
 
@@ -200,7 +207,8 @@ def main() -> int:
         print("error: no finished runs there", file=sys.stderr)
         return 1
     frame, points = over_seeds(table([result for _, result in runs])), points_of(runs)
-    show("Searched + learned, as shares of the best published distance", pd.DataFrame(claims(frame)))
+    for among in (PUBLISHED, COMPOSED):
+        show(f"Our own, as shares of the best distance {among}", pd.DataFrame(claims(frame, among)))
     show("As close with fewer evaluations, of 20 steps", pd.DataFrame(as_close(frame)))
     show("What calibration costs", pd.DataFrame(payback(frame, trainings(result for _, result in runs))))
     show("Anchored GOC less reuse: mean distance, in pairs", pd.DataFrame(anchored_and_reuse(frame, points)))

@@ -29,7 +29,7 @@ def test_shares_are_those_of_the_runs_and_misses_are_said(
     monkeypatch.setattr(sys, "argv", ["claims.py", str(tmp_path / "outputs/study")])
     assert claims.main() == 0
     printed = capfd.readouterr().out
-    (claim,) = rows_of(printed, "Searched + learned, as shares of the best published distance")
+    (claim,) = rows_of(printed, "Our own, as shares of the best distance published")
     best = min(found["reuse"], found["taylorseer"], found["goc"])
     share = found["searched_learned"] / best
     assert float(claim["searched_learned"]) == pytest.approx(share, abs=0.006)
@@ -38,7 +38,7 @@ def test_shares_are_those_of_the_runs_and_misses_are_said(
     (cost,) = rows_of(printed, "What calibration costs")
     # the search: 96 x (20 + 120 x 5); the training: 512 x 20 + 4 x 200 x 16 x 5
     assert cost["calibration, evaluations"] == f"{59_520 + 10_240 + 64_000:,}"
-    assert cost["published as close needs"] == "20.0"  # as only one ratio was run
+    assert cost["a rival as close needs"] == "20.0"  # as only one ratio was run
     assert cost["paid after images"] == f"{133_760 / 15:,.0f}"
     (pair,) = rows_of(printed, "Anchored GOC less reuse: mean distance, in pairs")
     assert float(pair["digits"].split("(")[0]) == pytest.approx(found["goc_anchored"] - found["reuse"], abs=6e-5)
@@ -50,11 +50,15 @@ def test_shares_are_those_of_the_runs_and_misses_are_said(
 def test_a_mean_above_the_claim_is_a_miss_that_names_the_models() -> None:
     rows = [{"model": model, "cfg_scale": 1.0, "steps": 20, "evaluations": 5.0, "method": method,
              "relative_l2_mean": distance}
-            for model, published, own in (("a", 0.1, 0.04), ("b", 0.1, 0.08))
-            for method, distance in (("taylorseer", published), ("searched_learned", own))]  # fmt: skip
-    (row,) = claims.claims(pd.DataFrame(rows))
+            for model, published, composed, own in (("a", 0.1, 0.2, 0.04), ("b", 0.1, 0.08, 0.08))
+            for method, distance in (("taylorseer", published), ("uniform+taylor", composed),
+                                     ("searched_learned", own))]  # fmt: skip
+    (row,) = claims.claims(pd.DataFrame(rows), claims.PUBLISHED)
     assert row["reached"] == "0.60 ± 0.28: MISSED (above: b 0.80)"
-    assert row["best published"] == "taylorseer"
+    assert row["best"] == "taylorseer"
+    (row,) = claims.claims(pd.DataFrame(rows), claims.COMPOSED)
+    assert row["reached"] == "0.70 ± 0.42: MISSED (above: b 1.00)"
+    assert row["best"] == "taylorseer, uniform+taylor"
 
 
 def test_a_folder_without_runs_is_one_line(
