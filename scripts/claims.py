@@ -10,6 +10,8 @@ Reads a finished study (experiments/digits_ratios.yaml, or one like it) and prin
 - what finding its schedule and training its weights cost, and after how many images that has paid for itself;
 - where the anchored gradient queue is worse than plain reuse, in pairs;
 - all numbers, as means over models.
+
+--picture FILE draws the mean distances against evaluations.
 """
 
 import argparse
@@ -20,6 +22,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 import pandas as pd
 
 from goc.methods import Searched
@@ -27,7 +33,7 @@ from goc.report.families import pooled
 from goc.report.frame import over_seeds, table
 from goc.report.pairs import Point, difference, points_of
 from goc.report.results import collect
-from goc.system.files import resolve
+from goc.system.files import resolve, room_for
 
 OURS = ("goc_anchored", "dynamic", "searched", "searched_goc", "searched_learned")
 DISTANCE = "relative_l2_mean"
@@ -179,9 +185,9 @@ def numbers(frame: pd.DataFrame, points: dict[tuple[str, str], Point]) -> Iterat
             targets = [uncached[model] for model in group["model"]]
             row: dict[str, object] = {"evaluations": f"{evaluations:.3g}", "method": f"`{method}`"}
             row["cached"] = f"{group['cached'].astype(float).mean():.1%}"
-            row["mean distance"] = mean(group[DISTANCE].tolist(), 4)
-            row["median"] = mean(group["relative_l2_median"].tolist(), 4)
-            row["drift"] = mean(group["drift"].tolist(), 3)
+            row["mean distance"] = mean(group[DISTANCE].tolist(), 5)
+            row["median"] = mean(group["relative_l2_median"].tolist(), 5)
+            row["drift"] = mean(group["drift"].tolist(), 4)
             row["FID less uncached"] = pooled(own, targets, "fid")
             if group["latency_ratio"].notna().all():
                 row["latency ratio"] = mean(group["latency_ratio"].tolist(), 2)
@@ -190,6 +196,35 @@ def numbers(frame: pd.DataFrame, points: dict[tuple[str, str], Point]) -> Iterat
             cells.append((float(group[DISTANCE].astype(float).mean()), float(str(evaluations)), row))
         cells.sort(key=lambda cell: (-cell[1], cell[0]))
         yield f"{solver}, guidance {cfg_scale}: {', '.join(models)}", pd.DataFrame([row for *_, row in cells])
+
+
+def draw(frame: pd.DataFrame, path: Path) -> None:
+    """Mean distance against evaluations, a panel for each guidance and solver: means over models, bars their spread."""
+    panels = list(frame[frame["method"] != "none"].groupby(["cfg_scale", "solver"]))
+    figure, rows = plt.subplots(
+        -(-len(panels) // 2), 2, figsize=(11, 1 + 4.2 * -(-len(panels) // 2)), squeeze=False, layout="constrained"
+    )
+    rivals_of_ours = sorted(set(frame["method"]) - {*OURS, "none"})
+    colors: dict[Any, Any] = {name: f"C{number}" for number, name in enumerate(OURS)}
+    colors |= {name: plt.get_cmap("Dark2")(number % 8) for number, name in enumerate(rivals_of_ours)}
+    for axes, ((cfg_scale, solver), cached) in zip(rows.flat, panels, strict=False):
+        over_models = cached.groupby(["method", "evaluations"])[DISTANCE].agg(["mean", "std"])
+        for method, line in over_models.groupby(level="method"):
+            ours = method in OURS
+            axes.errorbar(line.index.get_level_values("evaluations"), line["mean"], line["std"], label=method,
+                          color=colors[method], marker="o" if ours else ".", linestyle="-" if ours else ":",
+                          linewidth=2 if ours else 1.2)  # fmt: skip
+        reuse = over_models.xs("reuse", level="method")["mean"]
+        axes.set(yscale="log", ylim=(over_models["mean"].min() / 1.3, reuse.max() * 1.5), xlabel="network evaluations",
+                 title=f"{solver}, guidance {cfg_scale}", ylabel="mean distance to the uncached samples")  # fmt: skip
+    for axes in rows.flat[len(panels) :]:
+        axes.remove()
+    handles, labels = rows.flat[0].get_legend_handles_labels()
+    figure.suptitle("Lower left is better. Solid: ours; dotted: published, or composed of these. What leaves the frame "
+                    "is farther than reuse ever is.", fontsize=10)  # fmt: skip
+    figure.legend(handles, labels, loc="outside lower center", ncols=5)
+    with room_for(path):
+        figure.savefig(path, dpi=110)
 
 
 def show(title: str, rows: pd.DataFrame) -> None:
@@ -202,7 +237,9 @@ def main() -> int:
     """Print the tables; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, help="with finished runs, such as outputs/digits_ratios")
-    runs = collect(parser.parse_args().folders)
+    parser.add_argument("--picture", type=Path, help="draw to this file, too")
+    options = parser.parse_args()
+    runs = collect(options.folders)
     if not runs:
         print("error: no finished runs there", file=sys.stderr)
         return 1
@@ -214,6 +251,8 @@ def main() -> int:
     show("Anchored GOC less reuse: mean distance, in pairs", pd.DataFrame(anchored_and_reuse(frame, points)))
     for title, rows in numbers(frame, points):
         show(title, rows)
+    if options.picture:
+        draw(frame, options.picture)
     return 0
 
 

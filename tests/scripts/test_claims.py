@@ -8,6 +8,7 @@ import claims
 import pandas as pd
 import pytest
 from conftest import Run
+from PIL import Image
 
 
 def rows_of(text: str, title: str) -> list[dict[str, str]]:
@@ -26,9 +27,12 @@ def test_shares_are_those_of_the_runs_and_misses_are_said(
     for file in (tmp_path / "outputs/study").glob("*/result.json"):
         result = json.loads(file.read_text())
         found[result["method"]] = result["distance"].get("relative_l2_mean")
-    monkeypatch.setattr(sys, "argv", ["claims.py", str(tmp_path / "outputs/study")])
+    monkeypatch.setattr(
+        sys, "argv", ["claims.py", str(tmp_path / "outputs/study"), "--picture", str(tmp_path / "ratios.png")]
+    )
     assert claims.main() == 0
     printed = capfd.readouterr().out
+    assert Image.open(tmp_path / "ratios.png").width > 1000
     (claim,) = rows_of(printed, "Our own, as shares of the best distance published")
     best = min(found["reuse"], found["taylorseer"], found["goc"])
     share = found["searched_learned"] / best
