@@ -132,20 +132,25 @@ def make_plan(way: Way, model: ModelConfig, calibration: Calibration) -> Plan:
     """Turn the settings into masks; what needs a calibration run is measured only if a setting asks for it."""
     planner = Planner(way, model, calibration)
     situation = planner.situation()
-    mask, skip_threshold = way.schedule.mask(situation), way.schedule.skip_threshold(situation)
-    if planner.site == "stack":
-        if not is_whole_steps(mask):
-            raise ConfigError(
-                f"site=stack: schedule={way.schedule.name} caches some cells of a step and computes others; "
-                "use site=branch, or a schedule of whole steps"
-            )
-        mask = mask[:, :1, :1]
+    mask, skip_threshold = at_site(way, way.schedule.mask(situation)), way.schedule.skip_threshold(situation)
     if skip_threshold is None:
         report_ratio(way, mask)
     plan = planner.plan(mask, skip_threshold)
     warn_of_divergence(plan)
     warn_of_reuse(plan)
     return plan
+
+
+def at_site(way: Way, mask: Tensor) -> Tensor:
+    """A schedule's mask [steps, blocks, 2] at the way's site: as it is, or [steps, 1, 1]; raises ConfigError."""
+    if way.site != "stack":
+        return mask
+    if not is_whole_steps(mask):
+        raise ConfigError(
+            f"site=stack: schedule={way.schedule.name} caches some cells of a step and computes others; "
+            "use site=branch, or a schedule of whole steps"
+        )
+    return mask[:, :1, :1]
 
 
 @dataclass(frozen=True)
