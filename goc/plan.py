@@ -132,20 +132,40 @@ def make_plan(way: Way, model: ModelConfig, calibration: Calibration) -> Plan:
     """Turn the settings into masks; what needs a calibration run is measured only if a setting asks for it."""
     planner = Planner(way, model, calibration)
     situation = planner.situation()
-    mask, skip_threshold = way.schedule.mask(situation), way.schedule.skip_threshold(situation)
-    if planner.site == "stack":
-        if not is_whole_steps(mask):
-            raise ConfigError(
-                f"site=stack: schedule={way.schedule.name} caches some cells of a step and computes others; "
-                "use site=branch, or a schedule of whole steps"
-            )
-        mask = mask[:, :1, :1]
+    mask, skip_threshold = at_site(way, way.schedule.mask(situation)), way.schedule.skip_threshold(situation)
     if skip_threshold is None:
         report_ratio(way, mask)
     plan = planner.plan(mask, skip_threshold)
     warn_of_divergence(plan)
     warn_of_reuse(plan)
     return plan
+
+
+def at_site(way: Way, mask: Tensor) -> Tensor:
+    """A schedule's mask [steps, blocks, 2] at the way's site: as it is, or [steps, 1, 1]; raises ConfigError."""
+    if way.site != "stack":
+        return mask
+    if not is_whole_steps(mask):
+        raise ConfigError(
+            f"site=stack: schedule={way.schedule.name} caches some cells of a step and computes others; "
+            "use site=branch, or a schedule of whole steps"
+        )
+    return mask[:, :1, :1]
+
+
+def correction(
+    way: Way, mask: Tensor, alignment: Callable[[], Tensor], products: Callable[[], Tensor]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Where a mask's predictions are corrected (None: everywhere), and the alignment that says so, if any does.
+
+    alignment, products: what a calibration measures for the mask's cells, asked for where the way needs it.
+    """
+    if way.correct_steps is not None:
+        return correct_at(way.correct_steps, tuple(mask.shape)), None
+    if way.inflection_threshold is None:
+        return None, None
+    measured = span_alignment(products(), mask) if way.inflection_signal == "span" else alignment()
+    return ~inflections(measured, way.inflection_threshold, way.inflection_scope == "cell"), measured
 
 
 @dataclass(frozen=True)
@@ -221,13 +241,7 @@ class Planner:
 
     def correction(self, mask: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Where a mask's predictions are corrected (None: everywhere), and the alignment that says so, if any does."""
-        way = self.way
-        if way.correct_steps is not None:
-            return correct_at(way.correct_steps, tuple(mask.shape)), None
-        if way.inflection_threshold is None:
-            return None, None
-        alignment = span_alignment(self.products, mask) if way.inflection_signal == "span" else self.alignment
-        return ~inflections(alignment, way.inflection_threshold, way.inflection_scope == "cell"), alignment
+        return correction(self.way, mask, lambda: self.alignment, lambda: self.products)
 
     def trained_for(self) -> dict[str, Any]:
         """What learned weights must have been trained for, besides their schedule."""

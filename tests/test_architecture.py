@@ -13,7 +13,7 @@ from conftest import REPOSITORY
 GOC = REPOSITORY / "goc"
 # from the ground up; the modules at the entrance are rooms of their own
 ROOMS = ("system", "models", "caching", "sampling", "metrics", "samplers", "closest", "methods", "config", "plan",
-         "sources", "report", "tracking", "outcome", "experiment", "mask", "reference", "cli")  # fmt: skip
+         "pipelines", "sources", "report", "tracking", "outcome", "experiment", "mask", "reference", "cli")  # fmt: skip
 HEAVY = ("torch", "torchvision", "timm", "torch_fidelity", "scipy", "diffusers", "wandb")
 
 
@@ -44,6 +44,7 @@ def test_every_module_is_in_a_room_that_imports_only_from_below() -> None:
     upward = [
         f"{module} imports {imported}"
         for module in MODULES
+        if module != "goc"  # the front door, through which a few names of any room can be had
         for imported in imports(module)
         if imported != "goc" and ROOMS.index(room(imported)) > ROOMS.index(room(module))
     ]
@@ -55,7 +56,7 @@ def test_no_imports_go_in_a_circle() -> None:
         package = MODULES[module].parent / "__init__.py"  # gathers what its modules give: not one of their imports
         return {name for name in imports(module) if name != module and MODULES[name] != package}
 
-    graph = {module: others(module) for module in MODULES}
+    graph = {module: others(module) for module in MODULES if module != "goc"}
     TopologicalSorter(graph).prepare()  # raises CycleError
 
 
@@ -65,7 +66,7 @@ def test_caching_knows_nothing_of_hydra_files_or_pictures() -> None:
             assert {room(name) for name in imports(module)} <= {"caching", "models"}, module
 
 
-@pytest.mark.parametrize("module", ["goc.config", "goc.cli", "goc.report.study", "goc.mask", "goc.reference"])
+@pytest.mark.parametrize("module", ["goc", "goc.config", "goc.cli", "goc.report.study", "goc.mask", "goc.reference"])
 def test_settings_and_reports_load_no_torch(module: str) -> None:
     code = f"import sys, {module}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)

@@ -42,15 +42,19 @@ DEFAULT_GRADIENT_WEIGHTS = [1.0]
 OWN_WEIGHTS = "outputs/weights/{model}-{sampler}{steps}-{computed}-cfg{cfg_scale}.json"  # of scripts/train_weights.py
 
 
-def normalise(way: Way, measurement: Measurement) -> None:
-    """Settle what one setting implies for another, so that equal runs have equal configs. Changes the way."""
+def normalise(way: Way, measurement: Measurement | None = None) -> None:
+    """Settle what one setting implies for another, so that equal runs have equal configs. Changes the way.
+
+    Without a measurement, its model has no files.
+    """
     each = way.sampler.evaluations_per_step
     if way.evaluations is not None and way.evaluations % each == 0:
         way.steps, way.evaluations = way.evaluations // each, None
     if way.schedule.name == "none" or (way.cache_ratio == 0 and way.schedule.follows_ratio()):
         way.schedule, way.predictor, way.gradient_weights = NoCaching(), ReuseConfig(), []
         way.site = "branch"
-    _settle_files(way, measurement)
+    if measurement is not None:
+        _settle_files(way, measurement)
     if not way.schedule.follows_ratio():
         way.cache_ratio = None
     if way.gradient_weights is None:

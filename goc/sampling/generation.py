@@ -15,6 +15,7 @@ from goc.models.decoder import to_uint8
 from goc.models.dit import DiT
 from goc.sampling.guidance import Denoiser, guided_denoiser
 from goc.sampling.solvers import Solver
+from goc.system.device import synchronize
 from goc.system.errors import GocError
 
 
@@ -115,8 +116,7 @@ class Generation:
 
     def synchronize(self) -> None:
         """Wait for a GPU to finish what it was given."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        synchronize(self.device)
 
     def _raise_if_not_finite(self, finite: list[bool], indices: range) -> None:
         if all(finite):

@@ -63,3 +63,9 @@ def configure(device: torch.device, precision: str, deterministic: bool, threads
         torch.cuda.set_device(device)
     else:
         keep_freed_memory()
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for a GPU to finish what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

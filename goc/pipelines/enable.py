@@ -1,0 +1,147 @@
+"""One line on a diffusers pipeline: a cache in its transformer, and out of it again."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from goc.pipelines.calls import enter_in_calls, leave_calls_alone
+from goc.pipelines.fingerprint import MadeFor
+from goc.pipelines.hooks import hook, is_hooked, unhook
+from goc.pipelines.method import (
+    LONGEST,
+    check_uncalibrated,
+    gates,
+    uncalibrated_plan,
+    warn_of_gating,
+    way_of,
+)
+from goc.pipelines.plan_file import PipelinePlan, PlanError
+from goc.pipelines.session import NewCache, PipelineCache, PipelineError, Run
+from goc.pipelines.structure import Blocks, Branches, layout_of
+from goc.plan import Plan
+from goc.system.errors import ConfigError
+
+DEFAULTS = {"method": "goc", "cache_ratio": 0.5}  # of enable_cache, which a plan may differ from
+ATTRIBUTE = "_goc_cache"  # of a pipeline that has one
+
+PlanFor = Callable[[Run], Plan]
+
+
+def transformer_of(pipe: Any) -> nn.Module:
+    """The transformer that a pipeline calls in each step; raises PipelineError without one, or with two."""
+    kind = type(pipe).__name__
+    transformer = getattr(pipe, "transformer", None)
+    if not isinstance(transformer, nn.Module):
+        unet = ", but a UNet" if getattr(pipe, "unet", None) is not None else ""
+        raise PipelineError(f"{kind}: has no transformer{unet}; caches are for pipelines with pipe.transformer")
+    if isinstance(getattr(pipe, "transformer_2", None), nn.Module):
+        raise PipelineError(f"{kind}: has two transformers that share the steps, which caches cannot follow")
+    return transformer
+
+
+def attach(
+    pipe: Any,
+    new_cache: NewCache,
+    *,
+    site: str = "branch",
+    method: str = "cache",
+    blocks: Blocks | None = None,
+    branches: Branches | None = None,
+) -> PipelineCache:
+    """Put any cache of goc/caching into a pipeline; `enable_cache` is this with a method's.
+
+    new_cache: from a Run (steps, layout, scheduler) to an empty StepCache, called once for each stream of a pipeline
+    call. Its masks are bool [steps, places, OUTPUTS], as `run.layout.spread` makes them of a schedule's [steps, blocks,
+    2]. blocks, branches: as for `layout_of`. Raises PipelineError or StructureError.
+    """
+    if site not in ("branch", "stack"):
+        raise ConfigError(f"site={site}: must be one of branch, stack")
+    transformer = transformer_of(pipe)
+    if hasattr(pipe, ATTRIBUTE):
+        raise PipelineError(f"{type(pipe).__name__}: has a cache already; goc.disable_cache(pipe) first")
+    if is_hooked(transformer):
+        raise PipelineError(f"{type(transformer).__name__}: has another pipeline's cache; disable that first")
+    cache = PipelineCache(pipe, layout_of(transformer, site, blocks, branches), new_cache, method)  # type: ignore[arg-type]
+    hook(transformer, cache)
+    enter_in_calls(pipe, cache.call)
+    setattr(pipe, ATTRIBUTE, cache)
+    cache.transformer = transformer
+    return cache
+
+
+def planned(plan_for: PlanFor) -> NewCache:
+    """What makes the caches of plans: each pipeline call is planned once, and alike ones once."""
+    plans: dict[tuple[float, ...], Plan] = {}
+
+    def new_cache(run: Run) -> Any:
+        key = tuple(run.timesteps)
+        if key not in plans:
+            plans.clear()
+            plans[key] = plan_for(run)
+        return plans[key].new_cache()
+
+    return new_cache
+
+
+def enable_cache(
+    pipe: Any,
+    method: str = "goc",
+    cache_ratio: float | None = 0.5,
+    *,
+    plan: PipelinePlan | None = None,
+    blocks: Blocks | None = None,
+    branches: Branches | None = None,
+    **settings: Any,
+) -> PipelineCache:
+    """Cache the transformer of a diffusers pipeline from its next call on.
+
+        cache = goc.enable_cache(pipe, method="goc", cache_ratio=0.5)
+        images = pipe("a cat").images
+        print(cache.summary())
+        goc.disable_cache(pipe)
+
+    method: a name of conf/method that needs nothing trained for the model. cache_ratio: share of cells to cache, in [0,
+    1), where the method follows one. settings: the method's, as for run.py but without their group: interval=4,
+    order=1, site="stack", gradient_weights=[1.2]. With `method="goc"`, corrections are on everywhere: run.py's gates
+    are measured in a calibration, which a plan remembers. plan: of `goc.calibrate`, in place of method and settings.
+    blocks, branches: names, where the transformer's cannot be found (`goc.pipelines.structure.layout_of`).
+
+    Raises PipelineError, StructureError, ConfigError or PlanError, each with one line, and then changes nothing.
+    """
+    if plan is not None:
+        return _enable_plan(pipe, plan, {"method": method, "cache_ratio": cache_ratio, **settings})
+    gates(settings, method)
+    settings["inflection_threshold"] = None
+    way = way_of(method, cache_ratio, LONGEST, settings)
+    check_uncalibrated(way, method)
+    warn_of_gating(way)
+
+    def plan_for(run: Run) -> Plan:
+        return uncalibrated_plan(
+            way_of(method, cache_ratio, run.steps, {**settings, "inflection_threshold": None}), run
+        )
+
+    return attach(pipe, planned(plan_for), site=way.site, method=method, blocks=blocks, branches=branches)
+
+
+def _enable_plan(pipe: Any, plan: PipelinePlan, asked: dict[str, Any]) -> PipelineCache:
+    """The same with a plan, which must be for this pipeline, and for what else was asked."""
+    own = {"method": plan.method, "cache_ratio": plan.cache_ratio, **plan.settings}
+    for key, value in asked.items():
+        if value != DEFAULTS.get(key) and value != own.get(key):
+            raise PlanError(f"{key}={value}: the plan was made with {own.get(key)}; calibrate anew, or leave it out")
+    plan.check(MadeFor.of(transformer_of(pipe), pipe.scheduler))
+    names = {"blocks": plan.blocks, "branches": plan.branches}
+    return attach(pipe, planned(plan.plan), site=plan.site, method=plan.method, **names)  # type: ignore[arg-type]
+
+
+def disable_cache(pipe: Any) -> None:
+    """Take a cache out of a pipeline, whose outputs are then what they were; raises PipelineError if it has none."""
+    cache = getattr(pipe, ATTRIBUTE, None)
+    if cache is None:
+        raise PipelineError(f"{type(pipe).__name__}: has no cache")
+    cache.forget()
+    unhook(cache.transformer)
+    leave_calls_alone(pipe)
+    delattr(pipe, ATTRIBUTE)

@@ -1,0 +1,157 @@
+"""A method by its name in conf/method and settings as keywords, and its plan for one pipeline call."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from goc.caching.inflection import correct_at
+from goc.config.identity import CONF
+from goc.config.settings import Way
+from goc.config.validation import check_way, normalise
+from goc.methods import L2C, PREDICTORS, SCHEDULES, GradientQueueConfig, LearnedConfig, Situation
+from goc.pipelines.clock import log_snr
+from goc.pipelines.session import PipelineError, Run
+from goc.plan import Plan, at_site, report_ratio, warn_of_divergence, warn_of_reuse
+from goc.samplers import SamplerConfig
+from goc.sampling.noise import TRAINING_STEPS
+from goc.system.errors import ConfigError
+
+METHODS = CONF / "method"
+GATING = ("inflection_threshold", "inflection_signal", "inflection_scope")
+OF_A_WAY = ("gradient_weights", "correct_steps", "site", "clock", *GATING)
+LONGEST = TRAINING_STEPS  # steps that settings are checked with before a call says how many there are
+
+log = logging.getLogger(__name__)
+
+
+class PipelineSampler(SamplerConfig):
+    """A pipeline's own scheduler, which goc has no settings for."""
+
+    fewest_steps = 1
+
+
+def method_names() -> list[str]:
+    """The methods of the shelf that work in a pipeline."""
+    return [path.stem for path in sorted(METHODS.glob("*.yaml")) if not _trained(*_parts(path))]
+
+
+def _parts(path: Path) -> tuple[str, str, dict[str, Any]]:
+    """Of a method's file: the names of its schedule and predictor, and what else it sets."""
+    file = OmegaConf.load(path)
+    assert isinstance(file, DictConfig)
+    settings: Any = OmegaConf.to_container(file)
+    chosen = {key: value for entry in settings.pop("defaults") for key, value in entry.items()}
+    return chosen["override /schedule"], chosen["override /predictor"], settings
+
+
+def _trained(schedule: str, predictor: str, _: Mapping[str, Any]) -> bool:
+    """Whether a method needs something that was trained for the model."""
+    return issubclass(SCHEDULES[schedule], L2C) or issubclass(PREDICTORS[predictor], LearnedConfig)
+
+
+def way_of(method: str, cache_ratio: float | None, steps: int, settings: Mapping[str, Any]) -> Way:
+    """The way of a method's name with settings by their names; raises ConfigError on one that cannot be run."""
+    path = METHODS / f"{method}.yaml"
+    if not path.is_file():
+        raise ConfigError(f"method={method}: must be one of {', '.join(method_names())}")
+    schedule_name, predictor_name, own = _parts(path)
+    if _trained(schedule_name, predictor_name, own):
+        raise ConfigError(
+            f"method={method}: needs what was trained for a model, which there is none of for a pipeline's; "
+            f"must be one of {', '.join(method_names())}"
+        )
+    schedule, predictor = SCHEDULES[schedule_name](), PREDICTORS[predictor_name]()
+    for part, values in ((schedule, own.pop("schedule", {})), (predictor, own.pop("predictor", {}))):
+        for key, value in values.items():
+            setattr(part, key, value)
+    way = Way(cache_ratio=cache_ratio, steps=steps, sampler=PipelineSampler("pipeline"), schedule=schedule,
+              predictor=predictor, **own)  # fmt: skip
+    owners: dict[str, Any] = dict.fromkeys(OF_A_WAY, way)
+    for part in (schedule, predictor):
+        owners |= {f.name: part for f in fields(part) if f.name != "name"}
+    for key, value in settings.items():
+        if key not in owners:
+            raise ConfigError(f"{key}={value}: method={method} has no such setting; it has {', '.join(sorted(owners))}")
+        setattr(owners[key], key, list(value) if isinstance(value, tuple) else value)
+    normalise(way)
+    check_way(way)
+    return way
+
+
+def check_uncalibrated(way: Way, method: str) -> None:
+    """Raise ConfigError where a method is measured in a calibration, and there is no plan."""
+    if way.schedule.calibrates():
+        raise ConfigError(
+            f"method={method}: schedule={way.schedule.name} is measured: plan = goc.calibrate(pipe, prompts, "
+            f"method={method!r}, ...), and then goc.enable_cache(pipe, plan=plan)"
+        )
+
+
+def situation(way: Way, run: Run, **measured: Any) -> Situation:
+    """What a schedule may depend on in a pipeline call; measured: the calibrations of a Situation, by name."""
+
+    def missing(*_: Any) -> Any:
+        raise ConfigError(f"schedule={way.schedule.name}: needs a calibration, see goc.calibrate")
+
+    names = ("branch_errors", "input_changes", "magnitude_ratios", "products", "search")
+    return Situation(
+        steps=run.steps,
+        depth=run.layout.depth,
+        cache_ratio=way.cache_ratio or 0.0,
+        model="the pipeline",
+        sampler=type(run.scheduler).__name__,
+        router=None,
+        extrapolates=way.predictor.extrapolates,
+        clock=clock_of(way, run),
+        **{name: measured.get(name, missing) for name in names},
+    )
+
+
+def clock_of(way: Way, run: Run) -> list[float] | None:
+    """A number for each step; None: the step index."""
+    return log_snr(run.scheduler, run.timesteps) if way.clock == "logsnr" else None
+
+
+def plan_with(
+    way: Way, run: Run, mask: Tensor, skip_threshold: float | None, correct: Tensor | None, warn: bool = True
+) -> Plan:
+    """A way's plan with the mask of its site, [steps, blocks, 2] or [steps, 1, 1], spread over the run's places.
+
+    correct: as the plan's own masks, [steps, places, OUTPUTS]. warn: of what cannot go well.
+    """
+    plan = Plan(way, run.layout.site, run.layout.spread(mask), correct, None, clock_of(way, run), skip_threshold)
+    if warn and skip_threshold is None:
+        report_ratio(way, mask)
+    if warn:
+        warn_of_divergence(plan)
+        warn_of_reuse(plan)
+    return plan
+
+
+def uncalibrated_plan(way: Way, run: Run) -> Plan:
+    """The plan of a way for a pipeline call, from its settings alone."""
+    way.schedule.check(run.steps)
+    asked = situation(way, run)
+    mask = at_site(way, way.schedule.mask(asked))
+    correct = None if way.correct_steps is None else correct_at(way.correct_steps, run.layout.shape(run.steps))
+    return plan_with(way, run, mask, way.schedule.skip_threshold(asked), correct)
+
+
+def warn_of_gating(way: Way) -> None:
+    """Say that corrections are not gated where nothing was measured."""
+    if isinstance(way.predictor, GradientQueueConfig) and way.correct_steps is None:
+        log.warning("corrections are on at every cached step: gates are measured, by plan = goc.calibrate(pipe, ...)")
+
+
+def gates(settings: Mapping[str, Any], method: str) -> None:
+    """Raise PipelineError where gates are asked for that only a calibration can measure."""
+    if settings.get("inflection_threshold") is not None:
+        raise PipelineError(
+            f"inflection_threshold={settings['inflection_threshold']}: is compared with what a calibration measures: "
+            f"plan = goc.calibrate(pipe, prompts, method={method!r}, ...)"
+        )

@@ -1,0 +1,155 @@
+"""Where a transformer's blocks and their branches are, found by how it is built, or named by the user."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from goc.caching.schedule import BRANCH_NAMES
+from goc.models.dit import ATTENTION, BRANCHES, MLP, Site
+from goc.system.errors import GocError
+
+OUTPUTS = 3  # tensors that a branch may give: attention's for the image, for the text, and for an image prompt
+FEED_FORWARD = re.compile(r"(ff|ffn|mlp|feed_forward|feedforward)(_\w+)?", re.IGNORECASE)
+FEED_FORWARD_CLASS = re.compile(r"FeedForward|Mlp|MLP|FFN")
+
+Blocks = Sequence[str]
+Branches = Mapping[str, Sequence[str]]
+
+
+class StructureError(GocError):
+    """A model whose blocks or branches cannot be found, or are not those that were named."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A module whose output is kept: a branch of a block, or a block or list of blocks as one.
+
+    name: in the transformer. block: its number over all lists (of a list: the list's). branches: the columns of a mask
+    [steps, blocks, 2] that it stands in; it is cached where all of them are.
+    """
+
+    name: str
+    block: int
+    branches: tuple[int, ...]
+    whole: bool  # a block or a list of blocks: what is kept is what it adds to its inputs
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The places of a transformer that are cached, at a site; `lists` are its blocks, by list."""
+
+    site: Site
+    places: tuple[Place, ...]
+    lists: Mapping[str, Sequence[nn.Module]] = field(repr=False)
+
+    @property
+    def depth(self) -> int:
+        """How many blocks there are."""
+        return sum(map(len, self.lists.values()))
+
+    def shape(self, steps: int) -> tuple[int, int, int]:
+        """Of a cache's masks: steps, places, and the tensors that each may give."""
+        return steps, len(self.places), OUTPUTS
+
+    def spread(self, mask: Tensor) -> Tensor:
+        """A schedule [steps, blocks, 2], or [steps, 1, 1] at site "stack", as a cache's: [steps, places, OUTPUTS]."""
+        if self.site == "stack":
+            cells = mask.flatten(1).expand(-1, len(self.places))
+        else:
+            cells = torch.stack([mask[:, at.block, list(at.branches)].all(dim=1) for at in self.places], dim=1)
+        return cells[:, :, None].repeat(1, 1, OUTPUTS)
+
+
+def layout_of(
+    transformer: nn.Module, site: Site = "branch", blocks: Blocks | None = None, branches: Branches | None = None
+) -> Layout:
+    """The places of a transformer at a site.
+
+    blocks: names of its lists of blocks; None: lists of modules that have attention, those of the transformer itself
+    if there are any. branches: {"attn": [...], "mlp": [...]}, names of modules inside of a block; None: by their names
+    and classes. A block without a feed-forward module of its own (attention and feed-forward in parallel, as FLUX's
+    single blocks) is one place. Raises StructureError.
+    """
+    lists = _named_lists(transformer, blocks) if blocks is not None else _found_lists(transformer)
+    kind = type(transformer).__name__
+    if not lists:
+        raise StructureError(
+            f"{kind}: no list of blocks with attention was found; name the ModuleLists: blocks=['layers', ...]"
+        )
+    if branches is not None and (not branches or not set(branches) <= set(BRANCH_NAMES)):
+        raise StructureError(f"branches={sorted(branches)}: must be {{'attn': [...], 'mlp': [...]}}")
+    if site == "stack":
+        return Layout(site, tuple(Place(name, i, (0,), True) for i, name in enumerate(lists)), lists)
+    places: list[Place] = []
+    number = 0
+    for list_name, members in lists.items():
+        for index, block in enumerate(members):
+            name = f"{list_name}.{index}"
+            places += _places_in(name, number, block, branches)
+            number += 1
+    if branches is not None and not any(not place.whole for place in places):
+        raise StructureError(f"branches={dict(branches)}: no block of {kind} has a module of one of these names")
+    return Layout(site, tuple(places), lists)
+
+
+def _places_in(name: str, number: int, block: nn.Module, branches: Branches | None) -> list[Place]:
+    """The places in a block: its branches, or the block itself where they run in parallel."""
+    if branches is None:
+        found = dict(_branches_in(block))
+    else:
+        inside = dict(block.named_modules())
+        columns = {ATTENTION: branches.get("attn", ()), MLP: branches.get("mlp", ())}
+        found = {inner: column for column, names in columns.items() for inner in names if inner in inside}
+    if not found or (branches is None and set(found.values()) != {ATTENTION, MLP}):
+        return [Place(name, number, tuple(range(BRANCHES)), True)]
+    return [Place(f"{name}.{inner}", number, (column,), False) for inner, column in found.items()]
+
+
+def _named_lists(transformer: nn.Module, blocks: Blocks) -> dict[str, list[nn.Module]]:
+    modules = dict(transformer.named_modules())
+    lists: dict[str, list[nn.Module]] = {}
+    for name in [blocks] if isinstance(blocks, str) else blocks:
+        module = modules.get(name)
+        if not isinstance(module, nn.ModuleList | nn.Sequential) or not len(module):
+            known = [key for key, other in modules.items() if isinstance(other, nn.ModuleList) and len(other)]
+            raise StructureError(f"blocks={name}: must be of {type(transformer).__name__}'s {', '.join(known)}")
+        lists[name] = list(module)
+    return lists
+
+
+def _found_lists(transformer: nn.Module) -> dict[str, list[nn.Module]]:
+    found = {
+        name: list(module)
+        for name, module in transformer.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) and all(map(_has_attention, module))
+    }
+    outer = {name: blocks for name, blocks in found.items() if not any(name.startswith(f"{o}.") for o in found)}
+    own = {name: blocks for name, blocks in outer.items() if "." not in name}
+    return own or outer
+
+
+def _has_attention(block: nn.Module) -> bool:
+    return ATTENTION in dict(_branches_in(block)).values()
+
+
+def _branches_in(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, int]]:
+    """Names of attention and feed-forward modules below a module, outermost ones only, with their mask's column."""
+    for name, child in module.named_children():
+        kind = type(child).__name__
+        if "norm" in name.lower() or "norm" in kind.lower():
+            continue
+        if "attn" in name.lower() or "attention" in name.lower() or "Attention" in kind:
+            yield prefix + name, ATTENTION
+        elif FEED_FORWARD.fullmatch(name) or FEED_FORWARD_CLASS.search(kind):
+            yield prefix + name, MLP
+        else:
+            yield from _branches_in(child, f"{prefix}{name}.")
+
+
+def first_attention(block: nn.Module) -> nn.Module:
+    """The attention module of a block that was defined first; the block itself if none is found."""
+    found = [name for name, column in _branches_in(block) if column == ATTENTION]
+    return block.get_submodule(found[0]) if found else block
