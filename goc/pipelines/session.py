@@ -144,6 +144,7 @@ class PipelineCache:
         self.transformer: nn.Module
         self.record = Record()
         self.active = False
+        self.counts = True  # operations, which makes the first step slower
         self.counter: StepCounter | None = None
         self.timesteps: list[float] = []
         self.streams: dict[str, Stream] = {}
@@ -248,7 +249,7 @@ class PipelineCache:
 
     def _count_operations(self, key: Any, stream: Stream) -> None:
         """Count the operations of a call that computes everything, once for each shape of the input."""
-        if key not in self.macs and stream.fresh and not self._compiled():
+        if self.counts and key not in self.macs and stream.fresh and not self._compiled():
             self.macs[key] = {}
             self.flops = FlopCounterMode(display=False)
             self.flops.__enter__()

@@ -20,6 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.contenders import Contender, Entry, Workload
 from benchmarks.peers import Peer, reason
+from goc.system.device import synchronize
 
 SCHEDULE_STEPS = 20  # images/s and speed-ups are those of DDIM-20
 MIB = 2**20
@@ -119,13 +120,13 @@ def measure_memory(contender: Contender, workload: Workload, measured: Measured)
 
 def time_steps(contender: Contender, workload: Workload, measured: Measured) -> None:
     """One trajectory, each step timed from an idle device to an idle device."""
-    generation, graphs = workload.generation(), graphs_compiled()
+    graphs = graphs_compiled()
     trajectory = contender.start()
     for _ in range(workload.steps):
-        generation.synchronize()
+        synchronize(workload.device)
         start = time.perf_counter()
         next(trajectory)
-        generation.synchronize()
+        synchronize(workload.device)
         elapsed = time.perf_counter() - start
         (measured.cached if contender.was_cached() else measured.full).append(elapsed)
     contender.drop()
