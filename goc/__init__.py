@@ -5,13 +5,17 @@ from typing import TYPE_CHECKING, Any
 from goc.system.lazy import LazyModule
 
 if TYPE_CHECKING:
+    from goc.pipelines.calibrate import calibrate
     from goc.pipelines.enable import disable_cache, enable_cache
+    from goc.pipelines.plan_file import load_plan
 
-__all__ = ["disable_cache", "enable_cache"]
+__all__ = ["calibrate", "disable_cache", "enable_cache", "load_plan"]
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "calibrate": LazyModule("goc.pipelines.calibrate"),
+    "load_plan": LazyModule("goc.pipelines.plan_file"),
     "enable_cache": LazyModule("goc.pipelines.enable"),
     "disable_cache": LazyModule("goc.pipelines.enable"),
 }

@@ -153,6 +153,21 @@ def at_site(way: Way, mask: Tensor) -> Tensor:
     return mask[:, :1, :1]
 
 
+def correction(
+    way: Way, mask: Tensor, alignment: Callable[[], Tensor], products: Callable[[], Tensor]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Where a mask's predictions are corrected (None: everywhere), and the alignment that says so, if any does.
+
+    alignment, products: what a calibration measures for the mask's cells, asked for where the way needs it.
+    """
+    if way.correct_steps is not None:
+        return correct_at(way.correct_steps, tuple(mask.shape)), None
+    if way.inflection_threshold is None:
+        return None, None
+    measured = span_alignment(products(), mask) if way.inflection_signal == "span" else alignment()
+    return ~inflections(measured, way.inflection_threshold, way.inflection_scope == "cell"), measured
+
+
 @dataclass(frozen=True)
 class Planner:
     """Makes plans of one way for any mask, and what a schedule may ask to choose one."""
@@ -226,13 +241,7 @@ class Planner:
 
     def correction(self, mask: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Where a mask's predictions are corrected (None: everywhere), and the alignment that says so, if any does."""
-        way = self.way
-        if way.correct_steps is not None:
-            return correct_at(way.correct_steps, tuple(mask.shape)), None
-        if way.inflection_threshold is None:
-            return None, None
-        alignment = span_alignment(self.products, mask) if way.inflection_signal == "span" else self.alignment
-        return ~inflections(alignment, way.inflection_threshold, way.inflection_scope == "cell"), alignment
+        return correction(self.way, mask, lambda: self.alignment, lambda: self.products)
 
     def trained_for(self) -> dict[str, Any]:
         """What learned weights must have been trained for, besides their schedule."""

@@ -6,7 +6,8 @@ from typing import Any
 from torch import nn
 
 from goc.pipelines.calls import enter_in_calls, leave_calls_alone
-from goc.pipelines.hooks import hook, unhook
+from goc.pipelines.fingerprint import MadeFor
+from goc.pipelines.hooks import hook, is_hooked, unhook
 from goc.pipelines.method import (
     LONGEST,
     check_uncalibrated,
@@ -15,11 +16,13 @@ from goc.pipelines.method import (
     warn_of_gating,
     way_of,
 )
+from goc.pipelines.plan_file import PipelinePlan, PlanError
 from goc.pipelines.session import NewCache, PipelineCache, PipelineError, Run
 from goc.pipelines.structure import Blocks, Branches, layout_of
 from goc.plan import Plan
 from goc.system.errors import ConfigError
 
+DEFAULTS = {"method": "goc", "cache_ratio": 0.5}  # of enable_cache, which a plan may differ from
 ATTRIBUTE = "_goc_cache"  # of a pipeline that has one
 
 PlanFor = Callable[[Run], Plan]
@@ -57,7 +60,7 @@ def attach(
     transformer = transformer_of(pipe)
     if hasattr(pipe, ATTRIBUTE):
         raise PipelineError(f"{type(pipe).__name__}: has a cache already; goc.disable_cache(pipe) first")
-    if getattr(transformer, ATTRIBUTE, None) is not None:
+    if is_hooked(transformer):
         raise PipelineError(f"{type(transformer).__name__}: has another pipeline's cache; disable that first")
     cache = PipelineCache(pipe, layout_of(transformer, site, blocks, branches), new_cache, method)  # type: ignore[arg-type]
     hook(transformer, cache)
@@ -86,6 +89,7 @@ def enable_cache(
     method: str = "goc",
     cache_ratio: float | None = 0.5,
     *,
+    plan: PipelinePlan | None = None,
     blocks: Blocks | None = None,
     branches: Branches | None = None,
     **settings: Any,
@@ -100,11 +104,13 @@ def enable_cache(
     method: a name of conf/method that needs nothing trained for the model. cache_ratio: share of cells to cache, in [0,
     1), where the method follows one. settings: the method's, as for run.py but without their group: interval=4,
     order=1, site="stack", gradient_weights=[1.2]. With `method="goc"`, corrections are on everywhere: run.py's gates
-    are measured in a calibration, which a plan remembers (`goc.calibrate`). blocks, branches: names, where the
-    transformer's cannot be found (`goc.pipelines.structure.layout_of`).
+    are measured in a calibration, which a plan remembers. plan: of `goc.calibrate`, in place of method and settings.
+    blocks, branches: names, where the transformer's cannot be found (`goc.pipelines.structure.layout_of`).
 
-    Raises PipelineError, StructureError or ConfigError, each with one line, and then changes nothing.
+    Raises PipelineError, StructureError, ConfigError or PlanError, each with one line, and then changes nothing.
     """
+    if plan is not None:
+        return _enable_plan(pipe, plan, {"method": method, "cache_ratio": cache_ratio, **settings})
     gates(settings, method)
     settings["inflection_threshold"] = None
     way = way_of(method, cache_ratio, LONGEST, settings)
@@ -117,6 +123,17 @@ def enable_cache(
         )
 
     return attach(pipe, planned(plan_for), site=way.site, method=method, blocks=blocks, branches=branches)
+
+
+def _enable_plan(pipe: Any, plan: PipelinePlan, asked: dict[str, Any]) -> PipelineCache:
+    """The same with a plan, which must be for this pipeline, and for what else was asked."""
+    own = {"method": plan.method, "cache_ratio": plan.cache_ratio, **plan.settings}
+    for key, value in asked.items():
+        if value != DEFAULTS.get(key) and value != own.get(key):
+            raise PlanError(f"{key}={value}: the plan was made with {own.get(key)}; calibrate anew, or leave it out")
+    plan.check(MadeFor.of(transformer_of(pipe), pipe.scheduler))
+    names = {"blocks": plan.blocks, "branches": plan.branches}
+    return attach(pipe, planned(plan.plan), site=plan.site, method=plan.method, **names)  # type: ignore[arg-type]
 
 
 def disable_cache(pipe: Any) -> None:

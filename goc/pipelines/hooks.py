@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from goc.pipelines.session import Inputs, PipelineCache, PipelineError, Span, Stream
-from goc.pipelines.structure import OUTPUTS, StructureError
+from goc.pipelines.structure import OUTPUTS, StructureError, first_attention
 from goc.system import torchvision  # noqa: F401  (first, as diffusers imports torchvision)
 
 # isort: split
@@ -148,10 +148,15 @@ class PlaceHook(Hook):
 class BranchHook(PlaceHook):
     """On an attention or feed-forward module of a block: its output is the feature, or each tensor of its outputs."""
 
+    def initialize_hook(self, module: nn.Module) -> nn.Module:
+        self.name = arguments_of(module)[0]
+        return module
+
     def stand_in(self, stream: Stream, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if stream.pending_block != self.block:
             stream.settle()
             stream.pending_block = self.block
+        stream.decide(lambda: argument(self.name, 0, args, kwargs))
         form = stream.forms.get(self.place, [])  # none yet: nothing is kept
         values = [
             stream.value(self.place, i) if given else None for i, given in enumerate([True] if form is None else form)
@@ -190,7 +195,7 @@ class BlockHook(PlaceHook):
         self.kind = ""
 
     def initialize_hook(self, module: nn.Module) -> nn.Module:
-        self.names, self.kind = arguments_of(module), type(module).__name__
+        self.names, self.kind, self.attention = arguments_of(module), type(module).__name__, first_attention(module)
         try:
             self.metadata = TransformerBlockRegistry.get(type(module))
         except ValueError:  # of none that diffusers has described
@@ -211,6 +216,7 @@ class BlockHook(PlaceHook):
 
     def stand_in(self, stream: Stream, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         stream.settle()
+        stream.decide(lambda: self.modulated_input(args, kwargs))
         self.given = given = self.inputs(args, kwargs)
         begins = self.first and self.place in stream.kept
         values = {i: stream.value(self.place, i) for i in sorted(stream.kept[self.place])} if begins else {}
@@ -226,6 +232,21 @@ class BlockHook(PlaceHook):
                 stream.close(self.cache.layout)
                 stream.span = Span(self.place, given)
         return None
+
+    def modulated_input(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """What the block gives its attention; nothing after that is computed."""
+
+        def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            raise Reached(argument(arguments_of(module)[0], 0, args, kwargs))
+
+        handle = self.attention.register_forward_pre_hook(stop, with_kwargs=True)
+        try:
+            self.original(*args, **kwargs)
+        except Reached as reached:
+            return reached.value
+        finally:
+            handle.remove()
+        raise PipelineError(f"{self.kind}: does not call its attention, whose input says whether a step is skipped")
 
     def keep(self, stream: Stream, output: Any) -> None:
         self.order = self.found_order(output) if isinstance(output, tuple) else None
@@ -262,6 +283,14 @@ class BlockHook(PlaceHook):
         if self.order is None:
             return values[HIDDEN]
         return tuple(None if index is None else values[index] for index in self.order)
+
+
+class Reached(Exception):  # noqa: N818  (not an error: it ends a block's work when enough is known)
+    """Carries what a block gave its attention."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__("a block came to its attention")
+        self.value = value
 
 
 def plus(x: Tensor | None, added: Tensor | None) -> Tensor | None:
@@ -301,8 +330,23 @@ def place_hooks(transformer: nn.Module, cache: PipelineCache) -> list[tuple[nn.M
     return hooks
 
 
+def is_hooked(transformer: nn.Module) -> bool:
+    """Whether `hook` put a cache around it that was not taken away."""
+    return HookRegistry.check_if_exists_or_initialize(transformer).get_hook(NAME) is not None
+
+
 def unhook(transformer: nn.Module) -> None:
-    """Take everything away that `hook` put around a transformer's modules."""
+    """Take everything away that `hook` put around a transformer's modules, so that they are what they were.
+
+    diffusers leaves an empty registry and each module's own forward on the object, which a compiled module would be
+    compiled anew for.
+    """
     registry = HookRegistry.check_if_exists_or_initialize(transformer)
     registry.remove_hook(NAME, recurse=True)
     registry.invalidate_child_registries_cache()
+    for module in transformer.modules():
+        own = vars(module)
+        if "_diffusers_hook" in own and not own["_diffusers_hook"].hooks:
+            del module._diffusers_hook
+            if getattr(own.get("forward"), "__func__", None) is type(module).forward:
+                del module.forward

@@ -117,18 +117,19 @@ def clock_of(way: Way, run: Run) -> list[float] | None:
     return log_snr(run.scheduler, run.timesteps) if way.clock == "logsnr" else None
 
 
-def plan_with(way: Way, run: Run, mask: Tensor, skip_threshold: float | None, correct: Tensor | None,
-              alignment: Tensor | None = None) -> Plan:  # fmt: skip
+def plan_with(
+    way: Way, run: Run, mask: Tensor, skip_threshold: float | None, correct: Tensor | None, warn: bool = True
+) -> Plan:
     """A way's plan with the mask of its site, [steps, blocks, 2] or [steps, 1, 1], spread over the run's places.
 
-    correct, alignment: as the plan's own masks, [steps, places, OUTPUTS].
+    correct: as the plan's own masks, [steps, places, OUTPUTS]. warn: of what cannot go well.
     """
-    spread = run.layout.spread(mask)
-    plan = Plan(way, run.layout.site, spread, correct, alignment, clock_of(way, run), skip_threshold)
-    if skip_threshold is None:
+    plan = Plan(way, run.layout.site, run.layout.spread(mask), correct, None, clock_of(way, run), skip_threshold)
+    if warn and skip_threshold is None:
         report_ratio(way, mask)
-    warn_of_divergence(plan)
-    warn_of_reuse(plan)
+    if warn:
+        warn_of_divergence(plan)
+        warn_of_reuse(plan)
     return plan
 
 

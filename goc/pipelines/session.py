@@ -80,13 +80,20 @@ class Stream:
     formats: dict[tuple[int, int], torch.dtype] = field(default_factory=dict)
     kept: dict[int, set[int]] = field(default_factory=dict)  # outputs of the places that spans begin at
     span: Span | None = None
+    decided: bool = False  # whether the cache was asked if it skips this step
     skipping: bool = False  # whether the block before was skipped, and so are those of its span after it
 
     def begin(self, step: int) -> None:
         """A call of the transformer in this step begins."""
         self.fresh = self.last < 0
-        self.last, self.skipping = step, False
+        self.last, self.skipping, self.decided = step, False, False
         self.cache.begin_step(step)
+
+    def decide(self, signal: Callable[[], Tensor]) -> None:
+        """Ask an adaptive cache once in a call; signal() is the first block's modulated input."""
+        if not self.decided:
+            self.decided = True
+            self.cache.decide(signal)
 
     def value(self, place: int, output: int) -> Tensor | None:
         """What stands in for a feature that is cached, one tensor; None: compute it."""

@@ -147,3 +147,9 @@ def _branches_in(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, int
             yield prefix + name, MLP
         else:
             yield from _branches_in(child, f"{prefix}{name}.")
+
+
+def first_attention(block: nn.Module) -> nn.Module:
+    """The attention module of a block that was defined first; the block itself if none is found."""
+    found = [name for name, column in _branches_in(block) if column == ATTENTION]
+    return block.get_submodule(found[0]) if found else block

@@ -1,0 +1,311 @@
+"""A method's plan for a pipeline, from what uncached calls of it measure."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from goc.caching.cache import StepCache
+from goc.caching.calibration import (
+    AlignmentRecorder,
+    ErrorRecorder,
+    InputChangeRecorder,
+    MagnitudeRecorder,
+    ProductRecorder,
+)
+from goc.caching.inflection import step_alignment
+from goc.caching.schedule import computing
+from goc.config.settings import Way
+from goc.models.dit import BRANCHES
+from goc.pipelines.enable import attach, disable_cache, planned, transformer_of
+from goc.pipelines.fingerprint import MadeFor
+from goc.pipelines.method import plan_with, situation, way_of
+from goc.pipelines.plan_file import PipelinePlan
+from goc.pipelines.session import NewCache, PipelineError, Run
+from goc.pipelines.structure import Blocks, Branches
+from goc.plan import Plan, at_site, correction
+from goc.sampling.local_search import Steps, local_search
+from goc.sampling.search import mean_distance
+
+SEED = 2503
+
+Prompt = str | Mapping[str, Any]
+
+
+def calibrate(
+    pipe: Any,
+    prompts: Sequence[Prompt],
+    method: str = "goc",
+    cache_ratio: float | None = 0.5,
+    *,
+    steps: int,
+    call: Mapping[str, Any] | None = None,
+    seed: int = SEED,
+    blocks: Blocks | None = None,
+    branches: Branches | None = None,
+    **settings: Any,
+) -> PipelinePlan:
+    """A method's plan for a pipeline, measured in uncached calls of it.
+
+        plan = goc.calibrate(pipe, ["a cat", "a ship at sea"], method="goc", steps=28)
+        plan.save("plan.json")
+        goc.enable_cache(pipe, plan=goc.load_plan("plan.json"))
+
+    Gates of the gradient queue at inflections, schedules of SmoothCache, MagCache, TeaCache and dynamic programming
+    come from one or two calls for each prompt; `method="searched"` tries schedule after schedule (search_evaluations,
+    each a call for the first search_samples prompts), and shows its progress. Where guidance calls the transformer
+    twice in a step, what is measured is the mean of both.
+
+    prompts: texts, or the keyword arguments of a call each. steps: num_inference_steps. call: more keyword arguments,
+    the same for all prompts. seed: prompt i has a generator of seed + i. The rest as for `enable_cache`. Raises
+    GocError, and leaves the pipeline as it was.
+    """
+    if not prompts or isinstance(prompts, str):
+        raise PipelineError(f"prompts={prompts!r}: must be a list of at least one prompt")
+    way = way_of(method, cache_ratio, steps, settings)
+    trial = Trial(pipe, prompts, {**(call or {}), "num_inference_steps": steps}, seed, blocks, branches)
+    measuring = Measuring(trial, way, trial.probe(way.site))
+    run = measuring.run
+    way.schedule.check(run.steps)
+    asked = situation(
+        way,
+        run,
+        branch_errors=measuring.branch_errors,
+        input_changes=measuring.input_changes,
+        magnitude_ratios=measuring.magnitude_ratios,
+        products=lambda: measuring.products,
+        search=measuring.search,
+    )
+    mask, skip_threshold = at_site(way, way.schedule.mask(asked)), way.schedule.skip_threshold(asked)
+    correct, alignment = measuring.correction(mask)
+    made_for = MadeFor.of(transformer_of(pipe), pipe.scheduler)
+    by_step = None if alignment is None else _numbers(step_alignment(alignment))
+    return PipelinePlan(
+        method, cache_ratio, settings, made_for, run.steps, mask, correct, skip_threshold, by_step, blocks, branches
+    )
+
+
+def _numbers(values: Tensor) -> tuple[float | None, ...]:
+    """A tensor [n] as numbers, None where there is none."""
+    return tuple(None if math.isnan(value) else value for value in values.tolist())
+
+
+class _Probed(Exception):  # noqa: N818  (not an error: it ends a call that need not go on)
+    """Ends a pipeline's call when it is known how many steps it has."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__("a cache looked at a pipeline's call")
+        self.run = run
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Calls of a pipeline, the same ones again and again."""
+
+    pipe: Any
+    prompts: Sequence[Prompt]
+    call: Mapping[str, Any]
+    seed: int
+    blocks: Blocks | None
+    branches: Branches | None
+
+    def samples(self, site: str = "branch", new_cache: NewCache | None = None) -> list[Tensor]:
+        """What the calls give, latents where the pipeline can give them; new_cache None: without a cache."""
+        if new_cache is not None:
+            attach(self.pipe, new_cache, site=site, blocks=self.blocks, branches=self.branches)
+        try:
+            return [self._sample(index, prompt) for index, prompt in enumerate(self.prompts)]
+        finally:
+            if new_cache is not None:
+                disable_cache(self.pipe)
+
+    def _sample(self, index: int, prompt: Prompt) -> Tensor:
+        own = {"prompt": prompt} if isinstance(prompt, str) else prompt
+        fixed = {"generator": torch.Generator().manual_seed(self.seed + index), "return_dict": False}
+        return torch.as_tensor(self.pipe(**{"output_type": "latent", **self.call, **own, **fixed})[0])
+
+    def probe(self, site: str) -> Run:
+        """What a call is like: it ends before its first step."""
+
+        def stop(run: Run) -> NoReturn:
+            raise _Probed(run)
+
+        try:
+            self.samples(site, stop)
+        except _Probed as probed:
+            return probed.run
+        raise PipelineError(f"{type(self.pipe).__name__}: a call of it did not call its transformer")
+
+
+class Seen(StepCache):
+    """Hands everything to a recorder, and notes which cells it saw, as numbers over places and their outputs."""
+
+    def __init__(self, recorder: StepCache, outputs: int) -> None:
+        super().__init__(recorder.site)
+        self.recorder, self.outputs = recorder, outputs
+        self.cells: set[int] = set()
+        self.steps: set[int] = set()
+
+    def begin_step(self, step: int) -> None:
+        super().begin_step(step)
+        self.steps.add(step)
+        self.recorder.begin_step(step)
+
+    def decide(self, signal: Callable[[], Tensor]) -> None:
+        self.recorder.decide(signal)
+
+    def store(self, block: int, branch: int, feature: Tensor) -> None:
+        self.cells.add(block * self.outputs + branch)
+        self.recorder.store(block, branch, feature)
+
+
+def of_cells(values: Tensor, cells: Sequence[int]) -> Tensor:
+    """The last two dimensions [places, outputs] reduced to some cells: [..., cells, 1]."""
+    return values.flatten(-2)[..., list(cells)].unsqueeze(-1)
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What may be asked of a pipeline for a way; each is measured when it is asked for.
+
+    run: of one of its calls.
+    """
+
+    trial: Trial
+    way: Way
+    run: Run
+
+    def seen(self, site: str, make: Callable[[Run], StepCache]) -> list[Seen]:
+        """Recorders that saw all prompts' uncached calls, one for each of a step's calls of the transformer.
+
+        Calls that are not made in every step have none.
+        """
+        found: dict[str, Seen] = {}
+
+        def recorder(run: Run) -> Seen:
+            if run.stream not in found:
+                found[run.stream] = Seen(make(run), run.layout.shape(run.steps)[-1])
+            return found[run.stream]
+
+        self.trial.samples(site, recorder)
+        return [seen for seen in found.values() if len(seen.steps) == self.run.steps]
+
+    def branch_errors(self, lookahead: int) -> Tensor:
+        """SmoothCache's calibration, [steps, lookahead, 2]."""
+        errors, layout = list[Tensor](), self.trial.probe("branch").layout
+        for seen in self.seen("branch", lambda run: ErrorRecorder(run.layout.shape(run.steps), lookahead, run.device)):
+            recorder = seen.recorder
+            assert isinstance(recorder, ErrorRecorder)
+            difference, size, columns = recorder.difference, recorder.size, []
+            for column in range(BRANCHES):
+                cells = [c for c in sorted(seen.cells) if column in layout.places[c // seen.outputs].branches]
+                recorder.difference, recorder.size = of_cells(difference, cells), of_cells(size, cells)
+                columns.append(recorder.errors())
+            errors.append(torch.cat(columns, dim=2))
+        return torch.stack(errors).mean(dim=0)
+
+    def input_changes(self) -> Tensor:
+        """TeaCache's calibration, [steps]."""
+        recorders = [seen.recorder for seen in self.seen("branch", lambda run: InputChangeRecorder(run.steps))]
+        return torch.stack([r.changes() for r in recorders if isinstance(r, InputChangeRecorder)]).mean(dim=0)
+
+    def magnitude_ratios(self) -> Tensor:
+        """MagCache's calibration, [steps]: of what the last blocks add to the hidden states."""
+        ratios = []
+        for seen in self.seen("stack", lambda run: MagnitudeRecorders(run)):
+            assert isinstance(seen.recorder, MagnitudeRecorders)
+            ratios.append(seen.recorder.recorders[max(seen.recorder.recorders)].ratios())
+        return torch.stack(ratios).mean(dim=0)
+
+    @cached_property
+    def alignment_seen(self) -> tuple[list[int], Tensor]:
+        """Cells, and how well each step's change continues the one before: [steps, cells, 1]."""
+        alignments, cells = [], list[int]()
+        for seen in self.seen(self.way.site, lambda run: AlignmentRecorder(self.shape, run.layout.site, run.device)):
+            recorder, cells = seen.recorder, sorted(seen.cells)
+            assert isinstance(recorder, AlignmentRecorder)
+            recorder.dot, recorder.square = of_cells(recorder.dot, cells), of_cells(recorder.square, cells)
+            alignments.append(recorder.alignment())
+        return cells, torch.stack(alignments).mean(dim=0)
+
+    @cached_property
+    def products_seen(self) -> tuple[list[int], Tensor]:
+        """Cells, and the inner products of every two steps' features: [steps, steps, cells, 1]."""
+        products, cells = [], list[int]()
+        for seen in self.seen(self.way.site, lambda run: ProductRecorder(self.shape, run.layout.site, run.device)):
+            recorder, cells = seen.recorder, sorted(seen.cells)
+            assert isinstance(recorder, ProductRecorder)
+            recorder.product = of_cells(recorder.product, cells)
+            products.append(recorder.products())
+        return cells, torch.stack(products).sum(dim=0)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of a cache's masks."""
+        return self.run.layout.shape(self.run.steps)
+
+    @property
+    def products(self) -> Tensor:
+        """Inner products of every two steps' features, [steps, steps, cells, 1]."""
+        return self.products_seen[1]
+
+    def correction(self, mask: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Where a schedule's predictions are corrected, [steps, places, outputs], and the alignment of its cells.
+
+        mask: of the way's site. None: everywhere; none was measured.
+        """
+        way = self.way
+        if way.correct_steps is None and way.inflection_threshold is None:
+            return None, None
+        measured = way.correct_steps is None
+        by_span = way.inflection_signal == "span"
+        cells = (self.products_seen if by_span else self.alignment_seen)[0] if measured else [0]
+        seen_mask = of_cells(self.run.layout.spread(mask), cells)
+        seen, alignment = correction(way, seen_mask, lambda: self.alignment_seen[1], lambda: self.products)
+        assert seen is not None
+        if not measured:
+            return seen.expand(self.shape).clone(), None
+        correct = torch.ones(self.shape, dtype=torch.bool)
+        correct.flatten(1)[:, cells] = seen.squeeze(-1)
+        return correct, alignment
+
+    def search(self, count: int, evaluations: int, samples: int) -> Steps:
+        """The schedule of `count` computed steps whose samples end closest to the uncached ones, of so many tried."""
+        steps, depth = self.run.steps, self.run.layout.depth
+        trial = replace(self.trial, prompts=self.trial.prompts[:samples])
+        target = torch.cat(trial.samples())
+        with tqdm(total=evaluations, desc=f"schedule search, {count} of {steps}", unit="schedule") as progress:
+
+            def objective(schedule: Steps) -> float:
+                mask = at_site(self.way, computing(schedule, steps, depth))
+                correct, _ = self.correction(mask)
+
+                def plan_for(run: Run) -> Plan:
+                    return plan_with(self.way, run, mask, None, correct, warn=False)
+
+                distance = mean_distance(torch.cat(trial.samples(self.way.site, planned(plan_for))), target).item()
+                progress.update()
+                return distance if math.isfinite(distance) else math.inf
+
+            found, _ = local_search(objective, steps, count, evaluations, self.trial.seed)
+        return found
+
+
+class MagnitudeRecorders(StepCache):
+    """A MagnitudeRecorder for the hidden states of each place."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__("stack")
+        self.run = run
+        self.recorders: dict[int, MagnitudeRecorder] = {}
+
+    def store(self, block: int, branch: int, feature: Tensor) -> None:
+        if branch == 0:
+            recorder = self.recorders.setdefault(block, MagnitudeRecorder(self.run.steps))
+            recorder.begin_step(self.step)
+            recorder.store(0, 0, feature)

@@ -1,0 +1,130 @@
+"""A pipeline's caches against others on the same weights: the project's own sampler, and diffusers' TaylorSeer."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from benchmarks.contenders import INTERVAL
+from benchmarks.peers import DiffusersTaylorSeer, diffusers_dit
+from tiny_pipelines import BLOCKS, MAKERS, call, dit, randomized
+from torch import Tensor
+
+import goc
+from goc.caching.cache import ScheduledCache
+from goc.caching.expansion import Taylor
+from goc.caching.predictor import GradientQueue, Predictor, Reuse
+from goc.caching.schedule import taylorseer, uniform, whole_steps
+from goc.models.dit import DiT, Site
+from goc.pipelines.enable import attach
+from goc.pipelines.session import Run
+from goc.sampling.generation import Generation
+from goc.sampling.noise import NoiseSchedule
+from goc.sampling.solvers import DDIM, ddim_step, no_noise
+
+from diffusers import DiTPipeline, TaylorSeerCacheConfig  # isort: skip
+
+STEPS = 8
+CLASSES = 1000  # DiTPipeline's null label
+LABELS = [3, 7]
+PREDICTORS: dict[str, Any] = {
+    "reuse": Reuse,
+    "goc": lambda mask: GradientQueue(mask, [1.0]),
+    "taylorseer": lambda mask: Taylor(mask, 2),
+}
+
+
+class OwnDDIM:
+    """The project's DDIM as a diffusers scheduler; keeps the last latents."""
+
+    def set_timesteps(self, steps: int) -> None:
+        self.schedule, self.index = NoiseSchedule.respaced(steps), 0
+        self.timesteps = torch.tensor(self.schedule.times.copy())
+
+    def scale_model_input(self, x: Tensor, t: Tensor) -> Tensor:
+        return x
+
+    def step(self, output: Tensor, t: Tensor, x: Tensor) -> SimpleNamespace:
+        self.last = ddim_step(self.schedule, self.index, x, output)
+        self.index += 1
+        return SimpleNamespace(prev_sample=self.last)
+
+
+@pytest.fixture(scope="module")
+def model() -> DiT:
+    own = DiT(input_size=8, patch_size=2, in_channels=4, hidden_size=16, depth=BLOCKS, num_heads=2, num_classes=CLASSES)
+    return randomized(own)
+
+
+@pytest.fixture(scope="module")
+def pipe(model: DiT) -> Any:
+    transformer = diffusers_dit(model)
+    for block in transformer.transformer_blocks:
+        block.norm1.emb.time_proj.downscale_freq_shift = 0  # the frequencies of the public release
+    made = DiTPipeline(transformer=transformer, vae=dit().vae, scheduler=OwnDDIM())
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def own_latents(model: DiT, guidance: float, cache: ScheduledCache) -> Tensor:
+    """The project's sampler, from the noise that the pipeline starts at."""
+    solver = DDIM(NoiseSchedule.respaced(STEPS))
+    generation = Generation(model, solver, guidance, 4, 0, lambda x: x, torch.device("cpu"))
+    noise = torch.randn(len(LABELS), 4, 8, 8, generator=torch.Generator().manual_seed(7))
+    denoise = generation.denoiser(torch.tensor(LABELS), cache, solver.grid.times)
+    with torch.inference_mode():
+        *_, last = solver.sample(denoise, noise, no_noise)
+    return last
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("site", ["branch", "stack"])
+@pytest.mark.parametrize("method", list(PREDICTORS))
+def test_a_dit_pipeline_gives_what_the_projects_sampler_gives(
+    model: DiT, pipe: Any, method: str, site: Site, guidance: float
+) -> None:
+    settings: dict[str, Any] = {"interval": 3} if method == "taylorseer" else {}
+    mask = taylorseer(STEPS, BLOCKS, 3) if method == "taylorseer" else uniform(STEPS, BLOCKS, 0.5)
+    mask = mask[:, :1, :1] if site == "stack" else mask
+    expected = own_latents(model, guidance, ScheduledCache(mask, PREDICTORS[method](mask), site))
+    goc.enable_cache(pipe, method, 0.5, site=site, **settings)
+    try:
+        generator = torch.Generator().manual_seed(7)
+        pipe(class_labels=LABELS, guidance_scale=guidance, num_inference_steps=STEPS, generator=generator)
+    finally:
+        goc.disable_cache(pipe)
+    latents = pipe.scheduler.last[: len(LABELS)]
+    assert (latents - expected).norm() / expected.norm() < 1e-5
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize(
+    ("name", "blocks", "branches"),
+    [("flux", "transformer_blocks", "attn|ff|ff_context"), ("wan", "blocks", "attn1|attn2|ffn")],
+)
+def test_taylorseer_equals_that_of_diffusers(name: str, blocks: str, branches: str, guidance: float) -> None:
+    pipe, order = MAKERS[name](), 2
+    transformer = pipe.transformer
+    transformer.enable_cache(
+        TaylorSeerCacheConfig(
+            cache_interval=INTERVAL,
+            disable_cache_before_step=DiffusersTaylorSeer.WARM_UP,
+            max_order=order,
+            taylor_factors_dtype=torch.float32,
+            cache_identifiers=[rf"{blocks}\.\d+\.({branches})"],
+        )
+    )
+    expected = call(pipe, guidance=guidance, steps=STEPS)
+    transformer.disable_cache()
+    cached = DiffusersTaylorSeer.predicted(STEPS)
+    uncached = call(pipe, guidance=guidance, steps=STEPS)
+
+    def new_cache(run: Run) -> ScheduledCache:
+        mask = run.layout.spread(whole_steps(cached, run.steps, run.layout.depth))
+        predictor: Predictor = Taylor(mask, order)
+        return ScheduledCache(mask, predictor)
+
+    attach(pipe, new_cache, blocks=[blocks])
+    samples = call(pipe, guidance=guidance, steps=STEPS)
+    assert (samples - expected).norm() / expected.norm() < 1e-5
+    assert (expected - uncached).norm() / expected.norm() > 1e-3
