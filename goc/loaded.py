@@ -134,7 +134,8 @@ class LoadedPipeline(Loaded):
     clip: Path | None
 
     def plan(self) -> Plan:
-        return planning.pipeline_plan(self.config.way, self.uncached)
+        cache_dir = Path(self.config.output.cache_dir)
+        return planning.pipeline_plan(self.config.way, self.uncached.calls, self.key, cache_dir)
 
     def cached(self, plan: Plan, method: str, divergence_hint: str) -> SampleSource:
         return replace(self.uncached, new_cache=plan.new_cache, method=method, divergence_hint=divergence_hint)

@@ -77,7 +77,7 @@ def write_pipeline(folder: Path, seed: int, randomize: Callable[[nn.Module, int]
     }  # fmt: skip
     for number, part in enumerate(parts.values()):
         randomize(part, seed + number)
-    pipe = StableDiffusion3Pipeline(
+    pipe: Any = StableDiffusion3Pipeline(
         **parts, tokenizer=tokenizer, tokenizer_2=tokenizer, text_encoder_3=None, tokenizer_3=None,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     )  # fmt: skip

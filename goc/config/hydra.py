@@ -17,7 +17,7 @@ from goc.models.objective import DIFFUSION, FLOW, PIPELINE
 from goc.samplers import SAMPLERS
 
 SMOKE_MODELS = {DIFFUSION: ["digits"], FLOW: ["digits", "digits_flow"], PIPELINE: []}
-SMOKE_OF_PIPELINES = {"metrics": []}  # whose features and references are the user's
+SMOKE_OF_PIPELINES: dict[str, Any] = {"metrics": []}  # whose features and references are the user's
 NO_DENOISER = {**dict.fromkeys(SHAPE, 0), "checkpoint": ""}  # of a pipeline, which is not asked for these
 
 

@@ -74,7 +74,7 @@ def load_clip(folder: Path, device: torch.device) -> ClipScore:
     from transformers import CLIPModel, CLIPProcessor
 
     try:
-        network = CLIPModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+        network: Any = CLIPModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
         processor = CLIPProcessor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

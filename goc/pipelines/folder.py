@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from goc.pipelines.session import PipelineError
 from goc.system import torchvision  # noqa: F401  (first, as diffusers imports torchvision)
@@ -145,4 +146,7 @@ def load_pipeline(folder: Path, dtype: torch.dtype | None, device: torch.device)
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise PipelineError(f"model.pipeline={folder}: not a {cls.__name__}, or damaged ({reason})") from error
     pipe.set_progress_bar_config(disable=True)
+    for part in pipe.components.values():  # diffusers may leave a part in the format of its file
+        if dtype is not None and isinstance(part, nn.Module) and not getattr(part, "_keep_in_fp32_modules", None):
+            part.to(dtype)
     return pipe.to(device)

@@ -15,7 +15,7 @@ from goc.pipelines.enable import attach, disable_cache, transformer_of
 from goc.pipelines.folder import arguments_of_call
 from goc.pipelines.session import PipelineCache, PipelineError, Run
 from goc.pipelines.structure import layout_of
-from goc.pipelines.watch import Finished, Watch
+from goc.pipelines.watch import Watch
 from goc.sampling.generation import check_finite, own_generator
 
 
@@ -37,15 +37,6 @@ class Probe:
     rows: int
 
 
-class _FirstStep(StepCache):
-    """Ends a pipeline's call when its first step is over."""
-
-    def begin_step(self, step: int) -> None:
-        super().begin_step(step)
-        if step > 0:
-            raise Finished
-
-
 @dataclass(frozen=True)
 class PipelineCalls:
     """Calls of one pipeline: sample i has prompt i, counted round, and a random generator of its own.
@@ -60,18 +51,22 @@ class PipelineCalls:
     more: Mapping[str, Any]
     device: torch.device
 
+    def common(self) -> dict[str, Any]:
+        """The arguments that all calls have."""
+        arguments = {**self.more, "num_inference_steps": self.steps}
+        if "guidance_scale" in arguments_of_call(type(self.pipe)):
+            arguments["guidance_scale"] = self.cfg_scale
+        return arguments
+
     def sample(self, indices: range, seed: int) -> Tensor:
         """Images in [0, 1] of the samples with these indices, float32 [n, 3, H, W] on the CPU."""
-        arguments: dict[str, Any] = {
-            **self.more,
+        arguments = {
+            **self.common(),
             "prompt": [self.prompts[index % len(self.prompts)] for index in indices],
             "generator": [own_generator(seed, index) for index in indices],
-            "num_inference_steps": self.steps,
             "output_type": "np",
             "return_dict": False,
         }
-        if "guidance_scale" in arguments_of_call(type(self.pipe)):
-            arguments["guidance_scale"] = self.cfg_scale
         try:
             images = self.pipe(**arguments)[0]
         except (ValueError, TypeError) as error:
@@ -86,9 +81,9 @@ class PipelineCalls:
 
         def first_step(run: Run) -> StepCache:
             runs.append(run)
-            return _FirstStep()
+            return StepCache()
 
-        watch = Watch(self.pipe, self.device)
+        watch = Watch(self.pipe, self.device, last=0)
         cache = attach(self.pipe, first_step)
         try:
             with watch.watching():
