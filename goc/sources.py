@@ -19,6 +19,7 @@ from goc.samplers import plain
 from goc.sampling.calibrate import Calibration
 from goc.sampling.generation import Generation
 from goc.system.device import torch_format
+from goc.system.errors import ConfigError
 from goc.system.files import file_sha256, resolve
 from goc.system.lazy import LazyModule
 
@@ -115,6 +116,8 @@ def uncached_generation(
 def calibration_alone(config: Config, device: torch.device, compiled: bool) -> Calibration:
     """A config's calibration run, for commands that need none of its files but the checkpoint."""
     measurement, way, model = config.measurement, config.way, config.measurement.model
+    if model.is_pipeline:
+        raise ConfigError(f"model.objective={model.objective}: must be diffusion or flow here; run.py runs pipelines")
     checkpoint = resolve(model.checkpoint)
     denoiser = load_model(model.shape(), checkpoint, model.objective)
     prepare(denoiser, device, torch_format(measurement.precision), compiled)

@@ -71,9 +71,9 @@ def load_clip(folder: Path, device: torch.device) -> ClipScore:
     from goc.system import torchvision  # noqa: F401  (first, as transformers imports torchvision)
 
     # isort: split
-    from transformers import CLIPModel, CLIPProcessor
-
     try:
+        from transformers import CLIPModel, CLIPProcessor
+
         network: Any = CLIPModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
         processor = CLIPProcessor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError) as error:

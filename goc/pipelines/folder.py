@@ -64,6 +64,8 @@ def pipeline_class(folder: Path) -> Any:
     """
     index = read_index(folder)
     name, parts, prefix = index["_class_name"], components_of(index), f"model.pipeline={folder}:"
+    if not is_transformers_available():
+        raise PipelineError(f"{prefix} needs the package transformers: pip install -e '.[pipelines]'")
     cls = getattr(diffusers, name, None)
     if cls is None:
         raise PipelineError(f"{prefix} diffusers {diffusers.__version__} has no {name}")

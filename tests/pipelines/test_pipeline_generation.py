@@ -75,8 +75,10 @@ def test_prompts_are_counted_round_and_seeds_are_not(uncached: PipelineGeneratio
     assert made["images"].shape == (5, 3, 32, 32)
     assert made["images"].dtype == torch.uint8
     assert not torch.equal(made["images"][0], made["images"][3])
-    other, _ = replace(uncached, seed=1).make(range(1))
-    assert not torch.equal(other["images"][0], made["images"][0])
+    others = [replace(uncached, seed=1), replace(uncached, calls=replace(uncached.calls, prompts=("a blue dog",)))]
+    for other in others:
+        images = other.make(range(1))[0]["images"]
+        assert not torch.equal(images[0], made["images"][0])
 
 
 def test_latents_and_images_are_what_the_pipeline_gives_by_itself(uncached: PipelineGeneration, pipe: Any) -> None:
