@@ -3,6 +3,7 @@
     python scripts/benchmark.py memory      peak memory of 50,000 samples against 2,000
     python scripts/benchmark.py overhead    where the time of a run goes, beside the denoiser
     python scripts/benchmark.py steps       full and cached steps of every method and of peers, side by side
+    python scripts/benchmark.py pipelines   the same in diffusers' DiT and FLUX
     python scripts/benchmark.py precision   what bf16 costs in quality, and what it saves
     python scripts/benchmark.py uncertainty what the error of a FID costs at Inception's size
     python scripts/benchmark.py roofline    least time of these steps on an H100, from the shapes alone
@@ -27,8 +28,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from benchmarks import pipeline_steps, step_times
 from benchmarks import roofline as roofline_estimates
-from benchmarks import step_times
 from benchmarks.contenders import Contender, Entry, Workload, own_contenders
 from benchmarks.peers import peers
 from hydra.errors import HydraException
@@ -175,13 +176,18 @@ def model_options(subject: str) -> argparse.ArgumentParser:
     return parser
 
 
-def workload(options: argparse.Namespace) -> Workload:
-    """The model of the options with random weights, and what is to be done with it; raises ConfigError."""
+def check_counts(options: argparse.Namespace) -> None:
+    """Raise ConfigError on too small a batch, or too few repeats or steps."""
     for key in ("batch", "repeats"):
         if getattr(options, key) < 1:
             raise ConfigError(f"--{key} {getattr(options, key)}: must be at least 1")
     if options.steps < 4:
         raise ConfigError(f"--steps {options.steps}: must be at least 4, so that every method caches a step")
+
+
+def workload(options: argparse.Namespace) -> Workload:
+    """The model of the options with random weights, and what is to be done with it; raises ConfigError."""
+    check_counts(options)
     try:
         model = DiT.published(options.model, options.image_size // DOWNSAMPLING)
     except (ValueError, AssertionError) as error:
@@ -206,6 +212,31 @@ def steps(settings: list[str]) -> pd.DataFrame:
     options = parser.parse_args(settings)
     work = workload(options)
     return step_times.table(chosen([*own_contenders(work), *peers(work)], options.rows), work, options.repeats)
+
+
+def pipelines(settings: list[str]) -> pd.DataFrame:
+    """Full and cached steps of caches in diffusers' DiT and FLUX, small, of this project and of peers, taking turns."""
+    parser = argparse.ArgumentParser(prog="benchmark.py pipelines")
+    names = [shape.name for shape in pipeline_steps.SHAPES]
+    parser.add_argument("--models", nargs="+", choices=names, default=names, help="default both")
+    parser.add_argument("--batch", type=int, default=1, help="samples (default 1)")
+    parser.add_argument("--steps", type=int, default=6, help="of a trajectory (default 6)")
+    parser.add_argument("--repeats", type=int, default=2, help="timed trajectories of each method (default 2)")
+    parser.add_argument("--rows", nargs="+", help="only these, and what they are measured against (default all)")
+    options = parser.parse_args(settings)
+    check_counts(options)
+    device = choose_device("auto")
+    configure(device, "fp32", deterministic=False, threads=None)
+    tables = []
+    for shape in (shape for shape in pipeline_steps.SHAPES if shape.name in options.models):
+        model = shape.make()
+        randomize(model, seed=0)
+        weights = model.to(device).state_dict()
+        load = pipeline_steps.PipelineLoad(shape, weights, options.batch, options.steps, device)
+        entries = chosen(list(pipeline_steps.contenders(load)), options.rows)
+        tables.append(step_times.table(entries, load, options.repeats).assign(model=shape.name))
+    frame = pd.concat(tables, ignore_index=True)
+    return frame[["model", *step_times.COLUMNS]]
 
 
 def chosen(entries: Sequence[Entry], rows: list[str] | None) -> Sequence[Entry]:
@@ -254,6 +285,7 @@ SUBJECTS = {
     "memory": memory,
     "overhead": overhead,
     "steps": steps,
+    "pipelines": pipelines,
     "precision": precision,
     "uncertainty": uncertainty,
     "roofline": roofline,

@@ -133,7 +133,7 @@ class PipelineGeneration:
             yield None
             return
         cache = attach(self.calls.pipe, lambda run: new_cache(), site=new_cache().site, method=self.method)
-        cache.counts = counts
+        cache.operations.wanted = counts
         try:
             yield cache
         finally:

@@ -79,8 +79,9 @@ class TransformerHook(Hook):
             name = None
         timestep = torch.as_tensor(argument(self.name, self.position, args, kwargs))
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        key = tuple(tuple(tensor.shape) for tensor in tensors)
-        self.cache.begin(float(timestep.max()), name, key, tensors[0].device)  # a video's known frames have time 0
+        shapes = tuple(tuple(tensor.shape) for tensor in tensors)
+        # a video's known frames have time 0
+        self.cache.begin(float(timestep.max()), name, shapes, tensors[0].device)
 
     @torch.compiler.disable
     def end(self) -> None:
@@ -109,7 +110,6 @@ class PlaceHook(Hook):
         super().__init__()
         self.cache, self.place, self.block = cache, place, block
         self.key = place, member  # the module, among those that the place has
-        self.started = 0  # operations counted before it
 
     def stand_in(self, stream: Stream, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The module's output if it is cached now, or None."""
@@ -162,9 +162,9 @@ class BranchHook(PlaceHook):
             stream.value(self.place, i) if given else None for i, given in enumerate([True] if form is None else form)
         ]
         if all(value is None for value in values):
-            self.started = self.cache.operations()
+            self.cache.operations.begin_module()
             return None
-        self.cache.passed(self.key, cached=True)
+        self.cache.skipped(self.key)
         return values[0] if form is None else tuple(values)
 
     def keep(self, stream: Stream, output: Any) -> None:
@@ -173,7 +173,7 @@ class BranchHook(PlaceHook):
         for index, tensor in enumerate(tensors[:OUTPUTS]):
             if isinstance(tensor, Tensor):
                 stream.pending.append((self.place, index, tensor))
-        self.cache.passed(self.key, cached=False, operations=self.cache.operations() - self.started)
+        self.cache.done(self.key)
 
 
 class BlockHook(PlaceHook):
@@ -217,14 +217,15 @@ class BlockHook(PlaceHook):
     def stand_in(self, stream: Stream, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         stream.settle()
         stream.decide(lambda: self.modulated_input(args, kwargs))
-        self.given = given = self.inputs(args, kwargs)
+        given = self.inputs(args, kwargs)
         begins = self.first and self.place in stream.kept
         values = {i: stream.value(self.place, i) for i in sorted(stream.kept[self.place])} if begins else {}
         stream.skipping = any(value is not None for value in values.values()) if begins else stream.skipping
         if stream.skipping:
-            self.cache.passed(self.key, cached=True)
+            self.cache.skipped(self.key)
             return self.arranged([plus(x, values.get(i)) for i, x in enumerate(given)])
-        self.started = self.cache.operations()
+        self.cache.operations.begin_module()
+        stream.given = given
         if self.first:
             if self.chained and stream.span is not None and same(given, stream.span.outputs):
                 stream.kept.pop(self.place, None)
@@ -249,17 +250,18 @@ class BlockHook(PlaceHook):
         raise PipelineError(f"{self.kind}: does not call its attention, whose input says whether a step is skipped")
 
     def keep(self, stream: Stream, output: Any) -> None:
-        self.order = self.found_order(output) if isinstance(output, tuple) else None
+        self.order = self.found_order(stream.given, output) if isinstance(output, tuple) else None
         assert stream.span is not None
         if self.last:
             outputs = tensors_of(output)
             at = {index: i for i, index in enumerate(self.order or (HIDDEN,)) if index is not None}
-            stream.span.outputs = tuple(outputs[at[i]] if i in at else None for i in range(len(self.given)))
+            stream.span.outputs = tuple(outputs[at[i]] if i in at else None for i in range(len(stream.given)))
             if not self.chained:
                 stream.close(self.cache.layout)
-        self.cache.passed(self.key, cached=False, operations=self.cache.operations() - self.started)
+        stream.given = ()
+        self.cache.done(self.key)
 
-    def found_order(self, outputs: tuple[Any, ...]) -> tuple[int | None, ...]:
+    def found_order(self, given: Inputs, outputs: tuple[Any, ...]) -> tuple[int | None, ...]:
         """Which input each output goes on from: as diffusers describes the block, or by their shapes."""
         if self.metadata is not None:
             at = {
@@ -267,7 +269,7 @@ class BlockHook(PlaceHook):
                 self.metadata.return_encoder_hidden_states_index: ENCODER,
             }
             return tuple(at.get(i) if output is not None else None for i, output in enumerate(outputs))
-        shapes = [None if x is None else x.shape for x in self.given]
+        shapes = [None if x is None else x.shape for x in given]
         order = tuple(None if x is None else shapes.index(x.shape) if x.shape in shapes else -1 for x in outputs)
         found = [index for index in order if index is not None]
         if -1 in found or len(set(found)) < len(found):

@@ -145,7 +145,7 @@ def uncalibrated_plan(way: Way, run: Run) -> Plan:
 def warn_of_gating(way: Way) -> None:
     """Say that corrections are not gated where nothing was measured."""
     if isinstance(way.predictor, GradientQueueConfig) and way.correct_steps is None:
-        log.info("the gradient queue corrects everywhere: gates need a plan, see goc.calibrate")
+        log.warning("corrections are on at every cached step: gates are measured, by plan = goc.calibrate(pipe, ...)")
 
 
 def gates(settings: Mapping[str, Any], method: str) -> None:

@@ -1,26 +1,21 @@
 """One pipeline's cache while it works: its calls, the streams of transformer calls in them, and their state."""
 
 import contextlib
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from goc.caching.cache import ScheduledCache, StepCache
 from goc.caching.predictor import evaluate
+from goc.pipelines.operations import WHOLE, Key, Operations
 from goc.pipelines.steps import StepCounter
 from goc.pipelines.structure import Layout, StructureError
 from goc.pipelines.summary import Record, Stopwatch, Summary
 from goc.system.errors import GocError
 
-log = logging.getLogger(__name__)
-
-Key = tuple[int, int]  # a place, and which of its modules
-WHOLE: Key = (-1, 0)  # the transformer
 Inputs = tuple[Tensor | None, ...]  # hidden states, and the encoder's if the block has them
 
 
@@ -47,11 +42,6 @@ class Run:
         return len(self.timesteps)
 
 
-def grows(before: Sequence[int], after: Sequence[int]) -> bool:
-    """Whether a tensor gets to another's shape when something is added to it: one text may serve several images."""
-    return len(before) == len(after) and all(n in (1, m) for n, m in zip(before, after, strict=True))
-
-
 NewCache = Callable[[Run], StepCache]
 
 
@@ -62,6 +52,11 @@ class Span:
     place: int
     inputs: Inputs
     outputs: Inputs = ()
+
+
+def grows(before: Sequence[int], after: Sequence[int]) -> bool:
+    """Whether a tensor gets to another's shape when something is added to it: one text may serve several images."""
+    return len(before) == len(after) and all(n in (1, m) for n, m in zip(before, after, strict=True))
 
 
 @dataclass
@@ -80,6 +75,7 @@ class Stream:
     formats: dict[tuple[int, int], torch.dtype] = field(default_factory=dict)
     kept: dict[int, set[int]] = field(default_factory=dict)  # outputs of the places that spans begin at
     span: Span | None = None
+    given: Inputs = ()  # to the block that is computed now
     decided: bool = False  # whether the cache was asked if it skips this step
     skipping: bool = False  # whether the block before was skipped, and so are those of its span after it
 
@@ -151,17 +147,15 @@ class PipelineCache:
         self.transformer: nn.Module
         self.record = Record()
         self.active = False
-        self.counts = True  # operations, which makes the first step slower
         self.counter: StepCounter | None = None
+        self.source: Any = None  # the scheduler's timesteps, and as numbers
         self.timesteps: list[float] = []
         self.streams: dict[str, Stream] = {}
         self.stream: Stream | None = None  # of the transformer's call under way
         self.computed = self.cached = 0  # places, in that call
-        self.saved = 0.0
-        self.macs: dict[Any, dict[Key, float]] = {}  # by the inputs' shapes: of each module, and WHOLE
-        self.costs: dict[Key, float] = {}
+        self.saved = 0.0  # operations, in that call
+        self.operations = Operations([block for members in layout.lists.values() for block in members])
         self.watch: Stopwatch
-        self.flops: FlopCounterMode | None = None
 
     def summary(self) -> Summary:
         """What it did so far, over all calls of the pipeline."""
@@ -190,14 +184,14 @@ class PipelineCache:
     def forget(self) -> None:
         """Drop all state of the pipeline's call."""
         self.streams.clear()
-        self.stream = self.counter = None
-        if self.flops is not None:
-            self.flops.__exit__(None, None, None)
-            self.flops = None
+        self.stream = self.counter = self.source = None
+        self.operations.abandon()
 
-    def begin(self, timestep: float, name: str | None, key: Any, device: torch.device) -> None:
-        """The transformer is called; name: of the cache context, key: what its operations depend on."""
-        if self.counter is None:
+    def begin(self, timestep: float, name: str | None, shapes: Hashable, device: torch.device) -> None:
+        """The transformer is called; name: of the cache context, shapes: of what it is given."""
+        if self.counter is None or self._source() is not self.source:  # a call may go through several samplings
+            self.forget()
+            self.source = self._source()
             self.timesteps = self._timesteps()
             self.counter = StepCounter(self.timesteps)
             self.record.steps = len(self.timesteps)
@@ -212,7 +206,7 @@ class PipelineCache:
             stream = self.streams[stream_name] = Stream(self.new_cache(run))
         stream.begin(step)
         self.stream = stream
-        self._count_operations(key, stream)
+        self.operations.begin(shapes, computes_all=stream.fresh)
         self.watch = Stopwatch(device)
 
     def end(self) -> None:
@@ -222,17 +216,14 @@ class PipelineCache:
             return
         stream.end(self.layout)
         self.watch.stop()
-        if self.flops is not None:
-            self.flops.__exit__(None, None, None)
-            self.costs[WHOLE] = self.flops.get_total_flops() / 2
-            self.flops = None
+        self.operations.end()
         record, kind = self.record, "mixed" if self.computed and self.cached else "cached" if self.cached else "full"
         record.calls[kind] += 1
         if not stream.fresh:
             record.times[kind].append(self.watch)
         record.places += self.computed + self.cached
         record.cached_places += self.cached
-        record.macs += self.costs.get(WHOLE, 0.0)
+        record.macs += self.operations.costs.get(WHOLE, 0.0)
         record.saved_macs += self.saved
         held = self._held()
         record.tensors_held = max(record.tensors_held, len(held))
@@ -245,37 +236,23 @@ class PipelineCache:
         caches = [stream.cache for stream in self.streams.values()]
         return [t for cache in caches if isinstance(cache, ScheduledCache) for t in cache.predictor.held()]
 
+    def _source(self) -> Any:
+        """The scheduler's timesteps, which are another object for each sampling."""
+        return getattr(getattr(self.pipe, "scheduler", None), "timesteps", None)
+
     def _timesteps(self) -> list[float]:
-        scheduler = getattr(self.pipe, "scheduler", None)
-        timesteps = getattr(scheduler, "timesteps", None)
-        if timesteps is None or not len(timesteps):
+        if self.source is None or not len(self.source):
             raise PipelineError(f"{type(self.pipe).__name__}: its scheduler has no timesteps, which steps are found by")
-        numbers = [float(t) for t in timesteps]
+        numbers = [float(t) for t in self.source]
         used = getattr(self.pipe, "_num_timesteps", None)  # fewer where an image is the start
         return numbers[-used:] if isinstance(used, int) and 0 < used <= len(numbers) else numbers
 
-    def _count_operations(self, key: Any, stream: Stream) -> None:
-        """Count the operations of a call that computes everything, once for each shape of the input."""
-        if self.counts and key not in self.macs and stream.fresh and not self._compiled():
-            self.macs[key] = {}
-            self.flops = FlopCounterMode(display=False)
-            self.flops.__enter__()
-        self.costs = self.macs.get(key, {})
+    def skipped(self, key: Key) -> None:
+        """A module was cached."""
+        self.cached += 1
+        self.saved += self.operations.costs.get(key, 0.0)
 
-    def _compiled(self) -> bool:
-        blocks: list[nn.Module] = [block for members in self.layout.lists.values() for block in members]
-        return any(module._compiled_call_impl is not None for block in blocks for module in block.modules())
-
-    def operations(self) -> int:
-        """Operations counted so far; 0 where they are not counted."""
-        return self.flops.get_total_flops() if self.flops is not None else 0
-
-    def passed(self, key: Key, cached: bool, operations: int = 0) -> None:
-        """A module was computed, with so many operations where they are counted, or cached."""
-        if cached:
-            self.cached += 1
-            self.saved += self.costs.get(key, 0.0)
-        else:
-            self.computed += 1
-            if self.flops is not None:
-                self.costs[key] = self.costs.get(key, 0.0) + operations / 2
+    def done(self, key: Key) -> None:
+        """A module was computed."""
+        self.computed += 1
+        self.operations.end_module(key)

@@ -1,13 +1,14 @@
 """What a cache did in a pipeline: steps, cached cells, operations saved, time of a step, tensors held."""
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from statistics import median
 
 import torch
 
 MIB = 2**20
+TIMED = 1000  # calls of the transformer, the last ones of each kind, whose times are kept
 KINDS = ("full", "mixed", "cached")  # of a call of the transformer: no place was cached, some were, all were
 
 
@@ -47,7 +48,7 @@ class Record:
     pipeline_calls: int = 0
     steps: int = 0  # of the last pipeline call
     calls: Counter[str] = field(default_factory=Counter)
-    times: dict[str, list[Stopwatch]] = field(default_factory=lambda: defaultdict(list))
+    times: dict[str, deque[Stopwatch]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=TIMED)))
     places: int = 0  # places passed, over all calls
     cached_places: int = 0
     macs: float = 0.0  # of all calls, had none been cached; 0 as long as they are not known

@@ -7,7 +7,7 @@ a cached one. Peers from the package index are in peers.py.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,28 @@ INTERVAL, ORDER = 4, 2  # of TaylorSeer
 CachedSteps = Callable[[int], list[int]]  # number of steps -> the cached ones
 
 
+class Load(Protocol):
+    """What is timed: so many steps of a batch on a device.
+
+    tokens: numbers of tokens that features [N, tokens, hidden] have, by which tensors that are held are known.
+    """
+
+    @property
+    def batch(self) -> int: ...
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def compiled(self) -> bool: ...
+
+    @property
+    def tokens(self) -> tuple[int, ...]: ...
+
+
 @dataclass(frozen=True)
 class Workload:
     """What every contender has to do: the model on its device, the samples, the steps."""
@@ -38,6 +60,11 @@ class Workload:
     device: torch.device
     autocast: torch.dtype | None = None
     compiled: bool = False  # the model's branches are, and so the textbook's are to be
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Of the model's features."""
+        return (self.model.num_tokens,)
 
     def generation(self) -> Generation:
         """The project's sampler (DDIM) on this model, without decoder."""
@@ -60,7 +87,11 @@ class Contender(ABC):
         name: the row's.
         cached_steps: which steps of a trajectory are cached; must be what `was_cached` finds.
         baseline: name of the row with the same model uncached, which speed-ups are measured against.
+
+    foreign: whether it is of another project, so that whatever goes wrong in it is its row's result.
     """
+
+    foreign = False
 
     def __init__(self, name: str, cached_steps: CachedSteps, baseline: str) -> None:
         self.name, self.cached_steps, self.baseline = name, cached_steps, baseline

@@ -25,6 +25,7 @@ from diffusers.hooks import FirstBlockCacheConfig, TaylorSeerCacheConfig
 from diffusers.models.cache_utils import CacheMixin
 
 BASELINE = "diffusers none"
+WARM_UP = 2  # steps that diffusers' TaylorSeer computes first
 BLOCK = r"transformer_blocks\.\d+"
 
 
@@ -87,6 +88,7 @@ class Peer(Foreign):
     """diffusers' DiT, bare or with a cache; a step was cached if the last block's attention did not run."""
 
     make: Callable[..., Any] = DiTTransformer2DModel
+    foreign = True
 
     def __init__(self, name: str, workload: Workload, cached_steps: CachedSteps = never) -> None:
         super().__init__(name, workload, cached_steps, BASELINE)
@@ -111,6 +113,56 @@ class Peer(Foreign):
         """Without a cache, nothing is left."""
 
 
+def add_taylorseer(model: Any, identifiers: list[str], skipped: list[str] | None, dtype: torch.dtype) -> None:
+    """diffusers' TaylorSeer on a model's modules of these names (patterns); nothing is computed in skipped ones."""
+    model.enable_cache(
+        TaylorSeerCacheConfig(
+            cache_interval=INTERVAL,
+            disable_cache_before_step=WARM_UP,
+            max_order=ORDER,
+            taylor_factors_dtype=dtype,
+            cache_identifiers=identifiers,
+            skip_predict_identifiers=skipped,
+        )
+    )
+
+
+def predicted(steps: int) -> list[int]:
+    """The cached steps of `add_taylorseer`; it computes two, and then every INTERVAL-th from the one after next."""
+    return [i for i in range(WARM_UP, steps) if (i - WARM_UP - 1) % INTERVAL]
+
+
+def add_first_block(model: Any, blocks: nn.ModuleList) -> Any:
+    """diffusers' FirstBlockCache on a model with these first blocks; its hook, whose threshold decides."""
+    model.enable_cache(FirstBlockCacheConfig())
+    (head,) = cast(Any, blocks[0])._diffusers_hook.hooks.values()
+    return head
+
+
+def add_cache_dit(model: Any, steps: int, cached: Sequence[int], order: int) -> Callable[[], None]:
+    """cache-dit's DBCache on a model, with as few computed blocks as it allows; returns what empties it.
+
+    order: of its Taylor calibrator; 0: plain reuse.
+    """
+    os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "ERROR")  # read when it is imported
+    import cache_dit
+
+    settings: dict[str, Any] = {
+        "cache_config": cache_dit.DBCacheConfig(
+            Fn_compute_blocks=1,
+            Bn_compute_blocks=0,
+            num_inference_steps=steps,
+            steps_computation_mask=[int(step not in cached) for step in range(steps)],
+            steps_computation_policy="static",
+            enable_separate_cfg=False,
+        )
+    }
+    if order:
+        settings["calibrator_config"] = cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=order)
+    cache_dit.enable_cache(model, **settings)
+    return lambda: cache_dit.refresh_context(model, **settings)
+
+
 class Hooked(Peer):
     """One of diffusers' own caches."""
 
@@ -129,25 +181,10 @@ class DiffusersTaylorSeer(Hooked):
     Its default patterns match no module of a DiT, so they are given. Values are kept in the format they come in.
     """
 
-    WARM_UP = 2
-
     def __init__(self, name: str, workload: Workload, lite: bool) -> None:
-        super().__init__(name, workload, self.predicted)
-        self.dit.enable_cache(
-            TaylorSeerCacheConfig(
-                cache_interval=INTERVAL,
-                disable_cache_before_step=self.WARM_UP,
-                max_order=ORDER,
-                taylor_factors_dtype=workload.autocast or torch.float32,
-                cache_identifiers=["proj_out_2"] if lite else [rf"{BLOCK}\.(attn1|ff)"],
-                skip_predict_identifiers=[BLOCK] if lite else None,
-            )
-        )
-
-    @classmethod
-    def predicted(cls, steps: int) -> list[int]:
-        """Its cached steps; it computes two, and then every INTERVAL-th from the one after next."""
-        return [i for i in range(cls.WARM_UP, steps) if (i - cls.WARM_UP - 1) % INTERVAL]
+        super().__init__(name, workload, predicted)
+        identifiers = ["proj_out_2"] if lite else [rf"{BLOCK}\.(attn1|ff)"]
+        add_taylorseer(self.dit, identifiers, [BLOCK] if lite else None, workload.autocast or torch.float32)
 
 
 class DiffusersFirstBlock(Hooked):
@@ -155,8 +192,7 @@ class DiffusersFirstBlock(Hooked):
 
     def __init__(self, name: str, workload: Workload, cached_steps: CachedSteps) -> None:
         super().__init__(name, workload, cached_steps)
-        self.dit.enable_cache(FirstBlockCacheConfig())
-        (self.head,) = self.dit.transformer_blocks[0]._diffusers_hook.hooks.values()
+        self.head = add_first_block(self.dit, self.dit.transformer_blocks)
         self.cached = set(cached_steps(workload.steps))
 
     def context(self, step: int) -> contextlib.AbstractContextManager[None]:
@@ -171,25 +207,8 @@ class CacheDiT(Peer):
     """
 
     def __init__(self, name: str, workload: Workload, cached_steps: CachedSteps, order: int) -> None:
-        os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "ERROR")  # read when it is imported
-        import cache_dit
-
         super().__init__(name, workload, cached_steps)
-        cached = set(cached_steps(workload.steps))
-        settings: dict[str, Any] = {
-            "cache_config": cache_dit.DBCacheConfig(
-                Fn_compute_blocks=1,
-                Bn_compute_blocks=0,
-                num_inference_steps=workload.steps,
-                steps_computation_mask=[int(step not in cached) for step in range(workload.steps)],
-                steps_computation_policy="static",
-                enable_separate_cfg=False,
-            )
-        }
-        if order:
-            settings["calibrator_config"] = cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=order)
-        cache_dit.enable_cache(self.dit, **settings)
-        self.drop_context: Callable[[], None] = lambda: cache_dit.refresh_context(self.dit, **settings)
+        self.drop_context = add_cache_dit(self.dit, workload.steps, cached_steps(workload.steps), order)
 
     def drop(self) -> None:
         self.drop_context()

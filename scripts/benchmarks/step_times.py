@@ -18,8 +18,8 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.contenders import Contender, Entry, Workload
-from benchmarks.peers import Peer, reason
+from benchmarks.contenders import Contender, Entry, Load
+from benchmarks.peers import reason
 from goc.system.device import synchronize
 
 SCHEDULE_STEPS = 20  # images/s and speed-ups are those of DDIM-20
@@ -61,10 +61,10 @@ def only_new_objects() -> Iterator[None]:
         gc.unfreeze()
 
 
-def features_alive(tokens: int) -> dict[int, int]:
-    """Storages of tensors [N, tokens, any] made inside `only_new_objects` and not gone: address -> bytes."""
+def features_alive(tokens: Sequence[int]) -> dict[int, int]:
+    """Storages of tensors [N, one of tokens, any] made inside `only_new_objects` and not gone: address -> bytes."""
     tensors = (item for item in gc.get_objects() if type(item) is Tensor)
-    storages = (item.untyped_storage() for item in tensors if item.ndim == 3 and item.shape[1] == tokens)
+    storages = (item.untyped_storage() for item in tensors if item.ndim == 3 and item.shape[1] in tokens)
     return {storage.data_ptr(): storage.nbytes() for storage in storages}
 
 
@@ -78,13 +78,12 @@ def peak_of_trace(trace: dict[str, Any]) -> int:
     return peak
 
 
-def walk(contender: Contender, workload: Workload, measured: Measured) -> None:
+def walk(contender: Contender, workload: Load, measured: Measured) -> None:
     """One trajectory, not timed: how many tensors are held after a step, and whether all values are finite."""
-    tokens = workload.model.num_tokens
     contender.drop()
     with only_new_objects():
         for x in contender.start():
-            held = features_alive(tokens)
+            held = features_alive(workload.tokens)
             measured.tensors_held = max(measured.tensors_held, len(held))
             measured.bytes_held = max(measured.bytes_held, sum(held.values()))
             if not x.isfinite().all():
@@ -92,7 +91,7 @@ def walk(contender: Contender, workload: Workload, measured: Measured) -> None:
     contender.drop()
 
 
-def measure_memory(contender: Contender, workload: Workload, measured: Measured) -> None:
+def measure_memory(contender: Contender, workload: Load, measured: Measured) -> None:
     """The first trajectory, which also warms up: tensors held, and peak memory above what was there before.
 
     The peak is exact: that of torch's allocator, on a CPU by its profiler (resident memory would count what the
@@ -118,7 +117,7 @@ def measure_memory(contender: Contender, workload: Workload, measured: Measured)
         measured.peak_bytes = peak_of_trace(json.loads(path.read_text()))
 
 
-def time_steps(contender: Contender, workload: Workload, measured: Measured) -> None:
+def time_steps(contender: Contender, workload: Load, measured: Measured) -> None:
     """One trajectory, each step timed from an idle device to an idle device."""
     graphs = graphs_compiled()
     trajectory = contender.start()
@@ -134,7 +133,7 @@ def time_steps(contender: Contender, workload: Workload, measured: Measured) -> 
 
 
 @torch.inference_mode()
-def measure(contenders: Sequence[Contender], workload: Workload, repeats: int) -> dict[str, Measured]:
+def measure(contenders: Sequence[Contender], workload: Load, repeats: int) -> dict[str, Measured]:
     """Measure all contenders in turns, one trajectory each; a peer that fails keeps the reason in its note."""
     results: dict[str, Measured] = defaultdict(Measured)
     for turn in (measure_memory, *[time_steps] * repeats):
@@ -144,13 +143,13 @@ def measure(contenders: Sequence[Contender], workload: Workload, repeats: int) -
             try:
                 turn(contender, workload, results[contender.name])
             except Exception as error:
-                if not isinstance(contender, Peer):
+                if not contender.foreign:
                     raise
                 results[contender.name] = Measured(note=reason(error))
     return results
 
 
-def rows(contenders: Sequence[Contender], results: dict[str, Measured], workload: Workload) -> Iterator[dict[str, Any]]:
+def rows(contenders: Sequence[Contender], results: dict[str, Measured], workload: Load) -> Iterator[dict[str, Any]]:
     """The table's rows; ratios and speed-ups are of medians unless their name says otherwise."""
     for contender in contenders:
         own, base = results[contender.name], results[contender.baseline]
@@ -190,7 +189,7 @@ def name_of(entry: Entry) -> str:
     return entry.name if isinstance(entry, Contender) else entry[0]
 
 
-def table(entries: Sequence[Entry], workload: Workload, repeats: int) -> pd.DataFrame:
+def table(entries: Sequence[Entry], workload: Load, repeats: int) -> pd.DataFrame:
     """Measure, and one row for every entry in COLUMNS; an entry (name, reason) has only these."""
     contenders = [entry for entry in entries if isinstance(entry, Contender)]
     results = measure(contenders, workload, repeats)

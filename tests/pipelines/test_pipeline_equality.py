@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.contenders import INTERVAL
-from benchmarks.peers import DiffusersTaylorSeer, diffusers_dit
+from benchmarks.contenders import ORDER
+from benchmarks.peers import add_taylorseer, diffusers_dit, predicted
 from tiny_pipelines import BLOCKS, MAKERS, call, dit, randomized
 from torch import Tensor
 
@@ -22,7 +22,7 @@ from goc.sampling.generation import Generation
 from goc.sampling.noise import NoiseSchedule
 from goc.sampling.solvers import DDIM, ddim_step, no_noise
 
-from diffusers import DiTPipeline, TaylorSeerCacheConfig  # isort: skip
+from diffusers import DiTPipeline  # isort: skip
 
 STEPS = 8
 CLASSES = 1000  # DiTPipeline's null label
@@ -103,25 +103,17 @@ def test_a_dit_pipeline_gives_what_the_projects_sampler_gives(
     [("flux", "transformer_blocks", "attn|ff|ff_context"), ("wan", "blocks", "attn1|attn2|ffn")],
 )
 def test_taylorseer_equals_that_of_diffusers(name: str, blocks: str, branches: str, guidance: float) -> None:
-    pipe, order = MAKERS[name](), 2
+    pipe = MAKERS[name]()
     transformer = pipe.transformer
-    transformer.enable_cache(
-        TaylorSeerCacheConfig(
-            cache_interval=INTERVAL,
-            disable_cache_before_step=DiffusersTaylorSeer.WARM_UP,
-            max_order=order,
-            taylor_factors_dtype=torch.float32,
-            cache_identifiers=[rf"{blocks}\.\d+\.({branches})"],
-        )
-    )
+    add_taylorseer(transformer, [rf"{blocks}\.\d+\.({branches})"], None, torch.float32)
     expected = call(pipe, guidance=guidance, steps=STEPS)
     transformer.disable_cache()
-    cached = DiffusersTaylorSeer.predicted(STEPS)
+    cached = predicted(STEPS)
     uncached = call(pipe, guidance=guidance, steps=STEPS)
 
     def new_cache(run: Run) -> ScheduledCache:
         mask = run.layout.spread(whole_steps(cached, run.steps, run.layout.depth))
-        predictor: Predictor = Taylor(mask, order)
+        predictor: Predictor = Taylor(mask, ORDER)
         return ScheduledCache(mask, predictor)
 
     attach(pipe, new_cache, blocks=[blocks])

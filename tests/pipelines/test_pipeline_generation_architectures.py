@@ -1,4 +1,4 @@
-"""What a run needs of other pipelines than the tiny one: PixArt-Sigma, FLUX with packed latents, a two-stage scheduler."""
+"""What a run needs of pipelines that are not the tiny one: PixArt-Sigma, FLUX with packed latents, two-stage steps."""
 
 from dataclasses import replace
 from pathlib import Path
