@@ -65,7 +65,7 @@ class ModelConfig:
         None, "its weights for predictor=learned: a path with {model}, {sampler}, {steps}, {computed}, {cfg_scale}"
     )
     pipeline: str | None = _key(None, "model=pipeline: a folder in diffusers' format, or its name on the hub")
-    call: dict[str, Any] = _key({}, "model=pipeline: more arguments of its call, {height: 512, width: 512}")
+    call: dict[str, Any] = _key({}, "model=pipeline: more arguments of its call, as +model.call.height=512")
     clip: str | None = _key(None, "model=pipeline: the CLIP of metrics=[clip], a folder or a name on the hub")
     extractor: str | None = _key(
         MISSING, f"feature extractor of the metrics: {', '.join(EXTRACTORS)}; null with a pipeline: none"
@@ -149,7 +149,7 @@ class Measurement:
     )
     vae_batch_size: int = _key(8, "latents decoded together")
     prompts: str | None = _key(
-        None, "model=pipeline: a text file, a prompt a line; sample i has prompt i, from the start again"
+        None, "model=pipeline: a text file, a prompt a line; sample i has prompt i, counted round"
     )
     model: ModelConfig = _key(MISSING, "group: the denoiser")
 

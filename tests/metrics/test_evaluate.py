@@ -254,3 +254,11 @@ def test_a_metric_that_the_extractor_or_reference_cannot_give_is_one_line() -> N
 
 def test_only_kid_and_precision_need_the_references_images() -> None:
     assert [name for name in METRICS if needs_images([name])] == ["kid", "prc"]
+
+
+def test_without_a_reference_there_is_what_is_compared_with_nothing() -> None:
+    generated = random_features(40, 24, 11, seed=1)
+    assert evaluate(["isc"], in_batches(generated, 7), 40, None).values["is"] >= 1
+    for name in ("fid", "prc"):
+        with pytest.raises(ConfigError, match=f"^metrics={name}: needs a reference$"):
+            evaluate(["isc", name], in_batches(generated, 7), 40, None)
