@@ -2,22 +2,21 @@
 
 import contextlib
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from goc.config import Config, flat, identity, label, validate
 from goc.config.settings import CONVERGED_SAMPLES
+from goc.loaded import Loaded, load
 from goc.metrics.keep import KeepFeatures
 from goc.outcome import Generated, leave, measure
-from goc.plan import calibration_of, make_plan
 from goc.report.results import claim_folder, measurement_of, read_influence, read_result, sole_run
-from goc.sampling.converged import converged
 from goc.sampling.generate import generate
+from goc.sampling.generation import SampleSource
 from goc.sampling.shards import SampleSet
 from goc.sampling.shared import shared_path
 from goc.sampling.workers import Workers, join
-from goc.sources import Loaded, Sources
+from goc.sources import Sources
 from goc.system.device import choose_device, configure
 from goc.system.files import content_key
 from goc.system.memory import peak_memory, reset_peak_memory
@@ -76,16 +75,15 @@ def carry_out(config: Config, folder: Path, sources: Sources, workers: Workers) 
     execution = config.execution
     device = choose_device(execution.device, workers.local_rank)
     configure(device, config.measurement.precision, execution.deterministic, execution.threads)
-    loaded = Loaded.of(config, sources, device)
+    loaded = load(config, sources, device)
     # before anything is generated in vain
     reference = loaded.reference(sources.reference, config.output) if workers.leads else None
     generated = generate_all(config, folder, sources, workers, loaded)
-    if reference is not None:
-        hashes = {**sources.weights(), "reference_sha256": reference.sha256}
+    if workers.leads:
+        hashes = {**sources.weights(), "reference_sha256": None if reference is None else reference.sha256}
         solution = None
         if count := converged_samples(config):
-            key, objective = loaded.measurement_key, config.measurement.model.objective
-            solution = converged(loaded.uncached, objective, key, count, Path(config.output.cache_dir))
+            solution = loaded.converged(count)
         result, influence = measure(config, folder, generated, reference, solution, hashes, workers.count)
         leave(result, influence, generated.samples, config.output, folder)
 
@@ -94,26 +92,28 @@ def generate_all(config: Config, folder: Path, sources: Sources, workers: Worker
     """Generate the run's samples, and before them the uncached ones that they are compared with."""
     measurement, way, output, uncached = config.measurement, config.way, config.output, loaded.uncached
     cache_dir = Path(output.cache_dir)
-    plan = make_plan(way, measurement.model, calibration_of(way, uncached, loaded.key, output.cache_dir))
+    plan = loaded.plan()
     caching = bool(plan.mask.any())
     compared = compared_samples(measurement.num_samples, output.distance_samples, way.batch_size)
-    keep = KeepFeatures(loaded.extractor, max(compared, converged_samples(config)), output.save_images != "none")
-    key = {**loaded.key, **sources.weights(), "vae_batch_size": measurement.vae_batch_size, "seed": measurement.seed}
+    kept = max(compared, converged_samples(config))
+    keep = KeepFeatures(loaded.extractor, kept, output.save_images != "none", loaded.scores(output.metrics))
+    key = {**loaded.samples_key(), **sources.weights()}
     count = compared if caching else measurement.num_samples
     uncached_samples = SampleSet(shared_path(cache_dir, "uncached", key), count, way.batch_size)
     reset_peak_memory(uncached.device)
     made = generate(uncached, uncached_samples, keep, workers)
-    cached, samples = uncached, uncached_samples
+    cached: SampleSource = uncached
+    samples = uncached_samples
     if caching:
         hint = way.predictor.divergence_hint
-        cached = replace(uncached, new_cache=plan.new_cache, method=label(way), divergence_hint=hint)
+        cached = loaded.cached(plan, label(way), hint)
         samples = SampleSet(folder / "samples", measurement.num_samples, way.batch_size)
         reset_peak_memory(uncached.device)
         made = generate(cached, samples, keep, workers)
     peak: dict[str, int | None] = {"peak_memory_bytes": None}
     if made:
         peak |= peak_memory(uncached.device)
-    return Generated(plan, cached, uncached, samples, uncached_samples, loaded.extractor.fields, peak)
+    return Generated(plan, cached, uncached, samples, uncached_samples, keep.fields, tuple(keep.scores), peak)
 
 
 def converged_samples(config: Config) -> int:

@@ -15,7 +15,7 @@ from goc.caching.calibration import FIRST_GRADIENT_STEP
 from goc.config import Config, Output, flat, label
 from goc.methods import FOUND_SCHEDULES
 from goc.metrics.distance import described, distance, relative_distances
-from goc.metrics.evaluate import Scores, drift, evaluate
+from goc.metrics.evaluate import Scores, drift, evaluate, mean_score
 from goc.metrics.features import Features
 from goc.metrics.lpips import load_lpips
 from goc.metrics.reference import Reference
@@ -24,7 +24,7 @@ from goc.plan import Plan, warn_of_distance
 from goc.report.measurement import describe_measurement, describe_way, fingerprint
 from goc.report.results import FIRST_IMAGES, RESULT_FILE, SHOWN_IMAGES, git_commit, software, write_influence
 from goc.sampling.converged import Converged
-from goc.sampling.generation import Generation
+from goc.sampling.generation import SampleSource
 from goc.sampling.images import GRID_SAMPLES, image_grid, write_npz, write_pngs
 from goc.sampling.pricing import latency, price
 from goc.sampling.shards import SampleSet
@@ -37,16 +37,18 @@ SCHEDULE_FILE = "schedule.json"  # of a run whose schedule was found: what sched
 class Generated:
     """What a run has made: its method, its samples, and the uncached ones it is compared with.
 
-    Without caching the two are the same. fields: names of the features in the shards. peak_memory: of this process
-    while it made the samples; empty values if nothing was left to make.
+    Without caching the two are the same. fields: names of the features in the shards; scores: of the numbers there that
+    each sample has by itself. peak_memory: of this process while it made the samples; empty values if nothing was left
+    to make.
     """
 
     plan: Plan
-    cached: Generation
-    uncached: Generation
+    cached: SampleSource
+    uncached: SampleSource
     samples: SampleSet
     uncached_samples: SampleSet
     fields: tuple[str, ...]
+    scores: tuple[str, ...]
     peak_memory: dict[str, int | None]
 
     @property
@@ -60,7 +62,7 @@ class Generated:
 
     def drift(self) -> Scores:
         """The drift of the samples that were also made without a cache; nothing if there are none."""
-        if not self.compared:
+        if not self.compared or not self.fields:
             return Scores()
         shards = len(self.uncached_samples.shards)
 
@@ -68,6 +70,15 @@ class Generated:
             return (tensors["features"] for tensors in islice(samples.tensors("features"), shards))
 
         return drift(lambda: features(self.samples), lambda: features(self.uncached_samples))
+
+    def means(self) -> Scores:
+        """The scores' means over the samples."""
+        found = Scores()
+        for name in self.scores:
+            found.add(
+                mean_score(name, torch.cat([shard[name] for shard in self.samples.tensors(name)]).double().numpy())
+            )
+        return found
 
     def to_converged(self, solution: Converged) -> np.ndarray:
         """Relative distance of each of the first samples to the converged solution, [n]."""
@@ -95,7 +106,7 @@ def measure(
     config: Config,
     folder: Path,
     generated: Generated,
-    reference: Reference,
+    reference: Reference | None,
     solution: Converged | None,
     hashes: dict[str, str | None],
     workers: int,
@@ -108,7 +119,9 @@ def measure(
     measurement, way, plan, uncached = config.measurement, config.way, generated.plan, generated.uncached
     compared_in = describe_measurement(measurement, hashes)
     timed = min(way.batch_size, measurement.num_samples)
-    scores = evaluate(config.output.metrics, generated.batches, measurement.num_samples, reference)
+    of_features = [name for name in config.output.metrics if name not in generated.scores]
+    scores = evaluate(of_features, generated.batches, measurement.num_samples, reference)
+    scores.add(generated.means())
     cost = price(generated.samples, uncached)
     perceptual = None
     if generated.compared:

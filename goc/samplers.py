@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from goc.models.objective import DIFFUSION, FLOW
+from goc.models.objective import DIFFUSION, FLOW, PIPELINE
 from goc.sampling.noise import NoiseSchedule
 from goc.system.errors import ConfigError
 from goc.system.lazy import LazyModule
@@ -161,10 +161,23 @@ class MidpointConfig(FlowConfig):
         return solvers.Midpoint(steps)
 
 
+@dataclass
+class SchedulerConfig(SamplerConfig):
+    """A pipeline's own scheduler, as its folder has it."""
+
+    name: str = "scheduler"
+    title: ClassVar[str] = "scheduler"
+    objective: ClassVar[str] = PIPELINE
+    deterministic: ClassVar[bool] = False  # it may draw noise in each step: nothing is known of it
+    fewest_steps: ClassVar[int] = 1
+
+
 SAMPLERS: dict[str, type[SamplerConfig]] = {
     cls().name: cls
-    for cls in (DDIMConfig, DDPMConfig, DPMSolverConfig, UniPCConfig, EulerConfig, HeunConfig, MidpointConfig)
-}
+    for cls in (
+        DDIMConfig, DDPMConfig, DPMSolverConfig, UniPCConfig, EulerConfig, HeunConfig, MidpointConfig, SchedulerConfig
+    )
+}  # fmt: skip
 
 
 def fitting(objective: str) -> list[str]:

@@ -1,107 +1,100 @@
-"""The files that a run is made from, and what is loaded from them."""
+"""The files of a run; and from a denoiser's, what samples without a cache come from."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from goc.config import Config, Measurement, Output, Way
-from goc.metrics.evaluate import check_metrics, needs_images
-from goc.metrics.features import Extractor, extractor_weights, load_extractor
-from goc.metrics.reference import Reference, load_reference
+from goc.config import Config, Measurement, ModelConfig, Way
+from goc.metrics.clip import clip_sha256, find_clip
+from goc.metrics.features import extractor_weights
 from goc.models.build import load_model, prepare
 from goc.models.checkpoint import require_checkpoint
-from goc.models.decoder import Decoder, decode_pixels, find_vae, latent_decoder, load_vae, upsampling, vae_sha256
+from goc.models.decoder import Decoder, decode_pixels, find_vae, vae_sha256
 from goc.models.dit import DiT
+from goc.pipelines.prompts import read_prompts
 from goc.plan import calibration_of
 from goc.samplers import plain
 from goc.sampling.calibrate import Calibration
 from goc.sampling.generation import Generation
 from goc.system.device import torch_format
+from goc.system.errors import ConfigError
 from goc.system.files import file_sha256, resolve
+from goc.system.lazy import LazyModule
+
+if TYPE_CHECKING:
+    from goc.pipelines import folder
+else:
+    folder = LazyModule("goc.pipelines.folder")  # loads diffusers
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The files of a run, and their SHA-256."""
+    """The files of a run, and their SHA-256.
 
-    checkpoint: Path
+    model: a checkpoint, or a pipeline's folder. What there is none of is None: a VAE of a pipeline, prompts and CLIP of
+    a denoiser, an extractor and a reference where no features are wanted.
+    """
+
+    model: Path
     vae: Path | None
-    extractor_weights: Path
-    reference: Path
+    prompts: Path | None
+    clip: Path | None
+    extractor_weights: Path | None
+    reference: Path | None
     model_sha256: str
     vae_sha256: str | None
-    extractor_sha256: str
-    reference_sha256: str | None  # None: a folder, whose images are only looked at when they are needed
+    prompts_sha256: str | None
+    clip_sha256: str | None
+    extractor_sha256: str | None
+    reference_sha256: str | None  # None also of a folder, whose images are only looked at when they are needed
 
     @classmethod
     def of(cls, measurement: Measurement) -> "Sources":
         """Find all files of a measurement; raises GocError naming the first that is missing, and how to get it."""
-        model = measurement.model
-        checkpoint = resolve(model.checkpoint)
-        require_checkpoint(checkpoint)
-        vae = None if measurement.vae is None else find_vae(measurement.vae)
-        named = None if model.extractor_weights is None else resolve(model.extractor_weights)
-        weights, reference = extractor_weights(model.extractor, named), resolve(model.reference)
+        model, vae, prompts, clip = measurement.model, None, None, None
+        if model.is_pipeline:
+            assert model.pipeline is not None  # or it is not valid
+            assert measurement.prompts is not None
+            prompts = Path(measurement.prompts)
+            read_prompts(prompts)
+            path = folder.find_pipeline(model.pipeline)
+            folder.check_call(folder.pipeline_class(path), model.call, measurement.cfg_scale)
+            clip = None if model.clip is None else find_clip(model.clip)
+        else:
+            path = resolve(model.checkpoint)
+            require_checkpoint(path)
+            vae = None if measurement.vae is None else find_vae(measurement.vae)
+        weights = weights_of_extractor(model)
+        reference = None if model.reference is None else resolve(model.reference)
         return cls(
-            checkpoint,
+            path,
             vae,
+            prompts,
+            clip,
             weights,
             reference,
-            file_sha256(checkpoint),
+            folder.pipeline_sha256(path) if model.is_pipeline else file_sha256(path),
             None if vae is None else vae_sha256(vae),
-            file_sha256(weights),
-            file_sha256(reference) if reference.is_file() else None,
+            None if prompts is None else file_sha256(prompts),
+            None if clip is None else clip_sha256(clip),
+            None if weights is None else file_sha256(weights),
+            file_sha256(reference) if reference is not None and reference.is_file() else None,
         )
 
     def weights(self) -> dict[str, str | None]:
-        """Hashes of all weights that a sample and its features depend on."""
-        names = ("model_sha256", "vae_sha256", "extractor_sha256")
-        return {name: getattr(self, name) for name in names}
+        """Hashes of all that a sample and its features depend on: weights, and prompts if there are any."""
+        own = ("vae_sha256",) if self.prompts is None else ("prompts_sha256", "clip_sha256")
+        return {name: getattr(self, name) for name in ("model_sha256", *own, "extractor_sha256")}
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """What a run computes with: its generation without a cache, its extractor, and how large its images are.
-
-    key: what the uncached trajectories depend on apart from the seeds.
-    """
-
-    uncached: Generation
-    key: dict[str, Any]
-    extractor: Extractor
-    image_size: int
-
-    @property
-    def measurement_key(self) -> dict[str, Any]:
-        """What the converged solution depends on apart from the seeds: the key without the way."""
-        return {name: value for name, value in self.key.items() if name not in ("sampler", "steps", "batch_size")}
-
-    @classmethod
-    def of(cls, config: Config, sources: Sources, device: torch.device) -> "Loaded":
-        """Load a run's files to a device; raises GocError for a damaged one, or one that does not fit."""
-        measurement, way, model = config.measurement, config.way, config.measurement.model
-        dtype = torch_format(measurement.precision)
-        denoiser = load_model(model.shape(), sources.checkpoint, model.objective)
-        prepare(denoiser, device, dtype, config.execution.compile)
-        extractor = load_extractor(model.extractor, sources.extractor_weights, device)
-        decode: Decoder = decode_pixels
-        scale = 1
-        if sources.vae is not None:
-            vae = load_vae(sources.vae, model.in_channels, device)
-            decode, scale = latent_decoder(vae, measurement.vae_batch_size), upsampling(vae)
-        generation = uncached_generation(measurement, way, denoiser, device, decode)
-        key = trajectory_key(measurement, way, config.execution.compile, sources.model_sha256)
-        return cls(generation, key, extractor, scale * model.input_size)
-
-    def reference(self, path: Path, output: Output) -> Reference:
-        """The real images' statistics; raises GocError if the output's metrics cannot be had from them."""
-        reference = load_reference(
-            path, self.extractor, self.image_size, needs_images(output.metrics), Path(output.cache_dir)
-        )
-        check_metrics(output.metrics, reference)
-        return reference
+def weights_of_extractor(model: ModelConfig) -> Path | None:
+    """Its weights file; None: there is no extractor."""
+    if model.extractor is None:
+        return None
+    named = None if model.extractor_weights is None else resolve(model.extractor_weights)
+    return extractor_weights(model.extractor, named)
 
 
 def uncached_generation(
@@ -123,6 +116,8 @@ def uncached_generation(
 def calibration_alone(config: Config, device: torch.device, compiled: bool) -> Calibration:
     """A config's calibration run, for commands that need none of its files but the checkpoint."""
     measurement, way, model = config.measurement, config.way, config.measurement.model
+    if model.is_pipeline:
+        raise ConfigError(f"model.objective={model.objective}: must be diffusion or flow here; run.py runs pipelines")
     checkpoint = resolve(model.checkpoint)
     denoiser = load_model(model.shape(), checkpoint, model.objective)
     prepare(denoiser, device, torch_format(measurement.precision), compiled)

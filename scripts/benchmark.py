@@ -37,10 +37,11 @@ from hydra.errors import HydraException
 from random_weights import DOWNSAMPLING, randomize
 
 import goc.experiment
+import goc.loaded
 import goc.outcome
 import goc.sampling.generation
-import goc.sources
 from goc.config import compose_config
+from goc.loaded import Loaded
 from goc.metrics.distance import distance
 from goc.metrics.errors import standard_error
 from goc.metrics.features import Extractor
@@ -48,7 +49,7 @@ from goc.metrics.statistics import moments
 from goc.metrics.uncertainty import FrechetInfluence
 from goc.models.dit import DiT
 from goc.sampling.shards import SampleSet
-from goc.sources import Loaded, Sources
+from goc.sources import Sources
 from goc.system.device import choose_device, configure
 from goc.system.errors import ConfigError, GocError, fail
 from goc.system.files import write_json
@@ -120,10 +121,10 @@ def overhead(settings: list[str]) -> pd.DataFrame:
     watch.time(Extractor, "extract", "features")
     watch.time(goc.outcome, "evaluate", "metrics")
     watch.time(goc.outcome, "distance", "distance to uncached")
-    watch.time(goc.sources, "decode_pixels", "decoding")
+    watch.time(goc.loaded, "decode_pixels", "decoding")
     watch.time(goc.outcome, "leave", "pictures and results")
     watch.time(Sources, "of", "hashing files")
-    watch.time(Loaded, "of", "loading")
+    watch.time(goc.experiment, "load", "loading")
     watch.time(Loaded, "reference", "loading")
     watch.time(goc.experiment, "run", "sampler and the rest")
     with tempfile.TemporaryDirectory() as folder:

@@ -5,6 +5,10 @@
 DIR then holds DiT-S-2-256x256.pt (names of the DiT and SiT releases), vae/ (a diffusers folder built as sd-vae-ft-ema),
 inception.pth (torch-fidelity's Inception) and reference.npz (ADM's layout). The same settings give the same bytes.
 Metrics of such a run mean nothing; that it runs does.
+
+    python scripts/random_weights.py --pipeline DIR
+
+writes a tiny text-to-image pipeline instead, with DIR/prompts.txt and a CLIP in DIR/clip, for model=pipeline.
 """
 
 import argparse
@@ -142,7 +146,9 @@ def write(out: Path, model: str, image_size: int, seed: int, reference_images: i
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the four files; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write into")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--out", type=Path, help="folder to write into")
+    where.add_argument("--pipeline", type=Path, help="folder for a tiny pipeline of diffusers; only --seed matters")
     parser.add_argument("--model", default="DiT-S/2", help="a published architecture, DiT's or SiT's (default DiT-S/2)")
     parser.add_argument("--image-size", type=int, default=256, help="pixels a side (default 256)")
     parser.add_argument("--seed", type=int, default=0, help="default 0")
@@ -150,6 +156,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tiny-vae", action="store_true", help="a very small VAE with the same downsampling factor")
     args = parser.parse_args(argv)
     try:
+        if args.pipeline is not None:
+            import random_pipeline  # loads diffusers and transformers
+
+            print("\n".join(map(str, random_pipeline.write(args.pipeline, args.seed, randomize))))
+            return 0
         write(args.out, args.model, args.image_size, args.seed, args.reference_images, args.tiny_vae)
     except (GocError, OSError) as error:
         return fail(error)

@@ -104,6 +104,16 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny random pipeline of scripts/random_weights.py, with prompts.txt and clip/ in its folder."""
+    import random_weights
+
+    folder = tmp_path_factory.mktemp("pipeline") / "tiny"
+    assert random_weights.main(["--pipeline", str(folder)]) == 0
+    return folder
+
+
 def run_environment() -> dict[str, str]:
     """For a process of its own beside others: one thread, since pytest-xdist runs one test for each core."""
     return {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -13,7 +13,8 @@ from conftest import REPOSITORY
 GOC = REPOSITORY / "goc"
 # from the ground up; the modules at the entrance are rooms of their own
 ROOMS = ("system", "models", "caching", "sampling", "metrics", "samplers", "closest", "methods", "config", "plan",
-         "pipelines", "sources", "report", "tracking", "outcome", "experiment", "mask", "reference", "cli")  # fmt: skip
+         "pipelines", "sources", "loaded", "report", "tracking", "outcome",
+         "experiment", "mask", "reference", "cli")  # fmt: skip
 HEAVY = ("torch", "torchvision", "timm", "torch_fidelity", "scipy", "diffusers", "wandb")
 
 

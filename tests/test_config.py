@@ -144,10 +144,59 @@ def test_solvers_of_other_settings_are_other_runs_and_a_familys_name_is_none() -
 def test_the_parts_hold_every_key_once_and_identity_is_two_of_them() -> None:
     parts = [Way, Measurement, Execution, Output]
     keys = [field.name for part in parts for field in fields(part)]
-    assert sorted(keys) == sorted(flat(config())) == sorted(set(keys))
+    assert sorted(keys) == sorted(set(keys))
     own = {f.name for part in (Measurement, Way) for f in fields(part)}
     left_out = {"evaluations", "inflection_signal"}  # which became steps; which is as it was before it was a setting
-    assert identity(config()).keys() == own - left_out
+    pipeline = config("model=pipeline", "model.pipeline=x", "prompts=y")
+    for found, others in ((config(), {"prompts"}), (pipeline, {"vae", "vae_batch_size", "cfg_channels"})):
+        assert flat(found).keys() == set(keys) - others
+        assert identity(found).keys() == own - left_out - others
+
+
+def test_a_pipelines_settings_are_not_a_denoisers() -> None:
+    pipeline = config("model=pipeline", "model.pipeline=a/b", "prompts=y")
+    validate(pipeline)
+    assert pipeline.measurement.model.name == "b"
+    assert {"pipeline", "call", "clip"} <= flat(pipeline)["model"].keys()
+    assert not {"checkpoint", "input_size", "routers"} & flat(pipeline)["model"].keys()
+    assert not {"pipeline", "call", "clip"} & flat(config())["model"].keys()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("model.pipeline=null", "model.pipeline=None: must be a folder in diffusers' format, or its name on the hub"),
+        ("prompts=null", "prompts=None: must be a text file with a prompt a line"),
+        ("sampler=ddim", r"sampler=ddim: must be one of scheduler with model.objective=pipeline \(b\)"),
+        ("vae=ema", "vae=ema: must be null with model.objective=pipeline, which has its own"),
+        ("method=l2c", "schedule=l2c: must be another one with model.objective=pipeline"),
+        ("method=searched_learned", "predictor=learned: must be another one with model.objective=pipeline"),
+        ("compile=true", "compile=True: must be false with model.objective=pipeline"),
+        ("converged_samples=8", "converged_samples=8: must be 0 or null with model.objective=pipeline"),
+        ("metrics=[fid]", r"model.extractor=null: must be named for metrics=\[fid\]"),
+        ("metrics=[fid] model.extractor=inception", r"model.reference=null: must be named for metrics=\[fid\]"),
+        ("metrics=[clip]", r"model.clip=null: must be named for metrics=\[clip\]"),
+        ("+model.call.generator=1", "model.call.generator=1: must not be there; seed decides it"),
+    ],
+)
+def test_what_a_pipeline_cannot_have_is_named(overrides: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        validate(config("model=pipeline", "model.pipeline=a/b", "prompts=y", *overrides.split()))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("prompts=y", "prompts=y: must be null with model.objective=diffusion; model=pipeline has it"),
+        ("model.pipeline=x", "model.pipeline=x: must be null with model.objective=diffusion; model=pipeline has it"),
+        ("metrics=[clip]", "metrics=clip: must be another one with digits, which has no prompts"),
+        ("sampler=scheduler", "sampler=scheduler: must be one of ddim, ddpm, dpm_solver, unipc with"),
+        ("model.reference=null", "model.reference=null: must be named for"),
+    ],
+)
+def test_what_only_a_pipeline_has_is_refused_elsewhere(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        validate(config(override))
 
 
 def test_folders_keep_the_names_they_had() -> None:

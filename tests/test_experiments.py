@@ -21,6 +21,7 @@ JOBS = {
     "paper_ddim50": 8,
     "paper_l2c": 2,
     "paper_rule_based": 8,
+    "prompts": 18,  # 6 methods at 3 ratios
 }
 FEWER = {
     "digits_ablation": "inflection_threshold=0.3 gradient_weights=[1.0],[0.8,0.2]",
@@ -29,6 +30,7 @@ FEWER = {
     "digits_ratios": "model=digits steps=20 cache_ratio=0.75 method=searched_learned",
     "digits_search": "hydra.sweeper.n_trials=4",
     "digits_tradeoff": "cache_ratio=0.67 method=none,l2c_goc,teacache,goc_stack_logsnr",  # tests/test_plan.py has all
+    "prompts": "cache_ratio=0.5 method=none,goc,taylorseer steps=6",
 }
 ROWS = {
     "digits_ablation": 2,
@@ -41,7 +43,9 @@ ROWS = {
     "paper_ddim50": 7,
     "paper_l2c": 2,
     "paper_rule_based": 7,
+    "prompts": 3,
 }
+ASKED = {"prompts": ("model.pipeline=FOLDER_OR_HUB_NAME", "prompts=FILE")}  # what only a user can name
 
 
 def jobs_of(path: Path) -> int:
@@ -73,16 +77,24 @@ def test_an_experiment_sweeps_over_what_it_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_an_experiment_runs_by_its_own_command(run_here: Run, tmp_path: Path, path: Path) -> None:
+def test_an_experiment_runs_by_its_own_command(
+    run_here: Run, tmp_path: Path, path: Path, request: pytest.FixtureRequest
+) -> None:
     if path.stem == "digits_search":
         pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra: pip install -e '.[optuna]'")
     package, command = path.read_text().splitlines()[:2]
     assert package == "# @package _global_"
-    assert command == f"# python run.py -m experiment={path.stem}"
+    assert command == " ".join([f"# python run.py -m experiment={path.stem}", *ASKED.get(path.stem, ())])
     fewer = FEWER.get(path.stem, "").split()
     if path.stem == "digits_models":
         fewer.append(f"hydra.sweeper.grids={first_models(path)}")
-    run_here(*command.removeprefix("# python run.py ").split(), "+smoke=true", *fewer)
+    arguments = command.removeprefix("# python run.py ").split()
+    if path.stem in ASKED:
+        pipeline = request.getfixturevalue("tiny_pipeline")
+        named = {"FOLDER_OR_HUB_NAME": pipeline, "FILE": pipeline / "prompts.txt"}
+        arguments = [f"{key}={named.get(value, value)}" for key, _, value in (a.partition("=") for a in arguments)]
+        arguments[0] = "-m"
+    run_here(*arguments, "+smoke=true", *fewer)
     folder = tmp_path / "outputs" / f"{path.stem}-smoke"
     assert len(pd.read_csv(folder / "results.csv")) == ROWS[path.stem]
     for name in ("table.md", "table.tex", "tradeoff.png", "tradeoff.svg", "tradeoff.pdf", "report.html"):

@@ -45,3 +45,8 @@ def test_the_command_draws_a_picture(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "70.0% cached" in capsys.readouterr().out
     assert main(["method=fora", "schedule.interval=99"]) == 1
     assert "schedule.interval=99: must be in [1, 20]" in capsys.readouterr().err
+
+
+def test_a_pipeline_has_no_mask_before_it_is_called(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model=pipeline", "model.pipeline=x", "prompts=y"]) == 1
+    assert "model.objective=pipeline: must be diffusion or flow here" in capsys.readouterr().err

@@ -10,13 +10,15 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from goc.config.identity import CONF, run_id
-from goc.config.settings import Config, Execution, Measurement, ModelConfig, Output, WandbConfig, Way
+from goc.config.settings import SHAPE, Config, Execution, Measurement, ModelConfig, Output, WandbConfig, Way
 from goc.config.validation import check_name, normalise
 from goc.methods import PREDICTORS, SCHEDULES
-from goc.models.objective import DIFFUSION, FLOW
+from goc.models.objective import DIFFUSION, FLOW, PIPELINE
 from goc.samplers import SAMPLERS
 
-SMOKE_MODELS = {DIFFUSION: ["digits"], FLOW: ["digits", "digits_flow"]}
+SMOKE_MODELS = {DIFFUSION: ["digits"], FLOW: ["digits", "digits_flow"], PIPELINE: []}
+SMOKE_OF_PIPELINES: dict[str, Any] = {"metrics": []}  # whose features and references are the user's
+NO_DENOISER = {**dict.fromkeys(SHAPE, 0), "checkpoint": ""}  # of a pipeline, which is not asked for these
 
 
 @dataclass
@@ -38,6 +40,8 @@ def from_hydra(node: DictConfig) -> Config:
     if node.smoke:
         settings.append(OmegaConf.load(CONF / "smoke.yaml"))
         settings += [{"model": embedded(name)} for name in SMOKE_MODELS.get(node.model.objective, ["digits"])]
+    if node.model.objective == PIPELINE:
+        settings += [{"model": NO_DENOISER}, *([SMOKE_OF_PIPELINES] if node.smoke else [])]
     typed = OmegaConf.to_object(OmegaConf.merge(*settings))
 
     def part(cls: type) -> Any:

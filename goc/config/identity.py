@@ -8,8 +8,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from goc.config.settings import Config, Measurement, ModelConfig, Way
+from goc.config.settings import OF_DENOISERS, OF_PIPELINES, Config, Measurement, ModelConfig, Way
 from goc.methods import GradientQueueConfig
+from goc.models.objective import PIPELINE
 from goc.samplers import plain
 from goc.system.files import content_key
 
@@ -22,7 +23,16 @@ TOLD_APART = (*(f.name for part in (Measurement, Way) for f in fields(part)), "c
 def flat(config: Config) -> dict[str, Any]:
     """All settings as plain values under the keys that users type, as result.json holds them."""
     parts = (asdict(part) for part in (config.way, config.measurement, config.execution, config.output))
-    return {**{key: value for part in parts for key, value in part.items()}, "sampler": plain(config.way.sampler)}
+    settings = {**{key: value for part in parts for key, value in part.items()}, "sampler": plain(config.way.sampler)}
+    return _of_its_kind(settings)
+
+
+def _of_its_kind(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without those that only a pipeline has, or only what is none."""
+    model = settings["model"]
+    others = OF_DENOISERS if model["objective"] == PIPELINE else OF_PIPELINES
+    kept = {key: value for key, value in settings.items() if key not in others["measurement"]}
+    return kept | {"model": {key: value for key, value in model.items() if key not in others["model"]}}
 
 
 def identity(config: Config) -> dict[str, Any]:

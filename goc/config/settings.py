@@ -7,7 +7,7 @@ from omegaconf import MISSING
 
 from goc.methods import PredictorConfig, ScheduleConfig
 from goc.metrics.kinds import EXTRACTORS, METRICS
-from goc.models.objective import OBJECTIVES
+from goc.models.objective import OBJECTIVES, PIPELINE
 from goc.samplers import SamplerConfig
 from goc.sampling.noise import TRAINING_STEPS
 from goc.system.precision import PRECISIONS
@@ -20,13 +20,21 @@ SAVE_IMAGES = ("none", "png", "npz")
 TRACKERS = ("none", "csv", "wandb")
 WANDB_MODES = ("online", "offline")
 CONVERGED_SAMPLES = 128
+# keys of a pipeline of diffusers, which no denoiser of this project has
+OF_PIPELINES = {"measurement": ("prompts",), "model": ("pipeline", "call", "clip")}
+SHAPE = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes")
+# and those of a denoiser, which no pipeline has
+OF_DENOISERS = {
+    "measurement": ("cfg_channels", "vae", "vae_batch_size"),
+    "model": (*SHAPE, "checkpoint", "routers", "schedules", "weights"),
+}
 
 
 def _key(default: Any, text: str) -> Any:
     """A setting with its help text."""
     metadata = {"help": text}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
+    if isinstance(default, list | dict):
+        return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
@@ -35,7 +43,9 @@ class ModelConfig:
     """A denoiser, its weights, and the real data its images are compared with."""
 
     name: str = _key(MISSING, "name in tables")
-    objective: str = _key("diffusion", f"what it was trained for: {' or '.join(OBJECTIVES)}")
+    objective: str = _key(
+        "diffusion", f"what it was trained for: {' or '.join(OBJECTIVES)}; {PIPELINE}: one of diffusers"
+    )
     family: str | None = _key(None, "models that differ in their training seed alone share it: reports average them")
     input_size: int = _key(MISSING, "side of the input in latent pixels")
     patch_size: int = _key(MISSING, "side of a patch in latent pixels")
@@ -54,16 +64,27 @@ class ModelConfig:
     weights: str | None = _key(
         None, "its weights for predictor=learned: a path with {model}, {sampler}, {steps}, {computed}, {cfg_scale}"
     )
-    extractor: str = _key(MISSING, f"feature extractor of the metrics: {', '.join(EXTRACTORS)}")
+    pipeline: str | None = _key(None, "model=pipeline: a folder in diffusers' format, or its name on the hub")
+    call: dict[str, Any] = _key({}, "model=pipeline: more arguments of its call, as +model.call.height=512")
+    clip: str | None = _key(None, "model=pipeline: the CLIP of metrics=[clip], a folder or a name on the hub")
+    extractor: str | None = _key(
+        MISSING, f"feature extractor of the metrics: {', '.join(EXTRACTORS)}; null with a pipeline: none"
+    )
     extractor_weights: str | None = _key(None, "its weights file; null: the shipped or published one")
-    reference: str = _key(
-        MISSING, "the real images: ADM's .npz, a folder of images, or saved statistics (.safetensors)"
+    reference: str | None = _key(
+        MISSING,
+        "the real images: ADM's .npz, a folder of images, or saved statistics (.safetensors); null with a pipeline: "
+        "none",
     )
 
     def shape(self) -> dict[str, int]:
         """The arguments of DiT."""
-        names = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in SHAPE}
+
+    @property
+    def is_pipeline(self) -> bool:
+        """Whether it is a pipeline of diffusers, and not a denoiser of this project."""
+        return self.objective == PIPELINE
 
 
 @dataclass
@@ -127,6 +148,9 @@ class Measurement:
         None, "decoder of a latent-space model: ema, mse, a folder or a hub repository; null: pixel space"
     )
     vae_batch_size: int = _key(8, "latents decoded together")
+    prompts: str | None = _key(
+        None, "model=pipeline: a text file, a prompt a line; sample i has prompt i, counted round"
+    )
     model: ModelConfig = _key(MISSING, "group: the denoiser")
 
 

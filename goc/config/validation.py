@@ -10,6 +10,7 @@ from goc.config.settings import (
     CLOCKS,
     INFLECTION_SCOPES,
     INFLECTION_SIGNALS,
+    OF_PIPELINES,
     SAVE_IMAGES,
     SITES,
     TRACKERS,
@@ -17,6 +18,7 @@ from goc.config.settings import (
     Config,
     Execution,
     Measurement,
+    ModelConfig,
     Output,
     Way,
 )
@@ -32,18 +34,29 @@ from goc.methods import (
     Searched,
 )
 from goc.metrics.kinds import METRICS
-from goc.models.objective import OBJECTIVES
+from goc.models.objective import OBJECTIVES, PIPELINE
 from goc.samplers import fitting
 from goc.sampling.noise import TRAINING_STEPS
 from goc.system.errors import ConfigError
 from goc.system.precision import PRECISIONS
 
 DEFAULT_GRADIENT_WEIGHTS = [1.0]
+# arguments of a pipeline's call that settings of a run decide
+OF_A_CALL = {
+    "prompt": "prompts",
+    "num_images_per_prompt": "num_samples",
+    "generator": "seed",
+    "latents": "seed",
+    "num_inference_steps": "steps",
+    "guidance_scale": "cfg_scale",
+    "output_type": "the run",
+    "return_dict": "the run",
+}
 OWN_WEIGHTS = "outputs/weights/{model}-{sampler}{steps}-{computed}-cfg{cfg_scale}.json"  # of scripts/train_weights.py
 
 
 def normalise(way: Way, measurement: Measurement | None = None) -> None:
-    """Settle what one setting implies for another, so that equal runs have equal configs. Changes the way.
+    """Settle what one setting implies for another, so that equal runs have equal configs. Changes its arguments.
 
     Without a measurement, its model has no files.
     """
@@ -54,6 +67,7 @@ def normalise(way: Way, measurement: Measurement | None = None) -> None:
         way.schedule, way.predictor, way.gradient_weights = NoCaching(), ReuseConfig(), []
         way.site = "branch"
     if measurement is not None:
+        _settle_name(measurement.model)
         _settle_files(way, measurement)
     if not way.schedule.follows_ratio():
         way.cache_ratio = None
@@ -82,6 +96,12 @@ def normalise(way: Way, measurement: Measurement | None = None) -> None:
     defaults = {f.name: f.default for f in fields(Way)}
     for key in unused:
         setattr(way, key, defaults[key])
+
+
+def _settle_name(model: ModelConfig) -> None:
+    """Name a pipeline by the last part of its folder or repository, where it has no name of its own."""
+    if model.pipeline is not None and model.name == PIPELINE:
+        model.name = PurePath(model.pipeline).name
 
 
 def _settle_files(way: Way, measurement: Measurement) -> None:
@@ -124,6 +144,9 @@ def validate(config: Config) -> None:
     check_measurement(config.measurement)
     check_execution(config.execution)
     check_output(config.output, config.measurement.num_samples)
+    check_scored(config.output.metrics, config.measurement)
+    if config.measurement.model.is_pipeline:
+        check_run_of_pipeline(config)
     sampler, objective = config.way.sampler, config.measurement.model.objective
     if sampler.objective != objective:
         raise ConfigError(
@@ -135,6 +158,33 @@ def validate(config: Config) -> None:
             f"converged_samples={config.output.converged_samples}: must be 0 or null with "
             f"sampler={sampler.name}, as a stochastic sampler has no converged solution"
         )
+
+
+def check_run_of_pipeline(config: Config) -> None:
+    """Raise ConfigError on the first setting that no run of a pipeline can have."""
+    why = f"with model.objective={PIPELINE}"
+    for group, part, trained in (
+        ("schedule", config.way.schedule, L2C),
+        ("predictor", config.way.predictor, LearnedConfig),
+    ):
+        if isinstance(part, trained):
+            raise ConfigError(f"{group}={part.name}: must be another one {why}, as it is trained for a model")
+    _require(config.execution, not config.execution.compile, "compile", f"false {why}")
+    converged = f"0 or null {why}, whose scheduler's converged solution is not known"
+    _require(config.output, not config.output.converged_samples, "converged_samples", converged)
+
+
+def check_scored(metrics: list[str], measurement: Measurement) -> None:
+    """Raise ConfigError for a metric whose files the settings do not name."""
+    model = measurement.model
+    for name in metrics:
+        metric = METRICS[name]
+        wanted = ["clip"] if metric.needs == "prompts" else ["extractor", *(["reference"] if metric.compares else [])]
+        if metric.needs == "prompts" and not model.is_pipeline:
+            raise ConfigError(f"metrics={name}: must be another one with {model.name}, which has no prompts")
+        for key in wanted:
+            if getattr(model, key) is None:
+                raise ConfigError(f"model.{key}=null: must be named for metrics=[{name}]")
 
 
 def _require(part: object, condition: bool, key: str, allowed: str) -> None:
@@ -189,18 +239,41 @@ def check_way(way: Way) -> None:
 
 def check_measurement(measurement: Measurement) -> None:
     """Raise ConfigError on the first setting of a measurement that cannot be run."""
-    model = measurement.model
-    _one_of(measurement, "model.objective", OBJECTIVES)
+    _one_of(measurement, "model.objective", (*OBJECTIVES, PIPELINE))
     _one_of(measurement, "precision", tuple(PRECISIONS))
+    _require(measurement, measurement.num_samples >= 1, "num_samples", "at least 1")
+    _require(measurement, measurement.seed >= 0, "seed", "at least 0")
+    _require(measurement, math.isfinite(measurement.cfg_scale), "cfg_scale", "a finite number")
+    (check_pipeline if measurement.model.is_pipeline else check_denoiser)(measurement)
+
+
+def check_pipeline(measurement: Measurement) -> None:
+    """Raise ConfigError on the first setting that a pipeline of diffusers cannot have, or lacks."""
+    model = measurement.model
+    for key, what in {"model.pipeline": "a folder in diffusers' format, or its name on the hub",
+                      "prompts": "a text file with a prompt a line"}.items():  # fmt: skip
+        _require(measurement, operator.attrgetter(key)(measurement) is not None, key, what)
+    _require(measurement, measurement.vae is None, "vae", f"null with model.objective={PIPELINE}, which has its own")
+    for key in OF_A_CALL:
+        if key in model.call:
+            raise ConfigError(f"model.call.{key}={model.call[key]}: must not be there; {OF_A_CALL[key]} decides it")
+
+
+def check_denoiser(measurement: Measurement) -> None:
+    """Raise ConfigError on the first setting that a denoiser of this project cannot have."""
+    model = measurement.model
+    for key in (*OF_PIPELINES["measurement"], *(f"model.{key}" for key in OF_PIPELINES["model"])):
+        given = operator.attrgetter(key)(measurement)
+        _require(measurement, not given, key, f"null with model.objective={model.objective}; model=pipeline has it")
+    for key in ("extractor", "reference"):
+        if getattr(model, key) is None:
+            raise ConfigError(f"model.{key}=null: must be named for {model.name}")
     _require(measurement, measurement.vae_batch_size >= 1, "vae_batch_size", "at least 1")
     if measurement.vae is None and model.in_channels not in (1, 3):
         raise ConfigError(
             f"vae=null: {model.name} makes latents of {model.in_channels} channels, which only a vae "
             "turns into images: ema, mse, a folder, or a hub repository"
         )
-    _require(measurement, measurement.num_samples >= 1, "num_samples", "at least 1")
-    _require(measurement, measurement.seed >= 0, "seed", "at least 0")
-    _require(measurement, math.isfinite(measurement.cfg_scale), "cfg_scale", "a finite number")
     _require(measurement, measurement.cfg_channels >= 1, "cfg_channels", "at least 1")
     _require(measurement, model.hidden_size % model.num_heads == 0, "model.hidden_size", "a multiple of num_heads")
     _require(measurement, model.input_size % model.patch_size == 0, "model.input_size", "a multiple of patch_size")

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import cast
 
 import numpy as np
 from torch import Tensor
@@ -135,13 +136,17 @@ def needs_images(metrics: Iterable[str]) -> bool:
     return any(METRICS[name].needs == "images" for name in metrics)
 
 
-def check_metrics(metrics: Iterable[str], reference: Reference) -> None:
-    """Raise ConfigError for a metric that the reference, or its extractor, cannot give.
+def check_metrics(metrics: Iterable[str], reference: Reference | None) -> None:
+    """Raise ConfigError for a metric that the reference, or its extractor, cannot give; None: there is none.
 
     To be called before generating, so that no samples are made in vain.
     """
     for name in metrics:
         metric = METRICS[name]
+        if reference is None:
+            if metric.compares:
+                raise ConfigError(f"metrics={name}: needs a reference")
+            continue
         if metric.needs == "spatial" and not EXTRACTORS[reference.extractor].spatial_size:
             raise ConfigError(f"metrics={name}: the extractor {reference.extractor} has no spatial features")
         if metric.needs == "spatial" and (reference.mu_s is None or reference.sigma_s is None):
@@ -170,7 +175,7 @@ def _counted(batches: Batches, count: int) -> Iterator[Features]:
         raise ValueError(f"features of {seen} samples, not of {count}")
 
 
-def evaluate(metrics: Sequence[str], batches: Batches, count: int, reference: Reference) -> Scores:
+def evaluate(metrics: Sequence[str], batches: Batches, count: int, reference: Reference | None) -> Scores:
     """The named metrics of `count` samples against a reference, equal to torch-fidelity's on all features together.
 
     batches() iterates over the samples' features in order; it is called twice or thrice a metric, more often for KID.
@@ -179,8 +184,14 @@ def evaluate(metrics: Sequence[str], batches: Batches, count: int, reference: Re
     check_metrics(metrics, reference)
     scores = Scores()
     for name in metrics:
-        scores.add(COMPUTE[name](partial(_counted, batches, count), count, reference))
+        # those that compare nothing do not look at it
+        scores.add(COMPUTE[name](partial(_counted, batches, count), count, cast(Reference, reference)))
     return scores
+
+
+def mean_score(name: str, values: np.ndarray) -> Scores:
+    """A number that each sample has by itself, [N]: its mean."""
+    return Scores({name: float(values.mean()), f"{name}_se": standard_error(values)}, {name: values})
 
 
 def drift(own: Callable[[], Iterator[Tensor]], target: Callable[[], Iterator[Tensor]]) -> Scores:

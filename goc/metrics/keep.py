@@ -1,6 +1,7 @@
 """What the shards of a measured run keep of its samples."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -8,20 +9,29 @@ from goc.metrics.features import Extractor
 from goc.sampling.images import GRID_SAMPLES
 from goc.sampling.shards import Keep
 
+Score = Callable[[range, Tensor], Tensor]  # indices and uint8 images [n, C, H, W] of samples -> [n]
+
 
 @dataclass(frozen=True)
 class KeepFeatures(Keep):
-    """Keeps labels and features of all samples; latents and images of those that are compared, shown or saved.
+    """Keeps labels, features and scores of all samples; latents and images of those that are compared, shown or saved.
 
-    compared: the first samples whose latents and images are kept. images: whether all images are.
+    extractor: None: there are no features. compared: the first samples whose latents and images are kept. images:
+    whether all images are. scores: of each sample, by name.
     """
 
-    extractor: Extractor
+    extractor: Extractor | None
     compared: int
     images: bool
+    scores: Mapping[str, Score] = field(default_factory=dict)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the features."""
+        return () if self.extractor is None else self.extractor.fields
 
     def names(self, indices: range) -> frozenset[str]:
-        names = {"labels", *self.extractor.fields}
+        names = {"labels", *self.fields, *self.scores}
         if indices.start < self.compared:
             names |= {"latents", "images"}
         if self.images or indices.start < GRID_SAMPLES:
@@ -29,6 +39,8 @@ class KeepFeatures(Keep):
         return frozenset(names)
 
     def __call__(self, indices: range, made: dict[str, Tensor]) -> dict[str, Tensor]:
-        features = self.extractor.extract(made["images"])
-        everything = {**made, **{name: getattr(features, name) for name in self.extractor.fields}}
+        everything = made | {name: score(indices, made["images"]) for name, score in self.scores.items()}
+        if self.extractor is not None:
+            features = self.extractor.extract(made["images"])
+            everything |= {name: getattr(features, name) for name in self.fields}
         return {name: everything[name] for name in self.names(indices)}

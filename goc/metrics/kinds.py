@@ -13,19 +13,22 @@ class MetricKind:
     """What a metric asks for.
 
     minimum_samples: the fewest samples it is defined for. needs: what not every extractor and reference has: spatial
-    features, or the features of the reference's single images.
+    features, or the features of the reference's single images; or prompts, which only pipelines have. compares: whether
+    it is of features of the samples and of real images.
     """
 
     minimum_samples: int
-    needs: Literal["spatial", "images"] | None = None
+    needs: Literal["spatial", "images", "prompts"] | None = None
+    compares: bool = True
 
 
 METRICS = {
-    "isc": MetricKind(1),
+    "isc": MetricKind(1, compares=False),
     "fid": MetricKind(2),
     "sfid": MetricKind(2, needs="spatial"),
     "kid": MetricKind(2, needs="images"),
     "prc": MetricKind(PRC_NEIGHBORHOOD + 1, needs="images"),
+    "clip": MetricKind(1, needs="prompts", compares=False),
 }
 
 

@@ -69,8 +69,33 @@ def calibrate(
         raise PipelineError(f"prompts={prompts!r}: must be a list of at least one prompt")
     way = way_of(method, cache_ratio, steps, settings)
     trial = Trial(pipe, prompts, {**(call or {}), "num_inference_steps": steps}, seed, blocks, branches)
-    measuring = Measuring(trial, way, trial.probe(way.site))
-    run = measuring.run
+    run = trial.probe(way.site)
+    found = measured(way, trial, run)
+    made_for = MadeFor.of(transformer_of(pipe), pipe.scheduler)
+    by_step = None if found.alignment is None else _numbers(step_alignment(found.alignment))
+    return PipelinePlan(
+        method, cache_ratio, settings, made_for, run.steps, found.mask, found.correct, found.skip_threshold, by_step,
+        blocks, branches,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a way's plan for a pipeline is made of.
+
+    mask: of the way's site. skip_threshold: of an adaptive schedule. correct: [steps, places, outputs]; None:
+    everywhere. alignment: of the cells that were seen, [steps, cells, 1], if it was measured.
+    """
+
+    mask: Tensor
+    skip_threshold: float | None
+    correct: Tensor | None
+    alignment: Tensor | None
+
+
+def measured(way: Way, trial: "Trial", run: Run) -> Measured:
+    """What a way's plan is made of, for calls like this run, as a trial's calls tell; raises GocError."""
+    measuring = Measuring(trial, way, run)
     way.schedule.check(run.steps)
     asked = situation(
         way,
@@ -82,12 +107,7 @@ def calibrate(
         search=measuring.search,
     )
     mask, skip_threshold = at_site(way, way.schedule.mask(asked)), way.schedule.skip_threshold(asked)
-    correct, alignment = measuring.correction(mask)
-    made_for = MadeFor.of(transformer_of(pipe), pipe.scheduler)
-    by_step = None if alignment is None else _numbers(step_alignment(alignment))
-    return PipelinePlan(
-        method, cache_ratio, settings, made_for, run.steps, mask, correct, skip_threshold, by_step, blocks, branches
-    )
+    return Measured(mask, skip_threshold, *measuring.correction(mask))
 
 
 def _numbers(values: Tensor) -> tuple[float | None, ...]:
@@ -270,7 +290,8 @@ class Measuring:
         assert seen is not None
         if not measured:
             return seen.expand(self.shape).clone(), None
-        correct = torch.ones(self.shape, dtype=torch.bool)
+        # cells that were not seen are not there: where they were corrected, errors would seem to grow
+        correct = seen.flatten(1).any(dim=1)[:, None, None].expand(self.shape).clone()
         correct.flatten(1)[:, cells] = seen.squeeze(-1)
         return correct, alignment
 

@@ -16,6 +16,7 @@ class Operations:
         self.blocks = blocks
         self.known: dict[Hashable, dict[Key, float]] = {}  # by the shapes of the inputs
         self.costs: dict[Key, float] = {}  # in the call under way
+        self.wanted = True  # counting makes a call slower
         self.shapes: Hashable = None
         self.counter: FlopCounterMode | None = None
         self.before = 0
@@ -24,7 +25,7 @@ class Operations:
         """A call of the transformer with inputs of these shapes; it is counted if it computes all."""
         self.shapes = shapes
         self.costs = self.known.get(shapes, {})
-        if shapes not in self.known and computes_all and not self._compiled():
+        if self.wanted and shapes not in self.known and computes_all and not self._compiled():
             self.counter = FlopCounterMode(display=False)
             self.counter.__enter__()
 

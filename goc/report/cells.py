@@ -27,6 +27,7 @@ TITLES = {
     "kid": ("KID", "KID to the real images"),
     "precision": ("precision", "precision"),
     "recall": ("recall", "recall"),
+    "clip": ("CLIP score", "CLIP score of images and their prompts"),
     "converged": ("to converged", "distance to the converged solution"),
     "converged_median": ("to converged, median", "distance to the converged solution, median"),
     "drift": ("drift", "drift: FID to the uncached samples"),

@@ -24,6 +24,7 @@ COLUMNS = {
     "kid": ("metrics", "kid"),
     "precision": ("metrics", "precision"),
     "recall": ("metrics", "recall"),
+    "clip": ("metrics", "clip"),
     "converged": ("converged", "mean"),
     "converged_median": ("converged", "median"),
     "converged_accuracy": ("converged", "accuracy"),
@@ -62,15 +63,15 @@ LOWER_IS_BETTER = (
     "fid", "sfid", "kid", "converged", "converged_median", "drift", "mse", "relative_l2", "relative_l2_mean",
     "relative_l2_median", "relative_l2_p95", "lpips",
 )  # fmt: skip
-HIGHER_IS_BETTER = ("is", "precision", "recall", "psnr", "psnr_image", "ssim")
+HIGHER_IS_BETTER = ("is", "precision", "recall", "clip", "psnr", "psnr_image", "ssim")
 # distances to the uncached run of the same sampler and steps
 TO_TARGET = ("drift", "mse", "relative_l2", "relative_l2_mean", "relative_l2_median", "relative_l2_p95", "lpips",
              "psnr", "psnr_image", "ssim")  # fmt: skip
 COST = ("cached", "evaluations", "gmacs", "macs_saved", "ms_per_image", "latency_ratio")
 PERCENT = ("cached", "macs_saved")  # shares, written in per cent
 WITH_ERROR = (
-    "fid", "sfid", "is", "kid", "precision", "recall", "converged", "converged_median", "drift", "relative_l2_mean",
-    "relative_l2_median", "relative_l2_p95", "psnr_image", "ssim", "lpips",
+    "fid", "sfid", "is", "kid", "precision", "recall", "clip", "converged", "converged_median", "drift",
+    "relative_l2_mean", "relative_l2_median", "relative_l2_p95", "psnr_image", "ssim", "lpips",
 )  # fmt: skip
 
 

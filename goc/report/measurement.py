@@ -6,7 +6,7 @@ Most disputes over published FIDs are about one of these.
 from typing import Any
 
 from goc.config import Measurement, Way, label
-from goc.models.decoder import UINT8_RULE
+from goc.models.decoder import PIPELINES_UINT8_RULE, UINT8_RULE
 from goc.samplers import plain
 from goc.system.files import content_key
 
@@ -14,16 +14,19 @@ from goc.system.files import content_key
 def describe_measurement(measurement: Measurement, hashes: dict[str, str | None]) -> dict[str, Any]:
     """The measurement of a run: its guidance, seeds and conversion to uint8, and the hashes of all weights used.
 
-    hashes: model_sha256, vae_sha256 (None in pixel space), extractor_sha256 and reference_sha256.
+    hashes: model_sha256, vae_sha256 (None in pixel space) or a pipeline's prompts_sha256 and clip_sha256,
+    extractor_sha256 and reference_sha256.
     """
-    shared = ("cfg_scale", "cfg_channels", "num_samples", "seed", "precision")
+    model = measurement.model
+    own = ("cfg_scale",) if model.is_pipeline else ("cfg_scale", "cfg_channels")
     return {
-        "model": measurement.model.name,
-        "objective": measurement.model.objective,
+        "model": model.name,
+        "objective": model.objective,
         **hashes,
-        **{key: getattr(measurement, key) for key in shared},
-        "extractor": measurement.model.extractor,
-        "uint8": UINT8_RULE,
+        **{key: getattr(measurement, key) for key in (*own, "num_samples", "seed", "precision")},
+        **({"call": model.call} if model.is_pipeline else {}),
+        "extractor": model.extractor,
+        "uint8": PIPELINES_UINT8_RULE if model.is_pipeline else UINT8_RULE,
     }
 
 

@@ -18,6 +18,7 @@ DECIDED = 2.0  # paired errors between two runs, from which on one of them is be
 CONTRIBUTIONS = {
     "fid": "fid", "sfid": "sfid", "is": "is", "drift": "drift", "converged": "converged",
     "relative_l2_mean": "relative_l2", "psnr_image": "psnr_image", "ssim": "ssim", "lpips": "lpips",
+    "clip": "clip",
 }  # fmt: skip
 
 

@@ -30,6 +30,7 @@ QUALITY = {
     "fid": "FID to the real images",
     "converged": "distance to converged solution",
     "drift": "drift from the uncached run",
+    "relative_l2_median": "relative L2 to the uncached run, median",
     "mse": "MSE to the uncached samples",
 }
 COST = {
@@ -87,7 +88,7 @@ def _plot_lines(axis: Axes, frame: pd.DataFrame, quality: str, cost: str, looks:
             look = {"capsize": 2, "linewidth": 1.2, "markersize": 5, **looks[str(name)]}
             axis.errorbar(rows[cost], rows[quality].astype(float), _errors(rows, quality), label=name, **look)
     levels = frame.loc[is_uncached(frame), quality].dropna()
-    if len(levels) == 1 and quality not in ("drift", "mse"):
+    if len(levels) == 1 and quality not in TO_TARGET:
         axis.axhline(levels.iloc[0], color="black", linestyle=":", linewidth=0.8)
     saved = frame[cost].to_numpy(float) * (-1 if cost == "speedup" else 1)
     front = np.zeros(len(frame), dtype=bool)
@@ -128,10 +129,10 @@ def _plot_bars(axis: Axes, frame: pd.DataFrame, quality: str) -> None:
 
 
 def _drawn(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """Which qualities and which costs there is something to draw of; the MSE only where there is no drift."""
+    """Which qualities and which costs there is something to draw of; of those to the uncached run, the first known."""
     qualities = [quality for quality in QUALITY if frame[quality].notna().any()]
-    if "drift" in qualities and "mse" in qualities:
-        qualities.remove("mse")
+    to_target = [quality for quality in qualities if quality in TO_TARGET]
+    qualities = [quality for quality in qualities if quality not in to_target[1:]]
     return qualities, [cost for cost in COST if frame[cost].notna().any()]
 
 

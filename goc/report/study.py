@@ -25,8 +25,8 @@ from goc.report.tables import latex, markdown, measurements, warning
 from goc.system.errors import GocError, fail
 from goc.system.files import room_for, write_atomically
 
-PRINTED = ("method", "steps", "evaluations", "fid", "fid_se", "sfid", "is", "converged", "drift", "relative_l2_median",
-           "gmacs", "latency_ratio")  # fmt: skip
+PRINTED = ("method", "steps", "evaluations", "fid", "fid_se", "sfid", "is", "clip", "converged", "drift",
+           "relative_l2_median", "gmacs", "latency_ratio")  # fmt: skip
 
 
 def _first_images(folder: Path) -> np.ndarray | None:

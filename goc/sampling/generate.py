@@ -6,14 +6,14 @@ Work is cut into shards of `batch_size` consecutive samples; a restart makes wha
 from filelock import Timeout
 from tqdm import tqdm
 
-from goc.sampling.generation import Generation
+from goc.sampling.generation import SampleSource
 from goc.sampling.interrupt import StopRequests
 from goc.sampling.shards import Keep, SampleSet
 from goc.sampling.workers import Workers
 
 
 def generate(
-    generation: Generation,
+    generation: SampleSource,
     samples: SampleSet,
     keep: Keep,
     workers: Workers,

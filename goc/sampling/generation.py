@@ -1,8 +1,9 @@
 """From a seed to a sample: everything that decides what sample i looks like, and what it cost."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from goc.caching.cache import ScheduledCache, StepCache
 from goc.caching.schedule import cache_ratio_of
-from goc.models.cost import image_macs
+from goc.models.cost import forward_macs, image_macs
 from goc.models.decoder import to_uint8
 from goc.models.dit import DiT
 from goc.sampling.guidance import Denoiser, guided_denoiser
@@ -19,11 +20,54 @@ from goc.system.device import synchronize
 from goc.system.errors import GocError
 
 
+def own_generator(seed: int, index: int) -> torch.Generator:
+    """Sample `index`'s own random generator (CPU)."""
+    state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
 def draw(seed: int, index: int, num_classes: int) -> tuple[torch.Generator, int]:
     """Sample `index`'s own random generator (CPU), and its class label, drawn from it first."""
-    state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)
-    generator = torch.Generator().manual_seed(int(state[0]))
+    generator = own_generator(seed, index)
     return generator, int(torch.randint(num_classes, (), generator=generator))
+
+
+def check_finite(finite: list[bool], indices: range, method: str, hint: str) -> None:
+    """Raise GocError if the values of these samples were not finite after each of the steps; hint: what to try."""
+    if not all(finite):
+        raise GocError(
+            f"samples {indices.start}..{indices.stop - 1}: not finite after step {finite.index(False)} "
+            f"of {len(finite)} (method {method}){hint}"
+        )
+
+
+class SampleSource(Protocol):
+    """What samples come from: a denoiser of this project (`Generation`), or a pipeline (goc/pipelines/generation.py).
+
+    method: for messages. evaluations: of the network for a sample without a cache; a guided one counts once.
+    macs_per_forward: of one of them, for one sample and without guidance.
+    """
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def evaluations(self) -> int: ...
+
+    @property
+    def macs_per_forward(self) -> float: ...
+
+    def make(self, indices: range) -> tuple[dict[str, Tensor], Any]:
+        """Samples of the given indices as shards keep them (`goc.sampling.shards.Keep`), and what `cost` takes."""
+
+    def cost(self, made_with: Any) -> dict[str, Any]:
+        """What a batch cost: cache_ratio, macs_per_image, peak_cache_tensors and _bytes; None: one without a cache."""
+
+    def step_seconds(self, samples: int) -> list[float]:
+        """How long each step of the sampling loop takes now, for a batch of so many samples."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +89,14 @@ class Generation:
     method: str = "none"  # for messages
     divergence_hint: str = ""
     autocast: torch.dtype | None = None  # the format of the denoiser's products; None: as the weights are
+
+    @property
+    def evaluations(self) -> int:
+        return len(self.solver.grid)
+
+    @property
+    def macs_per_forward(self) -> float:
+        return forward_macs(self.model)
 
     def drawn(self, indices: Sequence[int]) -> tuple[Tensor, Callable[[], Tensor]]:
         """Labels [n] of the samples with these indices, and their Gaussian noise [n, C, H, W], another in every call.
@@ -97,7 +149,7 @@ class Generation:
         finite = []
         for x in steps:
             finite.append(torch.isfinite(x).all())  # looked at after the last step: no waiting for a GPU before
-        self._raise_if_not_finite(torch.stack(finite).tolist(), indices)
+        check_finite(torch.stack(finite).tolist(), indices, self.method, self.divergence_hint)
         return {"latents": x, "labels": labels, "images": to_uint8(self.decode(x))}, cache
 
     def cost(self, cache: StepCache | None) -> dict[str, Any]:
@@ -114,14 +166,15 @@ class Generation:
             "peak_cache_bytes": cache.peak_cache_bytes,
         }
 
-    def synchronize(self) -> None:
-        """Wait for a GPU to finish what it was given."""
-        synchronize(self.device)
-
-    def _raise_if_not_finite(self, finite: list[bool], indices: range) -> None:
-        if all(finite):
-            return
-        raise GocError(
-            f"samples {indices.start}..{indices.stop - 1}: not finite after step {finite.index(False)} "
-            f"of {len(finite)} (method {self.method}){self.divergence_hint}"
-        )
+    @torch.inference_mode()
+    def step_seconds(self, samples: int) -> list[float]:
+        cache = self.new_cache() if self.new_cache else None
+        _, trajectory = self.trajectory(range(samples), cache)
+        seconds = []
+        for _ in range(self.solver.steps):
+            synchronize(self.device)
+            start = time.perf_counter()
+            next(trajectory)
+            synchronize(self.device)
+            seconds.append(time.perf_counter() - start)
+        return seconds

@@ -11,12 +11,17 @@ from torch import Tensor
 
 from goc.system.files import replacing, room_for
 
-MINIMUM_SIDE = 48
+MINIMUM_SIDE, MAXIMUM_SIDE = 48, 512  # of a sample in a grid, in pixels
 GRID_SAMPLES = 64  # in samples.png
 
 
 def image_grid(images: Tensor, columns: int) -> Image.Image:
-    """uint8 images [N, C, H, W], C = 1 or 3, row by row; small ones are enlarged by whole factors, never smoothed."""
+    """uint8 images [N, C, H, W], C = 1 or 3, row by row.
+
+    Small ones are enlarged by whole factors, never smoothed; large ones are reduced by whole factors.
+    """
+    if (reduced := -(-max(images.shape[-2:]) // MAXIMUM_SIDE)) > 1:
+        images = torch.nn.functional.avg_pool2d(images.float(), reduced).round().to(torch.uint8)
     n, channels, height, width = images.shape
     rows = -(-n // columns)
     padded = torch.full((rows * columns, channels, height + 1, width + 1), 255, dtype=torch.uint8)

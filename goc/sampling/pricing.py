@@ -1,18 +1,14 @@
 """What samples cost: MACs and held tensors as counted, and the time of the sampling loop beside the uncached one."""
 
 import math
-import time
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
-from goc.models.cost import forward_macs
-from goc.sampling.generation import Generation
+from goc.sampling.generation import SampleSource
 from goc.sampling.shards import SampleSet
 
 
-def price(samples: SampleSet, uncached: Generation) -> dict[str, Any]:
+def price(samples: SampleSet, uncached: SampleSource) -> dict[str, Any]:
     """MACs and held tensors of a run, from what was counted for its shards: what really ran, averaged over samples."""
     shards = list(samples.costs())
 
@@ -24,15 +20,15 @@ def price(samples: SampleSet, uncached: Generation) -> dict[str, Any]:
     ratio = average("cache_ratio")
     return {
         "cache_ratio": ratio,
-        "evaluations": len(uncached.solver.grid) * (1 - ratio),  # of the whole network; parts of it count as parts
-        "gmacs_per_forward": forward_macs(uncached.model) / 1e9,
+        "evaluations": uncached.evaluations * (1 - ratio),  # of the whole network; parts of it count as parts
+        "gmacs_per_forward": uncached.macs_per_forward / 1e9,
         "gmacs_per_image": macs / 1e9,
         "macs_saved": 1 - macs / full,
         **{key: max(cost[key] for _, cost in shards) for key in held},
     }
 
 
-def latency(cached: Generation, uncached: Generation, samples: int, repeats: int) -> dict[str, float | None]:
+def latency(cached: SampleSource, uncached: SampleSource, samples: int, repeats: int) -> dict[str, float | None]:
     """Milliseconds per image of the sampling loop in batches of `samples`; None without repeats."""
     if repeats == 0:
         return {"ms_per_image": None, "ms_per_image_uncached": None, "latency_ratio": None}
@@ -40,22 +36,15 @@ def latency(cached: Generation, uncached: Generation, samples: int, repeats: int
     return {"ms_per_image": 1000 * own, "ms_per_image_uncached": 1000 * reference, "latency_ratio": own / reference}
 
 
-@torch.inference_mode()
-def side_by_side(generations: Sequence[Generation], samples: int, repeats: int) -> list[float]:
+def side_by_side(generations: Sequence[SampleSource], samples: int, repeats: int) -> list[float]:
     """Sampling time of each generation, seconds per image in batches of `samples`: the sum of each step's fastest.
 
     The generations take turns, one trajectory each, so that a machine whose speed drifts favours none of them; a step
     that something disturbed does not count if another repeat was spared.
     """
-    fastest = [[math.inf] * generation.solver.steps for generation in generations]
+    fastest: list[list[float]] = [[] for _ in generations]
     for _ in range(repeats):
         for generation, own in zip(generations, fastest, strict=True):
-            cache = generation.new_cache() if generation.new_cache else None
-            _, trajectory = generation.trajectory(range(samples), cache)
-            for step in range(len(own)):
-                generation.synchronize()
-                start = time.perf_counter()
-                next(trajectory)
-                generation.synchronize()
-                own[step] = min(own[step], time.perf_counter() - start)
+            seconds = generation.step_seconds(samples)
+            own[:] = map(min, own or [math.inf] * len(seconds), seconds)
     return [sum(own) / samples for own in fastest]

@@ -33,6 +33,12 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     return device
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait for a GPU to finish what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def keep_freed_memory() -> None:
     """Have glibc keep freed tensors for the next ones, where it is the C library.
 
@@ -63,9 +69,3 @@ def configure(device: torch.device, precision: str, deterministic: bool, threads
         torch.cuda.set_device(device)
     else:
         keep_freed_memory()
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for a GPU to finish what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -18,7 +18,7 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 import goc.metrics.evaluate
 import goc.metrics.statistics
 from goc.metrics.digits import real_digits
-from goc.metrics.evaluate import check_metrics, evaluate, needs_images
+from goc.metrics.evaluate import COMPUTE, check_metrics, evaluate, needs_images
 from goc.metrics.features import Features, load_extractor
 from goc.metrics.kinds import METRICS
 from goc.metrics.reference import Reference
@@ -109,7 +109,7 @@ def test_metrics_are_torch_fidelitys_on_the_same_images(
 def test_metrics_of_batches_are_torch_fidelitys_functions_on_all_features_together(count: int, batch: int) -> None:
     generated, real = random_features(count, 24, 11, seed=1), random_features(1200, 24, 11, seed=0)
     reference = reference_of(real.features, real.spatial, "inception")
-    own = evaluate(list(METRICS), in_batches(generated, batch), count, reference).values
+    own = evaluate(list(COMPUTE), in_batches(generated, batch), count, reference).values
     isc = isc_features_to_metric(generated.logits)
     kid = kid_features_to_metric(
         generated.features, real.features, kid_subset_size=min(1000, count), verbose=False
@@ -254,3 +254,11 @@ def test_a_metric_that_the_extractor_or_reference_cannot_give_is_one_line() -> N
 
 def test_only_kid_and_precision_need_the_references_images() -> None:
     assert [name for name in METRICS if needs_images([name])] == ["kid", "prc"]
+
+
+def test_without_a_reference_there_is_what_is_compared_with_nothing() -> None:
+    generated = random_features(40, 24, 11, seed=1)
+    assert evaluate(["isc"], in_batches(generated, 7), 40, None).values["is"] >= 1
+    for name in ("fid", "prc"):
+        with pytest.raises(ConfigError, match=f"^metrics={name}: needs a reference$"):
+            evaluate(["isc", name], in_batches(generated, 7), 40, None)

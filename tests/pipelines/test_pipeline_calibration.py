@@ -68,10 +68,19 @@ def test_gates_are_where_changes_turn_back() -> None:
 
 
 def test_gates_of_cells_are_no_coarser_than_places() -> None:
-    plan = plan_of(sd3(), "goc", inflection_scope="cell", inflection_signal="span")
+    shares = []
+    for threshold in (-0.4, 0.0, 0.4):
+        settings = {"inflection_scope": "cell", "inflection_signal": "span", "inflection_threshold": threshold}
+        plan = plan_of(sd3(), "goc", **settings)
+        assert plan.correct is not None
+        shares += plan.correct.flatten(1).double().mean(dim=1).tolist()
+    assert any(0 < share < 1 for share in shares)
+
+
+def test_cells_that_no_call_has_are_gated_with_their_step() -> None:
+    plan = plan_of(sd3(), "goc", inflection_threshold=1.5)
     assert plan.correct is not None
-    shares = plan.correct.flatten(1).double().mean(dim=1)
-    assert ((shares > 0) & (shares <= 1)).all()
+    assert plan.correct.flatten(1).any(dim=1).tolist() == [True, True] + [False] * (plan.steps - 2)
 
 
 def test_corrected_steps_can_be_given_without_a_calibration() -> None:

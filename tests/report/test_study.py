@@ -100,3 +100,9 @@ def test_image_grid_shows_every_image_enlarged(channels: int) -> None:
     cell = 9 * 6
     assert picture.shape[:2] == (2 * cell, 3 * cell)
     assert [int(picture[r * cell, c * cell].flat[0]) for r in range(2) for c in range(3)] == [0, 50, 100, 150, 200, 255]
+
+
+def test_large_samples_are_reduced_in_a_grid() -> None:
+    images = torch.randint(256, (3, 3, 1024, 1200), dtype=torch.uint8)
+    picture = image_grid(images, columns=3)
+    assert picture.size == (3 * 401, 342)

@@ -147,6 +147,18 @@ def test_the_files_depend_on_the_seed_alone(weights: Path, tmp_path: Path) -> No
         shutil.rmtree(tmp_path)
 
 
+def test_the_tiny_pipeline_depends_on_the_seed_alone(tiny_pipeline: Path, tmp_path: Path) -> None:
+    torch.manual_seed(99)
+    for seed in (0, 1):
+        assert random_weights.main(["--pipeline", str(tmp_path / str(seed)), "--seed", str(seed)]) == 0
+    expected, other = hashes(tiny_pipeline), hashes(tmp_path / "1")
+    assert {"model_index.json", "prompts.txt", "clip/model.safetensors"} <= expected.keys()
+    assert hashes(tmp_path / "0") == expected
+    differing = {name for name, digest in other.items() if digest != expected[name]}
+    assert differing == {name for name in expected if name.endswith(".safetensors")}
+    assert sum(path.stat().st_size for path in tiny_pipeline.rglob("*") if path.is_file()) < 1_000_000
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -147,7 +147,7 @@ def test_the_summary_of_a_sweep_has_its_table_curves_picture_and_files(sweep: tu
     assert line["lineVal"].tolist() == pytest.approx(cached["fid"].tolist())
     assert line["step"].tolist() == pytest.approx(cached["evaluations"].tolist())
     assert set(curve["lineKey"]) == {"goc", "no cache"}
-    assert len(logged.charts) == 3  # FID, drift and MSE
+    assert len(logged.charts) == 4  # FID, drift, relative L2 and MSE
     assert all("wandb/lineseries/v0" in chart for chart in logged.charts)
 
     picture = logged.values["pictures/tradeoff"]

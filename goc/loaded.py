@@ -1,0 +1,175 @@
+"""What a run computes with, loaded from its files: a denoiser of this project or a pipeline, and what scores images."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from goc.config import Config, Output
+from goc.metrics.clip import load_clip
+from goc.metrics.evaluate import check_metrics, needs_images
+from goc.metrics.features import Extractor, load_extractor
+from goc.metrics.keep import Score
+from goc.metrics.reference import Reference, load_reference
+from goc.models.build import load_model, prepare
+from goc.models.decoder import Decoder, decode_pixels, latent_decoder, load_vae, upsampling
+from goc.pipelines.prompts import read_prompts
+from goc.plan import Plan, calibration_of, make_plan
+from goc.samplers import plain
+from goc.sampling.converged import Converged, converged
+from goc.sampling.generation import Generation, SampleSource
+from goc.sources import Sources, trajectory_key, uncached_generation
+from goc.system.device import torch_format
+from goc.system.errors import GocError
+from goc.system.lazy import LazyModule
+
+if TYPE_CHECKING:
+    from goc.pipelines import folder, generation, planning
+else:  # they load diffusers
+    folder, generation = LazyModule("goc.pipelines.folder"), LazyModule("goc.pipelines.generation")
+    planning = LazyModule("goc.pipelines.planning")
+
+
+@dataclass(frozen=True)
+class Loaded(ABC):
+    """What a run computes with.
+
+    uncached: what samples without a cache come from. key: what its trajectories depend on apart from the seeds.
+    extractor: None: no features are wanted. image_size: of what is generated, a side; None: not known before.
+    """
+
+    config: Config
+    uncached: SampleSource
+    key: dict[str, Any]
+    extractor: Extractor | None
+    image_size: int | None
+
+    @abstractmethod
+    def plan(self) -> Plan:
+        """The plan of the config's method; raises GocError."""
+
+    @abstractmethod
+    def cached(self, plan: Plan, method: str, divergence_hint: str) -> SampleSource:
+        """What samples with a plan's cache come from."""
+
+    def samples_key(self) -> dict[str, Any]:
+        """What the uncached samples depend on, besides the files of the run."""
+        return {**self.key, "seed": self.config.measurement.seed}
+
+    def scores(self, metrics: Sequence[str]) -> Mapping[str, Score]:
+        """Numbers that each sample has by itself, by name, as far as metrics ask for them."""
+        return {}
+
+    def converged(self, count: int) -> Converged:
+        """The converged solution of the first samples; raises GocError where there is none."""
+        raise GocError(f"converged_samples={count}: must be 0 with {self.config.measurement.model.name}")
+
+    def reference(self, path: Path | None, output: Output) -> Reference | None:
+        """The real images' statistics; raises GocError if the output's metrics cannot be had from them."""
+        reference = None
+        if path is not None and self.extractor is not None:
+            wanted = needs_images(output.metrics)
+            reference = load_reference(path, self.extractor, self.image_size, wanted, Path(output.cache_dir))
+        check_metrics(output.metrics, reference)
+        return reference
+
+
+def load(config: Config, sources: Sources, device: torch.device) -> Loaded:
+    """Load a run's files to a device; raises GocError for a damaged one, or one that does not fit."""
+    model, extractor = config.measurement.model, None
+    if model.extractor is not None:
+        extractor = load_extractor(model.extractor, sources.extractor_weights, device)
+    return (load_pipeline_run if model.is_pipeline else load_denoiser_run)(config, sources, device, extractor)
+
+
+@dataclass(frozen=True)
+class LoadedDenoiser(Loaded):
+    """A run of a denoiser of this project."""
+
+    uncached: Generation
+
+    def plan(self) -> Plan:
+        way, model, cache_dir = self.config.way, self.config.measurement.model, self.config.output.cache_dir
+        return make_plan(way, model, calibration_of(way, self.uncached, self.key, cache_dir))
+
+    def cached(self, plan: Plan, method: str, divergence_hint: str) -> SampleSource:
+        return replace(self.uncached, new_cache=plan.new_cache, method=method, divergence_hint=divergence_hint)
+
+    def samples_key(self) -> dict[str, Any]:
+        return {**super().samples_key(), "vae_batch_size": self.config.measurement.vae_batch_size}
+
+    def converged(self, count: int) -> Converged:
+        objective, cache_dir = self.config.measurement.model.objective, Path(self.config.output.cache_dir)
+        # what it depends on apart from the seeds is the key without the way
+        key = {name: value for name, value in self.key.items() if name not in ("sampler", "steps", "batch_size")}
+        return converged(self.uncached, objective, key, count, cache_dir)
+
+
+def load_denoiser_run(
+    config: Config, sources: Sources, device: torch.device, extractor: Extractor | None
+) -> LoadedDenoiser:
+    """As `load`, of a denoiser."""
+    measurement, way, model = config.measurement, config.way, config.measurement.model
+    denoiser = load_model(model.shape(), sources.model, model.objective)
+    prepare(denoiser, device, torch_format(measurement.precision), config.execution.compile)
+    decode: Decoder = decode_pixels
+    scale = 1
+    if sources.vae is not None:
+        vae = load_vae(sources.vae, model.in_channels, device)
+        decode, scale = latent_decoder(vae, measurement.vae_batch_size), upsampling(vae)
+    uncached = uncached_generation(measurement, way, denoiser, device, decode)
+    key = trajectory_key(measurement, way, config.execution.compile, sources.model_sha256)
+    return LoadedDenoiser(config, uncached, key, extractor, scale * model.input_size)
+
+
+@dataclass(frozen=True)
+class LoadedPipeline(Loaded):
+    """A run of a pipeline of diffusers."""
+
+    uncached: "generation.PipelineGeneration"
+    clip: Path | None
+
+    def plan(self) -> Plan:
+        cache_dir = Path(self.config.output.cache_dir)
+        return planning.pipeline_plan(self.config.way, self.uncached.calls, self.key, cache_dir)
+
+    def cached(self, plan: Plan, method: str, divergence_hint: str) -> SampleSource:
+        return replace(self.uncached, new_cache=plan.new_cache, method=method, divergence_hint=divergence_hint)
+
+    def scores(self, metrics: Sequence[str]) -> Mapping[str, Score]:
+        if "clip" not in metrics:
+            return {}
+        assert self.clip is not None  # or the config is not valid
+        score, prompts = load_clip(self.clip, self.uncached.device), self.uncached.calls.prompts
+
+        def clip(indices: range, images: Tensor) -> Tensor:
+            return score(images, [prompts[index % len(prompts)] for index in indices])
+
+        return {"clip": clip}
+
+
+def load_pipeline_run(
+    config: Config, sources: Sources, device: torch.device, extractor: Extractor | None
+) -> LoadedPipeline:
+    """As `load`, of a pipeline."""
+    measurement, way, model = config.measurement, config.way, config.measurement.model
+    assert sources.prompts is not None
+    pipe = folder.load_pipeline(sources.model, torch_format(measurement.precision), device)
+    prompts = read_prompts(sources.prompts)
+    calls = generation.PipelineCalls(pipe, prompts, way.steps, measurement.cfg_scale, model.call, device)
+    key = {
+        "weights": sources.model_sha256,
+        "prompts": sources.prompts_sha256,
+        "call": model.call,
+        "sampler": plain(way.sampler),
+        "steps": way.steps,
+        "cfg_scale": measurement.cfg_scale,
+        "batch_size": way.batch_size,
+        "precision": measurement.precision,
+    }
+    uncached = generation.PipelineGeneration(calls, measurement.seed)
+    return LoadedPipeline(config, uncached, key, extractor, None, sources.clip)

@@ -1,0 +1,177 @@
+"""From a seed and a prompt to an image by a pipeline of diffusers: what `goc.sampling.generation` is for a denoiser."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from goc.caching.cache import StepCache
+from goc.models.dit import Site
+from goc.pipelines.enable import attach, disable_cache, transformer_of
+from goc.pipelines.folder import arguments_of_call
+from goc.pipelines.session import PipelineCache, PipelineError, Run
+from goc.pipelines.structure import layout_of
+from goc.pipelines.watch import Watch
+from goc.sampling.generation import check_finite, own_generator
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images in [0, 1] -> uint8, same shape, by PIPELINES_UINT8_RULE of goc/models/decoder.py."""
+    return (255 * images).round().clamp(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a call of a pipeline is like.
+
+    run: its steps and structure. macs_per_step: of one sample, with guidance. rows: of the transformer's input in a
+    step for one sample: two with guidance.
+    """
+
+    run: Run
+    macs_per_step: float
+    rows: int
+
+
+@dataclass(frozen=True)
+class PipelineCalls:
+    """Calls of one pipeline: sample i has prompt i, counted round, and a random generator of its own.
+
+    steps: num_inference_steps. cfg_scale: guidance_scale, where the call has it. more: other arguments of a call.
+    """
+
+    pipe: Any
+    prompts: Sequence[str]
+    steps: int
+    cfg_scale: float
+    more: Mapping[str, Any]
+    device: torch.device
+
+    def common(self) -> dict[str, Any]:
+        """The arguments that all calls have."""
+        arguments = {**self.more, "num_inference_steps": self.steps}
+        if "guidance_scale" in arguments_of_call(type(self.pipe)):
+            arguments["guidance_scale"] = self.cfg_scale
+        return arguments
+
+    def sample(self, indices: range, seed: int) -> Tensor:
+        """Images in [0, 1] of the samples with these indices, float32 [n, 3, H, W] on the CPU."""
+        arguments = {
+            **self.common(),
+            "prompt": [self.prompts[index % len(self.prompts)] for index in indices],
+            "generator": [own_generator(seed, index) for index in indices],
+            "output_type": "np",
+            "return_dict": False,
+        }
+        try:
+            images = self.pipe(**arguments)[0]
+        except (ValueError, TypeError) as error:
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise PipelineError(f"{type(self.pipe).__name__}: refuses its call ({reason})") from error
+        return torch.as_tensor(images).float().permute(0, 3, 1, 2).contiguous()
+
+    @cached_property
+    def probe(self) -> Probe:
+        """What a call is like, from the first step of one sample."""
+        runs: list[Run] = []
+
+        def first_step(run: Run) -> StepCache:
+            runs.append(run)
+            return StepCache()
+
+        watch = Watch(self.pipe, self.device, last=0)
+        cache = attach(self.pipe, first_step)
+        try:
+            with watch.watching():
+                self.sample(range(1), seed=0)
+        finally:
+            disable_cache(self.pipe)
+        if not runs:
+            raise PipelineError(f"{type(self.pipe).__name__}: a call of it did not call its transformer")
+        return Probe(runs[0], cache.record.macs, watch.rows)
+
+    def run(self, site: Site) -> Run:
+        """What plans of a call depend on, at a site."""
+        run = self.probe.run
+        return Run(layout_of(transformer_of(self.pipe), site), run.scheduler, run.timesteps, run.stream, run.device)
+
+
+@dataclass(frozen=True)
+class PipelineGeneration:
+    """Everything that decides what sample i looks like, apart from i; a `goc.sampling.generation.SampleSource`.
+
+    new_cache makes a cache with the masks of a plan for the calls' run; None computes everything.
+    """
+
+    calls: PipelineCalls
+    seed: int
+    new_cache: Callable[[], StepCache] | None = None
+    method: str = "none"  # for messages
+    divergence_hint: str = ""
+
+    @property
+    def device(self) -> torch.device:
+        return self.calls.device
+
+    @property
+    def evaluations(self) -> int:
+        return self.calls.probe.run.steps
+
+    @property
+    def macs_per_forward(self) -> float:
+        return self.calls.probe.macs_per_step / self.calls.probe.rows
+
+    @contextlib.contextmanager
+    def cached(self, counts: bool = True) -> Iterator[PipelineCache | None]:
+        """Inside, the pipeline has the cache, if there is one; counts: whether it counts operations."""
+        new_cache = self.new_cache
+        if new_cache is None:
+            yield None
+            return
+        cache = attach(self.calls.pipe, lambda run: new_cache(), site=new_cache().site, method=self.method)
+        cache.operations.wanted = counts
+        try:
+            yield cache
+        finally:
+            disable_cache(self.calls.pipe)
+
+    def make(self, indices: range) -> tuple[dict[str, Tensor], PipelineCache | None]:
+        """Samples [n]: uint8 images, their prompts' numbers as labels, and as latents what the last step gave.
+
+        Where the scheduler's last step has no value for each sample, the images in [0, 1] are the latents. Also the
+        cache with its record of these samples. Raises GocError naming the step when values stop being finite.
+        """
+        watch = Watch(self.calls.pipe, self.device)
+        with self.cached() as cache, watch.watching():
+            images = self.calls.sample(indices, self.seed)
+        finite = torch.stack(watch.finite).tolist() if watch.finite else []
+        check_finite([*finite, bool(images.isfinite().all())], indices, self.method, self.divergence_hint)
+        latents = watch.latents
+        if latents is None or len(latents) % len(indices):
+            latents = images
+        labels = torch.tensor([index % len(self.calls.prompts) for index in indices])
+        # with guidance some pipelines step both halves, which are the same
+        return {"latents": latents[: len(indices)].float(), "labels": labels, "images": to_uint8(images)}, cache
+
+    def cost(self, made_with: PipelineCache | None) -> dict[str, Any]:
+        """What a batch really cost, by its cache's record; MACs are the transformer's, as torch counts them."""
+        macs = self.calls.probe.macs_per_step * self.evaluations
+        if made_with is None:
+            return {"cache_ratio": 0.0, "macs_per_image": macs, "peak_cache_tensors": 0, "peak_cache_bytes": 0}
+        record = made_with.record
+        return {
+            "cache_ratio": record.cached_places / record.places,
+            "macs_per_image": macs * (1 - record.saved_macs / record.macs),
+            "peak_cache_tensors": record.tensors_held,
+            "peak_cache_bytes": record.bytes_held,
+        }
+
+    def step_seconds(self, samples: int) -> list[float]:
+        watch = Watch(self.calls.pipe, self.device, timed=True, last=self.evaluations - 1)
+        with self.cached(counts=False), watch.watching():
+            self.calls.sample(range(samples), self.seed)
+        return watch.seconds

@@ -1,0 +1,66 @@
+"""The plan of a run's method on its pipeline."""
+
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from goc.config.settings import Way
+from goc.models.dit import Site
+from goc.pipelines.calibrate import Measured, Trial, measured
+from goc.pipelines.generation import PipelineCalls
+from goc.pipelines.method import plan_with, uncalibrated_plan
+from goc.plan import Plan
+from goc.sampling.shared import shared_tensors
+
+KIND = "pipeline-plan"
+PARTS = {"mask", "skip_threshold", "correct", "alignment"}
+BATCHING = "batch_size"  # of a way: a calibration's calls are of one sample each
+
+
+def pipeline_plan(way: Way, calls: PipelineCalls, key: dict[str, Any], cache_dir: Path) -> Plan:
+    """A way's plan for the calls of a pipeline, from what its calibration measures if it has one; raises GocError.
+
+    key: what the calls depend on. What was measured is kept in cache_dir, and read by the run's other workers.
+    """
+    site: Site = "stack" if way.site == "stack" else "branch"
+    run = calls.run(site)
+    if not way.schedule.calibrates() and way.inflection_threshold is None:
+        return uncalibrated_plan(way, run)
+
+    def make() -> dict[str, Tensor]:
+        return packed(measured(way, trial_of(way, calls), run))
+
+    depends_on = {**key, "way": {name: value for name, value in asdict(way).items() if name != BATCHING}}
+    depends_on.pop(BATCHING, None)
+    found = unpacked(shared_tensors(cache_dir, KIND, depends_on, PARTS, make))
+    plan = plan_with(way, run, found.mask, found.skip_threshold, found.correct)
+    return replace(plan, alignment=found.alignment)
+
+
+def trial_of(way: Way, calls: PipelineCalls) -> Trial:
+    """The uncached calls of a way's calibration: prompts counted round, each with a seed of its own."""
+    prompts = [calls.prompts[index % len(calls.prompts)] for index in range(way.calibration_samples)]
+    return Trial(calls.pipe, prompts, calls.common(), way.calibration_seed, None, None)
+
+
+def packed(found: Measured) -> dict[str, Tensor]:
+    """What was measured as tensors; what was not is one without elements."""
+    nothing = torch.empty(0, dtype=torch.bool)
+    threshold = math.nan if found.skip_threshold is None else found.skip_threshold
+    return {
+        "mask": found.mask.contiguous(),
+        "skip_threshold": torch.tensor(threshold, dtype=torch.float64),
+        "correct": nothing if found.correct is None else found.correct.contiguous(),
+        "alignment": nothing if found.alignment is None else found.alignment.contiguous(),
+    }
+
+
+def unpacked(tensors: dict[str, Tensor]) -> Measured:
+    """The inverse of `packed`."""
+    threshold = tensors["skip_threshold"].item()
+    correct, alignment = (tensors[name] if tensors[name].numel() else None for name in ("correct", "alignment"))
+    return Measured(tensors["mask"], None if math.isnan(threshold) else threshold, correct, alignment)
