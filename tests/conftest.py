@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from gpu_checks.oracles import FOLDERS
 from warm import WarmProcess
 from xdist.scheduler import LoadScopeScheduling
 
@@ -46,6 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def oracle_folders(config: pytest.Config) -> list[Path]:
     """The folders of reference trajectories; the published routers and schedules are in data/ beside the first."""
+    from gpu_checks.oracles import FOLDERS  # a script's, which processes that import this file need not find
+
     return config.getoption("--oracles") or list(FOLDERS)
 
 

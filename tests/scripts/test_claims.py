@@ -32,7 +32,8 @@ def test_shares_are_those_of_the_runs_and_misses_are_said(
     )
     assert claims.main() == 0
     printed = capfd.readouterr().out
-    assert Image.open(tmp_path / "ratios.png").width > 1000
+    with Image.open(tmp_path / "ratios.png") as picture:
+        assert picture.width > 1000
     (claim,) = rows_of(printed, "Our own, as shares of the best distance published")
     best = min(found["reuse"], found["taylorseer"], found["goc"])
     share = found["searched_learned"] / best
