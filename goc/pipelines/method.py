@@ -17,7 +17,7 @@ from goc.methods import L2C, PREDICTORS, SCHEDULES, GradientQueueConfig, Learned
 from goc.pipelines.clock import log_snr
 from goc.pipelines.session import PipelineError, Run
 from goc.plan import Plan, at_site, report_ratio, warn_of_divergence, warn_of_reuse
-from goc.samplers import SamplerConfig
+from goc.samplers import SchedulerConfig
 from goc.sampling.noise import TRAINING_STEPS
 from goc.system.errors import ConfigError
 
@@ -27,12 +27,6 @@ OF_A_WAY = ("gradient_weights", "correct_steps", "site", "clock", *GATING)
 LONGEST = TRAINING_STEPS  # steps that settings are checked with before a call says how many there are
 
 log = logging.getLogger(__name__)
-
-
-class PipelineSampler(SamplerConfig):
-    """A pipeline's own scheduler, which goc has no settings for."""
-
-    fewest_steps = 1
 
 
 def method_names() -> list[str]:
@@ -69,7 +63,7 @@ def way_of(method: str, cache_ratio: float | None, steps: int, settings: Mapping
     for part, values in ((schedule, own.pop("schedule", {})), (predictor, own.pop("predictor", {}))):
         for key, value in values.items():
             setattr(part, key, value)
-    way = Way(cache_ratio=cache_ratio, steps=steps, sampler=PipelineSampler("pipeline"), schedule=schedule,
+    way = Way(cache_ratio=cache_ratio, steps=steps, sampler=SchedulerConfig(), schedule=schedule,
               predictor=predictor, **own)  # fmt: skip
     owners: dict[str, Any] = dict.fromkeys(OF_A_WAY, way)
     for part in (schedule, predictor):
