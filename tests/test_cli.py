@@ -39,7 +39,9 @@ def test_a_run_writes_its_result_and_pictures(run_py: Run, tmp_path: Path) -> No
     assert {"fid", "is", "kid", "precision", "recall"} <= result["metrics"].keys()
     assert all(np.isfinite(value) for value in result["metrics"].values())
     assert result["distance"]["mse"] > 0
-    assert 0 < result["cost"]["ms_per_image"] < result["cost"]["ms_per_image_uncached"]
+    own, uncached = result["cost"]["ms_per_image"], result["cost"]["ms_per_image_uncached"]
+    assert own > 0
+    assert result["cost"]["latency_ratio"] == pytest.approx(own / uncached)
     assert result["cost"]["peak_cache_tensors"] == 24
     assert result["software"]["torch"]
     assert len(result["inflection"]["alignment"]) == 5
