@@ -24,7 +24,7 @@ demo: setup ## the main job on the embedded default: about 5 minutes on 2 cores
 	@echo 'The table, with paired errors:  outputs/demo/table.md'
 	@echo 'Each run below:                 result.json, samples.png, alignment.png'
 
-test: lint ## every check that CI runs: 6 minutes on 2 cores
+test: lint ## every check that CI runs: 7 minutes on 2 cores
 	$(RUN) -m pytest -n 4 # twice the cores, as some tests wait
 
 check: lint ## lint, types and the tests of pure code: under a minute
