@@ -15,14 +15,13 @@ from goc.metrics.evaluate import check_metrics, needs_images
 from goc.metrics.features import Extractor, load_extractor
 from goc.metrics.keep import Score
 from goc.metrics.reference import Reference, load_reference
-from goc.models.build import load_model, prepare
 from goc.models.decoder import Decoder, decode_pixels, latent_decoder, load_vae, upsampling
 from goc.pipelines.prompts import read_prompts
 from goc.plan import Plan, calibration_of, make_plan
 from goc.samplers import plain
 from goc.sampling.converged import Converged, converged
 from goc.sampling.generation import Generation, SampleSource
-from goc.sources import Sources, trajectory_key, uncached_generation
+from goc.sources import Sources, loaded_generation, trajectory_key
 from goc.system.device import torch_format
 from goc.system.errors import GocError
 from goc.system.lazy import LazyModule
@@ -114,15 +113,14 @@ def load_denoiser_run(
 ) -> LoadedDenoiser:
     """As `load`, of a denoiser."""
     measurement, way, model = config.measurement, config.way, config.measurement.model
-    denoiser = load_model(model.shape(), sources.model, model.objective)
-    prepare(denoiser, device, torch_format(measurement.precision), config.execution.compile)
+    compiled = config.execution.compile
     decode: Decoder = decode_pixels
     scale = 1
     if sources.vae is not None:
         vae = load_vae(sources.vae, model.in_channels, device)
         decode, scale = latent_decoder(vae, measurement.vae_batch_size), upsampling(vae)
-    uncached = uncached_generation(measurement, way, denoiser, device, decode)
-    key = trajectory_key(measurement, way, config.execution.compile, sources.model_sha256)
+    uncached = loaded_generation(measurement, way, sources.model, device, compiled, decode)
+    key = trajectory_key(measurement, way, compiled, sources.model_sha256)
     return LoadedDenoiser(config, uncached, key, extractor, scale * model.input_size)
 
 

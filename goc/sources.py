@@ -113,15 +113,28 @@ def uncached_generation(
     )
 
 
+def loaded_generation(
+    measurement: Measurement,
+    way: Way,
+    checkpoint: Path,
+    device: torch.device,
+    compiled: bool,
+    decode: Decoder = decode_pixels,
+) -> Generation:
+    """Generation without a cache, by the denoiser of a checkpoint, which is loaded to the device."""
+    model = measurement.model
+    denoiser = load_model(model.shape(), checkpoint, model.objective)
+    prepare(denoiser, device, torch_format(measurement.precision), compiled)
+    return uncached_generation(measurement, way, denoiser, device, decode)
+
+
 def calibration_alone(config: Config, device: torch.device, compiled: bool) -> Calibration:
     """A config's calibration run, for commands that need none of its files but the checkpoint."""
     measurement, way, model = config.measurement, config.way, config.measurement.model
     if model.is_pipeline:
         raise ConfigError(f"model.objective={model.objective}: must be diffusion or flow here; run.py runs pipelines")
     checkpoint = resolve(model.checkpoint)
-    denoiser = load_model(model.shape(), checkpoint, model.objective)
-    prepare(denoiser, device, torch_format(measurement.precision), compiled)
-    generation = uncached_generation(measurement, way, denoiser, device)
+    generation = loaded_generation(measurement, way, checkpoint, device, compiled)
     key = trajectory_key(measurement, way, compiled, file_sha256(checkpoint))
     return calibration_of(way, generation, key, config.output.cache_dir)
 
