@@ -57,10 +57,12 @@ def mixed_forward(model: DiT, x: Tensor, t: Tensor, y: Tensor, earlier: dict[Cel
     """
     h = model.embed(x)
     activated = F.silu(model.t_embedder(t) + model.y_embedder(y))
+    modulation = model.modulation(activated)
     for index, block in enumerate(model.blocks):
         assert isinstance(block, DiTBlock)
         for branch in range(BRANCHES):
-            feature, gate = block.compute(branch, h, activated)
+            shift, scale, gate = modulation.of(index, branch)
+            feature = block.compute(branch, h, shift, scale)
             feature = torch.lerp(earlier[index, branch], feature, gates[index, branch])
             h = torch.addcmul(h, gate.unsqueeze(1), feature)
     return model.unpatchify(model.final_layer(h, activated))

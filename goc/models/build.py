@@ -52,13 +52,15 @@ def prepare(model: DiT, device: torch.device, dtype: torch.dtype | None, compile
 
     With a 16-bit format (None: float32) the forward pass is to run under autocast: products are in 16 bits, and the
     residual stream, norms and sampler stay in float32. The weights are converted once here, since autocast would do it
-    in every step.
+    in every step. On a GPU the modulation vectors of a step are made by one product.
     """
     model.to(device)
     if dtype is not None:
         for module in model.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 module.to(dtype)
+    if device.type == "cuda":
+        model.stack_modulation()
     if compiled:
         model.compile_branches()
     return model

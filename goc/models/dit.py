@@ -4,7 +4,7 @@ Parameter names are those of the public DiT release, so that its state dicts loa
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, cast
 
 import torch
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goc.models.layers import Attention, Mlp, PatchEmbed, sincos_positions, worth_slicing
+from goc.models.modulation import Modulation, Stacked, StackedModulation, Vectors
 
 ATTENTION, MLP = 0, 1
 BRANCHES = 2
@@ -89,6 +90,15 @@ def adaln_linear(module: nn.Module) -> nn.Linear:
     return cast(nn.Linear, cast(nn.Sequential, module.adaLN_modulation)[1])
 
 
+def stand_in(gate: Tensor, terms: Terms) -> list[tuple[Tensor, Tensor]]:
+    """What a cached cell adds, as (gate [N, hidden], tensor [N, tokens, hidden]) pairs.
+
+    Each gate is a tensor of its own: torch.compile makes another graph for arguments that are the same tensor.
+    """
+    alone = len(terms) == 1 and terms[0][0] == 1
+    return [(gate if alone else coefficient * gate, tensor) for coefficient, tensor in terms]
+
+
 def add_gated(h: Tensor, gated: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """h [N, tokens, hidden] + sum of gate * feature, for (gate [N, hidden], feature [N, tokens, hidden]) pairs.
 
@@ -106,47 +116,25 @@ class DiTBlock(nn.Module):
 
     def __init__(self, hidden_size: int, num_heads: int) -> None:
         super().__init__()
-        self.hidden_size = hidden_size
         self.norm1 = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
         self.attn = Attention(hidden_size, num_heads)
         self.norm2 = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
         self.mlp = Mlp(hidden_size)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 6 * hidden_size))
 
-    def modulation(self, activated: Tensor, first: int, count: int) -> tuple[Tensor, ...]:
-        """Modulation vectors first .. first+count-1 of six, each [N, hidden]; nothing else is computed.
-
-        Order: shift, scale, gate of the attention branch, then of the MLP. `activated` is SiLU(condition).
-        """
-        linear = adaln_linear(self)
-        rows = slice(first * self.hidden_size, (first + count) * self.hidden_size)
-        # weights times few conditions, not the other way round: so a CPU reads the weights twice as fast
-        vectors = torch.addmm(linear.bias[rows, None], linear.weight[rows], activated.t())
-        return vectors.t().contiguous().chunk(count, dim=1)
-
-    def modulated_input(self, h: Tensor, activated: Tensor) -> Tensor:
-        """What the attention branch sees: h [N, tokens, hidden] normalised and modulated."""
-        return modulate(self.norm1(h), *self.modulation(activated, 0, 2))
-
-    def gated(self, branch: int, terms: Terms, activated: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """A branch's stand-in as (gate [N, hidden], tensor [N, tokens, hidden]) pairs; only the gate is computed.
-
-        Each gate is a tensor of its own: torch.compile makes another graph for arguments that are the same tensor.
-        """
-        (gate,) = self.modulation(activated, 3 * branch + 2, 1)
-        alone = len(terms) == 1 and terms[0][0] == 1
-        return ((gate if alone else coefficient * gate, tensor) for coefficient, tensor in terms)
-
-    def compute(self, branch: int, h: Tensor, activated: Tensor) -> tuple[Tensor, Tensor]:
-        """A branch's feature [N, tokens, hidden] (before the gate) and its gate [N, hidden]."""
+    def compute(self, branch: int, h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """A branch's feature [N, tokens, hidden] before its gate; shift and scale [N, hidden]."""
         norm, layer = ((self.norm1, self.attn), (self.norm2, self.mlp))[branch]
-        shift, scale, gate = self.modulation(activated, 3 * branch, 3)
         x = modulate(norm(h), shift, scale)
-        return layer.in_slices(x) if worth_slicing(layer, x) else layer(x), gate
+        return layer.in_slices(x) if worth_slicing(layer, x) else layer(x)
 
-    def forward(self, branch: int, h: Tensor, activated: Tensor) -> tuple[Tensor, Tensor]:
-        """Add one branch: h [N, tokens, hidden] after it, in place outside of training, and its feature."""
-        feature, gate = self.compute(branch, h, activated)
+    def forward(self, branch: int, h: Tensor, vectors: Vectors) -> tuple[Tensor, Tensor]:
+        """Add one branch: h [N, tokens, hidden] after it, in place outside of training, and its feature.
+
+        vectors: the branch's shift, scale and gate.
+        """
+        shift, scale, gate = vectors
+        feature = self.compute(branch, h, shift, scale)
         return add_gated(h, [(gate, feature)]), feature
 
 
@@ -199,6 +187,7 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(DiTBlock(hidden_size, num_heads) for _ in range(depth))
         self.final_layer = FinalLayer(hidden_size, patch_size, self.out_channels)
         self.add_all = add_gated
+        self.stacked: Stacked | None = None
         if not self.pos_embed.is_meta:  # there the tensors have no storage yet: a checkpoint brings its own
             self.initialize()
 
@@ -239,6 +228,17 @@ class DiT(nn.Module):
         grid = self.input_size // self.patch_size
         self.pos_embed.copy_(sincos_positions(grid, self.hidden_size))
 
+    def stack_modulation(self) -> None:
+        """Compute the modulation vectors of all blocks in one product from now on, until its weights are moved."""
+        self.stacked = Stacked.of([adaln_linear(block) for block in self.blocks])
+
+    def modulation(self, activated: Tensor) -> Modulation:
+        """The blocks' modulation vectors for a condition; activated: SiLU of it, [N, hidden]."""
+        linears = [adaln_linear(block) for block in self.blocks]
+        if self.stacked is not None and self.stacked.holds(linears):
+            return StackedModulation(linears, activated, self.stacked)
+        return Modulation(linears, activated)
+
     def compile_branches(self) -> None:
         """Compile a computed branch (two graphs for all blocks), and the sum of a step that is cached whole."""
         for block in self.blocks:
@@ -258,40 +258,44 @@ class DiT(nn.Module):
         """
         h = self.embed(x)
         activated = F.silu(self.t_embedder(t) + self.y_embedder(y))
+        modulation = self.modulation(activated)
         if cache is not None:
-            cache.decide(lambda: cast(DiTBlock, self.blocks[0]).modulated_input(h, activated))
-        return self.unpatchify(self.final_layer(self.stack(h, activated, cache), activated))
+            cache.decide(lambda: self.modulated_input(h, modulation))
+        return self.unpatchify(self.final_layer(self.stack(h, modulation, cache), activated))
 
     def embed(self, x: Tensor) -> Tensor:
         """Latents [N, C, H, W] -> tokens [N, tokens, hidden] with their positions."""
         return self.x_embedder(x).to(self.pos_embed.dtype).add_(self.pos_embed)
 
-    def stack(self, h: Tensor, activated: Tensor, cache: FeatureCache | None) -> Tensor:
+    def modulated_input(self, h: Tensor, modulation: Modulation) -> Tensor:
+        """What the first attention branch sees: h [N, tokens, hidden] normalised and modulated."""
+        return modulate(cast(DiTBlock, self.blocks[0]).norm1(h), *modulation.vectors(0, 0, 2))
+
+    def stack(self, h: Tensor, modulation: Modulation, cache: FeatureCache | None) -> Tensor:
         """All blocks: h [N, tokens, hidden] -> same, in place outside of training."""
         if cache is not None and cache.site == "stack":
-            return self.cached_stack(h, activated, cache)
+            return self.cached_stack(h, modulation, cache)
         waiting: list[tuple[Tensor, Tensor]] = []  # gates and tensors of cached cells, added before h is needed again
         computed = False
-        for index, child in enumerate(self.blocks):
-            block = cast(DiTBlock, child)
+        for index, block in enumerate(self.blocks):
             for branch in range(BRANCHES):
                 terms = None if cache is None else cache.lookup(index, branch)
                 if terms is not None:
-                    waiting += block.gated(branch, terms, activated)
+                    waiting += stand_in(modulation.gate(index, branch), terms)
                     continue
                 computed = True
                 h, waiting = add_gated(h, waiting), []
-                h, feature = block(branch, h, activated)
+                h, feature = block(branch, h, modulation.of(index, branch))
                 if cache is not None:
                     cache.store(index, branch, feature)
         # a step that is cached as a whole always adds as many tensors, so one compiled graph serves all of them
         return add_gated(h, waiting) if computed else self.add_all(h, waiting)
 
-    def cached_stack(self, h: Tensor, activated: Tensor, cache: FeatureCache) -> Tensor:
+    def cached_stack(self, h: Tensor, modulation: Modulation, cache: FeatureCache) -> Tensor:
         """All blocks as one cell, what they add to h [N, tokens, hidden]; h is overwritten."""
         terms = cache.lookup(0, 0)
         if terms is None:
-            output = self.stack(h.clone(), activated, None)
+            output = self.stack(h.clone(), modulation, None)
             cache.store(0, 0, output - h if torch.is_grad_enabled() else torch.sub(output, h, out=h))
             return output
         for coefficient, tensor in terms:

@@ -1,11 +1,11 @@
 """Three ways to compute the gates of a step that is cached as a whole, measured: 56 of them in DiT-XL/2.
 
-On a GPU each takes a few kernels of microseconds, so the CPU that launches them may be the bound.
+On a GPU each is a few kernels of microseconds, so the CPU that launches them may be the bound.
 """
 
 import time
 from statistics import median
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 import torch
@@ -13,48 +13,46 @@ import torch.nn.functional as F
 from benchmarks.random_model import random_model
 from torch import Tensor
 
-from goc.models.dit import BRANCHES, DiT, DiTBlock, adaln_linear
+from goc.models.dit import BRANCHES, DiT, adaln_linear
+from goc.models.modulation import Modulation, Stacked, StackedModulation
 from goc.system.errors import one_line
 from gpu_checks.isolated import shortened
 from gpu_checks.setting import Outcome, Setting, Table, images
 
-PROJECT, BATCHED, GRAPH = "one by one, as the project", "one product for all", "one by one in a CUDA graph"
+PROJECT, SINGLE, GRAPH = "one product for all, as the project", "one by one", "one by one in a CUDA graph"
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # of a gate, relative to the largest of all
 MIB = 2**20
 
 
 class OneByOne:
-    """The project's: each cell's gate by itself, when the denoiser comes to it. Keeps nothing."""
+    """Each cell's gate by itself, as the project does it on a CPU. Keeps nothing."""
 
     def __init__(self, model: DiT, activated: Tensor) -> None:
-        self.blocks, self.activated = [cast(DiTBlock, block) for block in model.blocks], activated
+        self.linears, self.activated = [adaln_linear(block) for block in model.blocks], activated
         self.kept: list[Tensor] = []
 
+    def modulation(self) -> Modulation:
+        """What the gates are asked of, anew in each step."""
+        return Modulation(self.linears, self.activated)
+
     def __call__(self) -> list[Tensor]:
-        terms = [(1.0, self.activated)]  # what the gates are for has no part in them
-        pairs = (block.gated(branch, terms, self.activated) for block in self.blocks for branch in range(BRANCHES))
-        return [gate for pair in pairs for gate, _ in pair]
+        modulation = self.modulation()
+        return [modulation.gate(block, branch) for block in range(len(self.linears)) for branch in range(BRANCHES)]
 
 
-class Batched:
-    """All cells' gates as one product with their stacked weights, which are kept beside the model's own."""
+class Batched(OneByOne):
+    """The project's on a GPU. Keeps nothing either: the blocks' own weights become parts of the stacked ones."""
 
     def __init__(self, model: DiT, activated: Tensor) -> None:
-        linears = [adaln_linear(block) for block in model.blocks]
-        weights = [linear.weight.unflatten(0, (BRANCHES, 3, -1))[:, 2].flatten(0, 1) for linear in linears]
-        biases = [linear.bias.unflatten(0, (BRANCHES, 3, -1))[:, 2].flatten() for linear in linears]
-        self.weight, self.bias = torch.cat(weights), torch.cat(biases).unsqueeze(1)
-        self.activated, self.hidden = activated, model.hidden_size
-        self.kept = [self.weight, self.bias]
+        super().__init__(model, activated)
+        self.stacked = Stacked.of(self.linears)
 
-    def __call__(self) -> list[Tensor]:
-        vectors = torch.addmm(self.bias, self.weight, self.activated.t())
-        gates = vectors.unflatten(0, (-1, self.hidden)).transpose(1, 2).contiguous()
-        return list(gates.unbind())
+    def modulation(self) -> Modulation:
+        return StackedModulation(self.linears, self.activated, self.stacked)
 
 
 class Graph:
-    """What the project launches, recorded once and launched as one; the condition is copied in, the gates are kept."""
+    """The same kernels, recorded once and launched as one; the condition is copied in, the gates are kept."""
 
     WARM_UP = 3  # as torch's manual asks for
 
@@ -116,7 +114,7 @@ def measured(setting: Setting, precision: str, batch: int) -> list[dict[str, Any
     trouble = ""
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
         activated = condition(model, sequences, device)
-        ways: dict[str, Any] = {PROJECT: OneByOne(model, activated), BATCHED: Batched(model, activated)}
+        ways: dict[str, Any] = {PROJECT: Batched(model, activated), SINGLE: OneByOne(model, activated)}
         if setting.graphs:
             graph, trouble = graph_of(model, activated)
             ways |= {GRAPH: graph} if graph else {}

@@ -20,6 +20,7 @@ from goc.caching.expansion import Taylor
 from goc.caching.inflection import correct_at
 from goc.caching.predictor import GradientQueue, Predictor, Reuse
 from goc.methods import GradientQueueConfig
+from goc.models.build import prepare
 from goc.models.dit import DiT
 from goc.models.routers import load_router
 from goc.sampling.guidance import guided_denoiser
@@ -108,7 +109,7 @@ def agreement(path: Path, device: torch.device) -> Iterator[dict[str, Any]]:
     data = {name: tensor.to(device) for name, tensor in load_file(path).items()}
     model = DiT(**case["model"])
     model.load_state_dict(load_file(path.parent / case["weights"]))
-    model.to(device)
+    prepare(model, device, None, compiled=False)
     mask = mask_of(case, model.depth, path.parent.parent / "data")
     for predictor in predictors_of(case, mask):
         difference = (trajectory(model, case, data, predictor, mask) - data["trajectory"]).abs().max().item()

@@ -1,3 +1,5 @@
+import copy
+import itertools
 from collections import Counter
 from typing import Any
 
@@ -10,6 +12,7 @@ from goc.caching.cache import ScheduledCache
 from goc.caching.predictor import GradientQueue
 from goc.caching.schedule import uniform
 from goc.models.dit import PUBLISHED_PATCHES, PUBLISHED_SIZES, DiT, DiTBlock
+from goc.models.modulation import StackedModulation
 
 # parameters of the public releases and of the DiT paper's table 4 (millions; patch 2, 256x256)
 MILLIONS = {"S": 33, "B": 130, "L": 458, "XL": 675}
@@ -79,16 +82,68 @@ def test_samples_of_a_batch_do_not_see_each_other(tiny_dit: DiT) -> None:
 @pytest.mark.parametrize("heads", [1, 3, 5, 16])  # fewer than slices, not a multiple of them, and as published
 def test_a_branch_in_slices_is_the_branch(heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     block = DiTBlock(4 * heads, heads)
-    h, activated = torch.randn(2, 6, 4 * heads), torch.randn(2, 4 * heads)
-    whole = [block.compute(branch, h, activated)[0] for branch in range(2)]
+    h, (shift, scale) = torch.randn(2, 6, 4 * heads), torch.randn(2, 2, 4 * heads)
+    whole = [block.compute(branch, h, shift, scale) for branch in range(2)]
     calls = []
     for layer in (block.attn, block.mlp):
         layer.register_forward_hook(lambda *_: calls.append(1))
     monkeypatch.setattr(goc.models.layers, "WORTH_NUMBERS", 0)
     for branch, expected in enumerate(whole):
-        feature, _ = block.compute(branch, h, activated)
+        feature = block.compute(branch, h, shift, scale)
         torch.testing.assert_close(feature, expected, rtol=1e-4, atol=1e-5)
     assert not calls
+
+
+@torch.inference_mode()
+def test_stacked_modulation_gives_the_same_vectors_and_samples_without_more_memory(tiny_dit: DiT) -> None:
+    activated = torch.randn(3, 16)
+    cells = list(itertools.product(range(3), range(2)))
+    apart = tiny_dit.modulation(activated)
+    x, t, y = torch.randn(3, 2, 4, 4), torch.tensor([500]), torch.tensor([0, 2, 5])
+    expected, names = tiny_dit(x, t, y), list(tiny_dit.state_dict())
+    tiny_dit.stack_modulation()
+    together = tiny_dit.modulation(activated)
+    for cell in cells:
+        torch.testing.assert_close(together.of(*cell), apart.of(*cell))
+        torch.testing.assert_close(together.gate(*cell), apart.gate(*cell))
+    torch.testing.assert_close(tiny_dit(x, t, y), expected)
+    assert list(tiny_dit.state_dict()) == names
+    assert tiny_dit.stacked is not None
+    storages = {block.adaLN_modulation[1].weight.untyped_storage().data_ptr() for block in tiny_dit.blocks}
+    assert storages == {tiny_dit.stacked.weight.untyped_storage().data_ptr()}
+
+
+@torch.inference_mode()
+def test_a_stacked_step_is_one_product_whether_computed_or_cached(tiny_dit: DiT) -> None:
+    steps, depth = 4, 3
+    tiny_dit.stack_modulation()
+    mask = uniform(steps, depth, 0.5)
+    cache = ScheduledCache(mask, GradientQueue(mask, [1.2]))
+    x, y = torch.randn(2, 2, 4, 4), torch.tensor([1, 2])
+    around, in_a_block = AROUND_THE_BLOCKS[0], 4  # products: queries, keys and values, the two after, the MLP's
+    for step in range(steps):
+        cache.begin_step(step)
+        with Operations() as operations:
+            tiny_dit(x, torch.tensor([step]), y, cache)
+        counts = operations.counts
+        cached = bool(mask[step].all())
+        assert counts["linear"] == (around if cached else around + 1 + in_a_block * depth)
+        assert (counts["baddbmm"], counts["addmm"]) == ((1, 0) if cached else (0, 0))
+
+
+@torch.inference_mode()
+def test_weights_of_a_stacked_model_are_loaded_and_copied_as_ever(tiny_dit: DiT) -> None:
+    x, t, y = torch.randn(3, 2, 4, 4), torch.tensor([500]), torch.tensor([0, 2, 5])
+    other = {name: 1.5 * value for name, value in tiny_dit.state_dict().items()}
+    copied = copy.deepcopy(tiny_dit)
+    copied.load_state_dict(other)
+    expected = copied(x, t, y)
+    tiny_dit.stack_modulation()
+    copied = copy.deepcopy(tiny_dit)
+    for model in (tiny_dit, copied):
+        model.load_state_dict(other)
+        torch.testing.assert_close(model(x, t, y), expected)
+    assert isinstance(tiny_dit.modulation(torch.randn(3, 16)), StackedModulation)
 
 
 def test_tokens_are_the_patch_convolution_plus_the_positions(tiny_dit: DiT) -> None:

@@ -194,12 +194,17 @@ def test_chosen_rows_come_with_what_they_are_measured_against(workload: Workload
     assert names == ["none", "goc 50 %", "diffusers none", "diffusers taylorseer"]
 
 
-def test_graphs_are_counted_when_they_are_compiled(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stacked", [False, True])
+def test_graphs_are_counted_when_they_are_compiled(
+    workload: Workload, stacked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(
         torch, "compile", partial(torch.compile, backend="eager")
     )  # what becomes of a graph is not counted
     torch._dynamo.reset()
     model = workload.model
+    if stacked:  # as on a GPU
+        model.stack_modulation()
     model.compile_branches()
     work = replace(workload, compiled=True)
     names = ("none", "reuse 50 %", "goc 50 %")

@@ -241,24 +241,23 @@ def small_gates(tiny_dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_gates")
 def test_the_gates_table_names_the_quickest(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = {gates.PROJECT: [3.0, 4.0, 5.0], gates.BATCHED: [1.0, 2.0, 9.0]}
+    taken = {gates.PROJECT: [3.0, 4.0, 5.0], gates.SINGLE: [1.0, 2.0, 9.0]}
     monkeypatch.setattr(gates, "timed", lambda ways, repeats, device: taken)
     found = gates.check(TINY)
     table = found.table.frame.set_index(["precision", "way"]).loc["fp32"]
-    assert table["quickest"].to_dict() == {gates.PROJECT: False, gates.BATCHED: True}
-    assert table["of_project"].to_dict() == {gates.PROJECT: 1.0, gates.BATCHED: 0.5}
-    assert table["kept_mib"][gates.BATCHED] == 6 * (16 * 16 + 16) * 4 / 2**20
+    assert table["quickest"].to_dict() == {gates.PROJECT: False, gates.SINGLE: True}
+    assert table["of_project"].to_dict() == {gates.PROJECT: 1.0, gates.SINGLE: 0.5}
     assert found.failures == []
-    assert f"fp32, 2 images: quickest is {gates.BATCHED}, 2e+03 ms" in found.findings[1]
+    assert f"fp32, 2 images: quickest is {gates.SINGLE}, 2e+03 ms" in found.findings[1]
 
 
 @pytest.mark.usefixtures("small_gates")
 def test_other_gates_than_the_projects_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = gates.Batched.__call__
-    monkeypatch.setattr(gates.Batched, "__call__", lambda self: [1.01 * gate for gate in right(self)])
+    right = gates.Modulation.gate
+    monkeypatch.setattr(gates.Modulation, "gate", lambda *at: 1.01 * right(*at))
     failures = gates.check(TINY).failures
     assert len(failures) == 1  # more than fp32 allows, less than bf16 does
-    assert failures[0].startswith(f"{gates.BATCHED}, fp32, 2 images: ")
+    assert failures[0].startswith(f"{gates.SINGLE}, fp32, 2 images: ")
 
 
 @pytest.mark.usefixtures("small_gates")

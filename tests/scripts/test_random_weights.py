@@ -72,10 +72,11 @@ def test_every_block_changes_the_residual_stream_and_none_blows_it_up(denoiser: 
     activated = torch.nn.functional.silu(
         denoiser.t_embedder(torch.tensor([500])) + denoiser.y_embedder(torch.tensor([1, 2]))
     )
-    for block in denoiser.blocks:
+    modulation = denoiser.modulation(activated)
+    for index, block in enumerate(denoiser.blocks):
         output = h.clone()
         for branch in range(BRANCHES):
-            output, _ = block(branch, output, activated)
+            output, _ = block(branch, output, modulation.of(index, branch))
         assert rms(output - h) > 0.1
         h = output
     assert rms(h) < 10
