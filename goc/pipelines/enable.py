@@ -1,10 +1,11 @@
 """One line on a diffusers pipeline: a cache in its transformer, and out of it again."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
+from goc.models.dit import Site
 from goc.pipelines.calls import enter_in_calls, leave_calls_alone
 from goc.pipelines.fingerprint import MadeFor
 from goc.pipelines.hooks import hook, is_hooked, unhook
@@ -62,7 +63,7 @@ def attach(
         raise PipelineError(f"{type(pipe).__name__}: has a cache already; goc.disable_cache(pipe) first")
     if is_hooked(transformer):
         raise PipelineError(f"{type(transformer).__name__}: has another pipeline's cache; disable that first")
-    cache = PipelineCache(pipe, layout_of(transformer, site, blocks, branches), new_cache, method)  # type: ignore[arg-type]
+    cache = PipelineCache(pipe, layout_of(transformer, cast(Site, site), blocks, branches), new_cache, method)
     hook(transformer, cache)
     enter_in_calls(pipe, cache.call)
     setattr(pipe, ATTRIBUTE, cache)
@@ -132,8 +133,8 @@ def _enable_plan(pipe: Any, plan: PipelinePlan, asked: dict[str, Any]) -> Pipeli
         if value != DEFAULTS.get(key) and value != own.get(key):
             raise PlanError(f"{key}={value}: the plan was made with {own.get(key)}; calibrate anew, or leave it out")
     plan.check(MadeFor.of(transformer_of(pipe), pipe.scheduler))
-    names = {"blocks": plan.blocks, "branches": plan.branches}
-    return attach(pipe, planned(plan.plan), site=plan.site, method=plan.method, **names)  # type: ignore[arg-type]
+    where: dict[str, Any] = {"site": plan.site, "blocks": plan.blocks, "branches": plan.branches}
+    return attach(pipe, planned(plan.plan), method=plan.method, **where)
 
 
 def disable_cache(pipe: Any) -> None:

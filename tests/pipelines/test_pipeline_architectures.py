@@ -42,7 +42,7 @@ class Computed:
             self.times[module] += 1
             return forward(*args, **kwargs)
 
-        module.forward = counted  # type: ignore[method-assign]
+        module.forward = counted  # type: ignore[method-assign]  # as a hook does
 
     def close(self) -> None:
         for module in self.times:

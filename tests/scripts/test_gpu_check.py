@@ -102,7 +102,7 @@ def test_a_check_that_passes_leaves_its_tables_and_says_so(
 
 
 def test_parts_that_there_is_no_time_for_are_said_and_are_no_success(tmp_path: Path) -> None:
-    waiting = Part("waiting", 60, partial(time.sleep, 0.2))  # type: ignore[arg-type]
+    waiting = Part("waiting", 60, partial(time.sleep, 0.2))  # type: ignore[arg-type]  # gives no outcome
     reports = gpu_check.perform([waiting, Part("late", 60, outcome)], tmp_path, "fork", total=gpu_check.LEAST_S + 0.1)
     assert [report.state for report in reports] == ["failed", "skipped"]
     assert reports[1].says == ["not started: the 10 s for all parts are spent"]
