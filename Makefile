@@ -18,7 +18,7 @@ setup: $(VENV)/.installed ## install the project and its tools into .venv
 
 # what ten and five network evaluations buy: fewer steps, and caches on 20 and 50 steps
 demo: setup ## the main job on the embedded default: about 4 minutes on 2 cores
-	$(RUN) run.py -m experiment=digits_budget name=demo num_samples=750 batch_size=125 cache_ratio=0.5,0.75,0.8 latency_repeats=1
+	$(RUN) run.py -m experiment=digits_budget name=demo num_samples=500 batch_size=125 cache_ratio=0.5,0.75,0.8 latency_repeats=1
 	@echo
 	@echo 'Image quality against cost:     outputs/demo/tradeoff.png, the page outputs/demo/report.html'
 	@echo 'The table, with paired errors:  outputs/demo/table.md'
