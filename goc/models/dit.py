@@ -187,6 +187,7 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(DiTBlock(hidden_size, num_heads) for _ in range(depth))
         self.final_layer = FinalLayer(hidden_size, patch_size, self.out_channels)
         self.add_all = add_gated
+        self.linears = [adaln_linear(block) for block in self.blocks]
         self.stacked: Stacked | None = None
         if not self.pos_embed.is_meta:  # there the tensors have no storage yet: a checkpoint brings its own
             self.initialize()
@@ -230,14 +231,13 @@ class DiT(nn.Module):
 
     def stack_modulation(self) -> None:
         """Compute the modulation vectors of all blocks in one product from now on, until its weights are moved."""
-        self.stacked = Stacked.of([adaln_linear(block) for block in self.blocks])
+        self.stacked = Stacked.of(self.linears)
 
     def modulation(self, activated: Tensor) -> Modulation:
         """The blocks' modulation vectors for a condition; activated: SiLU of it, [N, hidden]."""
-        linears = [adaln_linear(block) for block in self.blocks]
-        if self.stacked is not None and self.stacked.holds(linears):
-            return StackedModulation(linears, activated, self.stacked)
-        return Modulation(linears, activated)
+        if self.stacked is not None and self.stacked.holds(self.linears):
+            return StackedModulation(self.linears, activated, self.stacked)
+        return Modulation(self.linears, activated)
 
     def compile_branches(self) -> None:
         """Compile a computed branch (two graphs for all blocks), and the sum of a step that is cached whole."""

@@ -133,8 +133,8 @@ def _enable_plan(pipe: Any, plan: PipelinePlan, asked: dict[str, Any]) -> Pipeli
         if value != DEFAULTS.get(key) and value != own.get(key):
             raise PlanError(f"{key}={value}: the plan was made with {own.get(key)}; calibrate anew, or leave it out")
     plan.check(MadeFor.of(transformer_of(pipe), pipe.scheduler))
-    where: dict[str, Any] = {"site": plan.site, "blocks": plan.blocks, "branches": plan.branches}
-    return attach(pipe, planned(plan.plan), method=plan.method, **where)
+    new_cache = planned(plan.plan)
+    return attach(pipe, new_cache, site=plan.site, method=plan.method, blocks=plan.blocks, branches=plan.branches)
 
 
 def disable_cache(pipe: Any) -> None:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from benchmarks.random_model import random_model
 from torch import Tensor
 
-from goc.models.dit import BRANCHES, DiT, adaln_linear
+from goc.models.dit import BRANCHES, DiT
 from goc.models.modulation import Modulation, Stacked, StackedModulation
 from goc.system.errors import one_line
 from gpu_checks.isolated import shortened
@@ -28,7 +28,7 @@ class OneByOne:
     """Each cell's gate by itself, as the project does it on a CPU. Keeps nothing."""
 
     def __init__(self, model: DiT, activated: Tensor) -> None:
-        self.linears, self.activated = [adaln_linear(block) for block in model.blocks], activated
+        self.linears, self.activated = model.linears, activated
         self.kept: list[Tensor] = []
 
     def modulation(self) -> Modulation:
