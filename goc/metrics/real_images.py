@@ -1,6 +1,5 @@
 """Real images to extract features from: a folder of files, or the images in ADM's .npz."""
 
-import hashlib
 import textwrap
 import tokenize
 import zipfile
@@ -16,10 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from goc.metrics.image_folder import find_images, folder_sha256, shown
 from goc.system.errors import GocError
-from goc.system.files import file_sha256
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+__all__ = ["RealImages", "archived_images", "folder_images", "folder_sha256", "open_archive"]
+
 IMAGE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 ARCHIVE_ERRORS = (
     OSError, EOFError, ValueError, LookupError, RuntimeError, MemoryError, SyntaxError, tokenize.TokenError,
@@ -40,24 +40,23 @@ class RealImages:
 
 
 def folder_images(folder: Path, channels: int, size: int | None) -> RealImages:
-    """The .png and .jpg images in a folder and its subfolders, sorted by name; all size x size (None: the first's).
+    """The images in a folder and its subfolders, sorted by name; all size x size (None: the first's).
 
     Raises GocError naming the first file that is of another size or cannot be read.
     """
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = find_images(folder)
+    files = found.files
     if len(files) < 2:
-        raise GocError(f"model.reference={folder}: {len(files)} .png or .jpg images there, at least 2 are needed")
-    names = hashlib.sha256()
+        raise GocError(f"model.reference={folder}: {len(files)} images there, at least 2 are needed")
     for path in files:
         try:
-            names.update(f"{path.relative_to(folder).as_posix()}\0{file_sha256(path)}\n".encode())
             with Image.open(path) as image:
                 width, height = image.size
         except IMAGE_ERRORS as error:
-            raise GocError(f"model.reference={folder}: {path.name} is damaged or no image ({error})") from error
+            raise GocError(f"model.reference={folder}: {shown(path)} is damaged or no image ({error})") from error
         size = size or width
         if (width, height) != (size, size):
-            raise GocError(f"model.reference={folder}: {path.name} is {width}x{height} pixels, not {size}x{size}")
+            raise GocError(f"model.reference={folder}: {shown(path)} is {width}x{height} pixels, not {size}x{size}")
 
     def read(path: Path) -> Tensor:
         try:
@@ -72,7 +71,7 @@ def folder_images(folder: Path, channels: int, size: int | None) -> RealImages:
             yield torch.stack([read(path) for path in files[start : start + EXTRACTION_BATCH]])
 
     assert size is not None
-    return RealImages(folder, names.hexdigest(), len(files), size, batches)
+    return RealImages(folder, found.sha256, len(files), size, batches)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,7 +81,38 @@ def content_key(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
+KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
+
+def irregular(path: Path) -> str | None:
+    """What a path leads to if it is no regular file ("a folder", "a pipe", ...); None: it is one.
+
+    Links are followed; raises OSError if they lead nowhere.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISREG(mode):
+        return None
+    return next((kind for is_kind, kind in KINDS if is_kind(mode)), "something else")
+
+
+def require_regular_file(path: Path, setting: str | None = None) -> None:
+    """Raise GocError, naming the setting if there is one, for a path that is no regular file.
+
+    To read a device or a pipe may never end, so this comes before the first byte. Raises OSError for a missing file.
+    """
+    if found := irregular(path):
+        named = path if setting is None else f"{setting}={path}"
+        raise GocError(f"{named}: must be a regular file, not {found}")
+
+
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, hexadecimal."""
+    """SHA-256 of a regular file's content, hexadecimal; raises GocError for a folder, a device or a pipe."""
+    require_regular_file(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
