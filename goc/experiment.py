@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from goc.config import Config, flat, identity, label, validate
+from goc.config.identity import way_files
 from goc.config.settings import CONVERGED_SAMPLES
 from goc.loaded import Loaded, load
 from goc.metrics.keep import KeepFeatures
-from goc.outcome import Generated, leave, measure
+from goc.metrics.lpips import lpips_sha256
+from goc.outcome import LPIPS, Generated, leave, measure
 from goc.report.results import claim_folder, measurement_of, read_influence, read_result, sole_run
 from goc.sampling.generate import generate
 from goc.sampling.generation import SampleSource
@@ -18,12 +20,14 @@ from goc.sampling.shared import shared_path
 from goc.sampling.workers import Workers, join
 from goc.sources import Sources
 from goc.system.device import choose_device, configure
+from goc.system.errors import GocError
 from goc.system.files import content_key
 from goc.system.memory import peak_memory, reset_peak_memory
 
 log = logging.getLogger(__name__)
 
 TRACKING = ("tracker", "wandb")  # settings that change nothing in a run's folder
+REFERENCE = "reference_sha256"  # of a result's measurement
 
 
 def run(config: Config, folder: Path) -> dict[str, Any] | None:
@@ -48,16 +52,17 @@ def run(config: Config, folder: Path) -> dict[str, Any] | None:
 
 
 def is_result_of(result: dict[str, Any], config: Config, sources: Sources) -> bool:
-    """Whether a result is this config's, on the same weights and reference."""
-    hashes = sources.weights()
-    if sources.reference_sha256 is not None:
-        hashes["reference_sha256"] = sources.reference_sha256
-    same = all(measurement_of(result).get(name) == value for name, value in hashes.items())
+    """Whether a result is this config's, on the same weights, reference and perceptual distance."""
     there, here = (
         {key: value for key, value in settings.items() if key not in TRACKING}
         for settings in (result["config"], flat(config))
     )
-    return same and there == here
+    measured = measurement_of(result)
+    if there != here or any(measured.get(name) != value for name, value in sources.weights().items()):
+        return False
+    # of what is not there any more, the numbers are still right; a folder of images is read whole, so it comes last
+    now_and_then = ((lpips_sha256(), result.get(LPIPS)), (sources.reference_sha256, measured.get(REFERENCE)))
+    return all(now is None or then is None or now == then for now, then in now_and_then)
 
 
 def has_influence(folder: Path, result: dict[str, Any]) -> bool:
@@ -76,11 +81,12 @@ def carry_out(config: Config, folder: Path, sources: Sources, workers: Workers) 
     device = choose_device(execution.device, workers.local_rank)
     configure(device, config.measurement.precision, execution.deterministic, execution.threads)
     loaded = load(config, sources, device)
+    sources.require_unchanged(config.measurement)
     # before anything is generated in vain
     reference = loaded.reference(sources.reference, config.output) if workers.leads else None
     generated = generate_all(config, folder, sources, workers, loaded)
     if workers.leads:
-        hashes = {**sources.weights(), "reference_sha256": None if reference is None else reference.sha256}
+        hashes = {**sources.weights(), REFERENCE: None if reference is None else reference.sha256}
         solution = None
         if count := converged_samples(config):
             solution = loaded.converged(count)
@@ -93,13 +99,14 @@ def generate_all(config: Config, folder: Path, sources: Sources, workers: Worker
     measurement, way, output, uncached = config.measurement, config.way, config.output, loaded.uncached
     cache_dir = Path(output.cache_dir)
     plan = loaded.plan()
+    require_unchanged(config)
     caching = bool(plan.mask.any())
     compared = compared_samples(measurement.num_samples, output.distance_samples, way.batch_size)
     kept = max(compared, converged_samples(config))
     keep = KeepFeatures(loaded.extractor, kept, output.save_images != "none", loaded.scores(output.metrics))
     key = {**loaded.samples_key(), **sources.weights()}
     count = compared if caching else measurement.num_samples
-    uncached_samples = SampleSet(shared_path(cache_dir, "uncached", key), count, way.batch_size)
+    uncached_samples = SampleSet(shared_path(cache_dir, "uncached", key), count, way.batch_size, content_key(key))
     reset_peak_memory(uncached.device)
     made = generate(uncached, uncached_samples, keep, workers)
     cached: SampleSource = uncached
@@ -107,13 +114,22 @@ def generate_all(config: Config, folder: Path, sources: Sources, workers: Worker
     if caching:
         hint = way.predictor.divergence_hint
         cached = loaded.cached(plan, label(way), hint)
-        samples = SampleSet(folder / "samples", measurement.num_samples, way.batch_size)
+        own = content_key({**identity(config), **sources.weights(), "plan": plan.digest()})
+        samples = SampleSet(folder / "samples", measurement.num_samples, way.batch_size, own)
         reset_peak_memory(uncached.device)
         made = generate(cached, samples, keep, workers)
     peak: dict[str, int | None] = {"peak_memory_bytes": None}
     if made:
         peak |= peak_memory(uncached.device)
     return Generated(plan, cached, uncached, samples, uncached_samples, keep.fields, tuple(keep.scores), peak)
+
+
+def require_unchanged(config: Config) -> None:
+    """Raise GocError if a file that the way's method was read from has changed since the config was made."""
+    now = way_files(config.way, config.measurement)
+    for setting in {**config.files, **now}:
+        if config.files.get(setting) != now.get(setting):
+            raise GocError(f"{setting}: its file changed while the run started; start the same command again")
 
 
 def converged_samples(config: Config) -> int:

@@ -133,7 +133,8 @@ class LoadedPipeline(Loaded):
 
     def plan(self) -> Plan:
         cache_dir = Path(self.config.output.cache_dir)
-        return planning.pipeline_plan(self.config.way, self.uncached.calls, self.key, cache_dir)
+        key = {**self.key, **({"files": self.config.files} if self.config.files else {})}
+        return planning.pipeline_plan(self.config.way, self.uncached.calls, key, cache_dir)
 
     def cached(self, plan: Plan, method: str, divergence_hint: str) -> SampleSource:
         return replace(self.uncached, new_cache=plan.new_cache, method=method, divergence_hint=divergence_hint)

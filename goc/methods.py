@@ -71,6 +71,8 @@ class ScheduleConfig:
 
     name: str = "none"
     takes_several_evaluations: ClassVar[bool] = True  # whether it means something where a solver has two a step
+    # settings that name a file it is read from -> the model's setting that stands in for one that is null, if any does
+    reads: ClassVar[Mapping[str, str | None]] = {}
 
     def follows_ratio(self) -> bool:
         """Whether cache_ratio decides the mask; otherwise the schedule's own settings do."""
@@ -179,6 +181,7 @@ class L2C(ScheduleConfig):
 
     name: str = "l2c"
     takes_several_evaluations: ClassVar[bool] = False
+    reads: ClassVar[Mapping[str, str | None]] = {"router": "routers"}
     router: str | None = None
     threshold: float | None = None
 
@@ -217,6 +220,7 @@ class SmoothCache(ScheduleConfig):
     """
 
     name: str = "smoothcache"
+    reads: ClassVar[Mapping[str, str | None]] = {"path": None}
     path: str | None = None
     threshold: float | None = None
     lookahead: int = 3
@@ -326,6 +330,7 @@ class MagCache(ScheduleConfig):
 class FoundSchedule(ScheduleConfig):
     """Whole steps at the cache ratio, found for a model; or a file's."""
 
+    reads: ClassVar[Mapping[str, str | None]] = {"path": None}
     path: str | None = None
 
     def find(self, situation: Situation) -> Sequence[int]:
@@ -359,6 +364,7 @@ class Searched(FoundSchedule):
     """
 
     name: str = "searched"
+    reads: ClassVar[Mapping[str, str | None]] = {"path": "schedules"}
     search_evaluations: int = 120
     search_samples: int = 96
 
@@ -390,6 +396,7 @@ class PredictorConfig:
     """What stands in for a cached feature."""
 
     name: str = "reuse"
+    reads: ClassVar[Mapping[str, str | None]] = {}  # as a schedule's
 
     @property
     def extrapolates(self) -> bool:
@@ -542,6 +549,7 @@ class LearnedConfig(PredictorConfig):
     """
 
     name: str = "learned"
+    reads: ClassVar[Mapping[str, str | None]] = {"path": None}  # a normalised config names the model's own
     path: str | None = None
 
     def weights(self, trained_for: Mapping[str, Any], computed: Sequence[int]) -> Tensor:

@@ -17,7 +17,7 @@ from goc.methods import FOUND_SCHEDULES
 from goc.metrics.distance import described, distance, relative_distances
 from goc.metrics.evaluate import Scores, drift, evaluate, mean_score
 from goc.metrics.features import Features
-from goc.metrics.lpips import load_lpips
+from goc.metrics.lpips import load_lpips, lpips_sha256
 from goc.metrics.reference import Reference
 from goc.models.schedules import write_schedule
 from goc.plan import Plan, warn_of_distance
@@ -30,6 +30,7 @@ from goc.sampling.pricing import latency, price
 from goc.sampling.shards import SampleSet
 from goc.system.files import replacing, room_for, write_json
 
+LPIPS = "lpips_sha256"  # of a result: of the weights that its LPIPS was measured with
 SCHEDULE_FILE = "schedule.json"  # of a run whose schedule was found: what schedule.path takes
 
 
@@ -154,6 +155,7 @@ def measure(
         "measurement": compared_in,
         "way": describe_way(way),
         "fingerprint": fingerprint(compared_in),
+        LPIPS: None if perceptual is None else lpips_sha256(),
         "software": software(),
         "device": str(uncached.device),
         "threads": torch.get_num_threads(),

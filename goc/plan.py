@@ -33,7 +33,7 @@ from goc.sampling.generation import Generation
 from goc.sampling.local_search import Steps
 from goc.sampling.search import searched
 from goc.system.errors import ConfigError
-from goc.system.files import resolve
+from goc.system.files import content_key, resolve
 
 LARGE_AMPLIFICATION = 10.0
 PRODUCTS_BATCH = 4  # samples whose features of all steps are held together
@@ -106,6 +106,12 @@ class Plan:
     def diverges(self) -> bool:
         """Whether the gradient queue amplifies its own errors so much that it will go astray."""
         return self.amplification is not None and self.amplification > LARGE_AMPLIFICATION
+
+    def digest(self) -> str:
+        """A short name for all of the plan that is not in the way's settings: equal for equal plans."""
+        parts = {"mask": self.mask, "correct": self.correct, "learned": self.learned}
+        values = {name: None if part is None else [str(part.dtype), part.tolist()] for name, part in parts.items()}
+        return content_key({**values, "skip_threshold": self.skip_threshold, "clock": self.clock})
 
     def describe(self) -> dict[str, Any]:
         """The plan's part of result.json."""

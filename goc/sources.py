@@ -1,6 +1,7 @@
 """The files of a run; and from a denoiser's, what samples without a cache come from."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import torch
 from goc.config import Config, Measurement, ModelConfig, Way
 from goc.metrics.clip import clip_sha256, find_clip
 from goc.metrics.features import extractor_weights
+from goc.metrics.image_folder import folder_sha256
 from goc.models.build import load_model, prepare
 from goc.models.checkpoint import require_checkpoint
 from goc.models.decoder import Decoder, decode_pixels, find_vae, vae_sha256
@@ -19,7 +21,7 @@ from goc.samplers import plain
 from goc.sampling.calibrate import Calibration
 from goc.sampling.generation import Generation
 from goc.system.device import torch_format
-from goc.system.errors import ConfigError
+from goc.system.errors import ConfigError, GocError
 from goc.system.files import file_sha256, resolve
 from goc.system.lazy import LazyModule
 
@@ -31,7 +33,7 @@ else:
 
 @dataclass(frozen=True)
 class Sources:
-    """The files of a run, and their SHA-256.
+    """The files of a run, and the SHA-256 of those that its samples and their features depend on.
 
     model: a checkpoint, or a pipeline's folder. What there is none of is None: a VAE of a pipeline, prompts and CLIP of
     a denoiser, an extractor and a reference where no features are wanted.
@@ -48,7 +50,6 @@ class Sources:
     prompts_sha256: str | None
     clip_sha256: str | None
     extractor_sha256: str | None
-    reference_sha256: str | None  # None also of a folder, whose images are only looked at when they are needed
 
     @classmethod
     def of(cls, measurement: Measurement) -> "Sources":
@@ -67,7 +68,7 @@ class Sources:
             require_checkpoint(path)
             vae = None if measurement.vae is None else find_vae(measurement.vae)
         weights = weights_of_extractor(model)
-        reference = None if model.reference is None else resolve(model.reference)
+        reference = None if model.reference is None or weights is None else resolve(model.reference)
         return cls(
             path,
             vae,
@@ -80,13 +81,32 @@ class Sources:
             None if prompts is None else file_sha256(prompts),
             None if clip is None else clip_sha256(clip),
             None if weights is None else file_sha256(weights),
-            file_sha256(reference) if reference is not None and reference.is_file() else None,
         )
 
     def weights(self) -> dict[str, str | None]:
         """Hashes of all that a sample and its features depend on: weights, and prompts if there are any."""
         own = ("vae_sha256",) if self.prompts is None else ("prompts_sha256", "clip_sha256")
         return {name: getattr(self, name) for name in ("model_sha256", *own, "extractor_sha256")}
+
+    @cached_property
+    def reference_sha256(self) -> str | None:
+        """Of the real images: of a file, or of all names and contents in a folder; None without any, or a missing one.
+
+        A folder is read whole for it.
+        """
+        if self.reference is None or not self.reference.exists():
+            return None
+        return (folder_sha256 if self.reference.is_dir() else file_sha256)(self.reference)
+
+    def require_unchanged(self, measurement: Measurement) -> None:
+        """Raise GocError if a file that was loaded by now is another one than was found."""
+        now = Sources.of(measurement).weights()
+        for name, found in self.weights().items():
+            if now[name] != found:
+                raise GocError(
+                    f"{name.removesuffix('_sha256')}: its file changed while the run started; "
+                    "start the same command again"
+                )
 
 
 def weights_of_extractor(model: ModelConfig) -> Path | None:

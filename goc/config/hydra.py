@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from goc.config.identity import CONF, run_id
+from goc.config.identity import CONF, run_id, way_files
 from goc.config.settings import SHAPE, Config, Execution, Measurement, ModelConfig, Output, WandbConfig, Way
 from goc.config.validation import check_name, normalise
 from goc.methods import PREDICTORS, SCHEDULES
@@ -49,6 +49,7 @@ def from_hydra(node: DictConfig) -> Config:
 
     config = Config(part(Measurement), part(Way), part(Execution), part(Output))
     normalise(config.way, config.measurement)
+    config.files = way_files(config.way, config.measurement)
     return config
 
 

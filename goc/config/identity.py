@@ -3,28 +3,49 @@
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from functools import cache
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from goc.config.settings import OF_DENOISERS, OF_PIPELINES, Config, Measurement, ModelConfig, Way
+from goc.config.validation import place
 from goc.methods import GradientQueueConfig
 from goc.models.objective import PIPELINE
 from goc.samplers import plain
-from goc.system.files import content_key
+from goc.system.files import content_key, file_sha256, resolve
 
 CONF = Path(__file__).parent.parent.parent / "conf"
 
+FILES = "files"  # of flat settings: the hashes of `way_files`
+
 # runs that differ in one of these have folders of their own: a compiled run makes the same images, but is timed apart
-TOLD_APART = (*(f.name for part in (Measurement, Way) for f in fields(part)), "compile")
+TOLD_APART = (*(f.name for part in (Measurement, Way) for f in fields(part)), FILES, "compile")
 
 
 def flat(config: Config) -> dict[str, Any]:
     """All settings as plain values under the keys that users type, as result.json holds them."""
     parts = (asdict(part) for part in (config.way, config.measurement, config.execution, config.output))
     settings = {**{key: value for part in parts for key, value in part.items()}, "sampler": plain(config.way.sampler)}
-    return _of_its_kind(settings)
+    return _of_its_kind(settings) | ({FILES: dict(config.files)} if config.files else {})
+
+
+def way_files(way: Way, measurement: Measurement) -> dict[str, str]:
+    """SHA-256 of each file that a normalised way's method is read from, by the setting that names it.
+
+    A file that is not there has none: whether it is needed shows when the method is planned.
+    """
+    hashes = {}
+    for group, part in (("schedule", way.schedule), ("predictor", way.predictor)):
+        for key, stand_in in part.reads.items():
+            named = getattr(part, key)
+            if named is None and stand_in is not None:
+                template = getattr(measurement.model, stand_in)
+                named = template and place(template, way, measurement.model.name, measurement.cfg_scale)
+            if named is not None and isfile(resolve(named)):
+                hashes[f"{group}.{key}"] = file_sha256(resolve(named))
+    return hashes
 
 
 def _of_its_kind(settings: dict[str, Any]) -> dict[str, Any]:

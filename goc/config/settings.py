@@ -190,9 +190,13 @@ class Output:
 
 @dataclass
 class Config:
-    """One run. Functions are handed the part they need."""
+    """One run. Functions are handed the part they need.
+
+    files: SHA-256 of each file that a setting of the way names, by the setting, as it was when the config was made.
+    """
 
     measurement: Measurement
     way: Way
     execution: Execution
     output: Output
+    files: dict[str, str] = field(default_factory=dict)

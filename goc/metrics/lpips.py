@@ -12,6 +12,7 @@ from goc.models.checkpoint import read_tensors
 from goc.models.decoder import WEIGHTS
 from goc.system import torchvision  # noqa: F401  (first, as torch-fidelity imports torchvision)
 from goc.system.errors import GocError
+from goc.system.files import content_key, file_sha256
 
 FILES = ("weights-vgg16-lpips.pth", "vgg16-397923af.pth")
 SMALLEST = 32  # pixels a side: VGG16 halves an image four times before its last layer
@@ -28,6 +29,12 @@ def find_lpips() -> Path | None:
         if all((folder / "checkpoints" / name).is_file() for name in FILES):
             return folder
     return None
+
+
+def lpips_sha256() -> str | None:
+    """A short name for the content of both weights files; None: they are absent."""
+    folder = find_lpips()
+    return None if folder is None else content_key({name: file_sha256(folder / "checkpoints" / name) for name in FILES})
 
 
 def load_lpips(channels: int, size: int, device: torch.device) -> Perceptual | None:

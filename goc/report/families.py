@@ -25,7 +25,9 @@ def families(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         models = sorted(rows["model"].unique())
         if len(models) < 2:
             continue
-        everywhere = rows.groupby("way")["model"].transform("nunique") == len(models)
+        of_way = rows.groupby("way")["model"]
+        # a model may have been run twice in a way, with two files of one name: of which the mean would be is not known
+        everywhere = (of_way.transform("nunique") == len(models)) & (of_way.transform("size") == len(models))
         family, cfg_scale, samples, seed = key
         name = f"{family}: mean over {len(models)} models ({', '.join(models)}), guidance {cfg_scale}, "
         found.append((f"{name}{samples} samples, seed {seed}", rows[everywhere]))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from goc.config.identity import told_apart
+from goc.config.identity import FILES, told_apart
 from goc.report.results import measurement_of
 from goc.samplers import kind_of
 from goc.system.files import content_key
@@ -114,14 +114,14 @@ def _row(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_any_model(settings: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """Settings without the model, also where a found schedule's or learned weights' file has its name."""
+    """Settings without the model and its files, also where a found schedule's or learned weights' file has its name."""
 
     def part(options: Any) -> Any:
         if not isinstance(options, Mapping) or not options.get("path"):
             return options
         return {**options, "path": PurePath(options["path"]).name.replace(model, "{model}")}
 
-    return {key: part(value) for key, value in settings.items() if key != "model"}
+    return {key: part(value) for key, value in settings.items() if key not in ("model", FILES)}
 
 
 def table(results: list[dict[str, Any]]) -> pd.DataFrame:

@@ -108,10 +108,20 @@ def claim_folder(folder: Path, own: dict[str, Any]) -> None:
         raise GocError(
             f"{marker}: damaged, so whose run the folder holds is not known; move the folder away"
         ) from error
-    differing = [key for key in own if other.get(key) != own[key]]
+    ours, theirs = _leaves(own), _leaves(other)
+    differing = [key for key in ours if theirs.get(key) != ours[key]]
     if differing:
-        values = ", ".join(f"{key}={other.get(key)} there, {own[key]} here" for key in differing[:2])
+        values = ", ".join(f"{key}={theirs.get(key)} there, {ours[key]} here" for key in differing[:2])
         raise GocError(f"{folder}: holds a run of another config ({values}); choose another hydra.run.dir")
+
+
+def _leaves(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as flat ones, under the keys that users type."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        found |= _leaves(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return found
 
 
 @contextlib.contextmanager

@@ -17,9 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from goc.system.errors import GocError
 from goc.system.files import room_for, write_atomically
 
-SHARD = "shard"  # entry of a shard's header: its checksum and cost
+SHARD = "shard"  # entry of a shard's header: its checksum and cost, and
+OF = "of"  # the identity of the run it is of
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +49,12 @@ class Keep:
 class SampleSet:
     """The samples of one run on disk: `num_samples` in shards of `batch_size`, in a folder of their own.
 
-    What a shard holds depends on its samples and the settings alone, so the same run leaves the same files.
+    What a shard holds depends on its samples and the settings alone, so the same run leaves the same files. identity: a
+    short name for all that decides the samples, which each shard carries; None: whatever is there is taken.
     """
 
-    def __init__(self, folder: Path, num_samples: int, batch_size: int) -> None:
-        self.folder, self.num_samples = folder, num_samples
+    def __init__(self, folder: Path, num_samples: int, batch_size: int, identity: str | None = None) -> None:
+        self.folder, self.num_samples, self.identity = folder, num_samples, identity
         starts = range(0, num_samples, batch_size)
         self.shards = [range(start, min(start + batch_size, num_samples)) for start in starts]
 
@@ -68,13 +71,13 @@ class SampleSet:
     def write(self, indices: range, tensors: dict[str, Tensor], cost: dict[str, Any]) -> None:
         """Put a finished shard on disk; `cost` is kept in its header. Raises GocError if there is no room."""
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        about = {"sha256": _checksum(tensors), "cost": cost}
+        about = {"sha256": _checksum(tensors), "cost": cost} | ({OF: self.identity} if self.identity else {})
         with room_for(self.path(indices)):
             # one entry, because safetensors writes several in any order
             write_atomically(self.path(indices), save(tensors, metadata={SHARD: json.dumps(about)}))
 
     def read(self, indices: range) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """A shard's tensors and its cost; raises ValueError if it is damaged."""
+        """A shard's tensors and its cost; raises ValueError if it is damaged, GocError if it is another run's."""
         try:
             with safe_open(self.path(indices), framework="pt") as file:
                 about = json.loads(file.metadata()[SHARD])
@@ -83,12 +86,18 @@ class SampleSet:
             raise ValueError(str(error)) from error
         if about["sha256"] != _checksum(tensors):
             raise ValueError("checksum does not match")
+        if None not in (self.identity, of := about.get(OF)) and of != self.identity:  # older shards do not say
+            raise GocError(
+                f"{self.path(indices)}: of another run, with other weights, another schedule or another calibration; "
+                f"move {self.folder} away, or choose another name"
+            )
         return tensors, about["cost"]
 
     def finished(self, indices: range, kept: frozenset[str] = frozenset()) -> bool:
         """Whether a shard is on disk, whole, and has the tensors named by `kept`.
 
         A damaged one is removed with a warning, to be made again; so is one that was made for a run that kept less.
+        Raises GocError, and leaves it, if it is another run's.
         """
         if not self.path(indices).exists():
             return False

@@ -1,6 +1,7 @@
 """Files that are either whole or absent, content hashes, and paths into the shipped assets."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -112,7 +113,17 @@ def require_regular_file(path: Path, setting: str | None = None) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a regular file's content, hexadecimal; raises GocError for a folder, a device or a pipe."""
+    """SHA-256 of a regular file's content, hexadecimal; a process reads a file again only if it changed.
+
+    Raises GocError for a folder, a device or a pipe.
+    """
     require_regular_file(path)
+    status = path.stat()
+    # a copy may keep a file's size and its time of change, but not the time at which that was set
+    return _sha256(path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@functools.lru_cache(maxsize=1024)
+def _sha256(path: Path, *state: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
