@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -16,7 +15,8 @@ from goc.metrics.features import Extractor
 from goc.metrics.real_images import RealImages, archived_images, folder_images, open_archive
 from goc.metrics.statistics import Moments
 from goc.system.errors import GocError
-from goc.system.files import content_key, file_sha256, write_atomically
+from goc.system.files import content_key, file_sha256, room_for, write_atomically
+from goc.system.locks import Lock
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +196,7 @@ def extracted(images: RealImages, extractor: Extractor, cache_dir: Path | None) 
     key = content_key({"images": images.sha256, "extractor": extractor.name, "weights": extractor.weights_sha256})
     kept = cache_dir / f"reference-{key}.safetensors"
     cache_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(kept.with_suffix(".lock")):
+    with Lock(kept.with_suffix(".lock")):
         if kept.exists():
             try:
                 reference = _load_saved(kept, extractor.name, need_features=True)
@@ -205,7 +205,8 @@ def extracted(images: RealImages, extractor: Extractor, cache_dir: Path | None) 
             except GocError as error:
                 log.warning("%s: it is made again", error)
         reference = _extract_all(images, extractor)
-        save_reference(kept, reference)
+        with room_for(kept, "what was finished before it is kept"):
+            save_reference(kept, reference)
     return reference
 
 
