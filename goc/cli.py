@@ -5,7 +5,6 @@ What a run needs is imported when there is one: help, completion and errors in t
 
 import contextlib
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -24,10 +23,9 @@ from goc.config import from_hydra, register, validate
 from goc.config.identity import CONF
 from goc.report.results import FAILURE_FILE, RESULT_FILE, collect
 from goc.samplers import kind_of
-from goc.system.errors import GocError, fail, one_line
+from goc.system.errors import GocError, fail, memory_error, one_line
 from goc.system.files import room_for, write_atomically
-
-STOPPED = 128 + signal.SIGTERM  # exit code of a run that was told to stop, and can go on
+from goc.system.stopping import INTERRUPTED, STOPPED
 
 
 def summary(result: dict[str, Any], folder: Path) -> str:
@@ -92,7 +90,7 @@ def task(node: DictConfig) -> float | tuple[float, float] | None:
             raise SystemExit(fail(stopped, STOPPED)) from stopped
     except Exception as error:
         if HydraConfig.get().mode == RunMode.RUN:
-            if isinstance(error, GocError | OSError):
+            if isinstance(error, GocError | OSError) or memory_error(error) is not None:
                 raise SystemExit(fail(error)) from error  # past Hydra, which would add a line of its own
             raise
         record_failure(folder, error, traceback.format_exc())
@@ -151,7 +149,7 @@ class SweepReport(Callback):
         if reasons:
             print(f"{len(reasons)} failed:", file=sys.stderr)
         for path in reasons:
-            print(f"  {path.read_text().splitlines()[0]}  ({path})", file=sys.stderr)
+            print(f"  {path.read_text(encoding='utf-8').splitlines()[0]}  ({path})", file=sys.stderr)
         SweepReport.failed = bool(reasons)
 
 
@@ -166,5 +164,5 @@ def main() -> int:
     except (GocError, HydraException, OmegaConfBaseException, OSError) as error:
         return fail(error)
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     return 1 if SweepReport.failed else 0

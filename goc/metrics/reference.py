@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -17,7 +16,8 @@ from goc.metrics.features import Extractor
 from goc.metrics.real_images import RealImages, folder_images
 from goc.metrics.statistics import Moments
 from goc.system.errors import GocError
-from goc.system.files import content_key, file_sha256, require_regular_file, write_atomically
+from goc.system.files import content_key, file_sha256, require_regular_file, room_for, write_atomically
+from goc.system.locks import Lock
 
 log = logging.getLogger(__name__)
 
@@ -249,7 +249,7 @@ def extracted(images: RealImages, extractor: Extractor, cache_dir: Path | None) 
     key = content_key(parts if images.rule is None else parts | {"pixels": images.rule})
     kept = cache_dir / f"reference-{key}.safetensors"
     cache_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(kept.with_suffix(".lock")):
+    with Lock(kept.with_suffix(".lock")):
         if kept.exists():
             try:
                 reference = _load_saved(kept, extractor, need_features=True)
@@ -258,7 +258,8 @@ def extracted(images: RealImages, extractor: Extractor, cache_dir: Path | None) 
             except GocError as error:
                 log.warning("%s: it is made again", error)
         reference = _extract_all(images, extractor)
-        save_reference(kept, reference)
+        with room_for(kept, "what was finished before it is kept"):
+            save_reference(kept, reference)
     return reference
 
 
