@@ -16,6 +16,7 @@ from goc.metrics.fidelity import URL_INCEPTION_V3, FeatureExtractorInceptionV3, 
 from goc.metrics.kinds import SPATIAL_CHANNELS
 from goc.models.checkpoint import read_tensors
 from goc.system.errors import GocError
+from goc.system.files import require_regular_file
 
 WEIGHTS = URL_INCEPTION_V3.rsplit("/", 1)[1]
 WEIGHTS_HASH = WEIGHTS.removesuffix(".pth").rsplit("-", 1)[1]  # how the SHA-256 of the published file begins
@@ -29,11 +30,12 @@ def inception_weights(path: Path | None) -> Path:
     Raises GocError if the file is not there, or not to be had.
     """
     if path is not None:
-        if not path.is_file():
+        if not path.exists():
             raise GocError(
                 f"model.extractor_weights={path}: no such file (looked for {path.absolute()}); "
                 "get it with `python scripts/fetch_weights.py`"
             )
+        require_regular_file(path, "model.extractor_weights")
         return path
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / WEIGHTS
