@@ -166,6 +166,16 @@ def test_a_bad_image_is_named(tmp_path: Path, bad: Folder) -> None:
     one_line(raised, tmp_path, bad.says)
 
 
+def test_an_image_that_changes_while_the_images_are_read_is_named(tmp_path: Path) -> None:
+    for index in range(3):
+        Image.fromarray(GREY[index, ..., 0]).save(tmp_path / f"{index}.png")
+    images = folder_images(tmp_path, 1, SIZE)
+    Image.fromarray(GREY[0, ..., 0]).save(tmp_path / "1.png")
+    with pytest.raises(GocError) as raised:
+        list(images.batches())
+    one_line(raised, tmp_path, "1.png was changed while the images were read")
+
+
 def pipe(path: Path) -> None:
     os.mkfifo(path)
 
