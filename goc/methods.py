@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from goc.caching.ratio import computed_at
 from goc.system.errors import ConfigError
-from goc.system.files import resolve
+from goc.system.files import read_text, resolve
 from goc.system.lazy import LazyModule
 from goc.system.precision import QUEUE_DTYPES
 
@@ -250,7 +250,7 @@ class SmoothCache(ScheduleConfig):
     @staticmethod
     def _published(path: str, situation: Situation) -> Tensor:
         try:
-            mask = schedule.smoothcache(json.loads(resolve(path).read_text()), situation.depth)
+            mask = schedule.smoothcache(json.loads(read_text(resolve(path))), situation.depth)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise ConfigError(f"schedule.path={path}: {error}") from error
         if len(mask) != situation.steps:

@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m goc.reference", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("images", type=Path, metavar="IMAGES_OR_NPZ", help="folder of .png or .jpg, or ADM's .npz")
+    parser.add_argument("images", type=Path, metavar="IMAGES_OR_NPZ", help="folder of images, or ADM's .npz")
     parser.add_argument("--extractor", choices=list(EXTRACTORS), default="inception")
     parser.add_argument("--weights", type=Path, help="the extractor's weights file (default: its own)")
     parser.add_argument("--out", type=Path, required=True, metavar="STATS.safetensors")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from goc.system.errors import ConfigError, GocError, memory_for
 from goc.system.files import file_sha256
+from goc.system.published import require_published
 
 Decoder = Callable[[Tensor], Tensor]  # latents [N, C, H, W] -> images [N, 3 or 1, H', W'] in [-1, 1]
 
@@ -45,12 +46,16 @@ def find_vae(name: str) -> Path:
 
     repository = f"stabilityai/{PUBLISHED_VAES[name]}" if name in PUBLISHED_VAES else name
     try:
-        return Path(snapshot_download(repository, allow_patterns=list(VAE_FILES)))
+        folder = Path(snapshot_download(repository, allow_patterns=list(VAE_FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError, ValueError) as error:
         raise GocError(
             f"vae={name}: neither in {local} nor to be had from the hub ({repository}); "
             "get it with `python scripts/fetch_weights.py`"
         ) from error
+    if name in PUBLISHED_VAES:
+        for file in VAE_FILES:
+            require_published(folder / file, f"{PUBLISHED_VAES[name]}/{file}")
+    return folder
 
 
 def vae_sha256(folder: Path) -> str:

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from goc.system.errors import ConfigError
-from goc.system.files import resolve, write_atomically
+from goc.system.files import read_text, resolve, write_atomically
 
 
 def _read(key: str, path: str) -> dict[str, Any]:
     try:
-        content = json.loads(resolve(path).read_text())
+        content = json.loads(read_text(resolve(path)))
     except FileNotFoundError as error:
         raise ConfigError(
             f"{key}={path}: no such file; schedule=searched finds schedules, scripts/train_weights.py trains weights"

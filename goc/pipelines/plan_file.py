@@ -15,7 +15,7 @@ from goc.pipelines.session import Run
 from goc.pipelines.structure import Blocks, Branches
 from goc.plan import Plan
 from goc.system.errors import GocError
-from goc.system.files import write_json
+from goc.system.files import read_text, write_json
 
 FORMAT = 1
 ANOTHER = {
@@ -89,7 +89,7 @@ class PipelinePlan:
 def load_plan(path: str | Path) -> PipelinePlan:
     """A plan that was saved; raises PlanError if the file is none."""
     try:
-        content = json.loads(Path(path).read_text())
+        content = json.loads(read_text(Path(path)))
         if content.pop("goc_plan") != FORMAT:
             raise ValueError("is of another version")
         content |= {"mask": _mask(content["mask"]), "made_for": MadeFor(**content["made_for"])}

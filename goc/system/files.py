@@ -137,6 +137,13 @@ def require_regular_file(path: Path, setting: str | None = None) -> None:
         raise GocError(f"{named}: must be a regular file, not {found}")
 
 
+def read_text(path: Path) -> str:
+    """The text of a regular UTF-8 file; raises OSError, also for a device or a pipe, or UnicodeDecodeError."""
+    if found := irregular(path):
+        raise OSError(f"must be a regular file, not {found}")
+    return path.read_text(encoding="utf-8")
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a regular file's content, hexadecimal; a process reads a file again only if it changed.
 
