@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from closeness import assert_near
 from diffusers import DiTPipeline, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from gaussian import MEAN, STD, gaussian_noise, gaussian_velocity
 from hypothesis import given
@@ -269,7 +270,7 @@ def test_a_multistep_solver_equals_diffusers_pipeline_on_the_same_weights(
     denoise = guided_denoiser(digits, solver.grid.times, labels, PIPELINE_NULL, 1.5, 1)
     with torch.inference_mode():
         *_, end = solver.sample(denoise, x, no_noise)
-    torch.testing.assert_close(end, vae.latents, atol=1e-4, rtol=0)
+    assert_near(end, vae.latents)
 
 
 @pytest.mark.parametrize("order", [2, 3])
@@ -285,7 +286,7 @@ def test_even_log_snr_equals_diffusers_own_loop(order: int, digits: DiT) -> None
         *_, end = solver.sample(guided_denoiser(digits, solver.grid.times, labels, 10, 1.0, 1), x, no_noise)
         for timestep in scheduler.timesteps:
             x = scheduler.step(digits(x, timestep[None], labels)[:, :1], timestep, x).prev_sample
-    torch.testing.assert_close(end, x, atol=1e-4, rtol=0)
+    assert_near(end, x)
 
 
 @pytest.mark.parametrize("make", [dpm_solver, unipc])
