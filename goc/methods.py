@@ -246,7 +246,7 @@ class SmoothCache(ScheduleConfig):
     @staticmethod
     def _published(path: str, situation: Situation) -> Tensor:
         try:
-            mask = schedule.smoothcache(json.loads(resolve(path).read_text()), situation.depth)
+            mask = schedule.smoothcache(json.loads(resolve(path).read_text(encoding="utf-8")), situation.depth)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise ConfigError(f"schedule.path={path}: {error}") from error
         if len(mask) != situation.steps:

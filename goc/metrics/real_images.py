@@ -50,7 +50,9 @@ def folder_images(folder: Path, channels: int, size: int | None) -> RealImages:
     names = hashlib.sha256()
     for path in files:
         try:
-            names.update(f"{path.relative_to(folder).as_posix()}\0{file_sha256(path)}\n".encode())
+            names.update(
+                f"{path.relative_to(folder).as_posix()}\0{file_sha256(path)}\n".encode(errors="surrogateescape")
+            )
             with Image.open(path) as image:
                 width, height = image.size
         except IMAGE_ERRORS as error:

@@ -89,7 +89,7 @@ class PipelinePlan:
 def load_plan(path: str | Path) -> PipelinePlan:
     """A plan that was saved; raises PlanError if the file is none."""
     try:
-        content = json.loads(Path(path).read_text())
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
         if content.pop("goc_plan") != FORMAT:
             raise ValueError("is of another version")
         content |= {"mask": _mask(content["mask"]), "made_for": MadeFor(**content["made_for"])}
