@@ -82,7 +82,7 @@ class WarmProcess:
 
     def communicate(self) -> tuple[str, str]:
         self.wait()
-        stdout, stderr = (path.read_text() for path in self.files)
+        stdout, stderr = (path.read_text(encoding="utf-8", errors="replace") for path in self.files)
         return stdout, stderr
 
     def send_signal(self, number: int) -> None:

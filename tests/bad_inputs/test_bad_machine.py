@@ -15,6 +15,7 @@ import torch
 import train_router
 import train_weights
 from conftest import REPOSITORY, Run, call_here, only_result, run_environment
+from filelock import FileLock
 from refusals import Bad, assert_refused
 from safetensors import SafetensorError
 from warm import WarmProcess
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 TINY = ("num_samples=4", "batch_size=4", "steps=4", "calibration_samples=2", "latency_repeats=0", "metrics=[isc]",
         "converged_samples=0", "cache_ratio=0.5", "hydra.run.dir=here")  # fmt: skip
-SWEEP = (*TINY[:-1], "-m", "hydra.sweep.dir=sweep")
+SWEEP = ("-m", *TINY[:-1], "hydra.sweep.dir=sweep")
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +226,7 @@ def test_other_errors_are_no_lack_of_memory(error: Exception) -> None:
 
 
 def test_a_run_a_sweep_and_a_training_name_what_to_make_smaller(
-    run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Generation, "make", lambda *_: allocate_too_much())
@@ -233,7 +234,7 @@ def test_a_run_a_sweep_and_a_training_name_what_to_make_smaller(
     with monkeypatch.context() as patch:  # one job of a sweep; the others go on
         whole = Generation.make
         patch.setattr(Generation, "make", lambda self, i: allocate_too_much() if len(i) == 2 else whole(self, i))
-        sweep = run_here(*SWEEP, "batch_size=2,4", check=False)
+        sweep = run_here(*SWEEP, "batch_size=2,4", "inflection_threshold=null", check=False)
     assert sweep.returncode == 1
     assert "batch_size=2: out of memory" in sweep.stderr
     assert "Traceback" not in sweep.stderr
@@ -257,7 +258,7 @@ def test_a_run_a_sweep_and_a_training_name_what_to_make_smaller(
         own = () if script is train_router else ("cache_ratio=0.5", "schedule=uniform", "--samples=4")
         monkeypatch.setattr(sys, "argv", ["train", "steps=4", *own, "--batch=3"])
         assert script.main() == 1
-        assert "error: --batch=3: out of memory" in capsys.readouterr().err
+        assert "error: --batch=3: out of memory" in capfd.readouterr().err
 
 
 # --- a full disk ---------------------------------------------------------------------------------------------------
@@ -265,9 +266,9 @@ def test_a_run_a_sweep_and_a_training_name_what_to_make_smaller(
 # in the order in which a run writes them; what is finished before is kept, so that each is reached
 WRITTEN = (
     ("run.json", "are kept"),
+    ("alignment-*.safetensors", "what was finished before it is kept"),
     ("search-*[0-9a-f].json", "the schedules tried so far are kept"),
     ("search-*-found*.json", "the schedules tried so far are kept"),
-    ("alignment-*.safetensors", "what was finished before it is kept"),
     ("uncached-*/shard-000000-*", "the finished shards are kept"),
     ("samples/shard-000002-*", "the finished shards are kept"),
     ("converged-*.safetensors", "what was finished before it is kept"),
@@ -313,15 +314,12 @@ def test_a_full_disk_is_one_line_that_names_the_file_and_what_is_kept(
     filling: Path,
     no_room_for: Callable[[str], None],
     capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
     pattern: str,
     kept: str,
 ) -> None:
     before = {path for path in filling.rglob("*") if path.is_file()}
-    with monkeypatch.context():
-        no_room_for(pattern)
-        refused = call_here(filling, capfd, *WRITING, check=False)
-        monkeypatch.undo()
+    no_room_for(pattern)
+    refused = call_here(filling, capfd, *WRITING, check=False)
     name = pattern.replace("[0-9a-f]", "").replace(".", r"\.").replace("*", ".*")
     assert_refused(refused, rf"{name}.*: could not be written \(No space left on device\); .*{kept}: make room")
     after = {path for path in filling.rglob("*") if path.is_file()}
@@ -389,11 +387,13 @@ def test_what_runs_share_is_read_where_nothing_can_be_written(
     """A cache of others, read-only: no lock can be taken there, and none is needed."""
     run_here(*TINY, "cache_dir=cache")
 
-    def refuse(lock: Any, *_: Any, **__: Any) -> None:
-        if "/cache/" in lock.lock_file:
-            raise PermissionError(errno.EACCES, "Permission denied", lock.lock_file)
+    acquire = FileLock.acquire
 
-    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
-    monkeypatch.setattr("filelock.FileLock.release", lambda *_, **__: None)
+    def refuse(lock: FileLock, *arguments: Any, **more: Any) -> Any:
+        if "cache" in Path(lock.lock_file).parts:
+            raise PermissionError(errno.EACCES, "Permission denied", lock.lock_file)
+        return acquire(lock, *arguments, **more)
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
     run_here(*TINY, "cache_dir=cache", "predictor=reuse", "hydra.run.dir=other")
     assert json.loads((tmp_path / "other" / "result.json").read_text())["method"] == "reuse"

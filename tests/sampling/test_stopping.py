@@ -22,7 +22,6 @@ pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("GOC_KILLS", "1"))
 TINY = ("steps=6", "batch_size=6", "calibration_samples=6", "cache_dir=cache")
 RUNS = (*TINY, "num_samples=12", "latency_repeats=0", "metrics=[isc]", "inflection_threshold=null", "hydra.run.dir=run")
-TRAINING = (*TINY, "cache_ratio=0.5", "--batch=4")
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,13 @@ WORK = (
     Work("converged", RUN, (*RUNS, "method=none", "converged_samples=12"),
          "converged solution", ("cache/converged-*.safetensors",), "what was finished before it is kept"),
     Work("weights", "train_weights",
-         (*TRAINING, "schedule=uniform", "predictor=taylor", "--iterations=30", "--samples=8", "--out=w.json"),
+         (*TINY, "cache_ratio=0.5", "schedule=uniform", "predictor=taylor", "--batch=4", "--iterations=20",
+          "--samples=8", "--out=w.json"),
          "weights", ("w.json",), "the iterations done so far are kept"),
     Work("router", "train_router", (*TINY, "--batch=2", "--iterations=12", "--out=router.pt"),
          "router", ("router.pt",), "the iterations done so far are kept"),
     Work("pipeline", RUN,
-         ("num_samples=24", "batch_size=1", "steps=4", "latency_repeats=0", "calibration_samples=2", "cache_dir=cache",
+         ("num_samples=8", "batch_size=1", "steps=4", "latency_repeats=0", "calibration_samples=2", "cache_dir=cache",
           "method=goc", "cache_ratio=0.5", "model=pipeline", "hydra.run.dir=run"),
          "goc", ("cache/pipeline-plan-*.safetensors",), "after the shard in hand"),
 )  # fmt: skip
@@ -148,4 +148,4 @@ def test_a_training_goes_on_where_it_was_stopped(start: Start, tmp_path: Path) -
     counts = [line.split("| ")[1].split("/")[0] for line in stderr.split("\r") if line.startswith("weights")]
     assert int(counts[0]) >= 2
     assert not list((tmp_path / "here" / "cache").glob("training-*.safetensors"))  # another one begins anew
-    assert json.loads((tmp_path / "here" / "w.json").read_text())["training"]["iterations"] == 30
+    assert json.loads((tmp_path / "here" / "w.json").read_text())["training"]["iterations"] == 20
