@@ -24,7 +24,7 @@ from goc.config.identity import CONF
 from goc.report.results import FAILURE_FILE, RESULT_FILE, collect
 from goc.samplers import kind_of
 from goc.system.errors import GocError, fail, memory_error, one_line
-from goc.system.files import room_for, write_atomically
+from goc.system.files import room_for, write_text
 from goc.system.stopping import INTERRUPTED, STOPPED
 
 
@@ -116,7 +116,7 @@ def record_failure(folder: Path, error: BaseException, details: str) -> None:
     """Say why a job of a sweep failed, and leave it in the job's folder for SweepReport: one line, then the details."""
     fail(error)
     with room_for(folder / FAILURE_FILE):
-        write_atomically(folder / FAILURE_FILE, f"{one_line(error)}\n{details}".encode())
+        write_text(folder / FAILURE_FILE, f"{one_line(error)}\n{details}")
 
 
 class SweepReport(Callback):

@@ -112,7 +112,7 @@ def receive(url: str, path: Path) -> None:
     if start:
         headers["Range"] = f"bytes={start}-"
         if version.exists():
-            headers["If-Range"] = version.read_text()
+            headers["If-Range"] = version.read_text(encoding="utf-8")
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUTS) as response:
         span = response.headers.get("Content-Range", "")  # "bytes 5-9/10", or "bytes */10" with status 416
         if response.status_code == requests.codes.requested_range_not_satisfiable:
@@ -160,7 +160,7 @@ def read_lock(folder: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        lock = json.loads(path.read_text())
+        lock = json.loads(path.read_text(encoding="utf-8"))
         return {str(name): str(digest) for name, digest in lock.items()}
     except (ValueError, AttributeError) as error:
         raise GocError(f"{path}: damaged ({error}); restore it, or delete it to trust the files as they are") from error

@@ -11,13 +11,14 @@ import argparse
 import copy
 import math
 import platform
+import sys
 import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 from tqdm import trange
@@ -31,7 +32,8 @@ from goc.models.objective import DIFFUSION, FLOW, OBJECTIVES
 from goc.sampling.images import image_grid
 from goc.sampling.noise import NoiseSchedule
 from goc.sources import uncached_generation
-from goc.system.files import ASSETS, resolve
+from goc.system.command import run_command
+from goc.system.files import ASSETS, resolve, write_atomically
 
 ARCHITECTURE = {
     "input_size": 8,
@@ -174,10 +176,11 @@ def main() -> None:
     images, labels = real_digits()
     if args.what == "extractor":
         extractor, accuracy = train_extractor(images, labels, args.seed)
-        save_file(extractor.state_dict(), args.out / "extractor.safetensors", {"held-out accuracy": f"{accuracy:.2%}"})
+        about = {"held-out accuracy": f"{accuracy:.2%}"}
+        write_atomically(args.out / "extractor.safetensors", save(extractor.state_dict(), about))
         with torch.inference_mode():
             features, _ = extractor(to_uint8(images).float() / 127.5 - 1)
-        save_file({"features": features}, args.out / "reference.safetensors")
+        write_atomically(args.out / "reference.safetensors", save({"features": features}))
         return
 
     start = time.perf_counter()
@@ -191,9 +194,9 @@ def main() -> None:
         "machine": platform.machine(),
     }
     path = args.out / f"{args.objective}-{args.seed}.safetensors"
-    save_file({name: tensor.half() for name, tensor in denoiser.state_dict().items()}, path, made)
+    write_atomically(path, save({name: tensor.half() for name, tensor in denoiser.state_dict().items()}, made))
     print(f"{path}: {made}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main, kept="nothing is kept of a training that has not ended; the same command begins anew"))

@@ -38,6 +38,11 @@ def inception_weights(path: Path | None) -> Path:
         require_regular_file(path, "model.extractor_weights")
         return path
     folder = Path(torch.hub.get_dir()) / "checkpoints"
+    if str(folder).startswith("~"):
+        raise GocError(
+            f"model.extractor=inception: there is no home folder to keep its weights {WEIGHTS} in; "
+            "name a folder by the variable TORCH_HOME, or the file by model.extractor_weights"
+        )
     path = folder / WEIGHTS
     try:
         if not path.is_file():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from goc.system.errors import ConfigError
-from goc.system.files import read_text, resolve, write_atomically
+from goc.system.files import read_text, resolve, write_text
 
 
 def _read(key: str, path: str) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def write_schedule(path: Path, evaluations: int, computed: tuple[int, ...], **fo
     """Write a schedule, with what else is said of it, one entry a line."""
     content = {"evaluations": evaluations, "computed": list(computed), **found}
     lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in content.items())
-    write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def rows_of(weights: Tensor, computed: tuple[int, ...]) -> dict[str, list[float]]:

@@ -44,7 +44,7 @@ def find_pipeline(name: str) -> Path:
 def read_index(folder: Path) -> dict[str, Any]:
     """What a pipeline is made of, by its index; raises PipelineError."""
     try:
-        index = json.loads((folder / INDEX).read_text())
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     except ValueError as error:
         raise PipelineError(f"model.pipeline={folder}: its {INDEX} is damaged ({error})") from error
     if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):

@@ -10,8 +10,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from goc.report.figures import write_figure
 from goc.report.frame import table
-from goc.system.files import room_for
 
 
 def alignment_of(result: dict[str, Any]) -> np.ndarray:
@@ -33,8 +33,7 @@ def plot_alignment(result: dict[str, Any], path: Path) -> None:
     axis.set_ylabel("gradient alignment")
     axis.set_title(f"Inflections (red): alignment below {threshold:g}, {table([result])['solver'].iloc[0]}")
     axis.set_ylim(min(-0.5, np.nanmin(values) - 0.05), 1)
-    with room_for(path):
-        figure.savefig(path, dpi=120)
+    write_figure(figure, path, dpi=120)
     plt.close(figure)
 
 
@@ -67,6 +66,5 @@ def plot_alignments(results: Sequence[dict[str, Any]], path: Path) -> None:
         axis.set(title=name, xlabel="network evaluation (0 is the noisiest)", ylabel="gradient alignment")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, frameon=False)
-    with room_for(path):
-        figure.savefig(path, dpi=110)
+    write_figure(figure, path, dpi=110)
     plt.close(figure)

@@ -21,7 +21,7 @@ from goc.report.plots import pareto
 from goc.report.tables import measurements
 from goc.report.thumbnails import Pixels, Strip, amplified_difference, strips
 from goc.report.vega import library, marks, tradeoff_spec
-from goc.system.files import resolve, write_atomically
+from goc.system.files import resolve, write_text
 
 TEMPLATE = "asset:report/report.html"
 WIDE = 4.0  # ratio of the largest to the smallest number from which an axis is logarithmic
@@ -58,7 +58,7 @@ def write_html(
         data=_script_json(data),
         library=Markup(library()),
     )
-    write_atomically(path, page.encode())
+    write_text(path, page)
 
 
 def _template() -> Any:

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from goc.report.figures import write_figure
 from goc.report.frame import (
     LOWER_IS_BETTER,
     MEASUREMENT,
@@ -24,7 +25,6 @@ from goc.report.frame import (
     method_names,
     speedup,
 )
-from goc.system.files import room_for
 
 QUALITY = {
     "fid": "FID to the real images",
@@ -183,8 +183,7 @@ def plot_tradeoff(frame: pd.DataFrame, folder: Path) -> None:
     undated = {"png": None, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     for suffix, metadata in undated.items():
         path = folder / f"tradeoff.{suffix}"
-        with room_for(path):
-            figure.savefig(path, dpi=110, metadata=metadata)
+        write_figure(figure, path, dpi=110, metadata=metadata)
     plt.close(figure)
 
 

@@ -48,7 +48,7 @@ def git_commit() -> str | None:
 def read_result(folder: Path) -> dict[str, Any] | None:
     """The result in a run's folder, or None if the run has not finished there, or the file is damaged."""
     try:
-        result = json.loads((folder / RESULT_FILE).read_text())
+        result = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
     if not isinstance(result, dict) or not all(isinstance(result.get(part), dict) for part in PARTS):
@@ -104,7 +104,7 @@ def claim_folder(folder: Path, own: dict[str, Any]) -> None:
             write_json(marker, own)
         return
     try:
-        other = dict(json.loads(marker.read_text()))
+        other = dict(json.loads(marker.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise GocError(
             f"{marker}: damaged, so whose run the folder holds is not known; move the folder away"
@@ -159,4 +159,4 @@ def skipped(paths: list[Path]) -> list[tuple[Path, str]]:
 def failures(paths: list[Path]) -> list[tuple[str, str]]:
     """(run, reason) of every run below the paths that failed when it was last tried."""
     files = sorted({file.resolve() for path in paths for file in path.rglob(FAILURE_FILE)})
-    return [(file.parent.name, file.read_text().splitlines()[0]) for file in files]
+    return [(file.parent.name, file.read_text(encoding="utf-8").splitlines()[0]) for file in files]

@@ -23,7 +23,7 @@ from goc.report.plots import plot_tradeoff
 from goc.report.results import FIRST_IMAGES, collect, extractor_of, failures, skipped
 from goc.report.tables import latex, markdown, measurements, warning
 from goc.system.errors import GocError, fail
-from goc.system.files import room_for, write_atomically
+from goc.system.files import room_for, write_text
 
 PRINTED = ("method", "steps", "evaluations", "fid", "fid_se", "sfid", "is", "clip", "converged", "drift",
            "relative_l2_median", "gmacs", "latency_ratio")  # fmt: skip
@@ -36,7 +36,7 @@ def _first_images(folder: Path) -> np.ndarray | None:
 
 def _write(path: Path, text: str) -> None:
     with room_for(path):
-        write_atomically(path, text.encode())
+        write_text(path, text)
 
 
 def write_report(runs: list[tuple[Path, dict[str, Any]]], failed: list[tuple[str, str]], out: Path) -> pd.DataFrame:

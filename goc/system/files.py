@@ -87,9 +87,14 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8 in every locale, atomically; what is no character, as in names of files, is escaped."""
+    write_atomically(path, text.encode("utf-8", "backslashreplace"))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically; non-finite numbers become null, as JSON has none."""
-    write_atomically(path, (json.dumps(_finite(value), indent=2) + "\n").encode())
+    write_text(path, json.dumps(_finite(value), indent=2) + "\n")
 
 
 def _finite(value: Any) -> Any:

@@ -8,7 +8,7 @@ import pandas as pd
 from goc.report.frame import INTERNAL, table
 from goc.report.results import read_result
 from goc.system.errors import GocError
-from goc.system.files import write_atomically
+from goc.system.files import write_text
 from goc.system.locks import Lock
 
 TRACKED_FILE = "tracked.csv"  # in the study's folder
@@ -35,7 +35,7 @@ def track_in_csv(folder: Path) -> Path:
                 rows.insert(0, before[before["run"] != folder.name])
             except (ValueError, KeyError) as error:  # of pandas' parsers, or no such column
                 raise GocError(f"{path}: is no table of tracked runs; move it away") from error
-        write_atomically(path, pd.concat(rows).to_csv(index=False).encode())
+        write_text(path, pd.concat(rows).to_csv(index=False))
     return path
 
 
