@@ -1,5 +1,7 @@
 """LPIPS (Zhang et al., arXiv 1801.03924) by torch-fidelity's implementation on VGG16, where its weights are."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from goc.models.checkpoint import read_tensors
 from goc.models.decoder import WEIGHTS
 from goc.system import torchvision  # noqa: F401  (first, as torch-fidelity imports torchvision)
 from goc.system.errors import GocError
+from goc.system.files import file_sha256
 
 FILES = ("weights-vgg16-lpips.pth", "vgg16-397923af.pth")
 SMALLEST = 32  # pixels a side: VGG16 halves an image four times before its last layer
@@ -28,6 +31,15 @@ def find_lpips() -> Path | None:
         if all((folder / "checkpoints" / name).is_file() for name in FILES):
             return folder
     return None
+
+
+def lpips_sha256() -> str | None:
+    """SHA-256 over LPIPS's two weights files, their names among them; None: they are absent, and it is left out."""
+    folder = find_lpips()
+    if folder is None:
+        return None
+    named = {name: file_sha256(folder / "checkpoints" / name) for name in FILES}
+    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
 
 
 def load_lpips(channels: int, size: int, device: torch.device) -> Perceptual | None:
