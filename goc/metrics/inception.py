@@ -15,8 +15,8 @@ from goc.metrics.fidelity import URL_INCEPTION_V3, FeatureExtractorInceptionV3, 
 from goc.metrics.kinds import SPATIAL_CHANNELS
 from goc.models.checkpoint import read_tensors
 from goc.system.errors import GocError
-from goc.system.locks import Lock
 from goc.system.files import require_regular_file
+from goc.system.locks import Lock
 from goc.system.published import PUBLISHED_SHA256
 
 WEIGHTS = URL_INCEPTION_V3.rsplit("/", 1)[1]
