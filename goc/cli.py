@@ -21,7 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from goc.config import from_hydra, register, validate
 from goc.config.identity import CONF
-from goc.report.results import FAILURE_FILE, RESULT_FILE, collect
+from goc.report.collect import find
+from goc.report.results import FAILURE_FILE, RESULT_FILE, reason_in
 from goc.samplers import kind_of
 from goc.system.errors import GocError, fail, memory_error, one_line
 from goc.system.files import room_for, write_text
@@ -142,14 +143,18 @@ class SweepReport(Callback):
         folder = Path(config.hydra.sweep.dir)
         start = self.started.stat().st_mtime
         reasons = [path for path in sorted(folder.glob(f"*/{FAILURE_FILE}")) if path.stat().st_mtime >= start]
-        if collect([folder]):
+        if find([folder]).runs:
             if report([str(folder)]):
                 return
             track_study(from_hydra(config).output, folder)
         if reasons:
             print(f"{len(reasons)} failed:", file=sys.stderr)
         for path in reasons:
-            print(f"  {path.read_text(encoding='utf-8').splitlines()[0]}  ({path})", file=sys.stderr)
+            try:
+                reason = reason_in(path.parent)
+            except ValueError as error:
+                reason = str(error)
+            print(f"  {reason}  ({path})", file=sys.stderr)
         SweepReport.failed = bool(reasons)
 
 

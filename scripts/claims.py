@@ -29,11 +29,11 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from goc.methods import Searched
+from goc.report.collect import find, tell
 from goc.report.families import pooled
 from goc.report.figures import write_figure
 from goc.report.frame import over_seeds, table
 from goc.report.pairs import Point, difference, points_of
-from goc.report.results import collect
 from goc.system.command import run_command
 from goc.system.files import resolve
 
@@ -240,7 +240,9 @@ def main() -> int:
     parser.add_argument("folders", nargs="+", type=Path, help="with finished runs, such as outputs/digits_ratios")
     parser.add_argument("--picture", type=Path, help="draw to this file, too")
     options = parser.parse_args()
-    runs = collect(options.folders)
+    found = find(options.folders)
+    tell(found.skipped)
+    runs = found.runs
     if not runs:
         print("error: no finished runs there", file=sys.stderr)
         return 1

@@ -1,8 +1,9 @@
 """Tables for papers: Markdown and LaTeX, errors in the field's notation, and measured numbers beside published ones."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,8 @@ from goc.report.frame import (
     measurement_name,
     method_names,
 )
-from goc.report.pairs import Point, best_of, difference, target_of
+from goc.report.pairs import Point, best_of, difference, targets
+from goc.report.text import latex_cell, markdown_cell
 
 SHOWN = ("cached", "evaluations", "fid", "sfid", "is", "converged", "drift", "relative_l2_mean", "relative_l2_median",
          "psnr_image", "ssim", "lpips", "precision", "recall", "kid", "clip", "gmacs", "latency_ratio")  # fmt: skip
@@ -28,7 +30,9 @@ SAME_RATIO = 0.03  # rows match published ones where their ratios are this close
 PUBLISHED = Path(__file__).parent.parent.parent / "experiments" / "published.csv"
 DIGITS = 2  # of an error
 
-Bold = Callable[[str], str]
+NAMED = 10  # rows that a note names one by one
+
+Form = Callable[[str], str]
 
 
 def with_error(value: float, error: float | None) -> str:
@@ -39,7 +43,7 @@ def with_error(value: float, error: float | None) -> str:
     return f"{value:.{decimals}f}({round(error * 10**decimals)})"
 
 
-def _text(row: pd.Series, column: str) -> str:
+def _text(row: Mapping[Any, Any], column: str) -> str:
     """A cell: the number with its error, or its spread over seeds where that is all there is; empty if not measured."""
     value, error, spread = row[column], row.get(f"{column}_se"), row.get(f"{column}_spread")
     if pd.isna(value):
@@ -63,8 +67,7 @@ def differences(frame: pd.DataFrame, points: Sequence[Point], column: str) -> pd
     errors behind it is a tie.
     """
     cells = pd.DataFrame("", index=frame.index, columns=["to uncached", "to best"])
-    for position, index in enumerate(frame.index):
-        target = target_of(frame, position)
+    for position, (index, target) in enumerate(zip(frame.index, targets(frame), strict=True)):
         if target is not None:
             cells.loc[index, "to uncached"] = _difference_text(points, position, target, column)
     for rows in same_cost(frame):
@@ -105,11 +108,15 @@ def same_target(frame: pd.DataFrame) -> list[list[int]]:
     ]
 
 
-def _cells(frame: pd.DataFrame, points: Sequence[Point], bold: Bold) -> pd.DataFrame:
-    """The shown columns as text; bold is what is better than every row of about the same cost by two paired errors."""
+def _cells(frame: pd.DataFrame, points: Sequence[Point], safe: Form, bold: Form) -> pd.DataFrame:
+    """The shown columns as text of a format, for which `safe` makes text safe.
+
+    Bold is what is better than every row of about the same cost by two paired errors.
+    """
     columns = [column for column in SHOWN if column in frame and frame[column].notna().any()]
-    cells = pd.DataFrame({column: [_text(row, column) for _, row in frame.iterrows()] for column in columns})
-    cells.index = frame.index
+    records = frame.to_dict("records")
+    texts = {column: [safe(_text(row, column)) for row in records] for column in columns}
+    cells = pd.DataFrame(texts, index=frame.index)
     for column in set(columns) & set(WITH_ERROR) & {*LOWER_IS_BETTER, *HIGHER_IS_BETTER}:
         for rows in same_target(frame) if column in TO_TARGET else same_cost(frame):
             rivals = [points[position] for position in rows]
@@ -123,8 +130,8 @@ def _cells(frame: pd.DataFrame, points: Sequence[Point], bold: Bold) -> pd.DataF
             place = list(cells.columns).index(column) + 1
             cells.insert(place, f"{column} to best", beside["to best"])
             cells.insert(place, f"{column} to uncached", beside["to uncached"])
-    cells.insert(0, "steps", frame["solver"])
-    cells.insert(0, "method", method_names(frame).where(~is_uncached(frame), "no cache"))
+    cells.insert(0, "steps", frame["solver"].map(safe))
+    cells.insert(0, "method", method_names(frame).where(~is_uncached(frame), "no cache").map(safe))
     return cells.loc[:, [column for column in cells if (cells[column] != "").any()]]
 
 
@@ -154,9 +161,14 @@ def notes(frame: pd.DataFrame, points: Sequence[Point], features: int | None) ->
     accuracy = frame["converged_accuracy"].astype(float).max()
     if not math.isnan(accuracy):
         said.append(f"Distance to the converged solution: known to {accuracy:.2g}.")
+    missing: dict[str, list[str]] = {}
     for name, point in zip(frame["series"], points, strict=True):
         if point.missing:
-            said.append(f"No paired error for {name}: {point.missing}; run its command again.")
+            missing.setdefault(point.missing, []).append(str(name))
+    for why, names in missing.items():
+        said += [f"No paired error for {name}: {why}; run its command again." for name in names[:NAMED]]
+        if len(names) > NAMED:
+            said.append(f"Nor for {len(names) - NAMED} more: {why}.")
     few = frame["samples"].astype(float).min()
     if features is not None and few < features:
         said.append(f"{few:.0f} samples are fewer than the extractor's {features} features: FIDs are biased upward.")
@@ -200,19 +212,13 @@ def markdown(frame: pd.DataFrame, points: Sequence[Point], features: int | None 
     by_index = dict(zip(frame.index, points, strict=True))
     for name, rows in measurements(frame):
         own = [by_index[index] for index in rows.index]
-        cells = _cells(rows, own, "**{}**".format)
-        parts += [f"## {name}", cells.to_markdown(index=False, disable_numparse=True)]
-        parts.append("\n".join(f"- {note}" for note in notes(rows, own, features)))
-        beside = published(rows)
+        cells = _cells(rows, own, markdown_cell, "**{}**".format)
+        parts += [f"## {markdown_cell(name)}", cells.to_markdown(index=False, disable_numparse=True)]
+        parts.append("\n".join(f"- {markdown_cell(note)}" for note in notes(rows, own, features)))
+        beside = published(rows.assign(series=rows["series"].map(markdown_cell)))
         if len(beside):
             parts += ["### Beside the published numbers", beside.to_markdown(index=False, floatfmt=".4g")]
     return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def _escaped(text: str) -> str:
-    for character in "%_&#":
-        text = text.replace(character, "\\" + character)
-    return text.replace("±", "$\\pm$")
 
 
 def latex(frame: pd.DataFrame, points: Sequence[Point]) -> str:
@@ -220,8 +226,9 @@ def latex(frame: pd.DataFrame, points: Sequence[Point]) -> str:
     parts = [f"% {warning(frame)}"] if warning(frame) else []
     by_index = dict(zip(frame.index, points, strict=True))
     for name, rows in measurements(frame):
-        cells = _cells(rows, [by_index[index] for index in rows.index], "\\textbf{{{}}}".format)
-        lines = [" & ".join(map(_escaped, map(str, row))) + r" \\" for row in [cells.columns, *cells.to_numpy()]]
+        cells = _cells(rows, [by_index[index] for index in rows.index], latex_cell, "\\textbf{{{}}}".format)
+        heads = [latex_cell(str(column)) for column in cells.columns]
+        lines = [" & ".join(map(str, row)) + r" \\" for row in [heads, *cells.to_numpy()]]
         form = "l" + "r" * (len(cells.columns) - 1)
         body = [rf"\begin{{tabular}}{{{form}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
         parts.append("\n".join([f"% {name}", *body, r"\end{tabular}"]))
