@@ -94,7 +94,7 @@ def left_by(work: Work, folder: Path) -> dict[str, bytes]:
 def wait_for_progress(work: Work, process: WarmProcess) -> None:
     """Until the second unit of the work is done."""
     while process.poll() is None:
-        shown = re.findall(rf"{work.bar}\b[^\r]*\| (\d+)/", process.files[1].read_text(encoding="utf-8"))
+        shown = re.findall(rf"{work.bar}\b[^\r\n]*\| (\d+)/", process.files[1].read_text(encoding="utf-8"))
         if any(int(done) > 1 for done in shown):
             return
         time.sleep(0.002)
@@ -145,7 +145,7 @@ def test_a_training_goes_on_where_it_was_stopped(start: Start, tmp_path: Path) -
     first.wait()
     second = start(work, tmp_path / "here")
     _, stderr = second.communicate()
-    counts = [line.split("| ")[1].split("/")[0] for line in stderr.split("\r") if line.startswith("weights")]
+    counts = [line.split("| ")[1].split("/")[0] for line in stderr.splitlines() if line.startswith("weights")]
     assert int(counts[0]) >= 2
     assert not list((tmp_path / "here" / "cache").glob("training-*.safetensors"))  # another one begins anew
     assert json.loads((tmp_path / "here" / "w.json").read_text())["training"]["iterations"] == 20
