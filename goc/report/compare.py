@@ -155,7 +155,8 @@ def draw_most_different(
 
     sets = [samples_of(folder, result, cache_dir) for folder, result in runs]
     names = ", ".join(printable(str(folder)) for folder, _ in runs)
-    compared, worst = 0, list[tuple[float, int, Tensor, Tensor]]()
+    compared = 0
+    worst: list[tuple[float, int, Tensor, Tensor]] = []
     for (latents, images), (others, other_images) in in_step(*map(kept_samples, sets)):
         if latents.shape != others.shape or images.shape != other_images.shape:
             raise GocError(f"{names}: samples of {list(latents.shape[1:])} and {list(others.shape[1:])}")
