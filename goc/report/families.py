@@ -31,6 +31,8 @@ def families(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         everywhere = (models_of_way.transform("nunique") == len(models)) & (
             models_of_way.transform("size") == len(models)
         )
+        if not everywhere.any():
+            continue
         family, cfg_scale, samples, seed = key
         name = f"{family}: mean over {len(models)} models ({', '.join(models)}), guidance {cfg_scale}, "
         found.append((f"{name}{samples} samples, seed {seed}", rows[everywhere]))

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from goc.report import cells
 from goc.report.frame import full_evaluations, is_uncached, speedup
 from goc.report.front import foremost, pareto
-from goc.report.pairs import Point, targets
+from goc.report.pairs import Point, damaged, targets
 from goc.report.tables import measurements
 from goc.report.thumbnails import Pixels, Strip, amplified_difference, strips
 from goc.report.vega import library, marks, tradeoff_spec
@@ -60,6 +60,7 @@ def write_html(
     groups = [(name, every, own) for name, every, own in groups if len(own)]
     data = [_data(every, own, [points[place] for place in own["place"]]) for _, every, own in groups]
     pictures = strips(Pictures([own for *_, own in groups], images, set(pictured.tolist())))
+    skipped = list(dict.fromkeys((*skipped, *damaged(points))))  # also what has shown only now, in pairs
     page = _template().render(
         groups=[_group(name, own, points, pictures) for name, _, own in groups],
         pictures=pictures,

@@ -80,6 +80,11 @@ def points_of(runs: Sequence[tuple[Path, dict[str, Any]]]) -> dict[tuple[str, st
     return points
 
 
+def damaged(points: Sequence[Point]) -> list[tuple[str, str]]:
+    """(folder, why) of all influences that are damaged, as far as they were asked for."""
+    return [why for point in points for why in point.damaged]
+
+
 def difference(own: Point, other: Point, column: str) -> Difference | None:
     """A column of one point less that of another; None if they have no seed in common in which both know it.
 

@@ -43,7 +43,7 @@ COST = {
 }
 COLORS = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]  # the stub names no ListedColormap
 # what one picture has room for
-PANELS, POINTS, SERIES, BARS = 60, 1000, 60, 100
+PANELS, POINTS, SERIES, BARS = 60, 1000, 100, 100
 LINES, MARKERS = ("-", "--", ":", "-."), "osD^v<>PX*"
 GREYS, UNCACHED_MARKERS = ("black", "dimgrey", "darkgrey"), "s^vD<>P"  # so many that few solvers look alike
 

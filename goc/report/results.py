@@ -1,11 +1,11 @@
 """result.json and the other files of a run's folder: what a run was, what it measured, and with which software."""
 
 import contextlib
-import io
 import json
 import math
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -32,6 +32,12 @@ FAILURE_FILE = "error.txt"  # in the folder of a sweep's job that failed: the re
 FIRST_IMAGES = "first.npy"  # the first samples of a run, uint8 [n, C, H, W], for pages that show several runs
 SHOWN_IMAGES = 8  # of each run, there
 LIBRARIES = ("torch", "torchvision", "torch-fidelity", "hydra-core", "omegaconf", "numpy", "scipy", "pandas")
+# numpy's for uint8 [n, C, H, W]; its own reader has many ways to fail
+IMAGES_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '\|u1', 'fortran_order': False, 'shape': \((\d{1,9}), (\d{1,9}), (\d{1,9}), "
+    rb"(\d{1,9})\), \} *\n",
+    re.DOTALL,
+)
 LARGEST_RESULT = 64 * 2**20  # bytes of result.json; a run of 1,000 steps leaves a thousandth
 LARGEST_REASON = 2**16  # bytes of error.txt that are looked at
 LARGEST_IMAGES = 2**28  # bytes of first.npy: 8 of 3 x 3000 x 3000
@@ -194,18 +200,14 @@ def read_first_images(folder: Path) -> np.ndarray | None:
     path = folder / FIRST_IMAGES
     if not os.path.lexists(path):
         return None
-    file = io.BytesIO(read_file(path, LARGEST_IMAGES))
-    try:
-        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, fortran, dtype = read_header[np.lib.format.read_magic(file)](file)
-    except (ValueError, KeyError, RecursionError) as error:
-        raise ValueError(f"{FIRST_IMAGES} is damaged") from error
-    pixels = file.getbuffer()[file.tell() :]
-    if dtype != np.uint8 or fortran or len(shape) != 4 or shape[1] not in (1, 3) or min(shape) < 1:
+    content = read_file(path, LARGEST_IMAGES)
+    header = IMAGES_HEADER.match(content)
+    shape = tuple(map(int, header.groups())) if header else ()
+    if header is None or shape[1] not in (1, 3) or min(shape) < 1:
         raise ValueError(f"{FIRST_IMAGES} is damaged (no images uint8 [n, C, H, W])")
-    if math.prod(shape) != len(pixels):
-        raise ValueError(f"{FIRST_IMAGES} is damaged ({len(pixels)} bytes for {printable(str(shape))})")
-    return np.frombuffer(pixels, np.uint8).reshape(shape)
+    if math.prod(shape) != len(content) - header.end():
+        raise ValueError(f"{FIRST_IMAGES} is damaged (not as long as its {' x '.join(map(str, shape))} pixels)")
+    return np.frombuffer(content, np.uint8, offset=header.end()).reshape(shape)
 
 
 def reason_in(folder: Path) -> str:

@@ -95,14 +95,14 @@ def _problems(result: Any) -> Iterator[str]:
         return
     yield from _unreadable(result)
     yield from (f"{key} is missing" for key in REQUIRED if result.get(key) is None)
-    if result.get("measurement", result.get("protocol")) is None:
+    if not (result.get("measurement") or result.get("protocol")):
         yield "measurement is missing"
     for path, (check, expected) in SHAPE.items():
         value = _at(result, path)
         if value is not None and not check(value):
             yield f"{'.'.join(path)} is {_shown(value)}, not {expected}"
-    if result["config"].get("model") is None:
-        yield "config.model is missing"
+    if _at(result, ("config", "model", "name")) is None:
+        yield "config.model.name is missing"
     for part in MEASURED:
         for name, value in (result.get(part) or {}).items():
             if value is not None and not is_number(value):

@@ -19,7 +19,7 @@ from goc.report.alignment import plot_alignments
 from goc.report.collect import Found, Why, find, tell
 from goc.report.frame import INTERNAL, over_seeds, series_names, table
 from goc.report.page import write_html
-from goc.report.pairs import Point, points_of
+from goc.report.pairs import Point, damaged, points_of
 from goc.report.plots import plot_tradeoff
 from goc.report.results import extractor_of, read_first_images
 from goc.report.tables import latex, markdown, measurements, warning
@@ -78,10 +78,10 @@ def write_report(found: Found, out: Path) -> tuple[pd.DataFrame, list[str]]:
     _write(out / "table.md", "\n".join(filter(None, [means, markdown(frame, points, max(features, default=None))])))
     _write(out / "table.tex", latex(frame, points))
     left_out = plot_tradeoff(frame, out), plot_alignments([result for _, result in runs], out / "alignments.png")
-    found.skipped.extend(why for point in points for why in point.damaged)
     with room_for(out / "report.html"):
         images = FirstImages(points, found.skipped)
         write_html(frame, images, points, found.failures, out / "report.html", found.skipped)
+    found.skipped.extend(damaged(points))
     return frame, list(filter(None, left_out))
 
 

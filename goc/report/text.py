@@ -15,14 +15,14 @@ TEX = str.maketrans(
 )
 
 
-def printable(text: str) -> str:
-    """One line of at most LONGEST characters, as a terminal may be given it; every other format begins with it.
+def printable(text: str, longest: int = LONGEST) -> str:
+    """One line of at most so many characters, as a terminal may be given it; every other format begins with it.
 
     Line breaks become spaces. Control characters, those that turn the direction of writing, and halves of surrogate
     pairs are shown by their codes.
     """
-    if len(text) > LONGEST:
-        text = f"{text[: LONGEST - 50]}…{text[-49:]}"
+    if len(text) > longest:
+        text = f"{text[: longest - 50]}…{text[-49:]}"
     if text.isprintable():
         return text
     return "".join(
