@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -84,3 +84,9 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_sha256(folder: Path, paths: Iterable[Path], sha256: Callable[[Path], str] = file_sha256) -> str:
+    """SHA-256 over files below a folder and their names there; sha256: of one of them."""
+    named = {path.relative_to(folder).as_posix(): sha256(path) for path in paths}
+    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
