@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from goc.models.checkpoint import DAMAGED, read_pickle
+from goc.models.checkpoint import DAMAGED, listed, read_pickle, require_finite
 from goc.models.dit import BRANCHES
+from goc.models.entries import odd_kind
 from goc.system.errors import GocError
 from goc.system.files import write_atomically
 
@@ -26,9 +27,11 @@ def load_router(path: Path, steps: int, depth: int) -> Tensor:
     if not path.is_file():
         raise GocError(f"schedule.router={path}: not a router checkpoint (no such file)")
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = read_pickle(path)
-        routers = {int(name.removesuffix(".prob")): logits for name, logits in checkpoint["routers"].items()}
+        routers = {int(name.removesuffix(".prob")): row for name, row in read_pickle(path)["routers"].items()}
+        odd = [f"{r} is {odd_kind(row)}" for r, row in routers.items() if odd_kind(row)]
+        if odd or not all(row.ndim == 1 for row in routers.values()):
+            raise ValueError(f"must hold one row of numbers a step; {listed(odd) or 'there are others'}")
+        require_finite((f"{r}.prob", row) for r, row in routers.items())
     except DAMAGED as error:
         raise GocError(f"schedule.router={path}: not a router checkpoint ({error})") from error
     if sorted(routers) != list(range(steps)):
@@ -37,7 +40,7 @@ def load_router(path: Path, steps: int, depth: int) -> Tensor:
     if cells != {(BRANCHES * depth,)}:
         found = ", ".join(str(shape[0] // BRANCHES) for shape in sorted(cells))
         raise GocError(f"schedule.router={path}: is for a model of depth {found}, not {depth}")
-    return torch.stack([routers[r] for r in range(steps)]).view(steps, depth, BRANCHES).sigmoid()
+    return torch.stack([routers[r] for r in range(steps)]).float().view(steps, depth, BRANCHES).sigmoid()
 
 
 def save_router(path: Path, logits: Tensor, args: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -164,3 +164,9 @@ def file_sha256(path: Path) -> str:
 def _sha256(path: Path, *state: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_sha256(folder: Path, paths: Iterable[Path]) -> str:
+    """SHA-256 over files below a folder and their names there."""
+    named = {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
+    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
