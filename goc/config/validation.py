@@ -4,6 +4,7 @@ import math
 import operator
 from dataclasses import fields
 from pathlib import PurePath
+from string import Formatter
 
 from goc.caching.ratio import computed_at
 from goc.config.settings import (
@@ -61,7 +62,7 @@ def normalise(way: Way, measurement: Measurement | None = None) -> None:
     Without a measurement, its model has no files.
     """
     each = way.sampler.evaluations_per_step
-    if way.evaluations is not None and way.evaluations % each == 0:
+    if way.evaluations is not None and way.evaluations in evaluations_of(way):
         way.steps, way.evaluations = way.evaluations // each, None
     if way.schedule.name == "none" or (way.cache_ratio == 0 and way.schedule.follows_ratio()):
         way.schedule, way.predictor, way.gradient_weights = NoCaching(), ReuseConfig(), []
@@ -116,6 +117,12 @@ def _settle_files(way: Way, measurement: Measurement) -> None:
             way.schedule = Searched(path=schedule.path or predictor.path)
 
 
+def evaluations_of(way: Way) -> range:
+    """The numbers of evaluations that its sampler can have."""
+    each = way.sampler.evaluations_per_step
+    return range(way.sampler.fewest_steps * each, TRAINING_STEPS * each + 1, each)
+
+
 def place(template: str, way: Way, model: str, cfg_scale: float, computed: int | None = None) -> str:
     """A file's path from one with {model}, {sampler}, {steps}, {computed} or {cfg_scale} in it; raises ConfigError.
 
@@ -123,19 +130,24 @@ def place(template: str, way: Way, model: str, cfg_scale: float, computed: int |
     """
     if computed is None:
         computed = computed_at(way.cache_ratio or 0.0, way.num_evaluations)
+    values = {
+        "model": model,
+        "sampler": way.sampler.name,
+        "steps": str(way.steps),
+        "computed": str(computed),
+        "cfg_scale": f"{cfg_scale:g}",
+    }
     try:
-        return template.format(
-            model=model,
-            sampler=way.sampler.name,
-            steps=way.steps,
-            computed=computed,
-            cfg_scale=f"{cfg_scale:g}",
-        )
-    except (KeyError, IndexError, ValueError) as error:
+        parts = list(Formatter().parse(template))
+    except ValueError:
+        parts = [("", "", "", "")]  # unbalanced braces
+    # nothing but a name in braces: a format or an attribute could ask for gigabytes, or for anything
+    if any(name is not None and (name not in values or form or conversion) for _, name, form, conversion in parts):
         raise ConfigError(
             f"{template}: must be a path, in which {{model}}, {{sampler}}, {{steps}}, {{computed}} and {{cfg_scale}} "
             "may stand"
-        ) from error
+        )
+    return "".join(text + values.get(name or "", "") for text, name, _, _ in parts)
 
 
 def validate(config: Config) -> None:
@@ -200,13 +212,12 @@ def check_way(way: Way) -> None:
     """Raise ConfigError on the first setting of a way that cannot be run."""
     if way.schedule.follows_ratio():
         _require(way, way.cache_ratio is not None and 0 <= way.cache_ratio < 1, "cache_ratio", "in [0, 1)")
-    sampler = way.sampler
-    if way.evaluations is not None:
-        raise ConfigError(
-            f"evaluations={way.evaluations}: must be a multiple of {sampler.evaluations_per_step} "
-            f"with sampler={sampler.name}, which has as many a step"
-        )
-    fewest = sampler.fewest_steps
+    sampler, fewest = way.sampler, way.sampler.fewest_steps
+    if way.evaluations is not None:  # or it would have become steps
+        possible = evaluations_of(way)
+        which = f"a multiple of {possible.step} with sampler={sampler.name}, which has as many a step, and "
+        within = f"in [{possible[0]}, {possible[-1]}]"
+        raise ConfigError(f"evaluations={way.evaluations}: must be {which if possible.step > 1 else ''}{within}")
     _require(way, fewest <= way.steps <= TRAINING_STEPS, "steps", f"in [{fewest}, {TRAINING_STEPS}]")
     sampler.check()
     if sampler.evaluations_per_step > 1 and not way.schedule.takes_several_evaluations:
