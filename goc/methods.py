@@ -6,7 +6,6 @@ when a mask or a predictor is made, since it needs torch, and settings do not.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from goc.caching.ratio import computed_at
 from goc.system.errors import ConfigError
-from goc.system.files import resolve
+from goc.system.files import read_json, resolve
 from goc.system.lazy import LazyModule
 from goc.system.precision import QUEUE_DTYPES
 
@@ -246,8 +245,8 @@ class SmoothCache(ScheduleConfig):
     @staticmethod
     def _published(path: str, situation: Situation) -> Tensor:
         try:
-            mask = schedule.smoothcache(json.loads(resolve(path).read_text()), situation.depth)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+            mask = schedule.smoothcache(read_json(resolve(path)), situation.depth)
+        except (OSError, ValueError) as error:
             raise ConfigError(f"schedule.path={path}: {error}") from error
         if len(mask) != situation.steps:
             raise ConfigError(f"schedule.path={path}: is for {len(mask)} steps, not for steps={situation.steps}")
@@ -544,10 +543,10 @@ class LearnedConfig(PredictorConfig):
     name: str = "learned"
     path: str | None = None
 
-    def weights(self, trained_for: Mapping[str, Any], computed: Sequence[int]) -> Tensor:
+    def weights(self, trained_for: Mapping[str, Any], computed: Sequence[int], steps: int) -> Tensor:
         """The trained weights, float32 [steps, K], for what they must have been trained for; raises ConfigError."""
         assert self.path is not None  # a normalised config names it
-        return schedules.read_weights(self.path, trained_for, tuple(computed))
+        return schedules.read_weights(self.path, trained_for, tuple(computed), steps)
 
 
 SCHEDULES: dict[str, type[ScheduleConfig]] = {

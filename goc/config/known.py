@@ -107,8 +107,8 @@ def _hint(key: str, cls: type) -> str:
         near = nearest(key)
         return f"; did you mean {near}?" if near else "; --help lists all"
     own = [f.name for f in fields(cls) if f.name != "name"]
-    if near := get_close_matches(last, own, n=1):
-        return f"; did you mean {head}.{near[0]}?"
+    if close := get_close_matches(last, own, n=1):
+        return f"; did you mean {head}.{close[0]}?"
     text = f"; {head}={chosen} has {', '.join(own) if own else 'none'}"
     others = [name for name, option in group.items() if last in (f.name for f in fields(option))]
     return text + (f", but {head}={' or '.join(others)} has it" if others else "")
