@@ -34,6 +34,7 @@ AGAINST_DIVERGENCE = (
     "try method=goc_anchored (predictor.gradients=computed), smaller gradient_weights, a higher inflection_threshold, "
     "predictor=taylor, or a lower cache_ratio"
 )
+MOST_TRIED = 1_000_000  # schedules in a search, and samples of each
 GRADIENTS = ("used", "computed")
 
 
@@ -363,8 +364,8 @@ class Searched(FoundSchedule):
 
     def check(self, steps: int) -> None:
         for key in ("search_evaluations", "search_samples"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"schedule.{key}={getattr(self, key)}: must be at least 1")
+            if not 1 <= getattr(self, key) <= MOST_TRIED:
+                raise ConfigError(f"schedule.{key}={getattr(self, key)}: must be at least 1 and at most {MOST_TRIED}")
 
     def find(self, situation: Situation) -> Sequence[int]:
         return situation.search(situation.computed, self.search_evaluations, self.search_samples)

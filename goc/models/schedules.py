@@ -15,8 +15,7 @@ from torch import Tensor
 
 from goc.system.errors import ConfigError
 from goc.system.files import read_json, resolve, write_atomically
-
-LARGEST = torch.finfo(torch.float32).max
+from goc.system.precision import LARGEST_WEIGHT
 
 
 def _read(key: str, path: str) -> dict[str, Any]:
@@ -75,7 +74,7 @@ def read_weights(path: str, wanted: Mapping[str, Any], computed: tuple[int, ...]
     for step in cached:
         row = rows[str(step)]
         if not all(_is_weight(value) for value in row):
-            raise ConfigError(f"{key}={path}: the weights of step {step} must be finite numbers")
+            raise ConfigError(f"{key}={path}: the weights of step {step} must be numbers of at most {LARGEST_WEIGHT:g}")
         if any(row[sum(before < step for before in computed) :]):
             raise ConfigError(f"{key}={path}: step {step} has weights on more features than are computed before it")
         weights[step] = torch.tensor(row, dtype=torch.float32)
@@ -83,8 +82,8 @@ def read_weights(path: str, wanted: Mapping[str, Any], computed: tuple[int, ...]
 
 
 def _is_weight(value: Any) -> bool:
-    """Whether a value of JSON is a number, and finite as float32."""
-    return type(value) in (int, float) and abs(value) <= LARGEST
+    """Whether a value of JSON is a number that a feature can be multiplied by."""
+    return type(value) in (int, float) and abs(value) <= LARGEST_WEIGHT
 
 
 def write_schedule(path: Path, evaluations: int, computed: tuple[int, ...], **found: Any) -> None:
