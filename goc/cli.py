@@ -16,15 +16,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from goc.config import from_hydra, register, validate
+from goc.config.hydra import check_hydra, refusing
 from goc.config.identity import CONF
 from goc.report.collect import find
 from goc.report.results import FAILURE_FILE, RESULT_FILE, reason_in
 from goc.samplers import kind_of
-from goc.system.errors import GocError, fail, memory_error, one_line
+from goc.system.errors import ConfigError, GocError, fail, memory_error, one_line
 from goc.system.files import room_for, write_text
 from goc.system.stopping import INTERRUPTED, STOPPED
 
@@ -76,9 +77,10 @@ def task(node: DictConfig) -> float | tuple[float, float] | None:
     per image; None if there is no FID. In a sweep a job that fails leaves its reason in its folder, and the other
     jobs go on.
     """
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder = output_folder()
     (folder / FAILURE_FILE).unlink(missing_ok=True)
     try:
+        check_hydra(HydraConfig.get())
         config = from_hydra(node)
         validate(config)
         from goc.experiment import run
@@ -105,6 +107,13 @@ def task(node: DictConfig) -> float | tuple[float, float] | None:
     return objectives(result, HydraConfig.get().sweeper.get("direction"))
 
 
+def output_folder() -> Path:
+    """The folder of Hydra's job, as it is on disk: a `${` in the name of a working folder is no interpolation."""
+    runtime = OmegaConf.to_container(HydraConfig.get().runtime, resolve=False)
+    assert isinstance(runtime, dict)
+    return Path(runtime["output_dir"])
+
+
 def objectives(result: dict[str, Any], direction: Any) -> float | tuple[float, float] | None:
     """What a sweeper that minimises in `direction` is told of a run: its FID, or (FID, GMACs per image); see `task`."""
     fid = result["metrics"].get("fid")
@@ -126,6 +135,10 @@ class SweepReport(Callback):
     failed: ClassVar[bool] = False  # of the last sweep of this process
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            check_hydra(config.hydra)
+        except ConfigError as error:
+            raise SystemExit(fail(error)) from error  # past Hydra, which would only warn
         with contextlib.suppress(OSError, OmegaConfBaseException):  # Hydra meets it next, and then does not only warn
             self.started = Path(config.hydra.sweep.dir) / ".started"  # by the clock that the jobs' files are dated by
             self.started.parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +178,8 @@ def main() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     application = hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(task)
     try:
-        application()
+        with refusing(sys.argv[1:]):
+            application()
     except (GocError, HydraException, OmegaConfBaseException, OSError) as error:
         return fail(error)
     except KeyboardInterrupt:

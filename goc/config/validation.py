@@ -2,8 +2,11 @@
 
 import math
 import operator
+import os
 from dataclasses import fields
 from pathlib import PurePath
+from string import Formatter
+from types import SimpleNamespace
 
 from goc.caching.ratio import computed_at
 from goc.config.settings import (
@@ -20,6 +23,7 @@ from goc.config.settings import (
     Measurement,
     ModelConfig,
     Output,
+    WandbConfig,
     Way,
 )
 from goc.methods import (
@@ -38,7 +42,7 @@ from goc.models.objective import OBJECTIVES, PIPELINE
 from goc.samplers import fitting
 from goc.sampling.noise import TRAINING_STEPS
 from goc.system.errors import ConfigError
-from goc.system.precision import PRECISIONS
+from goc.system.precision import LARGEST_WEIGHT, PRECISIONS
 
 DEFAULT_GRADIENT_WEIGHTS = [1.0]
 # arguments of a pipeline's call that settings of a run decide
@@ -52,6 +56,16 @@ OF_A_CALL = {
     "output_type": "the run",
     "return_dict": "the run",
 }
+MOST_SAMPLES = 10_000_000  # 200 times the protocol's
+LARGEST_SHAPE = {"input_size": 16384, "patch_size": 16384, "in_channels": 65536, "hidden_size": 262144,
+                 "depth": 4096, "num_heads": 4096, "num_classes": 10_000_000}  # fmt: skip
+MOST_REPEATS = 10_000
+MOST_THREADS = 256
+LONGEST_S = 1e8  # three years
+SECONDS = f"more than 0 and at most {LONGEST_S:g}"
+LONGEST_WANDB_NAME = 128
+LONGEST_STUDY = 120  # as NAME-results and NAME summary are names too
+NOT_IN_WANDB_NAMES = "/\\#?%:"
 OWN_WEIGHTS = "outputs/weights/{model}-{sampler}{steps}-{computed}-cfg{cfg_scale}.json"  # of scripts/train_weights.py
 
 
@@ -61,7 +75,7 @@ def normalise(way: Way, measurement: Measurement | None = None) -> None:
     Without a measurement, its model has no files.
     """
     each = way.sampler.evaluations_per_step
-    if way.evaluations is not None and way.evaluations % each == 0:
+    if way.evaluations is not None and way.evaluations in evaluations_of(way):
         way.steps, way.evaluations = way.evaluations // each, None
     if way.schedule.name == "none" or (way.cache_ratio == 0 and way.schedule.follows_ratio()):
         way.schedule, way.predictor, way.gradient_weights = NoCaching(), ReuseConfig(), []
@@ -116,6 +130,12 @@ def _settle_files(way: Way, measurement: Measurement) -> None:
             way.schedule = Searched(path=schedule.path or predictor.path)
 
 
+def evaluations_of(way: Way) -> range:
+    """The numbers of evaluations that its sampler can have."""
+    each = way.sampler.evaluations_per_step
+    return range(way.sampler.fewest_steps * each, TRAINING_STEPS * each + 1, each)
+
+
 def place(template: str, way: Way, model: str, cfg_scale: float, computed: int | None = None) -> str:
     """A file's path from one with {model}, {sampler}, {steps}, {computed} or {cfg_scale} in it; raises ConfigError.
 
@@ -123,19 +143,24 @@ def place(template: str, way: Way, model: str, cfg_scale: float, computed: int |
     """
     if computed is None:
         computed = computed_at(way.cache_ratio or 0.0, way.num_evaluations)
+    values = {
+        "model": model,
+        "sampler": way.sampler.name,
+        "steps": str(way.steps),
+        "computed": str(computed),
+        "cfg_scale": f"{cfg_scale:g}",
+    }
     try:
-        return template.format(
-            model=model,
-            sampler=way.sampler.name,
-            steps=way.steps,
-            computed=computed,
-            cfg_scale=f"{cfg_scale:g}",
-        )
-    except (KeyError, IndexError, ValueError) as error:
+        parts = list(Formatter().parse(template))
+    except ValueError:
+        parts = [("", "", "", "")]  # unbalanced braces
+    # nothing but a name in braces: a format or an attribute could ask for gigabytes, or for anything
+    if any(name is not None and (name not in values or form or conversion) for _, name, form, conversion in parts):
         raise ConfigError(
             f"{template}: must be a path, in which {{model}}, {{sampler}}, {{steps}}, {{computed}} and {{cfg_scale}} "
             "may stand"
-        ) from error
+        )
+    return "".join(text + values.get(name or "", "") for text, name, _, _ in parts)
 
 
 def validate(config: Config) -> None:
@@ -192,6 +217,13 @@ def _require(part: object, condition: bool, key: str, allowed: str) -> None:
         raise ConfigError(f"{key}={operator.attrgetter(key)(part)}: must be {allowed}")
 
 
+def _within(part: object, key: str, least: float, most: float) -> None:
+    """More than `most` is no run that anybody waits for: its lists alone would take all memory."""
+    value = operator.attrgetter(key)(part)
+    _require(part, value >= least, key, f"at least {least:g}")
+    _require(part, value <= most, key, f"at most {most}")
+
+
 def _one_of(part: object, key: str, options: tuple[str, ...]) -> None:
     _require(part, operator.attrgetter(key)(part) in options, key, f"one of {', '.join(options)}")
 
@@ -200,13 +232,12 @@ def check_way(way: Way) -> None:
     """Raise ConfigError on the first setting of a way that cannot be run."""
     if way.schedule.follows_ratio():
         _require(way, way.cache_ratio is not None and 0 <= way.cache_ratio < 1, "cache_ratio", "in [0, 1)")
-    sampler = way.sampler
-    if way.evaluations is not None:
-        raise ConfigError(
-            f"evaluations={way.evaluations}: must be a multiple of {sampler.evaluations_per_step} "
-            f"with sampler={sampler.name}, which has as many a step"
-        )
-    fewest = sampler.fewest_steps
+    sampler, fewest = way.sampler, way.sampler.fewest_steps
+    if way.evaluations is not None:  # or it would have become steps
+        possible = evaluations_of(way)
+        which = f"a multiple of {possible.step} with sampler={sampler.name}, which has as many a step, and "
+        within = f"in [{possible[0]}, {possible[-1]}]"
+        raise ConfigError(f"evaluations={way.evaluations}: must be {which if possible.step > 1 else ''}{within}")
     _require(way, fewest <= way.steps <= TRAINING_STEPS, "steps", f"in [{fewest}, {TRAINING_STEPS}]")
     sampler.check()
     if sampler.evaluations_per_step > 1 and not way.schedule.takes_several_evaluations:
@@ -222,7 +253,8 @@ def check_way(way: Way) -> None:
     _require(way, threshold is None or math.isfinite(threshold), "inflection_threshold", "a finite number, or null")
     if not isinstance(way.predictor, GradientQueueConfig):
         _require(way, not way.gradient_weights, "gradient_weights", f"empty with predictor={way.predictor.name}")
-    _require(way, all(map(math.isfinite, way.gradient_weights or [])), "gradient_weights", "finite numbers")
+    finite = all(abs(weight) <= LARGEST_WEIGHT for weight in way.gradient_weights or [])
+    _require(way, finite, "gradient_weights", f"finite numbers of at most {LARGEST_WEIGHT:g}")
     last = way.num_evaluations - 1
     _require(
         way,
@@ -230,8 +262,8 @@ def check_way(way: Way) -> None:
         "correct_steps",
         f"steps in [1, {last}] (0 is the noisiest step and never cached)",
     )
-    _require(way, way.batch_size >= 1, "batch_size", "at least 1")
-    _require(way, way.calibration_samples >= 1, "calibration_samples", "at least 1")
+    _within(way, "batch_size", 1, MOST_SAMPLES)
+    _within(way, "calibration_samples", 1, MOST_SAMPLES)
     _require(way, way.calibration_seed >= 0, "calibration_seed", "at least 0")
     way.schedule.check(way.num_evaluations)
     way.predictor.check()
@@ -241,7 +273,7 @@ def check_measurement(measurement: Measurement) -> None:
     """Raise ConfigError on the first setting of a measurement that cannot be run."""
     _one_of(measurement, "model.objective", (*OBJECTIVES, PIPELINE))
     _one_of(measurement, "precision", tuple(PRECISIONS))
-    _require(measurement, measurement.num_samples >= 1, "num_samples", "at least 1")
+    _within(measurement, "num_samples", 1, MOST_SAMPLES)
     _require(measurement, measurement.seed >= 0, "seed", "at least 0")
     _require(measurement, math.isfinite(measurement.cfg_scale), "cfg_scale", "a finite number")
     (check_pipeline if measurement.model.is_pipeline else check_denoiser)(measurement)
@@ -268,6 +300,8 @@ def check_denoiser(measurement: Measurement) -> None:
     for key in ("extractor", "reference"):
         if getattr(model, key) is None:
             raise ConfigError(f"model.{key}=null: must be named for {model.name}")
+    for key, most in LARGEST_SHAPE.items():
+        _within(measurement, f"model.{key}", 1, most)
     _require(measurement, measurement.vae_batch_size >= 1, "vae_batch_size", "at least 1")
     if measurement.vae is None and model.in_channels not in (1, 3):
         raise ConfigError(
@@ -281,9 +315,11 @@ def check_denoiser(measurement: Measurement) -> None:
 
 def check_execution(execution: Execution) -> None:
     """Raise ConfigError on the first setting of an execution that cannot be run."""
-    _require(execution, execution.threads is None or execution.threads >= 1, "threads", "at least 1, or null")
-    _require(execution, execution.worker_timeout_s > 0, "worker_timeout_s", "more than 0")
-    _require(execution, execution.latency_repeats >= 0, "latency_repeats", "at least 0")
+    most = max(MOST_THREADS, os.cpu_count() or 1)
+    threads = execution.threads
+    _require(execution, threads is None or 1 <= threads <= most, "threads", f"at least 1 and at most {most}, or null")
+    _require(execution, 0 < execution.worker_timeout_s <= LONGEST_S, "worker_timeout_s", SECONDS)
+    _within(execution, "latency_repeats", 0, MOST_REPEATS)
 
 
 def check_output(output: Output, num_samples: int) -> None:
@@ -293,9 +329,9 @@ def check_output(output: Output, num_samples: int) -> None:
     _require(output, (output.distance_samples or 0) >= 0, "distance_samples", "at least 0, or null")
     _require(output, (output.converged_samples or 0) >= 0, "converged_samples", "at least 0, or null")
     _one_of(output, "tracker", TRACKERS)
-    modes = f"one of {', '.join(WANDB_MODES)}, or null"
-    _require(output, output.wandb.mode in (None, *WANDB_MODES), "wandb.mode", modes)
-    _require(output, output.wandb.timeout_s > 0, "wandb.timeout_s", "more than 0")
+    check_wandb(output.wandb)
+    if output.tracker == "wandb":  # where a study's name is part of longer ones
+        _require(output, len(output.name) <= LONGEST_STUDY, "name", f"of at most {LONGEST_STUDY} characters with W&B")
     for metric in output.metrics:
         if metric not in METRICS:
             raise ConfigError(f"metrics={metric}: must be one of {', '.join(METRICS)}")
@@ -304,6 +340,20 @@ def check_output(output: Output, num_samples: int) -> None:
                 f"num_samples={num_samples}: must be at least {METRICS[metric].minimum_samples} "
                 f"for the metric {metric} (or leave it out of metrics)"
             )
+
+
+def check_wandb(settings: WandbConfig) -> None:
+    """Raise ConfigError for what Weights & Biases refuses, which offline only a sync would tell."""
+    modes = f"one of {', '.join(WANDB_MODES)}, or null"
+    wandb = SimpleNamespace(wandb=settings)
+    _require(wandb, settings.mode in (None, *WANDB_MODES), "wandb.mode", modes)
+    _require(wandb, 0 < settings.timeout_s <= LONGEST_S, "wandb.timeout_s", SECONDS)
+    for key in ("project", "entity", "group"):
+        text = getattr(settings, key)
+        named = text is None or (bool(text.strip()) and text.isprintable() and len(text) <= LONGEST_WANDB_NAME)
+        _require(wandb, named, f"wandb.{key}", f"1 to {LONGEST_WANDB_NAME} characters on one line")
+        allowed = key == "group" or not set(text or "") & set(NOT_IN_WANDB_NAMES)
+        _require(wandb, allowed, f"wandb.{key}", f"without {' '.join(NOT_IN_WANDB_NAMES)}")
 
 
 def check_name(output: Output) -> None:

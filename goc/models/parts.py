@@ -1,6 +1,5 @@
 """Folders in the formats of diffusers and transformers: the files that decide, and weights of which all are there."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from goc.models.checkpoint import listed, require_finite
+from goc.system.files import read_json
 
 CONFIG = "config.json"
 ADAPTER = "adapter_config.json"
@@ -41,13 +41,13 @@ def _decides(path: Path, safe: bool) -> bool:
     return not (VARIANT.fullmatch(path.name) or (safe and PICKLED.fullmatch(path.name)))
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON file's object; raises ValueError, of one line, if it is missing, damaged or anything else."""
     if not path.exists():
         raise ValueError(f"has no {path.name}")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        value = read_json(path)
+    except (OSError, ValueError) as error:
         raise ValueError(f"its {path.name} is damaged ({reason(error)})") from error
     if not isinstance(value, dict):
         raise ValueError(f"its {path.name} is damaged (must hold an object)")
@@ -79,7 +79,7 @@ def check_files(folder: Path) -> None:
     For a configuration that is damaged or of a size that no model has, shards outside of the folder or missing, and
     an adapter, which would bring weights of another folder.
     """
-    for name, number in _numbers(read_json(folder / CONFIG), ""):
+    for name, number in _numbers(read_object(folder / CONFIG), ""):
         if COUNTS.search(name) and not abs(number) <= MOST_LAYERS:
             raise ValueError(f"its {CONFIG} says {name}={number:g}: must be at most {MOST_LAYERS}")
     names = [path.name for path in part_files(folder) if path.parent == folder]
@@ -88,7 +88,7 @@ def check_files(folder: Path) -> None:
     if (folder / ADAPTER).exists():
         raise ValueError(f"has an {ADAPTER}: must be weights that its adapter is merged into")
     for index in (folder / name for name in names if name.endswith(".index.json")):
-        shards = read_json(index).get("weight_map")
+        shards = read_object(index).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
             raise ValueError(f"its {index.name} is damaged (must name the file of each tensor)")
         for shard in sorted(set(shards.values())):

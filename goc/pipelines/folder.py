@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from goc.models.parts import load_part, part_files, read_json, reason
+from goc.models.parts import load_part, part_files, read_object, reason
 from goc.pipelines.session import PipelineError
 from goc.system import torchvision  # noqa: F401  (first, as diffusers imports torchvision)
 from goc.system.files import files_sha256
@@ -45,7 +45,7 @@ def find_pipeline(name: str) -> Path:
 def read_index(folder: Path) -> dict[str, Any]:
     """What a pipeline is made of, by its index; raises PipelineError."""
     try:
-        index = read_json(folder / INDEX)
+        index = read_object(folder / INDEX)
     except ValueError as error:
         raise PipelineError(f"model.pipeline={folder}: {error}") from error
     if not isinstance(index.get("_class_name"), str):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from goc.config import WandbConfig
 from goc.config.settings import WANDB_MODES
+from goc.config.validation import check_wandb
 from goc.report.collect import tell
 from goc.report.results import RESULT_FILE, load_result
 from goc.report.text import printable
@@ -51,11 +52,15 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.paths and options.summary is None:
         parser.error("name folders, or a --summary")
     settings = WandbConfig(options.project, options.entity, options.group, options.mode)
+    if settings.mode is None and os.environ.get("WANDB_MODE") == "disabled":
+        print("not tracked: WANDB_MODE=disabled")
+        return 0
     os.environ.setdefault("WANDB_SILENT", "true")  # what it would say is not about these runs
     # imported here, as it takes seconds that no run should wait for
     from goc.tracking import wandb_log
 
     try:
+        check_wandb(settings)
         for folder in run_folders(options.paths):
             print(wandb_log.log_run(settings, folder), flush=True)
         if options.summary is not None:
