@@ -56,7 +56,7 @@ def make_run(run: Path, number: int, samples: int) -> dict[str, Any]:
     generator, common = np.random.default_rng(number), np.random.default_rng(0).normal(size=samples)
     run.mkdir(parents=True)
     result = result_of(number, samples)
-    (run / RESULT_FILE).write_text(json.dumps(result))
+    (run / RESULT_FILE).write_text(json.dumps(result), encoding="utf-8")
     names = SEVERAL if result["distance"] else SEVERAL[:2]
     write_influence(run, {name: common + 0.1 * generator.normal(size=samples) for name in names})
     np.save(run / FIRST_IMAGES, generator.integers(0, 256, (8, 3, 32, 32), dtype=np.uint8))
