@@ -1,10 +1,12 @@
 """Text that others chose, such as names of models, methods and folders, made safe for each format of the report."""
 
 import re
+import textwrap
 
 import pandas as pd
 
 LONGEST = 200  # characters of a name that are shown
+WIDEST = 60  # in one line of a picture
 # what a cell of a spreadsheet's formula begins with; the last four are the same in full width
 FORMULA = tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20")
 NUMBERS = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?(,[-+]?[\d.]+(e[-+]?\d+)?)*", re.IGNORECASE)  # one, or several seeds
@@ -60,5 +62,6 @@ def latex_cell(text: str) -> str:
 
 
 def plot_text(text: str) -> str:
-    """Text as matplotlib draws it: no mathematics, and no name that a legend leaves out."""
-    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
+    """Text as matplotlib draws it: no mathematics, no name that a legend leaves out, no line that leaves no room."""
+    lines = "\n".join(textwrap.wrap(text, WIDEST)) if len(text) > WIDEST else text
+    return (" " if text.startswith("_") else "") + lines.replace("$", r"\$")

@@ -188,7 +188,7 @@ CASES = [
     influence("in two dimensions", "influence.safetensors is damaged", fid=WHOLE[:, None]),
     influence("of integers", "influence.safetensors is damaged", fid=WHOLE.astype(np.int64)),
     influence("of nothing", "influence.safetensors is damaged", fid=WHOLE[:0]),
-    content("first.npy", b"", "first.npy is damaged: no pictures", stays=True),
+    content("first.npy", b"", "first.npy is damaged (no images", stays=True),
     content("first.npy", None, "first.npy is no file: no pictures", stays=True),
     content("first.npy", header("(100000, 3, 100000, 100000)"), "first.npy is damaged", stays=True),
     content("first.npy", header("(-1, 3, 8, 8)"), "first.npy is damaged", stays=True),
@@ -222,6 +222,14 @@ class Report:
     stderr: str
     page: str
     rows: str  # results.csv
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_pictures() -> Iterator[None]:
+    """They take longest, and get no more than the rows of the table, which are of whole results."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "plot_tradeoff", lambda *_: "")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -309,7 +317,7 @@ def test_whatever_stands_anywhere_in_a_result_is_refused_or_reported(tmp_path: P
             if not problem_of(changed):
                 accepted.append(changed)
     assert 100 < len(accepted) < 900
-    for number, content in enumerate(accepted):
+    for number, content in enumerate(accepted[1:], 1):
         content["config"]["calibration_seed"] = number
         frame = over_seeds(table([accepted[0], content]))
         frame["series"] = series_names(frame)
