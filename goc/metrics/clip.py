@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from goc.models.parts import load_part, part_files, reason
+from goc.models.parts import check_tokenizer, load_part, part_files, reason
 from goc.system.errors import GocError
 from goc.system.files import files_sha256
 
@@ -91,6 +91,7 @@ def load_clip(folder: Path, device: torch.device) -> ClipScore:
         raise GocError(f"{prefix} {error}") from error
     try:
         processor: Any = CLIPProcessor.from_pretrained(folder, local_files_only=True)
+        check_tokenizer(processor.tokenizer, folder)
         tokens, known = len(processor.tokenizer), network.config.text_config.vocab_size
         if tokens > known:
             raise ValueError(f"its tokenizer has {tokens} tokens, and its text encoder knows {known}")

@@ -1,5 +1,6 @@
 """Folders in the formats of diffusers and transformers: the files that decide, and weights of which all are there."""
 
+import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from goc.models.checkpoint import listed, require_finite
 from goc.system.files import read_json
 
 CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
 ADAPTER = "adapter_config.json"
 WITHOUT_EFFECT = (".md", ".msgpack", ".h5")  # notes, and weights of other frameworks
 STEM = r"(?:diffusion_pytorch_model|pytorch_model|model)"
@@ -55,9 +57,11 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error that says something."""
+    """The first line of an error that says something; not torch's, which explains how to run the code in a pickle."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, pickle.UnpicklingError):
+        return "truncated, or a pickle that would run code"
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
@@ -96,6 +100,19 @@ def check_files(folder: Path) -> None:
                 raise ValueError(f"its {index.name} names {shard}, which is no file beside it")
 
 
+def check_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Raise ValueError if the folder that a tokenizer was loaded from has no vocabulary.
+
+    transformers then makes one that knows no token, and goes on: all prompts are the same.
+    """
+    files = set(getattr(tokenizer, "vocab_files_names", {}).values())
+    together = files - {TOKENIZER}
+    whole = (folder / TOKENIZER).is_file() or any(folder.glob("*.model"))
+    if files and not whole and not (together and all((folder / name).is_file() for name in together)):
+        also = f", or {' and '.join(sorted(together))}" if together else ""
+        raise ValueError(f"has no vocabulary: must have {TOKENIZER}{also}")
+
+
 def load_part(cls: Any, folder: Path, **options: Any) -> Any:
     """A model of diffusers or transformers from its folder: of its class, on the CPU, with the options of loading.
 
@@ -104,9 +121,11 @@ def load_part(cls: Any, folder: Path, **options: Any) -> Any:
     """
     check_files(folder)
     try:
-        model, loading = cls.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
+        model, loading = cls.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
     except Exception as error:  # what a damaged file can mean to either library has no end, and no common class
-        raise ValueError(f"not a {cls.__name__}, or damaged ({reason(error)})") from error
+        raise ValueError(f"no {cls.__name__}, or damaged ({reason(error)})") from error
     named = {"missing": "missing_keys", "unexpected": "unexpected_keys", "of another shape": "mismatched_keys"}
     found = {kind: sorted(map(_name, loading.get(key) or ())) for kind, key in named.items()}
     if any(found.values()):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from goc.models.parts import load_part, part_files, read_object, reason
+from goc.models.parts import check_tokenizer, load_part, part_files, read_object, reason
 from goc.pipelines.session import PipelineError
 from goc.system import torchvision  # noqa: F401  (first, as diffusers imports torchvision)
 from goc.system.files import files_sha256
@@ -20,6 +20,7 @@ from diffusers.utils import is_accelerate_available, is_transformers_available
 from diffusers.utils import logging as diffusers_logging
 
 INDEX = "model_index.json"
+SCHEDULER = "scheduler_config.json"
 PLAIN = re.compile(r"[A-Za-z]\w*")  # a name of a folder, library or class
 LIBRARIES = ("diffusers", "transformers")
 FORMAT = "a folder in diffusers' format, or its name on the hub"
@@ -179,8 +180,10 @@ def load_pipeline(folder: Path, dtype: torch.dtype | None, device: torch.device)
         raise PipelineError(f"model.pipeline={folder}: not a {cls.__name__}, or damaged ({reason(error)})") from error
     pipe.set_progress_bar_config(disable=True)
     for name, part in pipe.components.items():
-        if isinstance(part, nn.Module) and name not in loaded:
-            raise PipelineError(f"model.pipeline={folder}: its part {name} is of no class whose weights can be counted")
+        try:
+            _check_part(part, folder / name, name in loaded)
+        except ValueError as error:
+            raise PipelineError(f"model.pipeline={folder}: its part {name}: {error}") from error
         # diffusers may leave a part in the format of its file
         if dtype is not None and isinstance(part, nn.Module) and not getattr(part, "_keep_in_fp32_modules", None):
             part.to(dtype)
@@ -196,3 +199,12 @@ def _load_model(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
     if cls is not None and issubclass(cls, transformers.PreTrainedModel):
         return load_part(cls, folder, dtype=dtype, trust_remote_code=False)
     return None
+
+
+def _check_part(part: Any, folder: Path, counted: bool) -> None:
+    """Raise ValueError for a part that the libraries loaded, and that is not what its files are."""
+    if isinstance(part, nn.Module) and not counted:
+        raise ValueError("is of no class whose weights can be counted")
+    if isinstance(part, diffusers.SchedulerMixin) and "_class_name" not in read_object(folder / SCHEDULER):
+        raise ValueError(f"its {SCHEDULER} names no scheduler")
+    check_tokenizer(getattr(part, "tokenizer", part), folder)
