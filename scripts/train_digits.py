@@ -11,6 +11,7 @@ import argparse
 import copy
 import math
 import platform
+import sys
 import time
 from pathlib import Path
 
@@ -31,6 +32,8 @@ from goc.models.objective import DIFFUSION, FLOW, OBJECTIVES
 from goc.sampling.images import image_grid
 from goc.sampling.noise import NoiseSchedule
 from goc.sources import uncached_generation
+from goc.system.arguments import check_numbers
+from goc.system.errors import ConfigError, fail
 from goc.system.files import ASSETS, resolve
 
 ARCHITECTURE = {
@@ -155,8 +158,8 @@ def sample_grid() -> Image.Image:
     return image_grid(torch.cat(images), columns=20)
 
 
-def main() -> None:
-    """Train what is asked for and write it."""
+def main() -> int:
+    """Train what is asked for and write it; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["extractor", "denoiser", "samples"])
     parser.add_argument("--objective", choices=OBJECTIVES, default=DIFFUSION)
@@ -164,13 +167,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help="training steps of the denoiser")
     parser.add_argument("--out", type=Path, default=ASSETS / "digits")
     args = parser.parse_args()
+    try:
+        check_numbers(args, {"seed": 0, "steps": 1})
+    except ConfigError as error:
+        return fail(error)
     args.out.mkdir(parents=True, exist_ok=True)
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)  # sums are then in one order on every machine, whatever its number of cores
 
     if args.what == "samples":
         sample_grid().save(args.out / "samples.png")
-        return
+        return 0
     images, labels = real_digits()
     if args.what == "extractor":
         extractor, accuracy = train_extractor(images, labels, args.seed)
@@ -178,7 +185,7 @@ def main() -> None:
         with torch.inference_mode():
             features, _ = extractor(to_uint8(images).float() / 127.5 - 1)
         save_file({"features": features}, args.out / "reference.safetensors")
-        return
+        return 0
 
     start = time.perf_counter()
     denoiser = train_denoiser(images, labels, args.objective, args.steps, args.seed)
@@ -193,7 +200,8 @@ def main() -> None:
     path = args.out / f"{args.objective}-{args.seed}.safetensors"
     save_file({name: tensor.half() for name, tensor in denoiser.state_dict().items()}, path, made)
     print(f"{path}: {made}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

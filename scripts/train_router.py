@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 from tqdm import trange
 
@@ -32,6 +33,7 @@ from goc.samplers import SamplerConfig
 from goc.sampling.guidance import guided_denoiser
 from goc.sampling.solvers import Solver, no_noise
 from goc.sources import uncached_generation
+from goc.system.arguments import check_numbers, check_out
 from goc.system.errors import ConfigError, GocError, fail
 from goc.system.files import resolve
 
@@ -140,12 +142,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="default: outputs/routers/MODEL/router-SAMPLERSTEPS.pt")
     args = parser.parse_args()
     try:
+        check_numbers(args, {"iterations": 1, "batch": 1, "penalty": 0, "rate": 0})
+        if args.out is not None:
+            check_out(args.out)
         config = compose_config(args.settings)
         validate(config)
         check_sampler(config.way.sampler)
         model = config.measurement.model
         denoiser = load_model(model.shape(), resolve(model.checkpoint), model.objective)
-    except (GocError, HydraException) as error:
+    except (GocError, HydraException, OmegaConfBaseException, OSError) as error:
         return fail(error)
     measurement, steps = config.measurement, config.way.steps
     out = args.out or Path("outputs/routers") / model.name / f"router-{config.way.sampler.name}{steps}.pt"

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from tqdm import trange
@@ -39,6 +40,7 @@ from goc.sampling.guidance import Denoiser
 from goc.sampling.search import final_latents, mean_distance
 from goc.sampling.solvers import no_noise
 from goc.sources import calibration_alone
+from goc.system.arguments import check_numbers, check_out
 from goc.system.device import choose_device, configure
 from goc.system.errors import ConfigError, GocError, fail
 
@@ -157,6 +159,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help=f"default: {OWN_WEIGHTS}")
     args = parser.parse_args()
     try:
+        check_numbers(args, {"iterations": 1, "batch": 1, "samples": 1, "rate": 0})
+        if args.out is not None:
+            check_out(args.out)
         config = compose_config(["method=searched", *args.settings])
         validate(config)
         way, measurement, execution = config.way, config.measurement, config.execution
@@ -169,7 +174,7 @@ def main() -> int:
         started = time.perf_counter()
         weights, losses = train(plan, calibration, args.iterations, args.batch, args.rate, args.keep)
         trained_for = Planner(way, measurement.model, calibration).trained_for()
-    except (GocError, HydraException) as error:
+    except (GocError, HydraException, OmegaConfBaseException, OSError) as error:
         return fail(error)
     computed = tuple(computed_steps_of(plan.mask))
     out = args.out or Path(place(OWN_WEIGHTS, way, measurement.model.name, measurement.cfg_scale, len(computed)))

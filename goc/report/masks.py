@@ -10,6 +10,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 from torch import Tensor
 
+PICTURES = ("png", "svg", "pdf", "jpg", "webp")  # what a picture's name may end in
 STATES = {"computed": "#dde3ea", "reused": "#4878b0", "corrected": "#e8862e"}
 
 
