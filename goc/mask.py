@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from goc.config import Config, compose_config, label, validate
+from goc.system.arguments import check_out
 from goc.system.command import run_command
 from goc.system.errors import GocError, fail
 
@@ -51,14 +53,15 @@ def main(arguments: list[str] | None = None) -> int:
         config = compose_config(options.settings)
         validate(config)
         from goc.caching.schedule import cache_ratio_of
-        from goc.report.masks import draw_mask
+        from goc.report.masks import PICTURES, draw_mask
 
+        check_out(options.out, PICTURES)
         cells = states(config)
-    except (GocError, HydraException) as error:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        ratio, name = cache_ratio_of(cells > 0), label(config.way)
+        draw_mask(cells, f"{name}, {config.way.sampler.label(config.way.steps)}, {ratio:.0%} cached", options.out)
+    except (GocError, HydraException, OmegaConfBaseException, OSError) as error:
         return fail(error)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    ratio, name = cache_ratio_of(cells > 0), label(config.way)
-    draw_mask(cells, f"{name}, {config.way.sampler.label(config.way.steps)}, {ratio:.0%} cached", options.out)
     print(f"{name}: {ratio:.1%} cached, {options.out}")
     return 0
 

@@ -52,6 +52,7 @@ from goc.metrics.uncertainty import FrechetInfluence
 from goc.models.dit import DiT
 from goc.sampling.shards import SampleSet
 from goc.sources import Sources
+from goc.system.arguments import check_numbers
 from goc.system.command import run_command
 from goc.system.device import choose_device, configure
 from goc.system.errors import ConfigError, GocError, fail
@@ -181,9 +182,7 @@ def model_options(subject: str) -> argparse.ArgumentParser:
 
 def check_counts(options: argparse.Namespace) -> None:
     """Raise ConfigError on too small a batch, or too few repeats or steps."""
-    for key in ("batch", "repeats"):
-        if getattr(options, key) < 1:
-            raise ConfigError(f"--{key} {getattr(options, key)}: must be at least 1")
+    check_numbers(options, {"batch": 1, "repeats": 1})
     if options.steps < 4:
         raise ConfigError(f"--steps {options.steps}: must be at least 4, so that every method caches a step")
 
@@ -258,6 +257,7 @@ def uncertainty(settings: list[str]) -> pd.DataFrame:
     parser.add_argument("--samples", type=int, default=50000, help="default 50000")
     parser.add_argument("--features", type=int, default=2048, help="default 2048")
     options = parser.parse_args(settings)
+    check_numbers(options, {"samples": 2, "features": 1})
     size = options.features
     scale = torch.arange(1, size + 1) ** -0.5
 

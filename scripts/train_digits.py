@@ -32,7 +32,9 @@ from goc.models.objective import DIFFUSION, FLOW, OBJECTIVES
 from goc.sampling.images import image_grid
 from goc.sampling.noise import NoiseSchedule
 from goc.sources import uncached_generation
+from goc.system.arguments import check_numbers
 from goc.system.command import run_command
+from goc.system.errors import ConfigError, fail
 from goc.system.files import ASSETS, resolve, write_atomically
 
 ARCHITECTURE = {
@@ -157,8 +159,8 @@ def sample_grid() -> Image.Image:
     return image_grid(torch.cat(images), columns=20)
 
 
-def main() -> None:
-    """Train what is asked for and write it."""
+def main() -> int:
+    """Train what is asked for and write it; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["extractor", "denoiser", "samples"])
     parser.add_argument("--objective", choices=OBJECTIVES, default=DIFFUSION)
@@ -166,13 +168,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help="training steps of the denoiser")
     parser.add_argument("--out", type=Path, default=ASSETS / "digits")
     args = parser.parse_args()
+    try:
+        check_numbers(args, {"seed": 0, "steps": 1})
+    except ConfigError as error:
+        return fail(error)
     args.out.mkdir(parents=True, exist_ok=True)
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)  # sums are then in one order on every machine, whatever its number of cores
 
     if args.what == "samples":
         sample_grid().save(args.out / "samples.png")
-        return
+        return 0
     images, labels = real_digits()
     if args.what == "extractor":
         extractor, accuracy = train_extractor(images, labels, args.seed)
@@ -181,7 +187,7 @@ def main() -> None:
         with torch.inference_mode():
             features, _ = extractor(to_uint8(images).float() / 127.5 - 1)
         write_atomically(args.out / "reference.safetensors", save({"features": features}))
-        return
+        return 0
 
     start = time.perf_counter()
     denoiser = train_denoiser(images, labels, args.objective, args.steps, args.seed)
@@ -196,6 +202,7 @@ def main() -> None:
     path = args.out / f"{args.objective}-{args.seed}.safetensors"
     write_atomically(path, save({name: tensor.half() for name, tensor in denoiser.state_dict().items()}, made))
     print(f"{path}: {made}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from goc.report.figures import write_figure
 
+PICTURES = ("png", "svg", "pdf", "jpg", "webp")  # what a picture's name may end in
 STATES = {"computed": "#dde3ea", "reused": "#4878b0", "corrected": "#e8862e"}
 
 

@@ -238,7 +238,7 @@ def test_the_command_writes_every_row_and_column(tmp_path: Path, monkeypatch: py
     ("options", "message"),
     [
         (["--model", "DiT-M/2"], "--model DiT-M/2"),
-        (["--batch", "0"], "--batch 0: must be at least 1"),
+        (["--batch", "0"], "--batch=0: must be at least 1"),
         (["--steps", "3"], "--steps 3: must be at least 4"),
         (["--model", "DiT-S/8", "--rows", "goc"], "--rows goc: must be of none, idle, "),
     ],
