@@ -27,7 +27,7 @@ from goc.report.frame import (
     speedup,
 )
 from goc.report.front import foremost, pareto, ranked
-from goc.report.text import plot_text
+from goc.report.text import LONGEST, plot_text
 
 QUALITY = {
     "fid": "FID to the real images",
@@ -209,7 +209,7 @@ def plot_tradeoff(frame: pd.DataFrame, folder: Path) -> str:
             axis.grid(alpha=0.3)
         if id(group) not in named:
             named.append(id(group))
-            line[0].set_title(plot_text(measurement_name(group.iloc[0].to_dict())), loc="left")
+            line[0].set_title(plot_text(measurement_name(group.iloc[0].to_dict()), LONGEST), loc="left")
             if not panel.bars:
                 line[-1].legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), fontsize=8, frameon=False)
     undated = {"png": None, "svg": {"Date": None}, "pdf": {"CreationDate": None}}

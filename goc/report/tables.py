@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from goc.report.frame import (
@@ -66,25 +65,24 @@ def differences(frame: pd.DataFrame, points: Sequence[Point], column: str) -> pd
     The best is the lowest (or highest) number among rows of about the same cost; what is not more than two paired
     errors behind it is a tie.
     """
-    cells = pd.DataFrame("", index=frame.index, columns=["to uncached", "to best"])
-    for position, (index, target) in enumerate(zip(frame.index, targets(frame), strict=True)):
-        if target is not None:
-            cells.loc[index, "to uncached"] = _difference_text(points, position, target, column)
+    to_uncached = [
+        "" if target is None else _difference_text(points, position, target, column)
+        for position, target in enumerate(targets(frame))
+    ]
+    to_best, values = [""] * len(frame), frame[column].to_numpy(float)
     for rows in same_cost(frame):
-        values = frame.iloc[rows][column].astype(float)
-        if values.notna().sum() < 2:
+        known = [position for position in rows if not math.isnan(values[position])]
+        if len(known) < 2:
             continue
-        first = rows[int(np.nanargmin(values if column in LOWER_IS_BETTER else -values))]
-        for position in rows:
-            if pd.notna(frame.iloc[position][column]):
-                found = None if position == first else difference(points[position], points[first], column)
-                text = "best" if position == first else _difference_text(points, position, first, column)
-                tied = found is not None and found.error is not None and not found.decided
-                cells.loc[frame.index[position], "to best"] = "tie" if tied else text
-        tied_any = [position for position in rows if cells.loc[frame.index[position], "to best"] == "tie"]
-        if tied_any:
-            cells.loc[frame.index[first], "to best"] = "tie"
-    return cells
+        first = min(known, key=lambda position: values[position] if column in LOWER_IS_BETTER else -values[position])
+        for position in known:
+            found = None if position == first else difference(points[position], points[first], column)
+            text = "" if found is None else signed(with_error(found.value, found.error))
+            tied = found is not None and found.error is not None and not found.decided
+            to_best[position] = "best" if position == first else "tie" if tied else text
+        if any(to_best[position] == "tie" for position in known):
+            to_best[first] = "tie"
+    return pd.DataFrame({"to uncached": to_uncached, "to best": to_best}, index=frame.index)
 
 
 def _difference_text(points: Sequence[Point], own: int, other: int, column: str) -> str:
@@ -120,7 +118,7 @@ def _cells(frame: pd.DataFrame, points: Sequence[Point], safe: Form, bold: Form)
     for column in set(columns) & set(WITH_ERROR) & {*LOWER_IS_BETTER, *HIGHER_IS_BETTER}:
         for rows in same_target(frame) if column in TO_TARGET else same_cost(frame):
             rivals = [points[position] for position in rows]
-            best = best_of(frame.iloc[rows], rivals, column, column in LOWER_IS_BETTER)
+            best = best_of(frame[[column]].iloc[rows], rivals, column, column in LOWER_IS_BETTER)
             if best is not None:
                 index = frame.index[rows[best]]
                 cells.loc[index, column] = bold(str(cells.loc[index, column]))

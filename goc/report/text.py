@@ -61,7 +61,7 @@ def latex_cell(text: str) -> str:
     return text.translate(TEX)
 
 
-def plot_text(text: str) -> str:
+def plot_text(text: str, widest: int = WIDEST) -> str:
     """Text as matplotlib draws it: no mathematics, no name that a legend leaves out, no line that leaves no room."""
-    lines = "\n".join(textwrap.wrap(text, WIDEST)) if len(text) > WIDEST else text
+    lines = "\n".join(textwrap.wrap(text, widest)) if len(text) > widest else text
     return (" " if text.startswith("_") else "") + lines.replace("$", r"\$")

@@ -81,7 +81,7 @@ def test_a_study_of_hostile_names_is_reported_in_every_format(
     assert "\x1b" not in shown.out.replace(str(tmp_path), "") + shown.err
     assert "\u202e" not in shown.out + shown.err
     for name in ("results.csv", "tradeoff.csv", "tracked.csv"):
-        rows = list(csv.reader((tmp_path / name).open()))
+        rows = list(csv.reader((tmp_path / name).read_text().splitlines()))
         assert len(rows) == 5
         assert {len(row) for row in rows} == {len(rows[0])}
         assert not [cell for row in rows for cell in row if cell[:1] in tuple("=+@")]
