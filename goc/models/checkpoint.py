@@ -50,8 +50,9 @@ def read_pickle(path: Path) -> Any:
         with (
             warnings.catch_warnings(action="ignore"),  # about the pickle protocol of files it then refuses
             torch.serialization.safe_globals([argparse.Namespace]),
+            path.open("rb") as file,  # by its name torch might take it for another format
         ):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except DAMAGED as error:
         # torch's own text explains how to run the code in the file
         wanted = CODE.search(str(error))
