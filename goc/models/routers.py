@@ -8,6 +8,7 @@ probability of computing a cell is sigmoid(prob).
 import argparse
 import io
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ def load_router(path: Path, steps: int, depth: int) -> Tensor:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = read_pickle(path)
-        routers = {int(name.removesuffix(".prob")): logits for name, logits in checkpoint["routers"].items()}
+        routers = _numbered(checkpoint["routers"])
     except DAMAGED as error:
         raise GocError(f"schedule.router={path}: not a router checkpoint ({error})") from error
     if sorted(routers) != list(range(steps)):
@@ -38,6 +39,22 @@ def load_router(path: Path, steps: int, depth: int) -> Tensor:
         found = ", ".join(str(shape[0] // BRANCHES) for shape in sorted(cells))
         raise GocError(f"schedule.router={path}: is for a model of depth {found}, not {depth}")
     return torch.stack([routers[r] for r in range(steps)]).view(steps, depth, BRANCHES).sigmoid()
+
+
+def _numbered(routers: Any) -> dict[int, Tensor]:
+    """Logits [cells] by the router number, of a checkpoint's entry; raises ValueError for anything else."""
+    if not isinstance(routers, dict) or not all(isinstance(name, str) for name in routers):
+        raise ValueError("routers must be tensors by their names")
+    numbered: dict[int, Tensor] = {}
+    for name, logits in routers.items():
+        number = name.removesuffix(".prob")
+        if not (number.isascii() and number.isdigit()) or str(int(number)) != number or int(number) in numbered:
+            raise ValueError(f"{name} is not the name of a router")
+        real = isinstance(logits, Tensor) and logits.is_floating_point()
+        if not real or logits.dim() != 1 or not logits.isfinite().all():
+            raise ValueError(f"{name} must be a row of finite numbers")
+        numbered[int(number)] = logits
+    return numbered
 
 
 def save_router(path: Path, logits: Tensor, args: argparse.Namespace) -> None:
