@@ -78,7 +78,7 @@ def _is_nested(values: ListConfig) -> bool:
 def _check_option(node: DictConfig, group: str, options: Mapping[str, type]) -> None:
     """Refuse an option under a name of another: labels and folders would call it so."""
     if OmegaConf.is_missing(node, group):
-        return
+        raise ConfigError(f"{group}: must be there; {group}=NAME chooses one of {', '.join(options)}")
     kind, name = OmegaConf.get_type(node[group]), node[group].name
     if options.get(name) is not kind:
         own = next((own for own, option in options.items() if option is kind), None)

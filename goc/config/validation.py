@@ -3,12 +3,24 @@
 import math
 import operator
 import os
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import PurePath
 from string import Formatter
 from types import SimpleNamespace
+from typing import Any
 
 from goc.caching.ratio import computed_at
+from goc.config.limits import (
+    LARGEST_SEED,
+    LARGEST_SHAPE,
+    LONGEST_S,
+    LONGEST_STUDY,
+    LONGEST_WANDB_NAME,
+    MOST_REPEATS,
+    MOST_SAMPLES,
+    MOST_THREADS,
+    NOT_IN_WANDB_NAMES,
+)
 from goc.config.settings import (
     CLOCKS,
     INFLECTION_SCOPES,
@@ -56,16 +68,7 @@ OF_A_CALL = {
     "output_type": "the run",
     "return_dict": "the run",
 }
-MOST_SAMPLES = 10_000_000  # 200 times the protocol's
-LARGEST_SHAPE = {"input_size": 16384, "patch_size": 16384, "in_channels": 65536, "hidden_size": 262144,
-                 "depth": 4096, "num_heads": 4096, "num_classes": 10_000_000}  # fmt: skip
-MOST_REPEATS = 10_000
-MOST_THREADS = 256
-LONGEST_S = 1e8  # three years
 SECONDS = f"more than 0 and at most {LONGEST_S:g}"
-LONGEST_WANDB_NAME = 128
-LONGEST_STUDY = 120  # as NAME-results and NAME summary are names too
-NOT_IN_WANDB_NAMES = "/\\#?%:"
 OWN_WEIGHTS = "outputs/weights/{model}-{sampler}{steps}-{computed}-cfg{cfg_scale}.json"  # of scripts/train_weights.py
 
 
@@ -165,6 +168,8 @@ def place(template: str, way: Way, model: str, cfg_scale: float, computed: int |
 
 def validate(config: Config) -> None:
     """Raise ConfigError on the first setting that cannot be run: key, value, what is allowed."""
+    for part in (config.way, config.measurement, config.execution, config.output):
+        _check_text(part)
     check_way(config.way)
     check_measurement(config.measurement)
     check_execution(config.execution)
@@ -210,6 +215,16 @@ def check_scored(metrics: list[str], measurement: Measurement) -> None:
         for key in wanted:
             if getattr(model, key) is None:
                 raise ConfigError(f"model.{key}=null: must be named for metrics=[{name}]")
+
+
+def _check_text(part: Any, prefix: str = "") -> None:
+    """Raise ConfigError for a text that no file can be named by."""
+    for f in fields(part):
+        value = getattr(part, f.name)
+        if is_dataclass(value):
+            _check_text(value, f"{prefix}{f.name}.")
+        elif isinstance(value, str) and "\0" in value:
+            raise ConfigError(f"{prefix}{f.name}={value!r}: must be without a null character")
 
 
 def _require(part: object, condition: bool, key: str, allowed: str) -> None:
@@ -264,7 +279,7 @@ def check_way(way: Way) -> None:
     )
     _within(way, "batch_size", 1, MOST_SAMPLES)
     _within(way, "calibration_samples", 1, MOST_SAMPLES)
-    _require(way, way.calibration_seed >= 0, "calibration_seed", "at least 0")
+    _within(way, "calibration_seed", 0, LARGEST_SEED)
     way.schedule.check(way.num_evaluations)
     way.predictor.check()
 
@@ -274,7 +289,8 @@ def check_measurement(measurement: Measurement) -> None:
     _one_of(measurement, "model.objective", (*OBJECTIVES, PIPELINE))
     _one_of(measurement, "precision", tuple(PRECISIONS))
     _within(measurement, "num_samples", 1, MOST_SAMPLES)
-    _require(measurement, measurement.seed >= 0, "seed", "at least 0")
+    _within(measurement, "seed", 0, LARGEST_SEED)
+    _require(measurement, _is_name(measurement.model.name), "model.name", "a name on one line, without ..")
     _require(measurement, math.isfinite(measurement.cfg_scale), "cfg_scale", "a finite number")
     (check_pipeline if measurement.model.is_pipeline else check_denoiser)(measurement)
 
@@ -302,13 +318,13 @@ def check_denoiser(measurement: Measurement) -> None:
             raise ConfigError(f"model.{key}=null: must be named for {model.name}")
     for key, most in LARGEST_SHAPE.items():
         _within(measurement, f"model.{key}", 1, most)
-    _require(measurement, measurement.vae_batch_size >= 1, "vae_batch_size", "at least 1")
+    _within(measurement, "vae_batch_size", 1, MOST_SAMPLES)
     if measurement.vae is None and model.in_channels not in (1, 3):
         raise ConfigError(
             f"vae=null: {model.name} makes latents of {model.in_channels} channels, which only a vae "
             "turns into images: ema, mse, a folder, or a hub repository"
         )
-    _require(measurement, measurement.cfg_channels >= 1, "cfg_channels", "at least 1")
+    _within(measurement, "cfg_channels", 1, LARGEST_SHAPE["in_channels"])
     _require(measurement, model.hidden_size % model.num_heads == 0, "model.hidden_size", "a multiple of num_heads")
     _require(measurement, model.input_size % model.patch_size == 0, "model.input_size", "a multiple of patch_size")
 
@@ -326,8 +342,9 @@ def check_output(output: Output, num_samples: int) -> None:
     """Raise ConfigError on the first setting of an output that cannot be had from so many samples."""
     check_name(output)
     _one_of(output, "save_images", SAVE_IMAGES)
-    _require(output, (output.distance_samples or 0) >= 0, "distance_samples", "at least 0, or null")
-    _require(output, (output.converged_samples or 0) >= 0, "converged_samples", "at least 0, or null")
+    for key in ("distance_samples", "converged_samples"):
+        within = 0 <= (getattr(output, key) or 0) <= MOST_SAMPLES
+        _require(output, within, key, f"at least 0 and at most {MOST_SAMPLES}, or null")
     _one_of(output, "tracker", TRACKERS)
     check_wandb(output.wandb)
     if output.tracker == "wandb":  # where a study's name is part of longer ones
@@ -361,3 +378,9 @@ def check_name(output: Output) -> None:
     path = PurePath(output.name)
     inside = path.parts != () and not path.is_absolute() and ".." not in path.parts
     _require(output, inside, "name", "the name of a folder below outputs/, without ..")
+    _require(output, _is_name(output.name), "name", "a name on one line")
+
+
+def _is_name(text: str) -> bool:
+    """Whether it may be part of a path, and stand in a table."""
+    return bool(text.strip()) and text.isprintable() and ".." not in PurePath(text).parts

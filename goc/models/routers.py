@@ -8,11 +8,12 @@ probability of computing a cell is sigmoid(prob).
 import argparse
 import io
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from goc.models.checkpoint import DAMAGED, listed, read_pickle, require_finite
+from goc.models.checkpoint import DAMAGED, read_pickle
 from goc.models.dit import BRANCHES
 from goc.models.entries import odd_kind
 from goc.system.errors import GocError
@@ -27,11 +28,7 @@ def load_router(path: Path, steps: int, depth: int) -> Tensor:
     if not path.is_file():
         raise GocError(f"schedule.router={path}: not a router checkpoint (no such file)")
     try:
-        routers = {int(name.removesuffix(".prob")): row for name, row in read_pickle(path)["routers"].items()}
-        odd = [f"{r} is {odd_kind(row)}" for r, row in routers.items() if odd_kind(row)]
-        if odd or not all(row.ndim == 1 for row in routers.values()):
-            raise ValueError(f"must hold one row of numbers a step; {listed(odd) or 'there are others'}")
-        require_finite((f"{r}.prob", row) for r, row in routers.items())
+        routers = _numbered(read_pickle(path)["routers"])
     except DAMAGED as error:
         raise GocError(f"schedule.router={path}: not a router checkpoint ({error})") from error
     if sorted(routers) != list(range(steps)):
@@ -41,6 +38,23 @@ def load_router(path: Path, steps: int, depth: int) -> Tensor:
         found = ", ".join(str(shape[0] // BRANCHES) for shape in sorted(cells))
         raise GocError(f"schedule.router={path}: is for a model of depth {found}, not {depth}")
     return torch.stack([routers[r] for r in range(steps)]).float().view(steps, depth, BRANCHES).sigmoid()
+
+
+def _numbered(routers: Any) -> dict[int, Tensor]:
+    """Logits [cells] by the router number, of a checkpoint's entry; raises ValueError for anything else."""
+    if not isinstance(routers, dict) or not all(isinstance(name, str) for name in routers):
+        raise ValueError("routers must be tensors by their names")
+    numbered: dict[int, Tensor] = {}
+    for name, logits in routers.items():
+        number = name.removesuffix(".prob")
+        if not (number.isascii() and number.isdigit()) or str(int(number)) != number or int(number) in numbered:
+            raise ValueError(f"{name} is not the name of a router")
+        if kind := odd_kind(logits):
+            raise ValueError(f"{name} is {kind}")
+        if not logits.is_floating_point() or logits.dim() != 1 or not logits.isfinite().all():
+            raise ValueError(f"{name} must be a row of finite numbers")
+        numbered[int(number)] = logits
+    return numbered
 
 
 def save_router(path: Path, logits: Tensor, args: argparse.Namespace) -> None:
