@@ -49,9 +49,9 @@ def _numbered(routers: Any) -> dict[int, Tensor]:
         number = name.removesuffix(".prob")
         if not (number.isascii() and number.isdigit()) or str(int(number)) != number or int(number) in numbered:
             raise ValueError(f"{name} is not the name of a router")
-        if kind := odd_kind(logits):
+        if kind := odd_kind(logits) if isinstance(logits, Tensor) else "no tensor":
             raise ValueError(f"{name} is {kind}")
-        if not logits.is_floating_point() or logits.dim() != 1 or not logits.isfinite().all():
+        if logits.dim() != 1 or not logits.isfinite().all():
             raise ValueError(f"{name} must be a row of finite numbers")
         numbered[int(number)] = logits
     return numbered

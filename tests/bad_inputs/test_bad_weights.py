@@ -307,7 +307,7 @@ def broken(part: str, file: str, pickle_name: str) -> list[Folder]:
         Folder(f"{part}: code", code_in(path, pickle_name), "no [A-Z].*, or damaged"),
         Folder(f"{part}: no config", gone(config), r"has no config\.json"),
         Folder(f"{part}: a damaged config", put(config, b"{"), r"its config\.json is damaged"),
-        Folder(f"{part}: a config of depth", put(config, DEEP), r"its config\.json is damaged \(maximum recursion"),
+        Folder(f"{part}: a config of depth", put(config, DEEP), r"its config\.json is damaged \(nested too deeply"),
         Folder(
             f"{part}: a config that is a list",
             put(config, b"[1]"),
@@ -366,7 +366,7 @@ PIPELINES = [
     Folder("a model for a pipeline", index("_class_name", "UNet2DConditionModel"), "is no pipeline of diffusers$"),
     Folder("the class of all pipelines", index("_class_name", "DiffusionPipeline"), "takes no prompt"),
     Folder("a number for a class", index("_class_name", 3), "names no class of diffusers$"),
-    Folder("an index of depth", put("model_index.json", DEEP), r"its model_index\.json is damaged \(maximum recursion"),
+    Folder("an index of depth", put("model_index.json", DEEP), r"its model_index\.json is damaged \(nested too deeply"),
     Folder(
         "an index that is a folder",
         several(gone("model_index.json"), lambda f: (f / "model_index.json").mkdir()),
@@ -474,9 +474,9 @@ def router(**rows: Any) -> Callable[[], Any]:
 
 
 ROUTERS = {
-    "NaN": (router(r0=torch.full((6,), NAN), r1=torch.ones(6)), "not finite"),
-    "int": (router(r0=torch.ones(6, dtype=torch.int64), r1=torch.ones(6)), "0 is int64"),
-    "a number": (router(r0=torch.tensor(1.0), r1=torch.ones(6)), "one row of numbers a step"),
+    "NaN": (router(r0=torch.full((6,), NAN), r1=torch.ones(6)), "must be a row of finite numbers"),
+    "int": (router(r0=torch.ones(6, dtype=torch.int64), r1=torch.ones(6)), "is int64"),
+    "a number": (router(r0=torch.tensor(1.0), r1=torch.ones(6)), "row of finite numbers"),
     "a list": (router(r0=[1.0] * 6, r1=torch.ones(6)), "not a router checkpoint"),
     "words": (router(first=torch.ones(6)), "not a router checkpoint"),
     "code": (lambda: {"routers": Code()}, "would run code"),
