@@ -149,7 +149,8 @@ def test_the_tasks_of_a_job_share_its_shards(run_apart: Run, run_here: Run, tmp_
     alone, together = (tmp_path / "outputs" / name for name in ("here", "slurm"))
     assert only_result(together)["workers"] == 2
     assert [path.read_bytes() for path in sorted(shards(alone))] == [p.read_bytes() for p in sorted(shards(together))]
-    assert only_result(together)["metrics"] == only_result(alone)["metrics"]
+    # of the same bytes; but in another process BLAS may round KID's float32 products otherwise
+    assert only_result(together)["metrics"] == pytest.approx(only_result(alone)["metrics"], rel=1e-5)
 
 
 @needs_slurm
