@@ -60,7 +60,7 @@ def test_a_run_and_its_sweep_end_as_ever(tmp_path: Path, metrics: dict[str, Any]
     stdout, stderr = process.communicate()
     assert process.returncode == 0, stderr
     assert "Traceback" not in stderr
-    assert only_result(folder)["metrics"] == metrics
+    assert only_result(folder)["metrics"] == pytest.approx(metrics, rel=1e-5)  # another process may round otherwise
     if fault in WITH_A_REPORT:
         assert (folder / "sweep" / "report.html").stat().st_size > 500_000
         assert (folder / "sweep" / "table.md").exists()

@@ -74,7 +74,8 @@ def test_any_number_of_workers_makes_the_same_files(start: Start, tmp_path: Path
         assert [worker.returncode for worker in workers] == [0] * count, outputs
         folder = tmp_path / str(count) / "here"
         assert shards_of(folder / "samples") == alone
-        assert only_result(folder)["metrics"] == only_result(tmp_path / "1")["metrics"]
+        # other processes: BLAS may round KID's float32 products otherwise
+        assert only_result(folder)["metrics"] == pytest.approx(only_result(tmp_path / "1")["metrics"], rel=1e-5)
         assert only_result(folder)["workers"] == count
         reports = ["result.json" in stdout for stdout, _ in outputs]
         bars = ["img/s" in stderr for _, stderr in outputs]
