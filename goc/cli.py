@@ -21,11 +21,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from goc.config import from_hydra, register, validate
-from goc.config.identity import CONF
 from goc.report.results import FAILURE_FILE, RESULT_FILE, collect
 from goc.samplers import kind_of
 from goc.system.errors import GocError, fail, one_line
-from goc.system.files import room_for, write_atomically
+from goc.system.files import CONF, room_for, write_atomically
 
 STOPPED = 128 + signal.SIGTERM  # exit code of a run that was told to stop, and can go on
 

@@ -9,12 +9,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from goc.config.identity import CONF, run_id, way_files
+from goc.config.identity import run_id, way_files
 from goc.config.settings import SHAPE, Config, Execution, Measurement, ModelConfig, Output, WandbConfig, Way
 from goc.config.validation import check_name, normalise
 from goc.methods import PREDICTORS, SCHEDULES
 from goc.models.objective import DIFFUSION, FLOW, PIPELINE
 from goc.samplers import SAMPLERS
+from goc.system.files import CONF
 
 SMOKE_MODELS = {DIFFUSION: ["digits"], FLOW: ["digits", "digits_flow"], PIPELINE: []}
 SMOKE_OF_PIPELINES: dict[str, Any] = {"metrics": []}  # whose features and references are the user's

@@ -19,13 +19,14 @@ from goc.report.frame import (
     method_names,
 )
 from goc.report.pairs import Point, best_of, difference, target_of
+from goc.system.files import CONF
 
 SHOWN = ("cached", "evaluations", "fid", "sfid", "is", "converged", "drift", "relative_l2_mean", "relative_l2_median",
          "psnr_image", "ssim", "lpips", "precision", "recall", "kid", "clip", "gmacs", "latency_ratio")  # fmt: skip
 DIFFERENCES = ("fid",)  # shown beside the number: to the uncached run, and to the best
 COMPARED = ("fid", "sfid", "is", "precision", "recall")
 SAME_RATIO = 0.03  # rows match published ones where their ratios are this close
-PUBLISHED = Path(__file__).parent.parent.parent / "experiments" / "published.csv"
+PUBLISHED = CONF / "experiment" / "published.csv"
 DIGITS = 2  # of an error
 
 Bold = Callable[[str], str]
