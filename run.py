@@ -3,6 +3,7 @@
 import sys
 
 from goc.cli import main
+from goc.system.command import run_command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

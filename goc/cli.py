@@ -5,7 +5,6 @@ What a run needs is imported when there is one: help, completion and errors in t
 
 import contextlib
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -21,52 +20,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from goc.config import from_hydra, register, validate
-from goc.report.results import FAILURE_FILE, RESULT_FILE, collect
-from goc.samplers import kind_of
-from goc.system.errors import GocError, fail, one_line
+from goc.report.result import Result
+from goc.report.results import FAILURE_FILE, collect
+from goc.system.errors import GocError, fail, memory_error, one_line
 from goc.system.files import CONF, room_for, write_atomically
-
-STOPPED = 128 + signal.SIGTERM  # exit code of a run that was told to stop, and can go on
-
-
-def summary(result: dict[str, Any], folder: Path) -> str:
-    """The small table a run ends with."""
-    config, cost, metrics = result["config"], result["cost"], result["metrics"]
-    way = f"{kind_of(config['sampler'])}-{config['steps']}, guidance {config['cfg_scale']:g}"
-    rows = [
-        ("method", f"{result['method']}, {way}, {config['num_samples']} samples"),
-        ("cached", f"{cost['cache_ratio']:.1%} of the cells"),
-        ("MACs", f"{cost['gmacs_per_image']:.4g} G per image, {cost['macs_saved']:.1%} saved"),
-    ]
-    if cost["peak_memory_bytes"] is not None:  # None: nothing was left to generate
-        rows.append(("memory", f"{cost['peak_memory_bytes'] / 2**20:.0f} MiB peak"))
-    rows.append(("cache", f"{cost['peak_cache_tensors']} tensors, {cost['peak_cache_bytes'] / 2**20:.4g} MiB"))
-    if cost["latency_ratio"] is not None:
-        rows.append(("latency", f"{cost['ms_per_image']:.3g} ms per image, {cost['latency_ratio']:.3f} of uncached"))
-    rows += with_errors(metrics)
-    rows += [(f"{name} to uncached", value) for name, value in with_errors(result["distance"])]
-    if (converged := result.get("converged")) is not None:
-        numbers = {name: value for name, value in converged.items() if name.startswith(("mean", "median", "p95"))}
-        rows += [(f"{name} to converged", value) for name, value in with_errors(numbers)]
-    inflection = result["inflection"]
-    if "alignment" in inflection:
-        pairs = [f"{i}:{value:.2f}" for i, value in enumerate(inflection["alignment"]) if value is not None]
-        rows.append(("alignment", " ".join(pairs)))
-    if "uncorrected_steps" in inflection:
-        rows.append(("not corrected", f"cached steps {inflection['uncorrected_steps']}"))
-    rows.append(("written to", str(folder / RESULT_FILE)))
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
-
-
-def with_errors(numbers: dict[str, float | None]) -> list[tuple[str, str]]:
-    """Names and numbers, each with its standard error NAME_se behind it if it has one."""
-    known = {name: value for name, value in numbers.items() if value is not None and not name.endswith("_se")}
-    errors = {name: numbers.get(f"{name}_se") for name in known}
-    return [
-        (name, f"{value:.4g}" + ("" if errors[name] is None else f" ± {errors[name]:.2g}"))
-        for name, value in known.items()
-    ]
+from goc.system.stopping import INTERRUPTED, STOPPED
 
 
 def task(node: DictConfig) -> float | tuple[float, float] | None:
@@ -91,7 +49,7 @@ def task(node: DictConfig) -> float | tuple[float, float] | None:
             raise SystemExit(fail(stopped, STOPPED)) from stopped
     except Exception as error:
         if HydraConfig.get().mode == RunMode.RUN:
-            if isinstance(error, GocError | OSError):
+            if isinstance(error, GocError | OSError) or memory_error(error) is not None:
                 raise SystemExit(fail(error)) from error  # past Hydra, which would add a line of its own
             raise
         record_failure(folder, error, traceback.format_exc())
@@ -100,7 +58,7 @@ def task(node: DictConfig) -> float | tuple[float, float] | None:
         return None
     from goc.tracking.track import track_run
 
-    print(summary(result, folder), flush=True)
+    print(Result(folder, result), flush=True)
     track_run(config.output, folder)
     return objectives(result, HydraConfig.get().sweeper.get("direction"))
 
@@ -150,7 +108,7 @@ class SweepReport(Callback):
         if reasons:
             print(f"{len(reasons)} failed:", file=sys.stderr)
         for path in reasons:
-            print(f"  {path.read_text().splitlines()[0]}  ({path})", file=sys.stderr)
+            print(f"  {path.read_text(encoding='utf-8').splitlines()[0]}  ({path})", file=sys.stderr)
         SweepReport.failed = bool(reasons)
 
 
@@ -165,5 +123,5 @@ def main() -> int:
     except (GocError, HydraException, OmegaConfBaseException, OSError) as error:
         return fail(error)
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     return 1 if SweepReport.failed else 0

@@ -20,7 +20,7 @@ from goc.sampling.shared import shared_path
 from goc.sampling.workers import Workers, join
 from goc.sources import Sources
 from goc.system.device import choose_device, configure
-from goc.system.errors import GocError
+from goc.system.errors import GocError, memory_for
 from goc.system.files import content_key
 from goc.system.memory import peak_memory, reset_peak_memory
 
@@ -46,7 +46,8 @@ def run(config: Config, folder: Path) -> dict[str, Any] | None:
             if workers.leads:
                 claim_folder(folder, own)
             workers.agree("the config or the weights", content_key([identity(config), sources.weights()]))
-            carry_out(config, folder, sources, workers)
+            with memory_for(f"batch_size={config.way.batch_size}"):
+                carry_out(config, folder, sources, workers)
         result = read_result(folder)
     return result if workers.leads else None
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from hydra.errors import HydraException
 
 from goc.config import Config, compose_config, label, validate
+from goc.system.command import run_command
 from goc.system.errors import GocError, fail
 
 if TYPE_CHECKING:
@@ -63,4 +64,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

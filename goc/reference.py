@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from goc.metrics.kinds import EXTRACTORS
+from goc.system.command import run_command
 from goc.system.errors import GocError, fail
 
 
@@ -42,4 +43,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

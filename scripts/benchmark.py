@@ -50,6 +50,7 @@ from goc.metrics.uncertainty import FrechetInfluence
 from goc.models.dit import DiT
 from goc.sampling.shards import SampleSet
 from goc.sources import Sources
+from goc.system.command import run_command
 from goc.system.device import choose_device, configure
 from goc.system.errors import ConfigError, GocError, fail
 from goc.system.files import write_json
@@ -311,4 +312,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

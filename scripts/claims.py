@@ -33,6 +33,7 @@ from goc.report.families import pooled
 from goc.report.frame import over_seeds, table
 from goc.report.pairs import Point, difference, points_of
 from goc.report.results import collect
+from goc.system.command import run_command
 from goc.system.files import resolve, room_for
 
 OURS = ("goc_anchored", "dynamic", "searched", "searched_goc", "searched_learned")
@@ -257,4 +258,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

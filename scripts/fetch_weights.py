@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import requests
-from filelock import FileLock
 from tqdm import tqdm
 
+from goc.system.command import run_command
 from goc.system.errors import GocError
 from goc.system.files import file_sha256, write_atomically, write_json
+from goc.system.locks import Lock
 
 LOCK = "weights.lock.json"
 TIMEOUTS = (15, 60)  # seconds to connect, and without a byte
@@ -250,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = False
     try:
         args.out.mkdir(parents=True, exist_ok=True)
-        with FileLock(args.out / ".fetch.lock"):  # two downloads into one .part file would spoil it
+        with Lock(args.out / ".fetch.lock"):  # two downloads into one .part file would spoil it
             for file in files:
                 try:
                     fetch(file, args.out, args.mirror)
@@ -266,4 +267,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -25,6 +25,7 @@ from gpu_checks import beside, gates, isolated, oracles, page, steps, workers
 from gpu_checks.page import Report
 from gpu_checks.setting import FULL, TINY, Part, Setting, Table
 
+from goc.system.command import run_command
 from goc.system.errors import ConfigError, GocError, fail
 from goc.system.files import write_atomically
 
@@ -133,4 +134,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -25,6 +25,7 @@ from torch import nn
 from goc.metrics.fidelity import FeatureExtractorInceptionV3
 from goc.models.dit import PUBLISHED_PATCHES, DiT
 from goc.system import torchvision  # noqa: F401  (first, as diffusers imports torchvision)
+from goc.system.command import run_command
 from goc.system.errors import ConfigError, GocError, fail
 
 # isort: split
@@ -168,4 +169,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

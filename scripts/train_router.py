@@ -31,9 +31,11 @@ from goc.models.routers import save_router
 from goc.samplers import SamplerConfig
 from goc.sampling.guidance import guided_denoiser
 from goc.sampling.solvers import Solver, no_noise
-from goc.sources import uncached_generation
-from goc.system.errors import ConfigError, GocError, fail
-from goc.system.files import resolve
+from goc.sampling.training import DONE, Progress, progress_of
+from goc.sources import trajectory_key, uncached_generation
+from goc.system.command import run_command
+from goc.system.errors import ConfigError, GocError, fail, memory_for
+from goc.system.files import file_sha256, resolve, room_for
 
 INITIAL_LOGIT = 2.0  # probability 0.88: nearly everything is computed
 PUBLISHED_THRESHOLD = 0.1
@@ -101,23 +103,32 @@ def learn(
     return errors
 
 
-def train(config: Config, model: DiT, iterations: int, batch: int, penalty: float, rate: float) -> Tensor:
-    """Router logits [steps, depth, 2], indexed by the authors' router number r = steps - 1 - i."""
+def train(
+    config: Config, model: DiT, iterations: int, batch: int, penalty: float, rate: float, progress: Progress
+) -> Tensor:
+    """Router logits [steps, depth, 2], indexed by the authors' router number r = steps - 1 - i.
+
+    progress: of this training, which goes on where it was stopped, to the same logits.
+    """
     measurement = config.measurement
     generation = uncached_generation(measurement, config.way, model, torch.device("cpu"))
     solver = generation.solver
     torch.manual_seed(measurement.seed)
     logits = torch.full((solver.steps, model.depth, BRANCHES), INITIAL_LOGIT, requires_grad=True)
     optimizer = torch.optim.Adam([logits], lr=rate)
-    progress = trange(iterations, desc="router", unit="batch")
-    for iteration in progress:
+    random = torch.default_generator  # which the gates are drawn from
+    losses = progress.resume(logits, optimizer, random)
+    bar = trange(len(losses), iterations, initial=len(losses), total=iterations, desc="router", unit="batch")
+    for iteration in bar:
         labels, gaussian = generation.drawn(range(iteration * batch, (iteration + 1) * batch))
         guidance = (solver.grid.times, labels, model.num_classes, measurement.cfg_scale, measurement.cfg_channels)
         optimizer.zero_grad()
         errors = learn(model, solver, guidance, gaussian(), logits, penalty)
         optimizer.step()
+        losses.append(sum(errors) / len(errors))
+        progress.keep(logits, optimizer, random, losses)
         ratio = cache_ratio_of(l2c(logits.detach().sigmoid(), PUBLISHED_THRESHOLD))
-        progress.set_postfix(error=f"{sum(errors) / len(errors):.2e}", cached=f"{ratio:.1%}")
+        bar.set_postfix(error=f"{losses[-1]:.2e}", cached=f"{ratio:.1%}")
     return logits.detach()
 
 
@@ -144,18 +155,23 @@ def main() -> int:
         validate(config)
         check_sampler(config.way.sampler)
         model = config.measurement.model
-        denoiser = load_model(model.shape(), resolve(model.checkpoint), model.objective)
+        checkpoint = resolve(model.checkpoint)
+        denoiser = load_model(model.shape(), checkpoint, model.objective)
+        measurement, steps = config.measurement, config.way.steps
+        out = args.out or Path("outputs/routers") / model.name / f"router-{config.way.sampler.name}{steps}.pt"
+        trained = {key: value for key, value in vars(args).items() if key not in ("out", "settings")}
+        depends_on = {**trajectory_key(measurement, config.way, False, file_sha256(checkpoint)), **trained}
+        cache_dir, own = Path(config.output.cache_dir), {**depends_on, "router": True, "seed": measurement.seed}
+        with progress_of(cache_dir, own) as progress, memory_for(f"--batch={args.batch}"):
+            logits = train(config, denoiser, args.iterations, args.batch, args.penalty, args.rate, progress)
+            settings = {"model": model.name, "num_sampling_steps": steps, "cfg_scale": measurement.cfg_scale}
+            with room_for(out, DONE):
+                save_router(out, logits, argparse.Namespace(**settings, seed=measurement.seed, **trained))
     except (GocError, HydraException) as error:
         return fail(error)
-    measurement, steps = config.measurement, config.way.steps
-    out = args.out or Path("outputs/routers") / model.name / f"router-{config.way.sampler.name}{steps}.pt"
-    logits = train(config, denoiser, args.iterations, args.batch, args.penalty, args.rate)
-    trained = {key: value for key, value in vars(args).items() if key not in ("out", "settings")}
-    settings = {"model": model.name, "num_sampling_steps": steps, "cfg_scale": measurement.cfg_scale}
-    save_router(out, logits, argparse.Namespace(**settings, seed=measurement.seed, **trained))
     print(f"{cache_ratio_of(l2c(logits.sigmoid(), PUBLISHED_THRESHOLD)):.1%} cached at {PUBLISHED_THRESHOLD}: {out}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

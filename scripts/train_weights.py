@@ -38,9 +38,12 @@ from goc.sampling.generation import Generation
 from goc.sampling.guidance import Denoiser
 from goc.sampling.search import final_latents, mean_distance
 from goc.sampling.solvers import no_noise
+from goc.sampling.training import DONE, Progress, progress_of
 from goc.sources import calibration_alone
+from goc.system.command import run_command
 from goc.system.device import choose_device, configure
-from goc.system.errors import ConfigError, GocError, fail
+from goc.system.errors import ConfigError, GocError, fail, memory_for
+from goc.system.files import room_for
 
 LENGTH = 3  # computed features that a prediction may use
 Held = dict[Cell, tuple[Tensor, ...]]  # the last computed features of each cell, newest first
@@ -115,20 +118,27 @@ def start(plan: Plan, length: int) -> Tensor:
 
 
 def train(
-    plan: Plan, calibration: Calibration, iterations: int, batch: int, rate: float, keep: bool
+    plan: Plan,
+    calibration: Calibration,
+    iterations: int,
+    batch: int,
+    rate: float,
+    keep: bool,
+    progress: Progress | None = None,
 ) -> tuple[Tensor, list[float]]:
     """Weights [evaluations, K] on the CPU, and the loss of each iteration.
 
     Adam with cosine decay; batches are drawn from the calibration's samples in an order that its seed decides.
+    progress: of this training, if it is kept on disk: then it goes on where it was stopped, to the same weights.
     """
     generation, cached = calibration.seeded(), plan.mask.flatten(1).all(dim=1).tolist()
     targets = final_latents(calibration, None).clone()
     weights = start(plan, LENGTH).to(generation.device).requires_grad_()
     optimizer = torch.optim.Adam([weights], lr=rate)
     order = torch.Generator().manual_seed(calibration.seed)
-    losses = []
-    progress = trange(iterations, desc="weights", unit="batch")
-    for iteration in progress:
+    losses = [] if progress is None else progress.resume(weights, optimizer, order)
+    bar = trange(len(losses), iterations, initial=len(losses), total=iterations, desc="weights", unit="batch")
+    for iteration in bar:
         optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * iteration / iterations)) / 2
         chosen = torch.randperm(calibration.samples, generator=order)[:batch].tolist()
         labels, gaussian = generation.drawn(chosen)
@@ -139,7 +149,9 @@ def train(
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-        progress.set_postfix(distance=f"{losses[-1]:.4f}")
+        if progress is not None:
+            progress.keep(weights, optimizer, order, losses)
+        bar.set_postfix(distance=f"{losses[-1]:.4f}")
     return weights.detach().cpu(), losses
 
 
@@ -156,6 +168,8 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep activations: faster, more memory")
     parser.add_argument("--out", type=Path, help=f"default: {OWN_WEIGHTS}")
     args = parser.parse_args()
+    settings = {name: getattr(args, name) for name in ("iterations", "batch", "samples", "rate")}
+    started = time.perf_counter()
     try:
         config = compose_config(["method=searched", *args.settings])
         validate(config)
@@ -166,17 +180,23 @@ def main() -> int:
         calibration = calibration_alone(config, device, compiled=False)
         plan = make_plan(way, measurement.model, calibration)
         calibration = replace(calibration, samples=args.samples)
-        started = time.perf_counter()
-        weights, losses = train(plan, calibration, args.iterations, args.batch, args.rate, args.keep)
         trained_for = Planner(way, measurement.model, calibration).trained_for()
+        computed = tuple(computed_steps_of(plan.mask))
+        out = args.out or Path(place(OWN_WEIGHTS, way, measurement.model.name, measurement.cfg_scale, len(computed)))
+        training = {**settings, "seed": calibration.seed, "start": asdict(way.predictor)}
+        depends_on = {
+            **calibration.key, **training, "site": way.site, "computed": computed,
+            "weights": start(plan, LENGTH).tolist(), "device": str(device),
+        }  # fmt: skip
+        with progress_of(calibration.cache_dir, depends_on) as progress, memory_for(f"--batch={args.batch}"):
+            weights, losses = train(plan, calibration, args.iterations, args.batch, args.rate, args.keep, progress)
+            training["distance"], rows = losses[-1], rows_of(weights, computed)
+            with room_for(out, DONE):
+                write_schedule(
+                    out, way.num_evaluations, computed, trained_for=trained_for, weights=rows, training=training
+                )
     except (GocError, HydraException) as error:
         return fail(error)
-    computed = tuple(computed_steps_of(plan.mask))
-    out = args.out or Path(place(OWN_WEIGHTS, way, measurement.model.name, measurement.cfg_scale, len(computed)))
-    settings = {name: getattr(args, name) for name in ("iterations", "batch", "samples", "rate")}
-    training = {**settings, "seed": calibration.seed, "start": asdict(way.predictor), "distance": losses[-1]}
-    rows = rows_of(weights, computed)
-    write_schedule(out, way.num_evaluations, computed, trained_for=trained_for, weights=rows, training=training)
     passed = time.perf_counter() - started
     first, last = (sum(part) / len(part) for part in (losses[:10], losses[-10:]))
     print(f"distance to the target {first:.4f} -> {last:.4f} in {passed:.0f} s: {out}")
@@ -192,4 +212,4 @@ def check_way(way: Way) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

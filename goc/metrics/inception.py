@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
 from goc.metrics.fidelity import URL_INCEPTION_V3, FeatureExtractorInceptionV3, register_feature_extractor
 from goc.metrics.kinds import SPATIAL_CHANNELS
 from goc.models.checkpoint import read_tensors
 from goc.system.errors import GocError
+from goc.system.locks import Lock
 
 WEIGHTS = URL_INCEPTION_V3.rsplit("/", 1)[1]
 WEIGHTS_HASH = WEIGHTS.removesuffix(".pth").rsplit("-", 1)[1]  # how the SHA-256 of the published file begins
@@ -40,7 +40,7 @@ def inception_weights(path: Path | None) -> Path:
     try:
         if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_suffix(".lock")):  # of several processes, one downloads
+            with Lock(path.with_suffix(".lock")):  # of several processes, one downloads
                 if not path.is_file():
                     torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=WEIGHTS_HASH)
     except (OSError, RuntimeError, http.client.HTTPException) as error:

@@ -1,115 +1,91 @@
-"""Real images to extract features from: a folder of files, or the images in ADM's .npz."""
+"""Real images to extract features from: those in a folder, or the array in an .npz file."""
 
-import textwrap
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from goc.metrics.image_folder import find_images, folder_sha256, shown
+from goc.metrics.image_folder import ImageFolder, find_images, folder_sha256, shown
+from goc.metrics.pixels import DAMAGE, RefusedError, check_layout, opened, other_colours, pixels
 from goc.system.errors import GocError
 
-__all__ = ["RealImages", "archived_images", "folder_images", "folder_sha256", "open_archive"]
+__all__ = ["EXTRACTION_BATCH", "RealImages", "folder_images", "folder_sha256"]
 
-IMAGE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-ARCHIVE_ERRORS = (
-    OSError, EOFError, ValueError, LookupError, RuntimeError, MemoryError, SyntaxError, tokenize.TokenError,
-    zlib.error, zipfile.BadZipFile,
-)  # fmt: skip
 EXTRACTION_BATCH = 64
+PIXEL_RULE = "16 bits by the higher byte, no alpha"  # how files became pixels; kept features of another are not used
 
 
 @dataclass(frozen=True)
 class RealImages:
-    """Images to extract features from: `count` of `size` x `size` pixels, as uint8 batches [n, C, size, size]."""
+    """Images to extract features from: `count` of `size` x `size` pixels, as uint8 batches [n, C, size, size].
+
+    notes: what was noticed about them, each to be said in one line. rule: by which they became pixels, if there is
+    more than one that they could have become pixels by.
+    """
 
     path: Path
     sha256: str
     count: int
     size: int
     batches: Callable[[], Iterator[Tensor]]
+    notes: tuple[str, ...] = ()
+    rule: str | None = None
 
 
 def folder_images(folder: Path, channels: int, size: int | None) -> RealImages:
     """The images in a folder and its subfolders, sorted by name; all size x size (None: the first's).
 
-    Raises GocError naming the first file that is of another size or cannot be read.
+    Raises GocError naming the first file that is of another size, cannot be read, or has pixels that would be a guess.
     """
     found = find_images(folder)
-    files = found.files
-    if len(files) < 2:
-        raise GocError(f"model.reference={folder}: {len(files)} images there, at least 2 are needed")
-    for path in files:
+    if len(found.files) < 2:
+        unused = f" (not used: {found.unused()})" if found.unused() else ""
+        raise GocError(f"model.reference={folder}: {len(found.files)} images there, at least 2 are needed{unused}")
+
+    def refusal(path: Path, reason: object) -> GocError:
+        return GocError(f"model.reference={folder}: {shown(path)} {reason}")
+
+    coloured = 0
+    for path in found.files:
         try:
-            with Image.open(path) as image:
+            with opened(path.read_bytes()) as image:
+                check_layout(image)
                 width, height = image.size
-        except IMAGE_ERRORS as error:
-            raise GocError(f"model.reference={folder}: {shown(path)} is damaged or no image ({error})") from error
+                coloured += other_colours(image)
+        except RefusedError as error:
+            raise refusal(path, error) from error
+        except DAMAGE as error:
+            raise refusal(path, f"is damaged or no image ({error})") from error
         size = size or width
         if (width, height) != (size, size):
-            raise GocError(f"model.reference={folder}: {shown(path)} is {width}x{height} pixels, not {size}x{size}")
+            raise refusal(path, f"is {width}x{height} pixels, not {size}x{size}")
 
     def read(path: Path) -> Tensor:
         try:
-            with Image.open(path) as image:
-                pixels = np.array(image.convert("L" if channels == 1 else "RGB"))
-        except IMAGE_ERRORS as error:
-            raise GocError(f"model.reference={folder}: {path.name} is damaged or no image ({error})") from error
-        return torch.from_numpy(pixels).view(*pixels.shape[:2], channels).permute(2, 0, 1)
+            with opened(path.read_bytes()) as image:
+                return torch.from_numpy(pixels(image, channels)).permute(2, 0, 1)
+        except RefusedError as error:
+            raise refusal(path, error) from error
+        except DAMAGE as error:
+            raise refusal(path, f"is damaged or no image ({error})") from error
 
     def batches() -> Iterator[Tensor]:
-        for start in range(0, len(files), EXTRACTION_BATCH):
-            yield torch.stack([read(path) for path in files[start : start + EXTRACTION_BATCH]])
+        for start in range(0, len(found.files), EXTRACTION_BATCH):
+            yield torch.stack([read(path) for path in found.files[start : start + EXTRACTION_BATCH]])
 
     assert size is not None
-    return RealImages(folder, found.sha256, len(files), size, batches)
+    notes = _notes(found, coloured)
+    return RealImages(folder, found.sha256, len(found.files), size, batches, notes, PIXEL_RULE)
 
 
-@contextmanager
-def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """An .npz file, opened; whatever goes wrong while it is read is a GocError."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except ARCHIVE_ERRORS as error:
-        reason = textwrap.shorten(str(error) or type(error).__name__, 200)
-        raise GocError(f"model.reference={path}: damaged, or not an .npz file of plain numbers ({reason})") from error
-
-
-def archived_images(path: Path, sha256: str, archive: zipfile.ZipFile) -> RealImages:
-    """The images arr_0 of an open .npz file, uint8 [M, H, W, C]; raises ValueError if they are of another kind."""
-    with archive.open("arr_0.npy") as member:
-        count, size, width, _ = _images_shape(member)
-    if size != width:
-        raise ValueError(f"its images arr_0 are not square: {width}x{size}")
-    return RealImages(path, sha256, count, size, lambda: _npz_batches(path))
-
-
-def _images_shape(member: IO[bytes]) -> tuple[int, int, int, int]:
-    """Shape [M, H, W, C] of the images in an .npy stream, which is then at the first of them."""
-    if np.lib.format.read_magic(member) != (1, 0):
-        raise ValueError("its images arr_0 are of an unknown .npy version")
-    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(member)
-    if dtype != np.uint8 or len(shape) != 4 or by_columns or shape[0] < 2:
-        raise ValueError(f"its images arr_0 must be uint8 [M, H, W, C] with M > 1, not {dtype} {list(shape)}")
-    return shape
-
-
-def _npz_batches(path: Path) -> Iterator[Tensor]:
-    """arr_0 in batches [n, C, H, W], read as a stream: ADM's is 2 GB."""
-    with open_archive(path) as archive, archive.open("arr_0.npy") as member:
-        count, height, width, channels = _images_shape(member)
-        for start in range(0, count, EXTRACTION_BATCH):
-            n = min(EXTRACTION_BATCH, count - start)
-            content = member.read(n * height * width * channels)
-            pixels = np.frombuffer(bytearray(content), np.uint8).reshape(n, height, width, channels)
-            yield torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+def _notes(found: ImageFolder, coloured: int) -> tuple[str, ...]:
+    notes = []
+    if unused := found.unused():
+        notes.append(f"not used: {unused}")
+    if found.copies:
+        notes.append(f"{found.copies} of its images are copies of others, and count as often as they are there")
+    if coloured:
+        notes.append(f"{coloured} of its images have a colour profile or gamma other than sRGB, which is not applied")
+    return tuple(notes)

@@ -6,23 +6,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
+from goc.metrics.archive import IMAGES, Header, archived_images, listed, open_archive, read_statistic
 from goc.metrics.features import Extractor
-from goc.metrics.real_images import RealImages, archived_images, folder_images, open_archive
+from goc.metrics.real_images import RealImages, folder_images
 from goc.metrics.statistics import Moments
 from goc.system.errors import GocError
-from goc.system.files import content_key, file_sha256, write_atomically
+from goc.system.files import content_key, file_sha256, require_regular_file, room_for, write_atomically
+from goc.system.locks import Lock
 
 log = logging.getLogger(__name__)
 
 FORMAT = "goc reference 1"
 STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
 SHOWN_HASH = 12
+STATISTICS_TYPES, FEATURES_TYPES = ("F32", "F64"), ("F16", "BF16", "F32", "F64")  # by the names of safetensors
+ROUNDING = 1e-4  # of a covariance, relative to its largest variance: what float32 and its sums may leave
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,12 @@ class Reference:
 def load_reference(
     path: Path, extractor: Extractor, image_size: int | None, need_features: bool, cache_dir: Path | None
 ) -> Reference:
-    """The reference in a file saved by `save_reference`, an ADM .npz, or a folder of images (png, jpg; subfolders too).
+    """The reference in a file saved by `save_reference`, an ADM .npz, or a folder of images and its subfolders.
 
     image_size: of the generated images (None: any). need_features: whether features of single images are wanted
     (`goc.metrics.evaluate.needs_images`); for an .npz they are extracted from arr_0. What is extracted is kept in
-    cache_dir by content. Raises GocError, of one line, if the reference is missing, damaged, or of another extractor or
-    image size; nothing in a file is ever run.
+    cache_dir by content. How many images it is of, and what of a folder is not used, is logged. Raises GocError, of one
+    line, if the reference is missing, damaged, or of another extractor or image size; nothing in a file is ever run.
     """
     if not path.exists():
         raise GocError(
@@ -64,10 +67,12 @@ def load_reference(
         )
     if path.is_dir():
         reference = extracted(folder_images(path, extractor.kind.channels, image_size), extractor, cache_dir)
-    elif path.suffix == ".npz":
+    elif path.suffix.lower() == ".npz":
         reference = _load_npz(path, extractor, image_size, need_features, cache_dir)
-    elif path.suffix == ".safetensors":
-        reference = _load_saved(path, extractor.name, need_features)
+    elif path.suffix.lower() == ".safetensors":
+        reference = _load_saved(path, extractor, need_features)
+        known = "" if reference.features is None else f" and features of {len(reference.features)} images"
+        log.info("model.reference=%s: saved statistics%s", path, known)
     else:
         raise GocError(f"model.reference={path}: must be a .safetensors or .npz file, or a folder of images")
     _check(reference, extractor, image_size)
@@ -92,29 +97,40 @@ def save_reference(path: Path, reference: Reference) -> None:
     write_atomically(path, save(tensors, metadata=metadata))
 
 
-def _load_saved(path: Path, extractor: str, need_features: bool) -> Reference:
+def _load_saved(path: Path, extractor: Extractor, need_features: bool) -> Reference:
     """A .safetensors file: the full form, or `features` alone."""
+    prefix = f"model.reference={path}:"
+    require_regular_file(path, "model.reference")
     try:
         with safe_open(path, framework="pt") as file:
             header, names = file.metadata() or {}, set(file.offset_keys())
+            for name in names & {*STATISTICS, "features"}:
+                part, types = file.get_slice(name), FEATURES_TYPES if name == "features" else STATISTICS_TYPES
+                if part.get_dtype() not in types:
+                    raise GocError(f"{prefix} {name} is of the type {part.get_dtype()}, must be {' or '.join(types)}")
             statistics = {name: file.get_tensor(name).double().numpy() for name in STATISTICS if name in names}
             wanted = "features" in names and (need_features or "mu" not in names)
             features = file.get_tensor("features").float() if wanted else None
         image_size = int(header["image_size"]) if "image_size" in header else None
     except (SafetensorError, OSError, ValueError) as error:
-        raise GocError(f"model.reference={path}: damaged, or not a reference ({error})") from error
+        raise GocError(f"{prefix} damaged, or not a reference ({error})") from error
+    if (found := header.get("format", FORMAT)) != FORMAT:
+        raise GocError(f"{prefix} is of the format {found!a}, must be {FORMAT!a}")
+    if features is not None and not features.isfinite().all():
+        raise GocError(f"{prefix} features hold values that are no finite numbers")
     if features is not None and "mu" not in names:
         if features.ndim != 2 or len(features) < 2:
-            raise GocError(f"model.reference={path}: its features must be [images, D], not {list(features.shape)}")
+            raise GocError(f"{prefix} its features must be [images, D], not {list(features.shape)}")
+        _check_features(prefix, features, extractor)  # before what is computed of them, D x D numbers
         own = Moments(features.shape[1])
         own.add(features)
         statistics = own.statistics()
     if not {"mu", "sigma"} <= set(statistics):
-        raise GocError(f"model.reference={path}: holds neither statistics (mu, sigma) nor features of real images")
+        raise GocError(f"{prefix} holds neither statistics (mu, sigma) nor features of real images")
     return Reference(
         path=path,
         sha256=file_sha256(path),
-        extractor=header.get("extractor", extractor),
+        extractor=header.get("extractor", extractor.name),
         extractor_sha256=header.get("extractor_sha256"),
         image_size=image_size,
         features=features,
@@ -126,20 +142,26 @@ def _load_npz(
     path: Path, extractor: Extractor, image_size: int | None, need_features: bool, cache_dir: Path | None
 ) -> Reference:
     """ADM's form: mu, sigma, mu_s, sigma_s, and images arr_0, uint8 [M, H, W, C]; either without the other will do."""
-    sha256, images = file_sha256(path), None
+    prefix, images = f"model.reference={path}:", None
+    require_regular_file(path, "model.reference")
+    sha256 = file_sha256(path)
     statistics: dict[str, np.ndarray] = {}
     with open_archive(path) as archive:
         names = {name.removesuffix(".npy") for name in archive.namelist()}
-        for name in names & set(STATISTICS):
-            with archive.open(f"{name}.npy") as member:
-                statistics[name] = np.lib.format.read_array(member, allow_pickle=False).astype(np.float64)
-        if "arr_0" in names:
+        if IMAGES in names:
             images = archived_images(path, sha256, archive)
+        for name in names & set(STATISTICS):
+
+            def check(header: Header, name: str = name) -> None:
+                _check_shape(prefix, name, header.shape, extractor)
+
+            statistics[name] = read_statistic(archive, name, f"{prefix} {name}", check)
+        held = listed(archive)
     if images is not None:
         _check_size(path, images.size, image_size)
     if not {"mu", "sigma"} <= set(statistics):
         if images is None:
-            raise GocError(f"model.reference={path}: holds neither statistics (mu, sigma) nor images (arr_0)")
+            raise GocError(f"{prefix} holds neither statistics (mu, sigma) nor images ({IMAGES}), but {held}")
         return extracted(images, extractor, cache_dir)
     reference = Reference(
         path=path,
@@ -153,6 +175,8 @@ def _load_npz(
         sigma_s=statistics.get("sigma_s"),
     )
     _check(reference, extractor, image_size)  # before the images, which take long
+    count = "an unknown number of" if images is None else f"{images.count} single"
+    log.info("%s statistics (mu, sigma) as they are in the file, and %s images", prefix, count)
     if images is None or not need_features:
         return reference
     return replace(reference, features=extracted(images, extractor, cache_dir).features)
@@ -174,45 +198,80 @@ def _check(reference: Reference, extractor: Extractor, image_size: int | None) -
             f"{reference.extractor_sha256[:SHOWN_HASH]}..., here {extractor.weights_sha256[:SHOWN_HASH]}...)"
         )
     _check_size(reference.path, reference.image_size, image_size)
+    for name in STATISTICS:
+        array = getattr(reference, name)
+        if array is not None:
+            _check_shape(prefix, name, array.shape, extractor)
+            if not np.isfinite(array).all():
+                raise GocError(f"{prefix} {name} holds values that are no finite numbers")
+            if array.ndim == 2:
+                _check_covariance(prefix, name, array)
+    if reference.features is not None:
+        _check_features(prefix, reference.features, extractor)
+
+
+def _check_shape(prefix: str, name: str, found: tuple[int, ...], extractor: Extractor) -> None:
+    """Raise GocError if a statistic is not of the extractor's size; one that is never used may have any."""
     kind = extractor.kind
     sizes = {"mu": (kind.size,), "sigma": (kind.size,) * 2}
     if kind.spatial_size:
         sizes |= {"mu_s": (kind.spatial_size,), "sigma_s": (kind.spatial_size,) * 2}
-    for name, shape in sizes.items():
-        array = getattr(reference, name)
-        if array is not None and array.shape != shape:
-            raise GocError(f"{prefix} {name} is {list(array.shape)}, {list(shape)} on the features of {extractor.name}")
-        if array is not None and not np.isfinite(array).all():
-            raise GocError(f"{prefix} {name} holds values that are no finite numbers")
-    if reference.features is not None and reference.features.shape[1:] != (kind.size,):
-        found = list(reference.features.shape)
-        raise GocError(f"{prefix} features are {found}, [images, {kind.size}] for {extractor.name}")
+    wanted = sizes.get(name, found)
+    if found != wanted:
+        raise GocError(f"{prefix} {name} is {list(found)}, {list(wanted)} on the features of {extractor.name}")
+
+
+def _check_features(prefix: str, features: Tensor, extractor: Extractor) -> None:
+    if features.shape[1:] != (extractor.kind.size,):
+        found = list(features.shape)
+        raise GocError(f"{prefix} features are {found}, [images, {extractor.kind.size}] for {extractor.name}")
+
+
+def _check_covariance(prefix: str, name: str, sigma: np.ndarray) -> None:
+    """Raise GocError if a finite matrix [D, D] is no covariance: not symmetric, or with a negative eigenvalue."""
+    room = ROUNDING * max(np.abs(sigma).max(), np.finfo(np.float32).tiny)
+    if np.abs(sigma - sigma.T).max() > room:
+        raise GocError(f"{prefix} {name} is not symmetric, so it is no covariance")
+    try:
+        np.linalg.cholesky(sigma + room * np.eye(len(sigma)))
+    except np.linalg.LinAlgError as error:
+        raise GocError(f"{prefix} {name} has negative eigenvalues, so it is no covariance") from error
 
 
 def extracted(images: RealImages, extractor: Extractor, cache_dir: Path | None) -> Reference:
     """The reference of images, with their features; kept in cache_dir (if not None) by content, and made only once."""
+    report = log.warning if images.notes else log.info
+    said = "; ".join((f"{images.count} images of {images.size}x{images.size} pixels used", *images.notes))
+    report("model.reference=%s: %s", images.path, said)
     if cache_dir is None:
         return _extract_all(images, extractor)
-    key = content_key({"images": images.sha256, "extractor": extractor.name, "weights": extractor.weights_sha256})
+    parts = {"images": images.sha256, "extractor": extractor.name, "weights": extractor.weights_sha256}
+    key = content_key(parts if images.rule is None else parts | {"pixels": images.rule})
     kept = cache_dir / f"reference-{key}.safetensors"
     cache_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(kept.with_suffix(".lock")):
+    with Lock(kept.with_suffix(".lock")):
         if kept.exists():
             try:
-                reference = _load_saved(kept, extractor.name, need_features=True)
+                reference = _load_saved(kept, extractor, need_features=True)
                 _check(reference, extractor, images.size)
                 return replace(reference, path=images.path, sha256=images.sha256)
             except GocError as error:
                 log.warning("%s: it is made again", error)
         reference = _extract_all(images, extractor)
-        save_reference(kept, reference)
+        with room_for(kept, "what was finished before it is kept"):
+            save_reference(kept, reference)
     return reference
 
 
 def _extract_all(images: RealImages, extractor: Extractor) -> Reference:
     kind = extractor.kind
     plain, spatial = Moments(kind.size), Moments(kind.spatial_size)
-    features = torch.empty(images.count, kind.size)
+    try:
+        features = torch.empty(images.count, kind.size)
+    except (RuntimeError, MemoryError) as error:
+        raise GocError(
+            f"model.reference={images.path}: features of {images.count} images need too much memory"
+        ) from error
     with tqdm(total=images.count, desc=f"features of {images.path.name}", unit="img") as progress:
         for batch in images.batches():
             own = extractor.extract(batch)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from goc.system.errors import ConfigError, GocError
+from goc.system.errors import ConfigError, GocError, memory_for
 from goc.system.files import file_sha256
 
 Decoder = Callable[[Tensor], Tensor]  # latents [N, C, H, W] -> images [N, 3 or 1, H', W'] in [-1, 1]
@@ -92,6 +92,7 @@ def latent_decoder(vae: Any, batch_size: int) -> Decoder:
     """Latents [N, 4, H, W] -> images [N, 3, 8H, 8W] in [-1, 1], batch_size at a time so that memory stays bounded."""
 
     def decode(latents: Tensor) -> Tensor:
-        return torch.cat([vae.decode(part / LATENT_SCALE).sample for part in latents.split(batch_size)])
+        with memory_for(f"vae_batch_size={batch_size}"):
+            return torch.cat([vae.decode(part / LATENT_SCALE).sample for part in latents.split(batch_size)])
 
     return decode

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from goc.models.objective import DIFFUSION
 from goc.system.errors import GocError
 from goc.system.files import room_for, write_atomically, write_json
+from goc.system.locks import Lock
 
 RESULT_FILE = "result.json"
 INFLUENCE_FILE = "influence.safetensors"  # beside it: what each sample contributes, float32 [N] for each number
@@ -129,7 +130,7 @@ def sole_run(folder: Path) -> Iterator[None]:
     """Holds a run's folder for this run alone; raises GocError if another one is in it now."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".running.lock", blocking=False):
+        with Lock(folder / ".running.lock", blocking=False):
             yield
     except Timeout as error:
         raise GocError(

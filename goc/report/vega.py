@@ -1,10 +1,9 @@
 """The trade-off plot of report.html as a Vega-Lite specification; the page's script fills in its data and axes."""
 
 import contextlib
-import os
+import hashlib
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,7 +12,7 @@ from matplotlib.colors import to_hex
 
 from goc.report.frame import is_uncached
 from goc.report.plots import styles
-from goc.system.files import write_atomically
+from goc.system.files import cache_folder, write_atomically
 
 DASHES = {"-": [1, 0], "--": [6, 3], ":": [2, 3], "-.": [8, 3, 2, 3]}
 SHAPES = {
@@ -31,16 +30,25 @@ MARK = {channel: {"field": channel, "type": "nominal", "scale": None} for channe
 def library() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script that needs no network; it cannot end the element it stands in.
 
-    Putting it together takes three seconds, so it is kept in the user's cache folder (XDG_CACHE_HOME).
+    Putting it together takes three seconds, so it is kept in the user's cache folder, if there is one, behind a line
+    with its SHA-256; what is not the script of that line is made again.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "goc"
-    kept = folder / f"vega-{version('vl-convert-python')}.js"
-    with contextlib.suppress(OSError):
-        return kept.read_text(encoding="utf-8")
+    folder = cache_folder()
+    kept = None if folder is None else folder / "goc" / f"vega-{version('vl-convert-python')}.js"
+    if kept is not None:
+        with contextlib.suppress(OSError, ValueError):
+            first, _, script = kept.read_text(encoding="utf-8").partition("\n")
+            if first == _heading(script):
+                return script
     made = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
-    with contextlib.suppress(OSError):
-        write_atomically(kept, made.encode())
+    if kept is not None:
+        with contextlib.suppress(OSError):
+            write_atomically(kept, f"{_heading(made)}\n{made}".encode())
     return made
+
+
+def _heading(script: str) -> str:
+    return f"// SHA-256 of what follows: {hashlib.sha256(script.encode()).hexdigest()}"
 
 
 def tradeoff_spec(rows: pd.DataFrame) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from goc.sampling.guidance import Denoiser
 from goc.sampling.noise import TRAINING_STEPS, NoiseSchedule
 from goc.sampling.shared import shared_tensors
 from goc.sampling.solvers import ddim_step
-from goc.system.errors import GocError
+from goc.system.errors import GocError, memory_for
 
 ORDER = 3
 INTERVALS = 200  # of the finer grid; the coarser has half of them
@@ -193,5 +193,6 @@ def converged(generation: Generation, objective: str, key: dict[str, Any], sampl
     method: dict[str, int | str] = {"order": ORDER, "intervals": len(fine.nodes) - 1, "batch_size": BATCH_SIZE}
     method |= {"path": fine.name} if fine.name else {}
     key = {**key, "seed": generation.seed, "samples": samples, "method": method}
-    made = shared_tensors(cache_dir, KIND, key, {"latents", "accuracy"}, make)
+    with memory_for(f"converged_samples={samples}", f"choose fewer than {BATCH_SIZE}, the size of its batches, or 0"):
+        made = shared_tensors(cache_dir, KIND, key, {"latents", "accuracy"}, make)
     return Converged(made["latents"], made["accuracy"].item(), evaluations)

@@ -10,6 +10,7 @@ from goc.sampling.generation import SampleSource
 from goc.sampling.interrupt import StopRequests
 from goc.sampling.shards import Keep, SampleSet
 from goc.sampling.workers import Workers
+from goc.system.stopping import keeping
 
 
 def generate(
@@ -41,7 +42,8 @@ def generate(
 
     count, title = 0, generation.method
     bar = tqdm(total=samples.num_samples, initial=samples.made(), desc=title, unit="img", disable=not workers.leads)
-    with bar as progress, StopRequests() as stop:
+    kept = "the finished shards are kept; the same command goes on from there"
+    with bar as progress, keeping(kept), StopRequests() as stop:
         for wait in (False, True) if workers.leads else (False,):
             left = []
             for indices in pending:

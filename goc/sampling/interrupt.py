@@ -1,12 +1,11 @@
-"""Stopping between two shards when asked to: by SIGTERM (Slurm's preemption) or SIGUSR2 (submitit's)."""
+"""Stopping between two shards when asked to, with the shard in hand on disk."""
 
 import signal
 from types import FrameType, TracebackType
 from typing import Any
 
 from goc.system.errors import GocError
-
-SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+from goc.system.stopping import SIGNALS, Stop
 
 
 class StoppedError(GocError):
@@ -17,7 +16,7 @@ class StopRequests:
     """Remembers that a signal came while it is entered; `check` then stops at a point where nothing is lost.
 
     On leaving, the earlier handlers are back. A handler that was there before (submitit's, which requeues the job) is
-    called when the work in hand is done, in place of stopping here.
+    called when the work in hand is done, in place of stopping here. A signal that is ignored (nohup) stays ignored.
     """
 
     def __init__(self) -> None:
@@ -27,7 +26,8 @@ class StopRequests:
 
     def __enter__(self) -> "StopRequests":
         for number in SIGNALS:
-            self.before[number] = signal.signal(number, self._remember)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self.before[number] = signal.signal(number, self._remember)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -42,7 +42,7 @@ class StopRequests:
         if self.received is None:
             return
         handler = self.before[self.received]
-        if callable(handler):
+        if callable(handler) and not isinstance(handler, Stop):
             handler(self.received, None)
         raise StoppedError(
             f"stopped by {self.received.name} after the shard in hand; the same command goes on from there"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
 
@@ -17,9 +16,12 @@ from goc.sampling.calibrate import Calibration
 from goc.sampling.distance import relative_distances
 from goc.sampling.local_search import Steps, local_search
 from goc.sampling.shared import shared_path
-from goc.system.files import write_json
+from goc.system.files import room_for, write_json
+from goc.system.locks import Lock
+from goc.system.stopping import keeping
 
 KIND = "search"
+TRIED = "the schedules tried so far are kept"
 
 
 @torch.inference_mode()
@@ -65,7 +67,7 @@ def searched(
     for file in (shipped, found_path):
         if (found := _found(file, asked, count)) is not None:
             return found
-    with FileLock(path.with_suffix(".lock")):
+    with Lock(path.with_suffix(".lock")), keeping(f"{TRIED}; the same command goes on from there"):
         known = _known(path)
         target = None  # made when the first schedule is tried
         with tqdm(total=evaluations, desc=f"schedule search, {count} of {steps}", unit="schedule") as progress:
@@ -77,21 +79,23 @@ def searched(
                     target = final_latents(calibration, None) if target is None else target
                     distance = mean_distance(final_latents(calibration, cache_of(schedule)), target).item()
                     known[name] = distance if math.isfinite(distance) else math.inf
-                    write_json(path, {"key": key, "distances": known})
+                    with room_for(path, TRIED):
+                        write_json(path, {"key": key, "distances": known})
                 progress.update()
                 return known[name]
 
             found, distance = local_search(objective, steps, count, evaluations, calibration.seed)
             # of the denoiser, guided if that is asked for
             evaluated = calibration.samples * (steps + count * int(progress.n))
-    write_schedule(found_path, steps, found, distance=distance, denoiser_evaluations=evaluated, searched=asked)
+    with room_for(found_path, TRIED):
+        write_schedule(found_path, steps, found, distance=distance, denoiser_evaluations=evaluated, searched=asked)
     return found
 
 
 def _found(path: Path | None, asked: dict[str, Any], count: int) -> Steps | None:
     """The schedule in a file of `searched`, if it is there and of this very search."""
     try:
-        content = json.loads(path.read_text()) if path else {}
+        content = json.loads(path.read_text(encoding="utf-8")) if path else {}
         found = tuple(content["computed"]) if content.get("searched") == asked else ()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -101,7 +105,7 @@ def _found(path: Path | None, asked: dict[str, Any], count: int) -> Steps | None
 def _known(path: Path) -> dict[str, float]:
     """Distances that an earlier search measured, by schedule."""
     try:
-        distances = json.loads(path.read_text())["distances"]
+        distances = json.loads(path.read_text(encoding="utf-8"))["distances"]
         return {name: math.inf if distance is None else distance for name, distance in distances.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from goc.system.errors import GocError
 from goc.system.files import room_for, write_atomically
+from goc.system.locks import Lock
 
 SHARD = "shard"  # entry of a shard's header: its checksum and cost, and
 OF = "of"  # the identity of the run it is of
@@ -62,11 +62,11 @@ class SampleSet:
         """File of one shard, named by its samples."""
         return self.folder / f"shard-{indices.start:06d}-{indices.stop - 1:06d}.safetensors"
 
-    def lock(self, indices: range) -> FileLock:
+    def lock(self, indices: range) -> Lock:
         """Held by the worker that makes the shard; free again as soon as that process has ended, however it ends."""
         folder = self.folder / ".locks"
         folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(folder / f"{indices.start:06d}.lock")
+        return Lock(folder / f"{indices.start:06d}.lock")
 
     def write(self, indices: range, tensors: dict[str, Tensor], cost: dict[str, Any]) -> None:
         """Put a finished shard on disk; `cost` is kept in its header. Raises GocError if there is no room."""

@@ -1,7 +1,10 @@
 """Problems the user can solve. Their text is one line: the key, its value, and what is allowed or what to do."""
 
+import contextlib
+import errno
 import re
 import sys
+from collections.abc import Iterator
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -9,6 +12,11 @@ from omegaconf.errors import OmegaConfBaseException
 # the beginning and the lines of Hydra's and OmegaConf's messages that tell a user nothing
 RESOLVING = re.compile(r"^\w+ raised while resolving interpolation: ")
 HYDRA_DETAILS = ("Config search path", "provider=", "full_key:", "object_type=", "reference_type=")
+# how the libraries say that there is no memory left, where it is no MemoryError: torch's allocators and PyTorch's C++
+# code, cuBLAS and cuDNN, safetensors' mapping of a file
+NO_MEMORY = re.compile(
+    r"can't allocate memory|out of memory|bad_alloc|_ALLOC_FAILED|not enough memory|Cannot allocate memory", re.I
+)
 
 
 class GocError(Exception):
@@ -19,10 +27,55 @@ class ConfigError(GocError):
     """A setting, or a combination of settings, that cannot be run."""
 
 
+class OutOfMemoryError(GocError):
+    """Something did not fit into memory; the text says what to make smaller."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of any library says that there is no memory left: the machine's, or a GPU's."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    by_text = isinstance(error, RuntimeError) or type(error).__name__ == "SafetensorError"
+    return isinstance(error, MemoryError) or (by_text and bool(NO_MEMORY.search(str(error))))
+
+
+@contextlib.contextmanager
+def memory_for(setting: str, advice: str = "choose a smaller one") -> Iterator[None]:
+    """While something runs whose memory a setting decides: where there is not enough, the error names the setting.
+
+    setting: KEY=VALUE. Raises OutOfMemoryError; that of a setting named further inside passes.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause = memory_error(error)
+        if cause is None:
+            raise
+        raise OutOfMemoryError(f"{setting}: out of memory{_details(cause)}; {advice}") from error
+
+
+def memory_error(error: BaseException) -> BaseException | None:
+    """The error of a library that says so, if an error comes of that; None for one that a setting is named in."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OutOfMemoryError):
+        if is_out_of_memory(cause):
+            return cause
+        cause = cause.__cause__
+    return None
+
+
+def _details(error: BaseException) -> str:
+    """How much was asked for, in the words of a library, in brackets: torch's of a GPU go on about much else."""
+    found = re.search(r"(tried to allocate|unable to allocate) [^.;]*?[\d.]+ ?(bytes|[KMGTPE]iB)", str(error), re.I)
+    return f" ({found[0][0].lower()}{found[0][1:]})" if found else ""
+
+
 def one_line(error: BaseException) -> str:
     """An error's text without line breaks, and without what Hydra adds for its own developers."""
     while isinstance(error.__cause__, GocError):
         error = error.__cause__
+    if (cause := memory_error(error)) is not None:
+        return f"out of memory{_details(cause)}; a smaller batch_size needs less"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: cannot be made, read or written ({error.strerror})"
     lines = str(error).splitlines()
@@ -30,7 +83,7 @@ def one_line(error: BaseException) -> str:
         lines += str(error.__cause__).splitlines()
     kept = [line.strip() for line in lines if line.strip() and not line.strip().startswith(HYDRA_DETAILS)]
     text = RESOLVING.sub("", " ".join(kept))
-    known = isinstance(error, GocError | HydraException | OmegaConfBaseException)
+    known = isinstance(error, GocError | HydraException | OmegaConfBaseException | SystemExit)
     return text if known else f"{type(error).__name__}: {text}"
 
 

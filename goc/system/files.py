@@ -6,8 +6,8 @@ import hashlib
 import importlib.resources
 import json
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -32,34 +32,59 @@ def resolve(path: str) -> Path:
     return Path(path)
 
 
+def cache_folder() -> Path | None:
+    """The user's folder for what can be made again (XDG_CACHE_HOME); None: a user without a home, as in containers."""
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if named.is_absolute():  # others are to be ignored, says the XDG base directory specification
+        return named
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:
+        return None
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A new file to write that takes the place of `path` at the end.
 
-    After an error, a kill or a power cut the path is as it was before.
+    After an error, a kill or a power cut the path is as it was before. Who may read it is for the umask to say, as with
+    any new file. An OSError names the path, whatever went wrong with it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("x+b") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
 
 
 @contextlib.contextmanager
-def room_for(path: Path) -> Iterator[None]:
-    """While a file or folder is written: what goes wrong with it is a GocError that names it, and says how to go on."""
+def naming(path: Path) -> Iterator[None]:
+    """While a file is written: an OSError names it, as those of a full disk by themselves do not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+@contextlib.contextmanager
+def room_for(path: Path, kept: str = "the finished shards are kept") -> Iterator[None]:
+    """While a file or folder is written: what goes wrong with it is a GocError that names it, and says how to go on.
+
+    kept: what is not lost.
+    """
     try:
         yield
     except OSError as error:
         raise GocError(
-            f"{path}: could not be written ({error.strerror or error}); the finished shards are kept: "
+            f"{path}: could not be written ({error.strerror or error}); {kept}: "
             "make room, and start the same command again"
         ) from error
 

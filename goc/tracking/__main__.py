@@ -9,6 +9,7 @@ from pathlib import Path
 from goc.config import WandbConfig
 from goc.config.settings import WANDB_MODES
 from goc.report.results import RESULT_FILE
+from goc.system.command import run_command
 from goc.system.errors import GocError, fail
 
 
@@ -53,4 +54,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

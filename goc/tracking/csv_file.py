@@ -4,12 +4,12 @@ import io
 from pathlib import Path
 
 import pandas as pd
-from filelock import FileLock
 
 from goc.report.frame import INTERNAL, table
 from goc.report.results import read_result
 from goc.system.errors import GocError
 from goc.system.files import write_atomically
+from goc.system.locks import Lock
 
 TRACKED_FILE = "tracked.csv"  # in the study's folder
 LOCK_TIMEOUT_S = 30.0
@@ -25,13 +25,13 @@ def track_in_csv(folder: Path) -> Path:
     if result is None:
         raise GocError(f"{folder}: holds no finished run")
     path = folder.parent / TRACKED_FILE
-    with FileLock(folder.parent / f".{TRACKED_FILE}.lock", timeout=LOCK_TIMEOUT_S):
+    with Lock(folder.parent / f".{TRACKED_FILE}.lock", timeout=LOCK_TIMEOUT_S):
         row = table([result]).drop(columns=INTERNAL)
         row.insert(0, "run", folder.name)
         rows = [_read_text(row.to_csv(index=False))]
         if path.exists():
             try:
-                before = _read_text(path.read_text())
+                before = _read_text(path.read_text(encoding="utf-8"))
                 rows.insert(0, before[before["run"] != folder.name])
             except (ValueError, KeyError) as error:  # of pandas' parsers, or no such column
                 raise GocError(f"{path}: is no table of tracked runs; move it away") from error

@@ -342,8 +342,8 @@ def test_a_damaged_npz_is_one_line(tmp_path: Path, digits: Tensor, features: Fea
         ({"mu": np.full(64, np.nan)}, "mu holds values that are no finite numbers"),
         ({"mu": None}, "holds neither statistics (mu, sigma) nor images (arr_0)"),
         ({"arr_0": np.zeros((3, 16, 16, 1), np.uint8)}, "of images of 16x16 pixels, not 8x8"),
-        ({"arr_0": np.zeros((3, 8, 9, 1), np.uint8)}, "damaged, or not an .npz file of plain numbers (its images"),
-        ({"arr_0": np.zeros((3, 8, 8, 1))}, "damaged, or not an .npz file of plain numbers (its images arr_0 must be"),
+        ({"arr_0": np.zeros((3, 8, 9, 1), np.uint8)}, "its images arr_0 are uint8 [3, 8, 9, 1], must be uint8 [M, H"),
+        ({"arr_0": np.zeros((3, 8, 8, 1))}, "its images arr_0 are float64 [3, 8, 8, 1], must be uint8"),
     ],
 )
 def test_an_npz_that_does_not_fit_is_one_line(
@@ -359,7 +359,7 @@ def test_an_npz_that_does_not_fit_is_one_line(
     ("tensors", "text"),
     [
         ({"weight": torch.zeros(2)}, "holds neither statistics (mu, sigma) nor features of real images"),
-        ({"features": torch.zeros(5, 2048)}, "mu is [2048], [64] on the features of digits"),
+        ({"features": torch.zeros(5, 2048)}, "features are [5, 2048], [images, 64] for digits"),
         ({"features": torch.zeros(5)}, "its features must be [images, D], not [5]"),
         ({"mu": torch.zeros(64), "sigma": torch.eye(64), "features": torch.zeros(5, 3)}, "features are [5, 3]"),
     ],

@@ -1,0 +1,103 @@
+"""The pixels of one image file: read right, or refused with the reason."""
+
+import io
+import lzma
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import ExifTags, Image
+from PIL.ImageFile import ImageFile
+
+from goc.metrics.image_folder import FORMATS
+
+# what a damaged file can mean to Pillow
+DAMAGE = (
+    OSError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError,
+    MemoryError, EOFError, struct.error, zlib.error, lzma.LZMAError, Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)  # fmt: skip
+GREY, COLOUR, PALETTE = ("1", "L", "LA", "La"), ("RGB", "RGBA", "RGBa", "RGBX"), ("P", "PA")
+BIT16 = ("I;16", "I;16L", "I;16B", "I;16N")
+UPRIGHT = (0, 1)  # of EXIF's orientations: not known, and as it is stored
+OPAQUE = 255
+BITS_PER_SAMPLE, PHOTOMETRIC, MIN_IS_WHITE = 258, 262, 0  # tags of TIFF
+SRGB_GAMMA = 1 / 2.2
+
+
+class RefusedError(Exception):
+    """An image whose pixels would have to be guessed; the text goes on after its name: "has transparent pixels"."""
+
+
+@contextmanager
+def opened(content: bytes) -> Iterator[ImageFile]:
+    """An image file's content, opened but not decoded; raises one of DAMAGE, also for a decompression bomb."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of odd tags; without pixels that are needed it is an error
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(io.BytesIO(content), formats=list(FORMATS)) as image:
+            yield image
+
+
+def other_colours(image: ImageFile) -> bool:
+    """Whether an opened image says that its colours are not sRGB: by an ICC profile of another name, or its gamma."""
+    profile, gamma = image.info.get("icc_profile"), image.info.get("gamma")
+    if profile:
+        return not any("sRGB".encode(coding) in profile for coding in ("ascii", "utf-16-be"))
+    return isinstance(gamma, float) and abs(gamma - SRGB_GAMMA) > 0.01
+
+
+def check_layout(image: ImageFile) -> None:
+    """Raise RefusedError for an opened image whose pixels mean something else than 8-bit or 16-bit grey or colour."""
+    if (frames := getattr(image, "n_frames", 1)) != 1:
+        raise RefusedError(f"has {frames} pictures in it, must have one")
+    if (turned := image.getexif().get(ExifTags.Base.Orientation, 1)) not in UPRIGHT and turned in range(9):
+        raise RefusedError(
+            f"is to be turned when shown (EXIF orientation {turned}): turn its pixels, or remove the tag"
+        )
+    sixteen = image.mode in BIT16 or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if not (sixteen or image.mode in GREY + COLOUR + PALETTE):
+        raise RefusedError(f"is of the mode {image.mode}, must be grey or RGB of 8 or 16 bits")
+    if image.format == "TIFF" and sixteen:
+        tags = image.tag_v2  # type: ignore[attr-defined]  # of Pillow's TIFF images
+        if tags.get(PHOTOMETRIC) == MIN_IS_WHITE or tags.get(BITS_PER_SAMPLE, (16,)) != (16,):
+            raise RefusedError("is a TIFF of grey where 0 is white, or of 9 to 15 bits: make it 8 bits")
+    if (sixteen or has_16_bits(image)) and "transparency" in image.info:
+        raise RefusedError("is transparent in one of its 16-bit colours: composite it")
+
+
+def has_16_bits(image: ImageFile) -> bool:
+    """Whether an opened image is stored in 16 bits, of which Pillow gives the higher 8."""
+    return any(";16" in str(tile.args) for tile in image.tile)
+
+
+def pixels(image: ImageFile, channels: int) -> np.ndarray:
+    """The pixels of an opened image: uint8 [H, W, channels], channels 1 or 3.
+
+    16 bits become 8 by the higher byte, which is exact for 8-bit images stored in 16 bits. Opaque alpha is dropped; a
+    grey image is the same in three channels. Raises RefusedError where that would be a guess, or one of DAMAGE.
+    """
+    check_layout(image)
+    halved = has_16_bits(image)
+    image.load()
+    if image.has_transparency_data and (np.asarray(image.convert("RGBA"))[..., -1] != OPAQUE).any():
+        raise RefusedError("has transparent pixels, and what is behind them is not known: composite it first")
+    if image.mode in BIT16 or image.mode == "I":
+        values = np.asarray(image)
+        halved, array = True, (values >> 8).astype(np.uint8)
+        dark = 0 < values.max() < 256
+    else:
+        array = np.asarray(image.convert("L" if image.mode in GREY else "RGB"))
+        dark = halved and not array.any()
+    if halved and dark:
+        raise RefusedError("is of 16 bits but has no value above 255: store it in 8 bits if 255 is white")
+    if array.ndim == 2:
+        return np.repeat(array[..., None], channels, axis=-1)
+    if channels == 3:
+        return np.array(array)
+    if (array != array[..., :1]).any():
+        raise RefusedError("is in colour, must be grey for this extractor")
+    return array[..., :1].copy()

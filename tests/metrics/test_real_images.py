@@ -1,0 +1,260 @@
+"""Pixels of reference images: what is read, and that it is read right."""
+
+import hashlib
+import io
+import logging
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from goc.metrics.archive import archived_images, open_archive
+from goc.metrics.features import Extractor, load_extractor
+from goc.metrics.real_images import PIXEL_RULE, folder_images, folder_sha256
+from goc.metrics.reference import load_reference
+from goc.sampling.images import write_npz, write_pngs
+from goc.system.files import content_key, file_sha256
+
+GREY = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+COLOUR = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """A PNG of 16 bits, uint16 [H, W, C] with C = 1 to 4; Pillow writes only grey ones."""
+    height, width, channels = pixels.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    parts = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)), (b"IDAT", zlib.compress(rows)))
+    chunks = (*parts, (b"IEND", b""))
+    framed = (struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
+def nhwc(images: Tensor) -> np.ndarray:
+    return images.permute(0, 2, 3, 1).numpy()
+
+
+def saved(image: Image.Image, format: str, **options: object) -> bytes:
+    content = io.BytesIO()
+    image.save(content, format, **options)
+    return content.getvalue()
+
+
+def pictures(images: Tensor) -> list[Image.Image]:
+    return [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in nhwc(images).copy()]
+
+
+def fill(folder: Path, contents: list[bytes], suffix: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    for index, content in enumerate(contents):
+        (folder / f"{index:04}{suffix}").write_bytes(content)
+    return folder
+
+
+def read(folder: Path, channels: int) -> Tensor:
+    return torch.cat(list(folder_images(folder, channels, 8).batches()))
+
+
+def sixteen(images: Tensor, factor: int) -> list[bytes]:
+    return [png(image.astype(np.uint16) * factor) for image in nhwc(images)]
+
+
+def with_alpha(images: Tensor) -> list[bytes]:
+    mode = "LA" if images.shape[1] == 1 else "RGBA"
+    return [saved(picture.convert(mode), "PNG") for picture in pictures(images)]
+
+
+def with_16_bit_alpha(images: Tensor) -> list[bytes]:
+    opaque = np.full((8, 8, 1), 65535, np.uint16)
+    return [png(np.concatenate([image.astype(np.uint16) * 257, opaque], axis=-1)) for image in nhwc(images)]
+
+
+def by(format: str, **options: object) -> Callable[[Tensor], list[bytes]]:
+    return lambda images: [saved(picture, format, **options) for picture in pictures(images)]
+
+
+def palette(images: Tensor) -> list[bytes]:
+    return [saved(picture.quantize(256), "PNG") for picture in pictures(images)]
+
+
+def ppm(images: Tensor) -> list[bytes]:
+    """Of 16 bits; the standard scales them by the largest value."""
+    kind = b"P5" if images.shape[1] == 1 else b"P6"
+    return [kind + b" 8 8 65535\n" + (i.astype(">u2") * 257).astype(">u2").tobytes() for i in nhwc(images)]
+
+
+@pytest.mark.parametrize("images", [GREY, COLOUR], ids=["grey", "colour"])
+@pytest.mark.parametrize(
+    ("suffix", "write"),
+    [
+        (".png", by("PNG")),
+        (".PNG", by("PNG")),
+        (".png", lambda images: sixteen(images, 257)),
+        (".png", lambda images: sixteen(images, 256)),
+        (".png", with_alpha),
+        (".png", with_16_bit_alpha),
+        (".png", palette),
+        (".webp", by("WEBP", lossless=True)),
+        (".bmp", by("BMP")),
+        (".tif", by("TIFF")),
+        (".tiff", by("TIFF", compression="tiff_lzw")),
+        (".ppm", by("PPM")),
+        (".pnm", ppm),
+        (".jp2", by("JPEG2000")),
+        (".tga", by("TGA")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_same_pixels_are_read_from_every_lossless_form(
+    tmp_path: Path, images: Tensor, suffix: str, write: Callable[[Tensor], list[bytes]]
+) -> None:
+    folder = fill(tmp_path / "images", write(images), suffix)
+    assert read(folder, images.shape[1]).equal(images)
+
+
+def test_16_bit_tiffs_one_bit_images_and_gifs_are_read(tmp_path: Path) -> None:
+    wide = [Image.fromarray(image[..., 0].astype(np.uint16) * 257) for image in nhwc(GREY)]
+    assert read(fill(tmp_path / "wide", [saved(image, "TIFF") for image in wide], ".tif"), 1).equal(GREY)
+    dots = [picture.convert("1", dither=Image.Dither.NONE) for picture in pictures(GREY)]
+    white = 255 * (GREY >= 128)
+    assert read(fill(tmp_path / "dots", [saved(image, "PNG") for image in dots], ".png"), 1).equal(white.byte())
+    assert read(fill(tmp_path / "gifs", [saved(image, "GIF") for image in dots], ".gif"), 1).equal(white.byte())
+
+
+def test_grey_images_are_the_same_in_three_channels_and_grey_colours_in_one(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "grey", by("PNG")(GREY), ".png")
+    assert read(folder, 3).equal(GREY.expand(-1, 3, -1, -1))
+    folder = fill(tmp_path / "colour", by("PNG")(GREY.expand(-1, 3, -1, -1)), ".png")
+    assert read(folder, 1).equal(GREY)
+
+
+def test_a_folders_hash_is_that_of_its_sorted_names_and_contents(tmp_path: Path) -> None:
+    """As in every release so far: results know their reference by it."""
+    folder = fill(tmp_path / "images", by("PNG")(GREY), ".png")
+    fill(folder / "b", by("JPEG")(GREY), ".jpg")
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.png").write_bytes(b"no image")
+    lines = (f"{p.relative_to(folder).as_posix()}\0{file_sha256(p)}\n" for p in sorted(folder.rglob("[!.]*.*g")))
+    expected = hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert folder_sha256(folder) == folder_images(folder, 1, 8).sha256 == expected
+    (folder / "0002.png").write_bytes(by("PNG")(GREY)[0])
+    assert folder_sha256(folder) != expected
+
+
+def test_links_to_images_count_and_links_to_folders_are_named_but_not_followed(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "images", by("PNG")(GREY[:2]), ".png")
+    outside = fill(tmp_path / "outside", by("PNG")(GREY[2:]), ".png")
+    (folder / "z.png").symlink_to(outside / "0000.png")
+    (folder / "loop").symlink_to(folder)
+    (folder / "elsewhere.png").symlink_to(outside)
+    images = folder_images(folder, 1, 8)
+    assert images.count == 3
+    assert torch.cat(list(images.batches())).equal(GREY[:3])
+    assert images.notes == ("not used: 2 that are no images by their suffix (elsewhere.png, loop)",)
+
+
+def test_what_is_not_used_is_named_and_copies_are_counted(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "images", by("PNG")(GREY), ".png")
+    (folder / "A.png").write_bytes((folder / "0000.png").read_bytes())
+    (folder / "a.png").hardlink_to(folder / "0000.png")
+    for name in ("a.psd", "b.npy", "c", "d.exr", ".DS_Store", "._0000.png"):
+        (folder / name).write_bytes(b"?")
+    (folder / ".thumbnails").mkdir()
+    images = folder_images(folder, 1, 8)
+    assert images.count == 7
+    assert images.notes == (
+        "not used: 4 that are no images by their suffix (a.psd, b.npy, c, ...) and 3 hidden",
+        "2 of its images are copies of others, and count as often as they are there",
+    )
+
+
+def test_other_colours_than_srgb_are_named(tmp_path: Path) -> None:
+    contents = by("PNG", icc_profile=b"Display P3")(COLOUR[:1]) + by("PNG", icc_profile=b"sRGB IEC61966")(COLOUR[1:])
+    images = folder_images(fill(tmp_path / "images", contents, ".png"), 3, 8)
+    assert images.notes == ("1 of its images have a colour profile or gamma other than sRGB, which is not applied",)
+
+
+@pytest.fixture(scope="module")
+def extractor() -> Extractor:
+    return load_extractor("digits", None, torch.device("cpu"))
+
+
+def test_the_number_of_images_is_always_said(
+    tmp_path: Path, extractor: Extractor, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    folder, archive = fill(tmp_path / "images", by("PNG")(GREY), ".png"), tmp_path / "images.npz"
+    np.savez(archive, nhwc(GREY))
+    for _ in range(2):  # extracted, and then kept
+        for path in (folder, archive):
+            caplog.clear()
+            load_reference(path, extractor, 8, need_features=True, cache_dir=tmp_path / "cache")
+            (record,) = caplog.records
+            assert record.getMessage() == f"model.reference={path}: 5 images of 8x8 pixels used"
+            assert record.levelname == "INFO"
+    (folder / "notes.psd").write_text("not used")
+    caplog.clear()
+    load_reference(folder, extractor, 8, need_features=True, cache_dir=tmp_path / "cache")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    mu_and_sigma = tmp_path / "statistics.npz"
+    np.savez(mu_and_sigma, mu=np.zeros(64), sigma=np.eye(64), arr_0=nhwc(GREY))
+    caplog.clear()
+    load_reference(mu_and_sigma, extractor, 8, need_features=False, cache_dir=None)
+    assert "statistics (mu, sigma) as they are in the file, and 5 single images" in caplog.text
+
+
+def test_features_kept_of_pixels_that_were_read_otherwise_are_not_used(tmp_path: Path, extractor: Extractor) -> None:
+    """A release that clipped 16 bits has kept features of clipped images, by the same hash of the folder."""
+    folder = fill(tmp_path / "images", by("PNG")(GREY), ".png")
+    key = {"images": folder_sha256(folder), "extractor": "digits", "weights": extractor.weights_sha256}
+    load_reference(folder, extractor, 8, need_features=True, cache_dir=tmp_path / "cache")
+    assert not (tmp_path / "cache" / f"reference-{content_key(key)}.safetensors").exists()
+    assert (tmp_path / "cache" / f"reference-{content_key(key | {'pixels': PIXEL_RULE})}.safetensors").exists()
+
+
+def stream(path: Path) -> Tensor:
+    with open_archive(path) as archive:
+        images = archived_images(path, "", archive)
+    return torch.cat(list(images.batches()))
+
+
+@pytest.mark.parametrize("images", [GREY, COLOUR], ids=["grey", "colour"])
+def test_arrays_of_every_unambiguous_layout_are_read(tmp_path: Path, images: Tensor) -> None:
+    path = tmp_path / "images.npz"
+    arrays = (nhwc(images), images.numpy(), np.asfortranarray(nhwc(images)), np.asfortranarray(images.numpy()))
+    for array in arrays:
+        for save in (np.savez, np.savez_compressed):
+            save(path, array)
+            assert stream(path).equal(images)
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+def test_arrays_of_every_npy_version_are_read(tmp_path: Path, version: tuple[int, int]) -> None:
+    path = tmp_path / "images.npz"
+    with zipfile.ZipFile(path, "w") as archive, archive.open("arr_0.npy", "w") as member:
+        np.lib.format.write_array(member, nhwc(COLOUR), version=version)
+    assert stream(path).equal(COLOUR)
+
+
+@pytest.mark.parametrize("images", [GREY, COLOUR], ids=["grey", "colour"])
+def test_what_this_project_saves_is_read_back(tmp_path: Path, images: Tensor) -> None:
+    write_npz(iter(images.split(2)), len(images), tmp_path / "images.npz")
+    write_pngs(iter(images.split(2)), tmp_path / "images")
+    assert stream(tmp_path / "images.npz").equal(images)
+    assert read(tmp_path / "images", images.shape[1]).equal(images)
+
+
+def test_an_array_is_read_in_batches(tmp_path: Path) -> None:
+    images = GREY.repeat(30, 1, 1, 1)
+    np.savez(tmp_path / "images.npz", nhwc(images))
+    with open_archive(tmp_path / "images.npz") as archive:
+        found = archived_images(tmp_path / "images.npz", "", archive)
+    assert [len(batch) for batch in found.batches()] == [64, 64, 22]
+    assert (found.count, found.size) == (150, 8)
