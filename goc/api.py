@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import QuotedString, Quote
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
-from goc.config import Config, compose_config, run_id, validate
+from goc.config import compose_config, run_id, validate
 from goc.report.result import Result
-from goc.report.results import record_failure
 from goc.system.errors import GocError, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
 
 OUTPUTS = Path("outputs")
-
-log = logging.getLogger(__name__)
 
 
 def run(*overrides: str, **settings: Any) -> Result:
@@ -35,12 +32,19 @@ def run(*overrides: str, **settings: Any) -> Result:
     `**{"model.call.height": 512}`. Files go to outputs/NAME/RUN below the working folder, as run.py's. Raises GocError
     for what the user can solve.
     """
-    return carry_out(configured([*overrides, *typed(settings)]))
+    from goc.experiment import run as run_one
+
+    with one_line_errors():
+        config = compose_config([*overrides, *typed(settings)])
+    validate(config)
+    folder = OUTPUTS / config.output.name / run_id(config)
+    run_one(config, folder)
+    return Result.load(folder)
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """The runs of a sweep, in the order in which they were made, and why others failed, by their settings."""
+    """The finished runs in a study's folder, and why others failed, by their folder's name."""
 
     folder: Path
     results: tuple[Result, ...]
@@ -70,33 +74,27 @@ class Sweep:
 
 
 def sweep(*overrides: str, **settings: Any) -> Sweep:
-    """Carry out every combination of the settings, one after the other, and write their report.
+    """Carry out a sweep and write its report, as `python run.py -m` does.
 
         goc.sweep("method=none,reuse,goc", "cache_ratio=0.25,0.5", name="mine")
+        goc.sweep("experiment=digits_tradeoff", smoke=True)
 
-    overrides: as on run.py's command line with -m: a comma separates values to try. settings: as `run`'s, the same in
-    every run. A run that fails does not stop the others: its reason is in `failed`, and in its folder. Raises GocError
-    if all of them fail.
+    overrides: as on the command line; a comma separates values to try. settings: as `run`'s, the same in every run.
+    Runs that fail do not stop the others; why they did is in `failed`. Raises GocError where nothing can be started.
     """
-    from goc.report.study import main as report
+    from goc.cli.application import SweepReport, launch
+    from goc.report.results import collect, failures
 
-    own, results, failed = typed(settings), [], {}
-    folder = OUTPUTS / compose_config([*_first(overrides), *own]).output.name
-    for job in combinations(overrides):
-        try:
-            config = configured([*job, *own])
-        except GocError as error:
-            failed[" ".join(job)] = one_line(error)
-            continue
-        try:
-            results.append(carry_out(config))
-        except (GocError, OSError) as error:
-            record_failure(OUTPUTS / config.output.name / run_id(config), error, traceback.format_exc())
-            failed[" ".join(job)] = one_line(error)
-    if not results:
-        raise GocError(f"every run of the sweep failed: {next(iter(failed.values()), 'there is none')}")
-    report([str(folder)])
-    return Sweep(folder, tuple(results), failed)
+    logger = logging.getLogger()
+    handlers, level = logger.handlers[:], logger.level  # Hydra puts its own in their place
+    try:
+        with one_line_errors():
+            launch(["-m", *overrides, *typed(settings)])
+    finally:
+        logger.handlers, logger.level = handlers, level
+    assert SweepReport.study is not None  # a sweep that was started has a folder
+    results = (Result(folder, content) for folder, content in collect([SweepReport.study]))
+    return Sweep(SweepReport.study, tuple(results), dict(failures([SweepReport.study])))
 
 
 def compare(first: Result | Path | str, second: Result | Path | str) -> pd.DataFrame:
@@ -113,28 +111,13 @@ def compare(first: Result | Path | str, second: Result | Path | str) -> pd.DataF
     return comparison(*points)
 
 
-def configured(overrides: Sequence[str]) -> Config:
-    """The valid config of overrides; raises GocError."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Errors of Hydra and OmegaConf, about settings, are GocErrors of one line."""
     try:
-        config = compose_config(overrides)
+        yield
     except (HydraException, OmegaConfBaseException) as error:
         raise GocError(one_line(error)) from error
-    validate(config)
-    return config
-
-
-def carry_out(config: Config) -> Result:
-    """The result of a valid config, in its folder below outputs/."""
-    from goc.experiment import run as run_one
-
-    folder = OUTPUTS / config.output.name / run_id(config)
-    content = run_one(config, folder)
-    if content is None:  # a worker that does not lead
-        return Result.load(folder)
-    return Result(folder, content)
 
 
 def typed(settings: dict[str, Any]) -> list[str]:
@@ -155,17 +138,3 @@ def written(value: Any) -> str:
     if isinstance(value, Sequence):
         return "[" + ",".join(map(written, value)) + "]"
     return repr(value)
-
-
-def combinations(overrides: Sequence[str]) -> Iterator[list[str]]:
-    """Every combination of the values that overrides list, each as overrides of one value."""
-    axes = []
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        key = override.get_key_element()
-        values = override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
-        axes.append([f"{key}={value}" for value in values])
-    yield from (list(job) for job in product(*axes))
-
-
-def _first(overrides: Sequence[str]) -> list[str]:
-    return next(combinations(overrides))

@@ -69,7 +69,7 @@ class SweepLauncher(BaseSubmititLauncher):
 
     def lost(self, job: Any, overrides: Sequence[str], error: Exception) -> JobReturn:
         """Leave a reason in the folder of a job that left none itself; the sweep goes on as after a failed run."""
-        from goc.cli import record_failure
+        from goc.cli.application import record_failure
         from goc.system.errors import GocError
 
         assert self.hydra_context is not None

@@ -17,8 +17,8 @@ import torch
 from warm import WarmProcess
 from xdist.scheduler import LoadScopeScheduling
 
-import goc.cli
-from goc.cli import SweepReport
+import goc.cli.application
+from goc.cli.application import SweepReport
 from goc.metrics.fidelity import FeatureExtractorInceptionV3
 from goc.models.dit import DiT
 
@@ -178,7 +178,7 @@ def call_here(folder: Path, capture: pytest.CaptureFixture[str], *arguments: str
         patch.setattr(warnings, "showwarning", show_on_stderr)  # pytest would keep them for its summary
         os.chdir(folder)
         try:
-            code = goc.cli.main()
+            code = goc.cli.application.main()
         except SystemExit as ended:
             code = ended.code
         finally:

@@ -7,14 +7,16 @@ import tempfile
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["goc.cli", "goc.experiment", "goc.report.plots", "torch.distributed", "warm"])
+CONTEXT.set_forkserver_preload(
+    ["goc.cli.application", "goc.experiment", "goc.report.plots", "torch.distributed", "warm"]
+)
 
 
 def as_user(arguments: list[str], cwd: Path, environment: dict[str, str], outputs: tuple[Path, Path]) -> None:
     """What run.py does with these arguments, in this process."""
     import torch
 
-    from goc.cli import main
+    from goc.cli.application import main
 
     for number, path in zip((1, 2), outputs, strict=True):
         os.dup2(os.open(path, os.O_WRONLY), number)

@@ -10,12 +10,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from goc.cli.reference import main
 from goc.metrics.digits import real_digits
 from goc.metrics.evaluate import evaluate
 from goc.metrics.features import Extractor, Features, load_extractor
 from goc.metrics.reference import Reference, load_reference, save_reference
 from goc.models.decoder import to_uint8
-from goc.reference import main
 from goc.system.errors import GocError
 from goc.system.files import ASSETS, file_sha256
 

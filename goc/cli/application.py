@@ -81,12 +81,14 @@ def record_failure(folder: Path, error: BaseException, details: str) -> None:
 class SweepReport(Callback):
     """Hydra callback: report on the whole study when a sweep ends, and on what failed in it."""
 
-    failed: ClassVar[bool] = False  # of the last sweep of this process
+    failed: ClassVar[bool] = False  # of the last sweep of this process, and
+    study: ClassVar[Path | None] = None  # its folder
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with contextlib.suppress(OSError, OmegaConfBaseException):  # Hydra meets it next, and then does not only warn
             self.started = Path(config.hydra.sweep.dir) / ".started"  # by the clock that the jobs' files are dated by
             self.started.parent.mkdir(parents=True, exist_ok=True)
+            SweepReport.study = self.started.parent
             self.started.touch()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -112,14 +114,23 @@ class SweepReport(Callback):
         SweepReport.failed = bool(reasons)
 
 
-def main() -> int:
-    """Run the application on sys.argv; returns the exit code."""
+def launch(arguments: Sequence[str]) -> None:
+    """Run the application with these arguments of a command line; raises what goes wrong, but for a sweep's jobs."""
     register()
     # Hydra then raises instead of printing several lines and exiting
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    application = hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(task)
+    before, sys.argv = sys.argv, [sys.argv[0], *arguments]  # from where Hydra takes them
     try:
-        application()
+        hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(task)()
+    finally:
+        sys.argv = before
+
+
+def main() -> int:
+    """Run the application on sys.argv; returns the exit code."""
+    SweepReport.failed = False
+    try:
+        launch(sys.argv[1:])
     except (GocError, HydraException, OmegaConfBaseException, OSError) as error:
         return fail(error)
     except KeyboardInterrupt:
