@@ -134,7 +134,7 @@ def written(value: Any) -> str:
     if isinstance(value, str | Path):
         return QuotedString(str(value), Quote.single).with_quotes()
     if isinstance(value, dict):
-        return "{" + ",".join(f"{written(str(key))}:{written(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{written(item)}" for key, item in value.items()) + "}"
     if isinstance(value, Sequence):
         return "[" + ",".join(map(written, value)) + "]"
     return repr(value)

@@ -23,9 +23,13 @@ from goc.metrics.fidelity import FeatureExtractorInceptionV3
 from goc.models.dit import DiT
 
 REPOSITORY = Path(__file__).parent.parent
-TOGETHER = ("tests/tracking/test_tracking.py", "tests/test_imagenet.py")  # whose tests share what takes long to make
+TOGETHER = (
+    "tests/tracking/test_tracking.py",
+    "tests/test_imagenet.py",
+    "tests/test_wheel.py",
+)  # whose tests share what takes long to make
 WAITING = ("tests/test_slurm.py", "tests/test_launchers.py", "tests/tracking/", "tests/sampling/test_workers.py")
-SLOW_FIXTURES = {"run_py", "run_apart", "run_here", "start", "sweep", "weights", "inception_file", "browser"}
+SLOW_FIXTURES = {"run_py", "run_apart", "run_here", "start", "sweep", "weights", "inception_file", "browser", "wheel"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
