@@ -4,10 +4,10 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint setup clean
+.PHONY: help demo test test-kernels check lint setup clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,12 @@ demo: setup ## the main job on the embedded default: about 4 minutes on 2 cores
 
 test: lint ## every check that CI runs: 7 minutes on 2 cores
 	$(RUN) -m pytest -n 4 # twice the cores, as some tests wait
+
+# the folders that compute: what is new in them is tested so as well
+NUMERIC := $(addprefix tests/,caching metrics models pipelines sampling test_golden.py test_oracles.py)
+test-kernels: setup ## their tests again, as other processors add up: without vector instructions, and with MKL's oldest
+	ATEN_CPU_CAPABILITY=default $(RUN) -m pytest -n 2 -q -m 'not slow' $(NUMERIC)
+	MKL_CBWR=COMPATIBLE $(RUN) -m pytest -n 2 -q -m 'not slow' $(NUMERIC)
 
 check: lint ## lint, types and the tests of pure code: under a minute
 	$(RUN) -m pytest -n 2 -m 'not slow' -q

@@ -83,7 +83,7 @@ def sweep(*overrides: str, **settings: Any) -> Sweep:
     Runs that fail do not stop the others; why they did is in `failed`. Raises GocError where nothing can be started.
     """
     from goc.cli.application import SweepReport, launch
-    from goc.report.results import collect, failures
+    from goc.report.collect import find
 
     logger = logging.getLogger()
     handlers, level = logger.handlers[:], logger.level  # Hydra puts its own in their place
@@ -93,8 +93,9 @@ def sweep(*overrides: str, **settings: Any) -> Sweep:
     finally:
         logger.handlers, logger.level = handlers, level
     assert SweepReport.study is not None  # a sweep that was started has a folder
-    results = (Result(folder, content) for folder, content in collect([SweepReport.study]))
-    return Sweep(SweepReport.study, tuple(results), dict(failures([SweepReport.study])))
+    found = find([SweepReport.study])
+    results = (Result(folder, content) for folder, content in found.runs)
+    return Sweep(SweepReport.study, tuple(results), dict(found.failures))
 
 
 def compare(first: Result | Path | str, second: Result | Path | str) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from goc.caching.schedule import cache_ratio_of, teacache
+from goc.system.errors import GocError
 
 
 def closest_interval(schedule: Callable[[int], Tensor], steps: int, cache_ratio: float) -> int:
@@ -18,9 +19,12 @@ def closest_interval(schedule: Callable[[int], Tensor], steps: int, cache_ratio:
 def closest_threshold(schedule: Callable[[float], Tensor], values: Tensor, cache_ratio: float) -> float:
     """The threshold at which schedule(threshold) comes closest to cache_ratio, found by bisection.
 
-    values: the numbers that thresholds are compared with; more cells are cached as the threshold grows.
+    values: the numbers that thresholds are compared with; more cells are cached as the threshold grows. Raises GocError
+    if none of them is finite.
     """
     candidates = torch.unique(values[values.isfinite()]).tolist()
+    if not candidates:
+        raise GocError("schedule.threshold=null: no threshold can be found, as nothing that was measured is finite")
     # thresholds between neighbouring values, and beyond both ends
     candidates = [candidates[0] - 1.0, *(sum(pair) / 2 for pair in pairwise(candidates)), candidates[-1] + 1.0]
 

@@ -6,7 +6,6 @@ when a mask or a predictor is made, since it needs torch, and settings do not.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from goc.caching.ratio import computed_at
 from goc.system.errors import ConfigError
-from goc.system.files import resolve
+from goc.system.files import read_json, resolve
 from goc.system.lazy import LazyModule
 from goc.system.precision import QUEUE_DTYPES
 
@@ -35,6 +34,7 @@ AGAINST_DIVERGENCE = (
     "try method=goc_anchored (predictor.gradients=computed), smaller gradient_weights, a higher inflection_threshold, "
     "predictor=taylor, or a lower cache_ratio"
 )
+MOST_TRIED = 1_000_000  # schedules in a search, and samples of each
 GRADIENTS = ("used", "computed")
 
 
@@ -250,8 +250,8 @@ class SmoothCache(ScheduleConfig):
     @staticmethod
     def _published(path: str, situation: Situation) -> Tensor:
         try:
-            mask = schedule.smoothcache(json.loads(resolve(path).read_text()), situation.depth)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+            mask = schedule.smoothcache(read_json(resolve(path)), situation.depth)
+        except (OSError, ValueError) as error:
             raise ConfigError(f"schedule.path={path}: {error}") from error
         if len(mask) != situation.steps:
             raise ConfigError(f"schedule.path={path}: is for {len(mask)} steps, not for steps={situation.steps}")
@@ -370,8 +370,8 @@ class Searched(FoundSchedule):
 
     def check(self, steps: int) -> None:
         for key in ("search_evaluations", "search_samples"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"schedule.{key}={getattr(self, key)}: must be at least 1")
+            if not 1 <= getattr(self, key) <= MOST_TRIED:
+                raise ConfigError(f"schedule.{key}={getattr(self, key)}: must be at least 1 and at most {MOST_TRIED}")
 
     def find(self, situation: Situation) -> Sequence[int]:
         return situation.search(situation.computed, self.search_evaluations, self.search_samples)
@@ -552,10 +552,10 @@ class LearnedConfig(PredictorConfig):
     reads: ClassVar[Mapping[str, str | None]] = {"path": None}  # a normalised config names the model's own
     path: str | None = None
 
-    def weights(self, trained_for: Mapping[str, Any], computed: Sequence[int]) -> Tensor:
+    def weights(self, trained_for: Mapping[str, Any], computed: Sequence[int], steps: int) -> Tensor:
         """The trained weights, float32 [steps, K], for what they must have been trained for; raises ConfigError."""
         assert self.path is not None  # a normalised config names it
-        return schedules.read_weights(self.path, trained_for, tuple(computed))
+        return schedules.read_weights(self.path, trained_for, tuple(computed), steps)
 
 
 SCHEDULES: dict[str, type[ScheduleConfig]] = {

@@ -264,7 +264,7 @@ class Planner:
                 raise ConfigError(
                     f"predictor=learned: must have a schedule of whole steps, not {self.way.schedule.name}"
                 )
-            learned = self.way.predictor.weights(self.trained_for(), computed_steps_of(mask))
+            learned = self.way.predictor.weights(self.trained_for(), computed_steps_of(mask), len(mask))
         correct, alignment = self.correction(mask)
         return Plan(self.way, self.site, mask, correct, alignment, self.clock, skip_threshold, learned)
 

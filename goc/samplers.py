@@ -196,5 +196,5 @@ def kind_of(sampler: str | Mapping[str, Any]) -> str:
     settings = {"name": sampler} if isinstance(sampler, str) else dict(sampler)
     try:
         return SAMPLERS[settings["name"]](**settings).kind()
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         return str(settings.get("name"))

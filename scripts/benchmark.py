@@ -6,6 +6,7 @@
     python scripts/benchmark.py pipelines   the same in diffusers' DiT and FLUX
     python scripts/benchmark.py precision   what bf16 costs in quality, and what it saves
     python scripts/benchmark.py uncertainty what the error of a FID costs at Inception's size
+    python scripts/benchmark.py reports     what a report on a thousand runs costs, and on ten thousand
     python scripts/benchmark.py roofline    least time of these steps on an H100, from the shapes alone
 
 What follows a subject is its own: settings as for run.py (python scripts/benchmark.py overhead num_samples=500), or
@@ -29,6 +30,7 @@ import numpy as np
 import pandas as pd
 import torch
 from benchmarks import pipeline_steps, step_times
+from benchmarks import reports as report_runs
 from benchmarks import roofline as roofline_estimates
 from benchmarks.contenders import Contender, Entry, Workload, own_contenders
 from benchmarks.peers import peers
@@ -50,6 +52,7 @@ from goc.metrics.uncertainty import FrechetInfluence
 from goc.models.dit import DiT
 from goc.sampling.shards import SampleSet
 from goc.sources import Sources
+from goc.system.arguments import check_numbers
 from goc.system.command import run_command
 from goc.system.device import choose_device, configure
 from goc.system.errors import ConfigError, GocError, fail
@@ -179,9 +182,7 @@ def model_options(subject: str) -> argparse.ArgumentParser:
 
 def check_counts(options: argparse.Namespace) -> None:
     """Raise ConfigError on too small a batch, or too few repeats or steps."""
-    for key in ("batch", "repeats"):
-        if getattr(options, key) < 1:
-            raise ConfigError(f"--{key} {getattr(options, key)}: must be at least 1")
+    check_numbers(options, {"batch": 1, "repeats": 1})
     if options.steps < 4:
         raise ConfigError(f"--steps {options.steps}: must be at least 4, so that every method caches a step")
 
@@ -256,6 +257,7 @@ def uncertainty(settings: list[str]) -> pd.DataFrame:
     parser.add_argument("--samples", type=int, default=50000, help="default 50000")
     parser.add_argument("--features", type=int, default=2048, help="default 2048")
     options = parser.parse_args(settings)
+    check_numbers(options, {"samples": 2, "features": 1})
     size = options.features
     scale = torch.arange(1, size + 1) ** -0.5
 
@@ -274,6 +276,26 @@ def uncertainty(settings: list[str]) -> pd.DataFrame:
     return pd.DataFrame([{**row, "error": standard_error(influence)}])
 
 
+def reports(settings: list[str]) -> pd.DataFrame:
+    """CPU seconds, peak memory and size of the page of a report on made-up runs, each in a process of its own."""
+    parser = argparse.ArgumentParser(prog="benchmark.py reports")
+    parser.add_argument("--runs", type=int, nargs="+", default=[100, 1000, 10000], help="default 100 1000 10000")
+    parser.add_argument("--samples", type=int, default=1000, help="of each run (default 1000)")
+    options = parser.parse_args(settings)
+    rows = []
+    for count in options.runs:
+        with tempfile.TemporaryDirectory() as folder:
+            report_runs.make_runs(Path(folder), count, options.samples)
+            command = [sys.executable, report_runs.__file__, folder]
+            finished = subprocess.run(command, check=False, capture_output=True, text=True)
+        if finished.returncode:
+            raise GocError((finished.stderr.strip().splitlines() or ["the report failed"])[-1])
+        lines = finished.stdout.splitlines()
+        said = next((line for line in lines if line.startswith("tradeoff.png has")), "all of them")
+        rows.append({"runs": count, **json.loads(lines[-1]), "picture": said})
+    return pd.DataFrame(rows)
+
+
 SUBJECTS = {
     "memory": memory,
     "overhead": overhead,
@@ -281,6 +303,7 @@ SUBJECTS = {
     "pipelines": pipelines,
     "precision": precision,
     "uncertainty": uncertainty,
+    "reports": reports,
     "roofline": roofline,
 }
 

@@ -29,12 +29,13 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from goc.methods import Searched
+from goc.report.collect import find, tell
 from goc.report.families import pooled
+from goc.report.figures import write_figure
 from goc.report.frame import over_seeds, table
 from goc.report.pairs import Point, difference, points_of
-from goc.report.results import collect
 from goc.system.command import run_command
-from goc.system.files import resolve, room_for
+from goc.system.files import resolve
 
 OURS = ("goc_anchored", "dynamic", "searched", "searched_goc", "searched_learned")
 DISTANCE = "relative_l2_mean"
@@ -130,7 +131,7 @@ def trainings(results: Iterable[dict[str, Any]]) -> dict[tuple[str, float, int, 
         if result["method"] == "searched_learned":
             config = result["config"]
             key = config["model"]["name"], config["cfg_scale"], config["steps"], round(result["cost"]["evaluations"])
-            found[key] = json.loads(resolve(config["predictor"]["path"]).read_text())["training"]
+            found[key] = json.loads(resolve(config["predictor"]["path"]).read_text(encoding="utf-8"))["training"]
     return found
 
 
@@ -224,8 +225,7 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
     figure.suptitle("Lower left is better. Solid: ours; dotted: published, or composed of these. What leaves the frame "
                     "is farther than reuse ever is.", fontsize=10)  # fmt: skip
     figure.legend(handles, labels, loc="outside lower center", ncols=5)
-    with room_for(path):
-        figure.savefig(path, dpi=110)
+    write_figure(figure, path, dpi=110)
 
 
 def show(title: str, rows: pd.DataFrame) -> None:
@@ -240,7 +240,9 @@ def main() -> int:
     parser.add_argument("folders", nargs="+", type=Path, help="with finished runs, such as outputs/digits_ratios")
     parser.add_argument("--picture", type=Path, help="draw to this file, too")
     options = parser.parse_args()
-    runs = collect(options.folders)
+    found = find(options.folders)
+    tell(found.skipped)
+    runs = found.runs
     if not runs:
         print("error: no finished runs there", file=sys.stderr)
         return 1

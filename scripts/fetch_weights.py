@@ -5,8 +5,9 @@
     python scripts/fetch_weights.py --list
     python scripts/fetch_weights.py --mirror http://HOST/PATH     from a copy of such a folder: PATH/DESTINATION
 
-A stopped download goes on where it was. A file's SHA-256 is written to weights.lock.json in the folder when the file is
-first seen, whether it was downloaded or put there by hand, and is checked from then on.
+A stopped download goes on where it was. A file must have its published SHA-256, whether it was downloaded or put there
+by hand. Where none is known (--list and the download say so), the one first seen is written to weights.lock.json in the
+folder, and is checked from then on.
 """
 
 import argparse
@@ -23,9 +24,11 @@ from goc.system.command import run_command
 from goc.system.errors import GocError
 from goc.system.files import file_sha256, write_atomically, write_json
 from goc.system.locks import Lock
+from goc.system.published import PUBLISHED_SHA256
 
 LOCK = "weights.lock.json"
 TIMEOUTS = (15, 60)  # seconds to connect, and without a byte
+UNKNOWN = "  (no published SHA-256 is known)"
 CHUNK = 1 << 16  # bytes; a chunk that was cut off is lost and asked for again
 
 DIT = "https://dl.fbaipublicfiles.com/DiT/models"
@@ -41,12 +44,16 @@ VAE_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 
 @dataclass(frozen=True)
 class File:
-    """One file of an item: where it comes from, where it goes in the folder, and the published start of its SHA-256."""
+    """One file of an item: where it comes from, and where it goes in the folder."""
 
     item: str
     url: str
     destination: str
-    sha256: str = ""
+
+    @property
+    def sha256(self) -> str | None:
+        """Its published SHA-256; None: none is known."""
+        return PUBLISHED_SHA256.get(self.destination)
 
 
 FILES = (
@@ -57,18 +64,12 @@ FILES = (
         for kind in ("ema", "mse")
         for name in VAE_FILES
     ),
-    File("inception", f"{FIDELITY}/{INCEPTION}", INCEPTION, sha256="6726825d"),  # torch.hub's habit: digits in the name
+    File("inception", f"{FIDELITY}/{INCEPTION}", INCEPTION),
     File("lpips", f"{FIDELITY}/weights-vgg16-lpips.pth", "lpips/checkpoints/weights-vgg16-lpips.pth"),
-    File("lpips", f"{TORCHVISION}/vgg16-397923af.pth", "lpips/checkpoints/vgg16-397923af.pth", sha256="397923af"),
+    File("lpips", f"{TORCHVISION}/vgg16-397923af.pth", "lpips/checkpoints/vgg16-397923af.pth"),
     File("reference-256", f"{ADM}/256/VIRTUAL_imagenet256_labeled.npz", "VIRTUAL_imagenet256_labeled.npz"),
     File("reference-512", f"{ADM}/512/VIRTUAL_imagenet512.npz", "VIRTUAL_imagenet512.npz"),
-    *(
-        File("l2c-routers", f"{L2C}/DDIM{steps}_router.pt", f"DDIM{steps}_router.pt", sha256)
-        for steps, sha256 in (
-            (20, "c3134cfe7a69e31f188ac3d8ace7f6b586db92daa30c99f17e46d3f24e7408c7"),
-            (50, "fd83c172f77ad71f8695d5972497d1a4d113119e0e0415861812ca8eea9f60b2"),
-        )
-    ),
+    *(File("l2c-routers", f"{L2C}/DDIM{steps}_router.pt", f"DDIM{steps}_router.pt") for steps in (20, 50)),
 )
 ITEMS = list(dict.fromkeys(file.item for file in FILES))
 DEFAULT = ["dit-256", "vae-ema", "inception", "reference-256"]
@@ -111,7 +112,7 @@ def receive(url: str, path: Path) -> None:
     if start:
         headers["Range"] = f"bytes={start}-"
         if version.exists():
-            headers["If-Range"] = version.read_text()
+            headers["If-Range"] = version.read_text(encoding="utf-8")
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUTS) as response:
         span = response.headers.get("Content-Range", "")  # "bytes 5-9/10", or "bytes */10" with status 416
         if response.status_code == requests.codes.requested_range_not_satisfiable:
@@ -159,35 +160,39 @@ def read_lock(folder: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        lock = json.loads(path.read_text())
+        lock = json.loads(path.read_text(encoding="utf-8"))
         return {str(name): str(digest) for name, digest in lock.items()}
     except (ValueError, AttributeError) as error:
         raise GocError(f"{path}: damaged ({error}); restore it, or delete it to trust the files as they are") from error
 
 
-def verify(file: File, content: Path, folder: Path) -> None:
-    """Check a file's content against the published digits and the lock, and enter it in the lock if it is new there.
+def verify(file: File, content: Path, folder: Path) -> str:
+    """Check a file's content against its published hash, or else the lock, and enter it there; says what it is now.
 
     Raises GocError naming file, expected and found hash, and what to do.
     """
     found, lock, path = file_sha256(content), read_lock(folder), folder / file.destination
-    locked = lock.get(file.destination, "")
-    again = "the download was discarded, run this again" if content != path else "delete it and run this again"
-    if not found.startswith(file.sha256):
-        raise GocError(f"{path}: SHA-256 must start with {file.sha256} (published), found {found}; {again}")
-    if not found.startswith(locked):
-        trust = f"to accept the new content, remove its line from {folder / LOCK}"
-        raise GocError(f"{path}: expected SHA-256 {locked} (first seen), found {found}; {again}; {trust}")
-    if not locked:
+    expected = file.sha256 or lock.get(file.destination)
+    if expected not in (None, found):
+        again = "the download was discarded, run this again" if content != path else "delete it and run this again"
+        kind, trust = "published", ""
+        if not file.sha256:
+            kind, trust = "first seen", f"; to accept the new content, remove its line from {folder / LOCK}"
+        raise GocError(f"{path}: expected SHA-256 {expected} ({kind}), found {found}; {again}{trust}")
+    if lock.get(file.destination) != found:
         write_json(folder / LOCK, lock | {file.destination: found})
+    if file.sha256:
+        return "has the published SHA-256"
+    if expected:
+        return "has the SHA-256 first seen; no published one is known"
+    return f"no published SHA-256 is known, {found} is trusted from now on"
 
 
 def fetch(file: File, folder: Path, mirror: str | None) -> None:
     """Have a file in the folder, whole and with the right content; raises GocError with one line if that fails."""
     path = folder / file.destination
     if path.exists():
-        verify(file, path, folder)
-        print(f"{path}: present and verified")
+        print(f"{path}: present, {verify(file, path, folder)}")
         return
     try:
         download(source(file, mirror), path)
@@ -195,13 +200,13 @@ def fetch(file: File, folder: Path, mirror: str | None) -> None:
         advice = f"download {file.url} by hand to {path} and run this again"
         raise GocError(f"{path}: not downloaded ({error}); {advice}") from error
     try:
-        verify(file, partial(path), folder)
+        state = verify(file, partial(path), folder)
     except GocError:
         discard(path)
         raise
     partial(path).replace(path)
     discard(path)
-    print(f"{path}: downloaded")
+    print(f"{path}: downloaded, {state}")
 
 
 def source(file: File, mirror: str | None) -> str:
@@ -210,12 +215,12 @@ def source(file: File, mirror: str | None) -> str:
 
 
 def listing(file: File, folder: Path, mirror: str | None) -> str:
-    """One line about a file: item, state, size on disk, URL, destination."""
+    """One line about a file: item, state, size on disk, URL, destination, and whether its SHA-256 is not known."""
     path = folder / file.destination
     part = partial(path)
     state = "present" if path.exists() else "partial" if part.exists() else "missing"
     here = "-" if state == "missing" else f"{(size(path) or size(part)) / 2**20:.1f} MiB"
-    return f"{file.item:<13}  {state}  {here:>10}  {source(file, mirror)} -> {path}"
+    return f"{file.item:<13}  {state}  {here:>10}  {source(file, mirror)} -> {path}{'' if file.sha256 else UNKNOWN}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

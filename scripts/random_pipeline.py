@@ -105,5 +105,5 @@ def write(folder: Path, seed: int, randomize: Callable[[nn.Module, int], None]) 
         torch.manual_seed(seed)
         write_pipeline(folder, seed, randomize)
         write_clip(folder / "clip", seed, randomize)
-    (folder / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
+    (folder / "prompts.txt").write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
     return [folder, folder / "prompts.txt", folder / "clip"]

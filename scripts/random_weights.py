@@ -25,6 +25,7 @@ from torch import nn
 from goc.metrics.fidelity import FeatureExtractorInceptionV3
 from goc.models.dit import PUBLISHED_PATCHES, DiT
 from goc.system import torchvision  # noqa: F401  (first, as diffusers imports torchvision)
+from goc.system.arguments import check_numbers
 from goc.system.command import run_command
 from goc.system.errors import ConfigError, GocError, fail
 
@@ -157,6 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tiny-vae", action="store_true", help="a very small VAE with the same downsampling factor")
     args = parser.parse_args(argv)
     try:
+        check_numbers(args, {"image_size": 1, "seed": 0, "reference_images": 1})
         if args.pipeline is not None:
             import random_pipeline  # loads diffusers and transformers
 

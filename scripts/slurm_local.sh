@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # A real Slurm on this one machine, for tests and CI: its daemons, ports, keys and logs are its own, in one folder.
-#   scripts/slurm_local.sh start|stop|status [FOLDER]     FOLDER: $GOC_SLURM_DIR or ${XDG_RUNTIME_DIR:-/tmp}/goc-slurm
+#   scripts/slurm_local.sh start|stop|status [FOLDER]     FOLDER: $GOC_SLURM_DIR or /run/goc-slurm
 #   eval "$(scripts/slurm_local.sh start)"                start it, and let this shell's sbatch, squeue, ... speak to it
 set -euo pipefail
 
 usage="usage: scripts/slurm_local.sh start|stop|status [FOLDER]"
 action=${1:-}
-folder=$(realpath -m "${2:-${GOC_SLURM_DIR:-${XDG_RUNTIME_DIR:-/tmp}/goc-slurm}}")
+folder=$(realpath -m "${2:-${GOC_SLURM_DIR:-/run/goc-slurm}}")
 export SLURM_CONF=$folder/slurm.conf
 MARK="# made by scripts/slurm_local.sh" # first line of slurm.conf: this folder is ours to remove
 DAEMONS="slurmd slurmctld munged"       # in the order they are stopped
@@ -18,6 +18,9 @@ die() {
   say "slurm_local: $*"
   exit 1
 }
+
+# ours: the folder is absent, or nobody else can have put anything into it
+ours() { [[ ! -e $folder || (-d $folder && -O $folder && $((8#$(stat -c %a "$folder") & 8#022)) -eq 0) ]]; }
 
 # own_pid NAME: the process of one of this folder's daemons, if it lives. A pid file may be older than the machine's last start.
 own_pid() {
@@ -123,7 +126,9 @@ start() {
     say "slurm_local: already running"
   else
     stop # what a start that failed, or a machine that died, left behind
-    mkdir -p -m 755 "$folder/state" "$folder/spool"
+    mkdir -p "$(dirname "$folder")"
+    mkdir -m 700 "$folder" # fails if somebody was quicker
+    mkdir "$folder/state" "$folder/spool"
     configuration >"$SLURM_CONF"
     (umask 077 && head -c 128 /dev/urandom >"$folder/munge.key")
     # --force: a folder that only root can enter is as good, as only root is served
@@ -139,6 +144,7 @@ start() {
 
 case $action in start | stop | status) ;; *) die "$usage" ;; esac
 [[ $EUID -eq 0 ]] || die "must be root, to start Slurm's daemons"
+ours || die "$folder: must be a folder of this user, that nobody else can write to; choose another folder"
 for program in $DAEMONS sinfo; do
   command -v "$program" >/dev/null || die "no $program: apt-get update && apt-get install -y slurm-wlm munge"
 done
@@ -150,5 +156,5 @@ fi
 case $action in
 start) start ;;
 stop) stop ;;
-status) if running; then sinfo; else die "not running"; fi ;;
+status) if running; then sinfo; else die "not running in $folder"; fi ;;
 esac

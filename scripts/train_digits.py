@@ -11,13 +11,14 @@ import argparse
 import copy
 import math
 import platform
+import sys
 import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 from tqdm import trange
@@ -31,7 +32,10 @@ from goc.models.objective import DIFFUSION, FLOW, OBJECTIVES
 from goc.sampling.images import image_grid
 from goc.sampling.noise import NoiseSchedule
 from goc.sources import uncached_generation
-from goc.system.files import ASSETS, resolve
+from goc.system.arguments import check_numbers
+from goc.system.command import run_command
+from goc.system.errors import ConfigError, fail
+from goc.system.files import ASSETS, resolve, write_atomically
 
 ARCHITECTURE = {
     "input_size": 8,
@@ -155,8 +159,8 @@ def sample_grid() -> Image.Image:
     return image_grid(torch.cat(images), columns=20)
 
 
-def main() -> None:
-    """Train what is asked for and write it."""
+def main() -> int:
+    """Train what is asked for and write it; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["extractor", "denoiser", "samples"])
     parser.add_argument("--objective", choices=OBJECTIVES, default=DIFFUSION)
@@ -164,21 +168,26 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help="training steps of the denoiser")
     parser.add_argument("--out", type=Path, default=ASSETS / "digits")
     args = parser.parse_args()
+    try:
+        check_numbers(args, {"seed": 0, "steps": 1})
+    except ConfigError as error:
+        return fail(error)
     args.out.mkdir(parents=True, exist_ok=True)
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)  # sums are then in one order on every machine, whatever its number of cores
 
     if args.what == "samples":
         sample_grid().save(args.out / "samples.png")
-        return
+        return 0
     images, labels = real_digits()
     if args.what == "extractor":
         extractor, accuracy = train_extractor(images, labels, args.seed)
-        save_file(extractor.state_dict(), args.out / "extractor.safetensors", {"held-out accuracy": f"{accuracy:.2%}"})
+        about = {"held-out accuracy": f"{accuracy:.2%}"}
+        write_atomically(args.out / "extractor.safetensors", save(extractor.state_dict(), about))
         with torch.inference_mode():
             features, _ = extractor(to_uint8(images).float() / 127.5 - 1)
-        save_file({"features": features}, args.out / "reference.safetensors")
-        return
+        write_atomically(args.out / "reference.safetensors", save({"features": features}))
+        return 0
 
     start = time.perf_counter()
     denoiser = train_denoiser(images, labels, args.objective, args.steps, args.seed)
@@ -191,9 +200,10 @@ def main() -> None:
         "machine": platform.machine(),
     }
     path = args.out / f"{args.objective}-{args.seed}.safetensors"
-    save_file({name: tensor.half() for name, tensor in denoiser.state_dict().items()}, path, made)
+    write_atomically(path, save({name: tensor.half() for name, tensor in denoiser.state_dict().items()}, made))
     print(f"{path}: {made}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main, kept="nothing is kept of a training that has not ended; the same command begins anew"))

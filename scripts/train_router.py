@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 from tqdm import trange
 
@@ -33,6 +34,7 @@ from goc.sampling.guidance import guided_denoiser
 from goc.sampling.solvers import Solver, no_noise
 from goc.sampling.training import DONE, Progress, progress_of
 from goc.sources import trajectory_key, uncached_generation
+from goc.system.arguments import check_numbers, check_out
 from goc.system.command import run_command
 from goc.system.errors import ConfigError, GocError, fail, memory_for
 from goc.system.files import file_sha256, resolve, room_for
@@ -151,6 +153,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="default: outputs/routers/MODEL/router-SAMPLERSTEPS.pt")
     args = parser.parse_args()
     try:
+        check_numbers(args, {"iterations": 1, "batch": 1, "penalty": 0, "rate": 0})
+        if args.out is not None:
+            check_out(args.out)
         config = compose_config(args.settings)
         validate(config)
         check_sampler(config.way.sampler)
@@ -167,7 +172,7 @@ def main() -> int:
             settings = {"model": model.name, "num_sampling_steps": steps, "cfg_scale": measurement.cfg_scale}
             with room_for(out, DONE):
                 save_router(out, logits, argparse.Namespace(**settings, seed=measurement.seed, **trained))
-    except (GocError, HydraException) as error:
+    except (GocError, HydraException, OmegaConfBaseException, OSError) as error:
         return fail(error)
     print(f"{cache_ratio_of(l2c(logits.sigmoid(), PUBLISHED_THRESHOLD)):.1%} cached at {PUBLISHED_THRESHOLD}: {out}")
     return 0

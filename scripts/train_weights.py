@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from tqdm import trange
@@ -40,6 +41,7 @@ from goc.sampling.search import final_latents, mean_distance
 from goc.sampling.solvers import no_noise
 from goc.sampling.training import DONE, Progress, progress_of
 from goc.sources import calibration_alone
+from goc.system.arguments import check_numbers, check_out
 from goc.system.command import run_command
 from goc.system.device import choose_device, configure
 from goc.system.errors import ConfigError, GocError, fail, memory_for
@@ -171,6 +173,9 @@ def main() -> int:
     settings = {name: getattr(args, name) for name in ("iterations", "batch", "samples", "rate")}
     started = time.perf_counter()
     try:
+        check_numbers(args, {"iterations": 1, "batch": 1, "samples": 1, "rate": 0})
+        if args.out is not None:
+            check_out(args.out)
         config = compose_config(["method=searched", *args.settings])
         validate(config)
         way, measurement, execution = config.way, config.measurement, config.execution
@@ -195,7 +200,7 @@ def main() -> int:
                 write_schedule(
                     out, way.num_evaluations, computed, trained_for=trained_for, weights=rows, training=training
                 )
-    except (GocError, HydraException) as error:
+    except (GocError, HydraException, OmegaConfBaseException, OSError) as error:
         return fail(error)
     passed = time.perf_counter() - started
     first, last = (sum(part) / len(part) for part in (losses[:10], losses[-10:]))

@@ -99,7 +99,7 @@ def test_a_threshold_must_be_one(method: str, value: str) -> None:
         ("model=digits_flow sampler=heun evaluations=5", "evaluations=5: must be a multiple of 2 with sampler=heun"),
         ("model=digits_flow sampler=heun method=teacache", "schedule=teacache: must be another one with sampler=heun"),
         ("model=digits_flow sampler=midpoint method=l2c", "schedule=l2c: must be another one with sampler=midpoint"),
-        ("evaluations=1", r"steps=1: must be in \[2, 1000\]"),
+        ("evaluations=1", r"evaluations=1: must be in \[2, 1000\]"),
         ("inflection_scope=block", "inflection_scope=block: must be one of step, cell"),
         ("correct_steps=[3,20]", r"correct_steps=\[3, 20\]: must be steps in \[1, 19\]"),
         ("correct_steps=[0]", r"correct_steps=\[0\]: must be steps in \[1, 19\]"),

@@ -15,7 +15,7 @@ from subprocess import CompletedProcess
 
 import pandas as pd
 import pytest
-from conftest import Run, only_result
+from conftest import REPOSITORY, Run, only_result
 from test_cli import SMALL
 
 from goc.system.slurm import SqueueWatcher
@@ -48,6 +48,43 @@ def slurm_answers() -> bool:
 
 
 needs_slurm = pytest.mark.skipif(not slurm_answers(), reason="no Slurm answers sinfo: scripts/slurm_local.sh start")
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start Slurm's daemons")
+
+
+def slurm_local(*arguments: str) -> "CompletedProcess[str]":
+    environment = {name: value for name, value in os.environ.items() if name != "GOC_SLURM_DIR"}
+    script = REPOSITORY / "scripts" / "slurm_local.sh"
+    return subprocess.run(
+        [script, *arguments], capture_output=True, text=True, check=False, env=environment, timeout=60
+    )
+
+
+@needs_root
+@pytest.mark.parametrize("action", ["start", "stop", "status"])
+@pytest.mark.parametrize(("mode", "owner"), [(0o777, 0), (0o770, 0), (0o700, 1000)])
+def test_a_folder_that_others_can_write_to_is_not_used(tmp_path: Path, action: str, mode: int, owner: int) -> None:
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    (folder / "slurm.conf").write_text("# made by scripts/slurm_local.sh\n")
+    folder.chmod(mode)
+    os.chown(folder, owner, -1)
+    finished = slurm_local(action, str(folder))
+    assert finished.returncode == 1
+    assert f"slurm_local: {folder}: must be a folder of this user, that nobody else can write to" in finished.stderr
+    assert (folder / "slurm.conf").exists()
+
+
+@needs_root
+def test_the_default_folder_is_where_only_root_can_make_one() -> None:
+    finished = slurm_local("status")
+    if finished.returncode == 0 or "apt-get" in finished.stderr:
+        pytest.skip("a Slurm runs there, or none is installed")
+    (folder,) = re.findall(r"not running in (\S+)\n", finished.stderr)
+    above = Path(folder).parent.stat()
+    assert above.st_uid == 0
+    assert not above.st_mode & 0o022
 
 
 def await_that(condition: Callable[[], bool], background: "Future[CompletedProcess[str]]") -> None:

@@ -65,8 +65,13 @@ class ScheduledCache(StepCache):
 
 
 def relative_change(before: Tensor, now: Tensor) -> float:
-    """Relative L1 change of a signal: |now - before| / |before|."""
-    return float((now - before).abs().mean() / before.abs().mean())
+    """Relative L1 change of a signal: |now - before| / |before|; 0 where it does not change, even from nothing."""
+    return float(relative((now - before).abs().mean(), before.abs().mean()))
+
+
+def relative(change: Tensor, size: Tensor) -> Tensor:
+    """change / size, both at least 0 and broadcast; 0 where nothing changes, also where there is nothing."""
+    return torch.where(change == 0, torch.zeros_like(change), change / size)
 
 
 class AdaptiveCache(ScheduledCache):

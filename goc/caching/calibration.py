@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from goc.caching.cache import StepCache, relative_change
+from goc.caching.cache import StepCache, relative, relative_change
 from goc.caching.predictor import Cell
 from goc.models.dit import Site
 
@@ -89,7 +89,7 @@ class ErrorRecorder(StepCache):
 
         Infinite where there is no such step.
         """
-        errors = (self.difference / self.size[:, None]).mean(dim=2)
+        errors = relative(self.difference, self.size[:, None]).mean(dim=2)
         for k in range(errors.shape[1]):
             errors[: k + 1, k] = torch.inf
         return errors.cpu()
@@ -161,7 +161,8 @@ class MagnitudeRecorder(StepCache):
         if self.step == 0:  # a new batch
             self.tokens += self.norm.numel()
         elif before is not None:
-            self.ratio[self.step] += float((self.norm / (before + 1e-8)).sum(dtype=torch.float64))
+            ratio = torch.where((self.norm == 0) & (before == 0), 1.0, self.norm / (before + 1e-8))
+            self.ratio[self.step] += float(ratio.sum(dtype=torch.float64))
 
     def ratios(self) -> Tensor:
         """Magnitude against the step before, averaged over samples and tokens: float64 [steps]; 1 in step 0."""

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from goc.caching.cache import relative
+
 
 def extrapolation_errors(products: Tensor, order: int, clock: Sequence[float] | None = None) -> Tensor:
     """Relative L2 error of predicting step i from computed steps a and b before it, a mean over cells.
@@ -31,7 +33,7 @@ def extrapolation_errors(products: Tensor, order: int, clock: Sequence[float] | 
             - 2 * slope * (1 + slope) * of_b[:, :, None]
             + slope**2 * torch.cat([square[:1] * 0, square])[:, None, None]
         )
-        errors += (error.clamp(min=0) / square).sqrt() / len(cells)
+        errors += relative(error.clamp(min=0), square).sqrt() / len(cells)
     b, a, i = (torch.arange(steps + extra) for extra in (1, 0, 0))
     ordered = (b[:, None, None] <= a[:, None]) & (a[:, None] < i)
     return torch.where(ordered, errors, torch.inf)

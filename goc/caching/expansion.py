@@ -6,12 +6,15 @@ prediction over no time is plain reuse.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import factorial
+from math import copysign, factorial, inf
 
+import torch
 from torch import Tensor
 
 from goc.caching.predictor import Cell, Predictor, combine, evaluate
 from goc.models.dit import Terms
+
+LARGEST = torch.finfo(torch.float32).max
 
 
 class Taylor(Predictor):
@@ -29,7 +32,7 @@ class Taylor(Predictor):
 
     def __init__(self, mask: Tensor, order: int, clock: Sequence[float] | None = None) -> None:
         super().__init__(mask, clock)
-        self.order = order
+        self.order = min(order, len(mask) - 1)  # there are no more differences than features before the last step
         self.differences: dict[Cell, list[Tensor]] = {}
         self.computed: dict[Cell, int] = {}  # the step they were formed in
 
@@ -55,7 +58,10 @@ class Taylor(Predictor):
         distance = self.clock[step] - self.clock[self.computed[cell]]
         if not self.cached_later(step, cell):
             del self.differences[cell]
-        return list(zip(self.factors(distance) if distance else [1.0], differences, strict=False))
+        factors = self.factors(distance) if distance else [1.0]
+        # a factor that no tensor can be multiplied by is infinite, and so is the prediction
+        finite = [factor if abs(factor) <= LARGEST else copysign(inf, factor) for factor in factors]
+        return list(zip(finite, differences, strict=False))
 
     def held(self) -> list[Tensor]:
         return [difference for differences in self.differences.values() for difference in differences]

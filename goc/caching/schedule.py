@@ -92,8 +92,10 @@ def smoothcache(computed: Mapping[str, Sequence[int]], depth: int) -> Tensor:
     """A published SmoothCache schedule (arXiv 2411.10510): bool [steps, depth, 2].
 
     computed: 1 = computed, by step, for each block and branch ("attn-0", "mlp-0", ...) or for each branch of all blocks
-    ("attn", "mlp"). Raises ValueError for other keys, unequal lengths, or a cached first step.
+    ("attn", "mlp"). Raises ValueError for other keys or values, unequal lengths, or a cached first step.
     """
+    if not isinstance(computed, Mapping):
+        raise ValueError("must be rows of 0 and 1 by their names")
     per_block = {f"{branch}-{block}" for branch in BRANCH_NAMES for block in range(depth)}
     if set(computed) == set(BRANCH_NAMES):
         rows = [[computed[branch] for branch in BRANCH_NAMES]] * depth
@@ -101,7 +103,11 @@ def smoothcache(computed: Mapping[str, Sequence[int]], depth: int) -> Tensor:
         rows = [[computed[f"{branch}-{block}"] for branch in BRANCH_NAMES] for block in range(depth)]
     else:
         raise ValueError(f"has {len(computed)} rows; must be attn and mlp, or attn-0 .. mlp-{depth - 1}")
-    if len({len(row) for pair in rows for row in pair}) != 1:
+    cells = [row for pair in rows for row in pair]
+    if not all(isinstance(row, list) and row and all(type(cell) is int and cell in (0, 1) for cell in row)
+               for row in cells):  # fmt: skip
+        raise ValueError("has a row that is not a list of 0 and 1")
+    if len({len(row) for row in cells}) != 1:
         raise ValueError("has rows of different lengths")
     mask = torch.tensor(rows).permute(2, 0, 1) == 0
     if mask[0].any():

@@ -8,6 +8,7 @@ where that value is dropped, and the amplification from one computed value to th
 """
 
 from collections.abc import Sequence
+from math import inf, isnan
 
 import torch
 from torch import Tensor
@@ -34,7 +35,8 @@ def _cell_amplification(
 ) -> float:
     """The same for one cell, bool [steps]: the growth of an error that starts in a computed value."""
     queue = GradientQueue(cached[:, None, None], weights, correct[:, None, None], clock)
-    return max(1.0, float(linear_weights(queue, cached.tolist()).abs().max()))
+    growth = float(linear_weights(queue, cached.tolist()).abs().max())
+    return inf if isnan(growth) else max(1.0, growth)  # not a number: what is infinite was subtracted from itself
 
 
 def linear_weights(predictor: Predictor, cached: Sequence[bool]) -> Tensor:

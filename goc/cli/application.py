@@ -16,14 +16,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from goc.config import from_hydra, register, validate
+from goc.config.hydra import check_hydra, refusing
+from goc.report.collect import find
 from goc.report.result import Result
-from goc.report.results import FAILURE_FILE, collect
-from goc.system.errors import GocError, fail, memory_error, one_line
-from goc.system.files import CONF, room_for, write_atomically
+from goc.report.results import FAILURE_FILE, reason_in
+from goc.system.errors import ConfigError, GocError, fail, memory_error, one_line
+from goc.system.files import CONF, room_for, write_text
 from goc.system.stopping import INTERRUPTED, STOPPED
 
 
@@ -34,9 +36,10 @@ def task(node: DictConfig) -> float | tuple[float, float] | None:
     per image; None if there is no FID. In a sweep a job that fails leaves its reason in its folder, and the other
     jobs go on.
     """
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder = output_folder()
     (folder / FAILURE_FILE).unlink(missing_ok=True)
     try:
+        check_hydra(HydraConfig.get())
         config = from_hydra(node)
         validate(config)
         from goc.experiment import run
@@ -63,6 +66,13 @@ def task(node: DictConfig) -> float | tuple[float, float] | None:
     return objectives(result, HydraConfig.get().sweeper.get("direction"))
 
 
+def output_folder() -> Path:
+    """The folder of Hydra's job, as it is on disk: a `${` in the name of a working folder is no interpolation."""
+    runtime = OmegaConf.to_container(HydraConfig.get().runtime, resolve=False)
+    assert isinstance(runtime, dict)
+    return Path(runtime["output_dir"])
+
+
 def objectives(result: dict[str, Any], direction: Any) -> float | tuple[float, float] | None:
     """What a sweeper that minimises in `direction` is told of a run: its FID, or (FID, GMACs per image); see `task`."""
     fid = result["metrics"].get("fid")
@@ -75,7 +85,7 @@ def record_failure(folder: Path, error: BaseException, details: str) -> None:
     """Say why a job of a sweep failed, and leave it in the job's folder for SweepReport: one line, then the details."""
     fail(error)
     with room_for(folder / FAILURE_FILE):
-        write_atomically(folder / FAILURE_FILE, f"{one_line(error)}\n{details}".encode())
+        write_text(folder / FAILURE_FILE, f"{one_line(error)}\n{details}")
 
 
 class SweepReport(Callback):
@@ -85,6 +95,10 @@ class SweepReport(Callback):
     study: ClassVar[Path | None] = None  # its folder
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            check_hydra(config.hydra)
+        except ConfigError as error:
+            raise SystemExit(fail(error)) from error  # past Hydra, which would only warn
         with contextlib.suppress(OSError, OmegaConfBaseException):  # Hydra meets it next, and then does not only warn
             self.started = Path(config.hydra.sweep.dir) / ".started"  # by the clock that the jobs' files are dated by
             self.started.parent.mkdir(parents=True, exist_ok=True)
@@ -103,14 +117,18 @@ class SweepReport(Callback):
         folder = Path(config.hydra.sweep.dir)
         start = self.started.stat().st_mtime
         reasons = [path for path in sorted(folder.glob(f"*/{FAILURE_FILE}")) if path.stat().st_mtime >= start]
-        if collect([folder]):
+        if find([folder]).runs:
             if report([str(folder)]):
                 return
             track_study(from_hydra(config).output, folder)
         if reasons:
             print(f"{len(reasons)} failed:", file=sys.stderr)
         for path in reasons:
-            print(f"  {path.read_text(encoding='utf-8').splitlines()[0]}  ({path})", file=sys.stderr)
+            try:
+                reason = reason_in(path.parent)
+            except ValueError as error:
+                reason = str(error)
+            print(f"  {reason}  ({path})", file=sys.stderr)
         SweepReport.failed = bool(reasons)
 
 
@@ -121,7 +139,8 @@ def launch(arguments: Sequence[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     before, sys.argv = sys.argv, [sys.argv[0], *arguments]  # from where Hydra takes them
     try:
-        hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(task)()
+        with refusing(arguments):
+            hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(task)()
     finally:
         sys.argv = before
 

@@ -1,4 +1,4 @@
-"""Draws a method's mask: `python -m goc.mask method=goc cache_ratio=0.5 --out mask.png` (settings as run.py's).
+"""Draws a method's mask: `goc mask method=goc cache_ratio=0.5 --out mask.png` (settings as run.py's).
 
 One column a sampling step, one row a cell; coloured by what is done there: computed, reused, or corrected (reused with
 a correction, or extrapolated).
@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from goc.config import Config, compose_config, label, validate
+from goc.system.arguments import check_out
 from goc.system.errors import GocError, fail
 
 if TYPE_CHECKING:
@@ -49,13 +51,14 @@ def main(arguments: list[str] | None = None) -> int:
         config = compose_config(options.settings)
         validate(config)
         from goc.caching.schedule import cache_ratio_of
-        from goc.report.masks import draw_mask
+        from goc.report.masks import PICTURES, draw_mask
 
+        check_out(options.out, PICTURES)
         cells = states(config)
-    except (GocError, HydraException) as error:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        ratio, name = cache_ratio_of(cells > 0), label(config.way)
+        draw_mask(cells, f"{name}, {config.way.sampler.label(config.way.steps)}, {ratio:.0%} cached", options.out)
+    except (GocError, HydraException, OmegaConfBaseException, OSError) as error:
         return fail(error)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    ratio, name = cache_ratio_of(cells > 0), label(config.way)
-    draw_mask(cells, f"{name}, {config.way.sampler.label(config.way.steps)}, {ratio:.0%} cached", options.out)
     print(f"{name}: {ratio:.1%} cached, {options.out}")
     return 0

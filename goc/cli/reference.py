@@ -1,6 +1,6 @@
 """Makes a saved file of statistics of real images, so that features are extracted only once.
 
-    python -m goc.reference IMAGES_OR_NPZ --extractor inception [--weights FILE] --out stats.safetensors
+    goc reference IMAGES_OR_NPZ --extractor inception [--weights FILE] --out stats.safetensors
 
 Its path is then what model.reference names.
 """
@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="goc reference", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("images", type=Path, metavar="IMAGES_OR_NPZ", help="folder of .png or .jpg, or ADM's .npz")
+    parser.add_argument("images", type=Path, metavar="IMAGES_OR_NPZ", help="folder of images, or ADM's .npz")
     parser.add_argument("--extractor", choices=list(EXTRACTORS), default="inception")
     parser.add_argument("--weights", type=Path, help="the extractor's weights file (default: its own)")
     parser.add_argument("--out", type=Path, required=True, metavar="STATS.safetensors")

@@ -1,7 +1,8 @@
 """Hydra's view of the settings: flat keys, groups, the help page, and the resolvers of folder names."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any
 
@@ -10,21 +11,16 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from goc.config.identity import run_id, way_files
-from goc.config.settings import SHAPE, Config, Execution, Measurement, ModelConfig, Output, WandbConfig, Way
+from goc.config.known import GROUPS, check_known, refused
+from goc.config.settings import SHAPE, Config, Execution, Measurement, ModelConfig, Output, Settings, WandbConfig, Way
 from goc.config.validation import check_name, normalise
-from goc.methods import PREDICTORS, SCHEDULES
 from goc.models.objective import DIFFUSION, FLOW, PIPELINE
-from goc.samplers import SAMPLERS
+from goc.system.errors import ConfigError
 from goc.system.files import CONF
 
 SMOKE_MODELS = {DIFFUSION: ["digits"], FLOW: ["digits", "digits_flow"], PIPELINE: []}
 SMOKE_OF_PIPELINES: dict[str, Any] = {"metrics": []}  # whose features and references are the user's
 NO_DENOISER = {**dict.fromkeys(SHAPE, 0), "checkpoint": ""}  # of a pipeline, which is not asked for these
-
-
-@dataclass
-class Settings(Output, Execution, Measurement, Way):
-    """The settings as users type them: the keys of all parts side by side, those of the way first."""
 
 
 def embedded(name: str) -> DictConfig:
@@ -35,7 +31,13 @@ def embedded(name: str) -> DictConfig:
 
 
 def from_hydra(node: DictConfig) -> Config:
-    """The typed, normalised config of a Hydra config (which may hold Hydra's own node beside it)."""
+    """The typed, normalised config of a Hydra config (which may hold Hydra's own node beside it).
+
+    Raises ConfigError for a key that no setting has.
+    """
+    check_known(node)
+    if "hydra" in node:
+        check_hydra(node.hydra)
     own = OmegaConf.masked_copy(node, [f.name for f in fields(Settings)])
     settings: list[Any] = [_schema(), own, {"name": study_name(node)}]
     if node.smoke:
@@ -57,8 +59,30 @@ def from_hydra(node: DictConfig) -> Config:
 def compose_config(overrides: Sequence[str]) -> Config:
     """The config of settings as on run.py's command line."""
     register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"), refusing(overrides):
         return from_hydra(compose("config", overrides=list(overrides)))
+
+
+@contextmanager
+def refusing(overrides: Sequence[str]) -> Iterator[None]:
+    """While Hydra composes overrides: a key that it does not know is refused as one that only `from_hydra` finds."""
+    try:
+        yield
+    except Exception as error:
+        if (own := refused(error, overrides)) is error:
+            raise
+        raise own from error
+
+
+def check_hydra(node: Any) -> None:
+    """Raise ConfigError for a setting of Hydra's own that it takes, and that no run or sweep can have."""
+    if node.job.chdir:
+        raise ConfigError(
+            "hydra.job.chdir=True: must be false; files are named from the folder where a command is typed"
+        )
+    size = OmegaConf.select(node, "sweeper.max_batch_size")
+    if size is not None and not (isinstance(size, int) and size >= 1):
+        raise ConfigError(f"hydra.sweeper.max_batch_size={size}: must be a whole number of at least 1, or null")
 
 
 def study_name(node: DictConfig) -> str:
@@ -136,8 +160,7 @@ def register() -> None:
     """Make the config known to Hydra: schema, groups, help page, and the resolvers of folder names."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Settings)
-    groups: dict[str, Mapping[str, type]] = {"sampler": SAMPLERS, "schedule": SCHEDULES, "predictor": PREDICTORS}
-    for group, options in groups.items():
+    for group, options in GROUPS.items():
         for name, option in options.items():
             store.store(group=group, name=name, node=option)
     store.store(

@@ -189,6 +189,11 @@ class Output:
 
 
 @dataclass
+class Settings(Output, Execution, Measurement, Way):
+    """The settings as users type them: the keys of all parts side by side, those of the way first."""
+
+
+@dataclass
 class Config:
     """One run. Functions are handed the part they need.
 

@@ -2,10 +2,25 @@
 
 import math
 import operator
-from dataclasses import fields
+import os
+from dataclasses import fields, is_dataclass
 from pathlib import PurePath
+from string import Formatter
+from types import SimpleNamespace
+from typing import Any
 
 from goc.caching.ratio import computed_at
+from goc.config.limits import (
+    LARGEST_SEED,
+    LARGEST_SHAPE,
+    LONGEST_S,
+    LONGEST_STUDY,
+    LONGEST_WANDB_NAME,
+    MOST_REPEATS,
+    MOST_SAMPLES,
+    MOST_THREADS,
+    NOT_IN_WANDB_NAMES,
+)
 from goc.config.settings import (
     CLOCKS,
     INFLECTION_SCOPES,
@@ -20,6 +35,7 @@ from goc.config.settings import (
     Measurement,
     ModelConfig,
     Output,
+    WandbConfig,
     Way,
 )
 from goc.methods import (
@@ -38,7 +54,7 @@ from goc.models.objective import OBJECTIVES, PIPELINE
 from goc.samplers import fitting
 from goc.sampling.noise import TRAINING_STEPS
 from goc.system.errors import ConfigError
-from goc.system.precision import PRECISIONS
+from goc.system.precision import LARGEST_WEIGHT, PRECISIONS
 
 DEFAULT_GRADIENT_WEIGHTS = [1.0]
 # arguments of a pipeline's call that settings of a run decide
@@ -52,6 +68,7 @@ OF_A_CALL = {
     "output_type": "the run",
     "return_dict": "the run",
 }
+SECONDS = f"more than 0 and at most {LONGEST_S:g}"
 OWN_WEIGHTS = "outputs/weights/{model}-{sampler}{steps}-{computed}-cfg{cfg_scale}.json"  # of scripts/train_weights.py
 
 
@@ -61,7 +78,7 @@ def normalise(way: Way, measurement: Measurement | None = None) -> None:
     Without a measurement, its model has no files.
     """
     each = way.sampler.evaluations_per_step
-    if way.evaluations is not None and way.evaluations % each == 0:
+    if way.evaluations is not None and way.evaluations in evaluations_of(way):
         way.steps, way.evaluations = way.evaluations // each, None
     if way.schedule.name == "none" or (way.cache_ratio == 0 and way.schedule.follows_ratio()):
         way.schedule, way.predictor, way.gradient_weights = NoCaching(), ReuseConfig(), []
@@ -116,6 +133,12 @@ def _settle_files(way: Way, measurement: Measurement) -> None:
             way.schedule = Searched(path=schedule.path or predictor.path)
 
 
+def evaluations_of(way: Way) -> range:
+    """The numbers of evaluations that its sampler can have."""
+    each = way.sampler.evaluations_per_step
+    return range(way.sampler.fewest_steps * each, TRAINING_STEPS * each + 1, each)
+
+
 def place(template: str, way: Way, model: str, cfg_scale: float, computed: int | None = None) -> str:
     """A file's path from one with {model}, {sampler}, {steps}, {computed} or {cfg_scale} in it; raises ConfigError.
 
@@ -123,23 +146,30 @@ def place(template: str, way: Way, model: str, cfg_scale: float, computed: int |
     """
     if computed is None:
         computed = computed_at(way.cache_ratio or 0.0, way.num_evaluations)
+    values = {
+        "model": model,
+        "sampler": way.sampler.name,
+        "steps": str(way.steps),
+        "computed": str(computed),
+        "cfg_scale": f"{cfg_scale:g}",
+    }
     try:
-        return template.format(
-            model=model,
-            sampler=way.sampler.name,
-            steps=way.steps,
-            computed=computed,
-            cfg_scale=f"{cfg_scale:g}",
-        )
-    except (KeyError, IndexError, ValueError) as error:
+        parts = list(Formatter().parse(template))
+    except ValueError:
+        parts = [("", "", "", "")]  # unbalanced braces
+    # nothing but a name in braces: a format or an attribute could ask for gigabytes, or for anything
+    if any(name is not None and (name not in values or form or conversion) for _, name, form, conversion in parts):
         raise ConfigError(
             f"{template}: must be a path, in which {{model}}, {{sampler}}, {{steps}}, {{computed}} and {{cfg_scale}} "
             "may stand"
-        ) from error
+        )
+    return "".join(text + values.get(name or "", "") for text, name, _, _ in parts)
 
 
 def validate(config: Config) -> None:
     """Raise ConfigError on the first setting that cannot be run: key, value, what is allowed."""
+    for part in (config.way, config.measurement, config.execution, config.output):
+        _check_text(part)
     check_way(config.way)
     check_measurement(config.measurement)
     check_execution(config.execution)
@@ -187,9 +217,26 @@ def check_scored(metrics: list[str], measurement: Measurement) -> None:
                 raise ConfigError(f"model.{key}=null: must be named for metrics=[{name}]")
 
 
+def _check_text(part: Any, prefix: str = "") -> None:
+    """Raise ConfigError for a text that no file can be named by."""
+    for f in fields(part):
+        value = getattr(part, f.name)
+        if is_dataclass(value):
+            _check_text(value, f"{prefix}{f.name}.")
+        elif isinstance(value, str) and "\0" in value:
+            raise ConfigError(f"{prefix}{f.name}={value!r}: must be without a null character")
+
+
 def _require(part: object, condition: bool, key: str, allowed: str) -> None:
     if not condition:
         raise ConfigError(f"{key}={operator.attrgetter(key)(part)}: must be {allowed}")
+
+
+def _within(part: object, key: str, least: float, most: float) -> None:
+    """More than `most` is no run that anybody waits for: its lists alone would take all memory."""
+    value = operator.attrgetter(key)(part)
+    _require(part, value >= least, key, f"at least {least:g}")
+    _require(part, value <= most, key, f"at most {most}")
 
 
 def _one_of(part: object, key: str, options: tuple[str, ...]) -> None:
@@ -200,13 +247,12 @@ def check_way(way: Way) -> None:
     """Raise ConfigError on the first setting of a way that cannot be run."""
     if way.schedule.follows_ratio():
         _require(way, way.cache_ratio is not None and 0 <= way.cache_ratio < 1, "cache_ratio", "in [0, 1)")
-    sampler = way.sampler
-    if way.evaluations is not None:
-        raise ConfigError(
-            f"evaluations={way.evaluations}: must be a multiple of {sampler.evaluations_per_step} "
-            f"with sampler={sampler.name}, which has as many a step"
-        )
-    fewest = sampler.fewest_steps
+    sampler, fewest = way.sampler, way.sampler.fewest_steps
+    if way.evaluations is not None:  # or it would have become steps
+        possible = evaluations_of(way)
+        which = f"a multiple of {possible.step} with sampler={sampler.name}, which has as many a step, and "
+        within = f"in [{possible[0]}, {possible[-1]}]"
+        raise ConfigError(f"evaluations={way.evaluations}: must be {which if possible.step > 1 else ''}{within}")
     _require(way, fewest <= way.steps <= TRAINING_STEPS, "steps", f"in [{fewest}, {TRAINING_STEPS}]")
     sampler.check()
     if sampler.evaluations_per_step > 1 and not way.schedule.takes_several_evaluations:
@@ -222,7 +268,8 @@ def check_way(way: Way) -> None:
     _require(way, threshold is None or math.isfinite(threshold), "inflection_threshold", "a finite number, or null")
     if not isinstance(way.predictor, GradientQueueConfig):
         _require(way, not way.gradient_weights, "gradient_weights", f"empty with predictor={way.predictor.name}")
-    _require(way, all(map(math.isfinite, way.gradient_weights or [])), "gradient_weights", "finite numbers")
+    finite = all(abs(weight) <= LARGEST_WEIGHT for weight in way.gradient_weights or [])
+    _require(way, finite, "gradient_weights", f"finite numbers of at most {LARGEST_WEIGHT:g}")
     last = way.num_evaluations - 1
     _require(
         way,
@@ -230,9 +277,9 @@ def check_way(way: Way) -> None:
         "correct_steps",
         f"steps in [1, {last}] (0 is the noisiest step and never cached)",
     )
-    _require(way, way.batch_size >= 1, "batch_size", "at least 1")
-    _require(way, way.calibration_samples >= 1, "calibration_samples", "at least 1")
-    _require(way, way.calibration_seed >= 0, "calibration_seed", "at least 0")
+    _within(way, "batch_size", 1, MOST_SAMPLES)
+    _within(way, "calibration_samples", 1, MOST_SAMPLES)
+    _within(way, "calibration_seed", 0, LARGEST_SEED)
     way.schedule.check(way.num_evaluations)
     way.predictor.check()
 
@@ -241,8 +288,9 @@ def check_measurement(measurement: Measurement) -> None:
     """Raise ConfigError on the first setting of a measurement that cannot be run."""
     _one_of(measurement, "model.objective", (*OBJECTIVES, PIPELINE))
     _one_of(measurement, "precision", tuple(PRECISIONS))
-    _require(measurement, measurement.num_samples >= 1, "num_samples", "at least 1")
-    _require(measurement, measurement.seed >= 0, "seed", "at least 0")
+    _within(measurement, "num_samples", 1, MOST_SAMPLES)
+    _within(measurement, "seed", 0, LARGEST_SEED)
+    _require(measurement, _is_name(measurement.model.name), "model.name", "a name on one line, without ..")
     _require(measurement, math.isfinite(measurement.cfg_scale), "cfg_scale", "a finite number")
     (check_pipeline if measurement.model.is_pipeline else check_denoiser)(measurement)
 
@@ -268,34 +316,39 @@ def check_denoiser(measurement: Measurement) -> None:
     for key in ("extractor", "reference"):
         if getattr(model, key) is None:
             raise ConfigError(f"model.{key}=null: must be named for {model.name}")
-    _require(measurement, measurement.vae_batch_size >= 1, "vae_batch_size", "at least 1")
+    for key, most in LARGEST_SHAPE.items():
+        _within(measurement, f"model.{key}", 1, most)
+    _within(measurement, "vae_batch_size", 1, MOST_SAMPLES)
     if measurement.vae is None and model.in_channels not in (1, 3):
         raise ConfigError(
             f"vae=null: {model.name} makes latents of {model.in_channels} channels, which only a vae "
             "turns into images: ema, mse, a folder, or a hub repository"
         )
-    _require(measurement, measurement.cfg_channels >= 1, "cfg_channels", "at least 1")
+    _within(measurement, "cfg_channels", 1, LARGEST_SHAPE["in_channels"])
     _require(measurement, model.hidden_size % model.num_heads == 0, "model.hidden_size", "a multiple of num_heads")
     _require(measurement, model.input_size % model.patch_size == 0, "model.input_size", "a multiple of patch_size")
 
 
 def check_execution(execution: Execution) -> None:
     """Raise ConfigError on the first setting of an execution that cannot be run."""
-    _require(execution, execution.threads is None or execution.threads >= 1, "threads", "at least 1, or null")
-    _require(execution, execution.worker_timeout_s > 0, "worker_timeout_s", "more than 0")
-    _require(execution, execution.latency_repeats >= 0, "latency_repeats", "at least 0")
+    most = max(MOST_THREADS, os.cpu_count() or 1)
+    threads = execution.threads
+    _require(execution, threads is None or 1 <= threads <= most, "threads", f"at least 1 and at most {most}, or null")
+    _require(execution, 0 < execution.worker_timeout_s <= LONGEST_S, "worker_timeout_s", SECONDS)
+    _within(execution, "latency_repeats", 0, MOST_REPEATS)
 
 
 def check_output(output: Output, num_samples: int) -> None:
     """Raise ConfigError on the first setting of an output that cannot be had from so many samples."""
     check_name(output)
     _one_of(output, "save_images", SAVE_IMAGES)
-    _require(output, (output.distance_samples or 0) >= 0, "distance_samples", "at least 0, or null")
-    _require(output, (output.converged_samples or 0) >= 0, "converged_samples", "at least 0, or null")
+    for key in ("distance_samples", "converged_samples"):
+        within = 0 <= (getattr(output, key) or 0) <= MOST_SAMPLES
+        _require(output, within, key, f"at least 0 and at most {MOST_SAMPLES}, or null")
     _one_of(output, "tracker", TRACKERS)
-    modes = f"one of {', '.join(WANDB_MODES)}, or null"
-    _require(output, output.wandb.mode in (None, *WANDB_MODES), "wandb.mode", modes)
-    _require(output, output.wandb.timeout_s > 0, "wandb.timeout_s", "more than 0")
+    check_wandb(output.wandb)
+    if output.tracker == "wandb":  # where a study's name is part of longer ones
+        _require(output, len(output.name) <= LONGEST_STUDY, "name", f"of at most {LONGEST_STUDY} characters with W&B")
     for metric in output.metrics:
         if metric not in METRICS:
             raise ConfigError(f"metrics={metric}: must be one of {', '.join(METRICS)}")
@@ -306,8 +359,28 @@ def check_output(output: Output, num_samples: int) -> None:
             )
 
 
+def check_wandb(settings: WandbConfig) -> None:
+    """Raise ConfigError for what Weights & Biases refuses, which offline only a sync would tell."""
+    modes = f"one of {', '.join(WANDB_MODES)}, or null"
+    wandb = SimpleNamespace(wandb=settings)
+    _require(wandb, settings.mode in (None, *WANDB_MODES), "wandb.mode", modes)
+    _require(wandb, 0 < settings.timeout_s <= LONGEST_S, "wandb.timeout_s", SECONDS)
+    for key in ("project", "entity", "group"):
+        text = getattr(settings, key)
+        named = text is None or (bool(text.strip()) and text.isprintable() and len(text) <= LONGEST_WANDB_NAME)
+        _require(wandb, named, f"wandb.{key}", f"1 to {LONGEST_WANDB_NAME} characters on one line")
+        allowed = key == "group" or not set(text or "") & set(NOT_IN_WANDB_NAMES)
+        _require(wandb, allowed, f"wandb.{key}", f"without {' '.join(NOT_IN_WANDB_NAMES)}")
+
+
 def check_name(output: Output) -> None:
     """Raise ConfigError for a study's name that is no folder below outputs/."""
     path = PurePath(output.name)
     inside = path.parts != () and not path.is_absolute() and ".." not in path.parts
     _require(output, inside, "name", "the name of a folder below outputs/, without ..")
+    _require(output, _is_name(output.name), "name", "a name on one line")
+
+
+def _is_name(text: str) -> bool:
+    """Whether it may be part of a path, and stand in a table."""
+    return bool(text.strip()) and text.isprintable() and ".." not in PurePath(text).parts

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from goc.metrics.fidelity import FeatureExtractorBase, register_feature_extractor
 from goc.system.errors import GocError
-from goc.system.files import resolve
+from goc.system.files import require_regular_file, resolve
 
 WEIGHTS = "asset:digits/extractor.safetensors"
 NUM_CLASSES = 10
@@ -34,8 +34,9 @@ def real_digits() -> tuple[Tensor, Tensor]:
 def digits_weights(path: Path | None) -> Path:
     """The weights file of the digits extractor: the one given, or the shipped one; raises GocError if it is missing."""
     path = path or resolve(WEIGHTS)
-    if not path.is_file():
+    if not path.exists():
         raise GocError(f"model.extractor_weights={path}: no such file (looked for {path.absolute()})")
+    require_regular_file(path, "model.extractor_weights")
     return path
 
 

@@ -14,6 +14,7 @@ from goc.metrics.digits import digits_weights
 from goc.metrics.fidelity import FeatureExtractorBase, create_feature_extractor
 from goc.metrics.inception import inception_weights
 from goc.metrics.kinds import EXTRACTORS, ExtractorKind
+from goc.models.checkpoint import require_finite
 from goc.system.errors import ConfigError, GocError
 from goc.system.files import file_sha256
 
@@ -64,7 +65,8 @@ class Extractor:
     def extract(self, images: Tensor) -> Features:
         """Features of one batch of uint8 images [n, C, H, W].
 
-        Raises ConfigError for images that it is not made for: digits takes [n, 1, 8, 8], inception [n, 3, H, W].
+        Raises ConfigError for images that it is not made for: digits takes [n, 1, 8, 8], inception [n, 3, H, W];
+        GocError for features that are not finite.
         """
         kind, (channels, *size) = self.kind, images.shape[1:]
         if channels != kind.channels or kind.image_size not in (None, *size):
@@ -76,6 +78,10 @@ class Extractor:
         # the same float32 sums on every device: no TF32, no algorithm chosen by chance
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             outputs = [output.float().cpu().contiguous() for output in self.network(images.to(self.device))]
+        if not all(bool(torch.isfinite(output).all()) for output in outputs):
+            raise GocError(
+                f"model.extractor={self.name}: gives features that are not finite: its weights must be others"
+            )
         return Features(*outputs)
 
 
@@ -97,6 +103,7 @@ def load_extractor(name: str, weights: Path | None, device: torch.device) -> Ext
         network = create_feature_extractor(
             name, list(EXTRACTORS[name].layers), cuda=False, verbose=False, feature_extractor_weights_path=path
         )
+        require_finite(network.state_dict().items())
     except (SafetensorError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, OSError,
             pickle.UnpicklingError) as error:  # fmt: skip
         # a damaged file can mean anything to torch.load, hence the long list

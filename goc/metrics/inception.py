@@ -15,10 +15,11 @@ from goc.metrics.fidelity import URL_INCEPTION_V3, FeatureExtractorInceptionV3, 
 from goc.metrics.kinds import SPATIAL_CHANNELS
 from goc.models.checkpoint import read_tensors
 from goc.system.errors import GocError
+from goc.system.files import require_regular_file
 from goc.system.locks import Lock
+from goc.system.published import PUBLISHED_SHA256
 
 WEIGHTS = URL_INCEPTION_V3.rsplit("/", 1)[1]
-WEIGHTS_HASH = WEIGHTS.removesuffix(".pth").rsplit("-", 1)[1]  # how the SHA-256 of the published file begins
 
 SPATIAL = "sfid"
 
@@ -29,20 +30,26 @@ def inception_weights(path: Path | None) -> Path:
     Raises GocError if the file is not there, or not to be had.
     """
     if path is not None:
-        if not path.is_file():
+        if not path.exists():
             raise GocError(
                 f"model.extractor_weights={path}: no such file (looked for {path.absolute()}); "
                 "get it with `python scripts/fetch_weights.py`"
             )
+        require_regular_file(path, "model.extractor_weights")
         return path
     folder = Path(torch.hub.get_dir()) / "checkpoints"
+    if str(folder).startswith("~"):
+        raise GocError(
+            f"model.extractor=inception: there is no home folder to keep its weights {WEIGHTS} in; "
+            "name a folder by the variable TORCH_HOME, or the file by model.extractor_weights"
+        )
     path = folder / WEIGHTS
     try:
         if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             with Lock(path.with_suffix(".lock")):  # of several processes, one downloads
                 if not path.is_file():
-                    torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=WEIGHTS_HASH)
+                    torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=PUBLISHED_SHA256[WEIGHTS])
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         raise GocError(
             f"model.extractor=inception: its weights {WEIGHTS} are not in {folder} and could not be downloaded "

@@ -12,7 +12,7 @@ from goc.models.checkpoint import read_tensors
 from goc.models.decoder import WEIGHTS
 from goc.system import torchvision  # noqa: F401  (first, as torch-fidelity imports torchvision)
 from goc.system.errors import GocError
-from goc.system.files import content_key, file_sha256
+from goc.system.files import files_sha256
 
 FILES = ("weights-vgg16-lpips.pth", "vgg16-397923af.pth")
 SMALLEST = 32  # pixels a side: VGG16 halves an image four times before its last layer
@@ -34,7 +34,9 @@ def find_lpips() -> Path | None:
 def lpips_sha256() -> str | None:
     """A short name for the content of both weights files; None: they are absent."""
     folder = find_lpips()
-    return None if folder is None else content_key({name: file_sha256(folder / "checkpoints" / name) for name in FILES})
+    if folder is None:
+        return None
+    return files_sha256(folder / "checkpoints", (folder / "checkpoints" / name for name in FILES))
 
 
 def load_lpips(channels: int, size: int, device: torch.device) -> Perceptual | None:
@@ -65,6 +67,9 @@ def load_lpips(channels: int, size: int, device: torch.device) -> Perceptual | N
     @torch.inference_mode()
     def perceptual(own: Tensor, target: Tensor) -> np.ndarray:
         pairs = zip(own.split(BATCH), target.split(BATCH), strict=True)
-        return torch.cat([network(a.to(device), b.to(device)).flatten().cpu() for a, b in pairs]).numpy()
+        found = torch.cat([network(a.to(device), b.to(device)).flatten().cpu() for a, b in pairs])
+        if not torch.isfinite(found).all():
+            raise GocError(f"{folder}: LPIPS of these images is not finite: its weights must be others")
+        return found.numpy()
 
     return perceptual

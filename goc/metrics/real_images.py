@@ -1,5 +1,7 @@
 """Real images to extract features from: those in a folder, or the array in an .npz file."""
 
+import hashlib
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +49,9 @@ def folder_images(folder: Path, channels: int, size: int | None) -> RealImages:
     def refusal(path: Path, reason: object) -> GocError:
         return GocError(f"model.reference={folder}: {shown(path)} {reason}")
 
+    def damaged(error: Exception) -> str:
+        return f"is damaged or no image ({textwrap.shorten(str(error) or type(error).__name__, 200)})"
+
     coloured = 0
     for path in found.files:
         try:
@@ -57,23 +62,27 @@ def folder_images(folder: Path, channels: int, size: int | None) -> RealImages:
         except RefusedError as error:
             raise refusal(path, error) from error
         except DAMAGE as error:
-            raise refusal(path, f"is damaged or no image ({error})") from error
+            raise refusal(path, damaged(error)) from error
         size = size or width
         if (width, height) != (size, size):
             raise refusal(path, f"is {width}x{height} pixels, not {size}x{size}")
 
-    def read(path: Path) -> Tensor:
+    def read(path: Path, digest: str) -> Tensor:
         try:
-            with opened(path.read_bytes()) as image:
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != digest:
+                raise RefusedError("was changed while the images were read")
+            with opened(content) as image:
                 return torch.from_numpy(pixels(image, channels)).permute(2, 0, 1)
         except RefusedError as error:
             raise refusal(path, error) from error
         except DAMAGE as error:
-            raise refusal(path, f"is damaged or no image ({error})") from error
+            raise refusal(path, damaged(error)) from error
 
     def batches() -> Iterator[Tensor]:
-        for start in range(0, len(found.files), EXTRACTION_BATCH):
-            yield torch.stack([read(path) for path in found.files[start : start + EXTRACTION_BATCH]])
+        known = list(zip(found.files, found.digests, strict=True))
+        for start in range(0, len(known), EXTRACTION_BATCH):
+            yield torch.stack([read(path, digest) for path, digest in known[start : start + EXTRACTION_BATCH]])
 
     assert size is not None
     notes = _notes(found, coloured)

@@ -71,8 +71,6 @@ def load_reference(
         reference = _load_npz(path, extractor, image_size, need_features, cache_dir)
     elif path.suffix.lower() == ".safetensors":
         reference = _load_saved(path, extractor, need_features)
-        known = "" if reference.features is None else f" and features of {len(reference.features)} images"
-        log.info("model.reference=%s: saved statistics%s", path, known)
     else:
         raise GocError(f"model.reference={path}: must be a .safetensors or .npz file, or a folder of images")
     _check(reference, extractor, image_size)
@@ -175,8 +173,6 @@ def _load_npz(
         sigma_s=statistics.get("sigma_s"),
     )
     _check(reference, extractor, image_size)  # before the images, which take long
-    count = "an unknown number of" if images is None else f"{images.count} single"
-    log.info("%s statistics (mu, sigma) as they are in the file, and %s images", prefix, count)
     if images is None or not need_features:
         return reference
     return replace(reference, features=extracted(images, extractor, cache_dir).features)

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from goc.models.checkpoint import load_weights, recorded_objective
+from goc.models.checkpoint import fill, load_state_dict, recorded_objective
 from goc.models.dit import DiT
 from goc.models.objective import DIFFUSION, FLOW
 from goc.system.errors import GocError
@@ -18,24 +18,52 @@ log = logging.getLogger(__name__)
 def load_model(shape: Mapping[str, int], checkpoint: Path, objective: str = DIFFUSION) -> DiT:
     """The denoiser of a shape (DiT's arguments) with the weights of a checkpoint, on the CPU, ready to sample.
 
-    Raises GocError for a file that does not fit the shape, or was trained for another objective as far as it tells.
+    A checkpoint without a row for the null label, or without a learned variance, makes a denoiser without it. Raises
+    GocError for a file that does not fit the shape, or was trained for another objective as far as it tells.
     """
     with torch.device("meta"):  # no time for random weights that are then replaced
         model = DiT(**shape)
-    load_weights(model, checkpoint)
+    state = load_state_dict(checkpoint, model.state_dict())
+    lacking = _lacking(model, state)
+    if lacking:
+        with torch.device("meta"):
+            model = DiT(**shape, **lacking)
+    fill(model, state, checkpoint)
+    if not model.null_label:
+        log.warning(
+            "model.checkpoint=%s: its label table has a row for each of model.num_classes=%d and none for the null "
+            "label: it runs without guidance only",
+            checkpoint,
+            model.num_classes,
+        )
     check_objective(model, checkpoint, objective)
     return model.eval().requires_grad_(False)
+
+
+def _lacking(model: DiT, state: Mapping[str, Tensor]) -> dict[str, int]:
+    """Arguments of DiT for what a checkpoint lacks: a row for the null label, channels for a learned variance."""
+    lacking = {}
+    table, bias = (state.get(name) for name in ("y_embedder.embedding_table.weight", "final_layer.linear.bias"))
+    if table is not None and table.shape[:1] == (model.num_classes,):
+        lacking["labels"] = model.num_classes
+    if bias is not None and bias.shape == (model.patch_size**2 * model.in_channels,):
+        lacking["out_channels"] = model.in_channels
+    return lacking
 
 
 def check_objective(model: DiT, checkpoint: Path, objective: str) -> None:
     """Raise GocError if a checkpoint was trained for another objective; warn where that is likely but not certain.
 
     Names and shapes are the same for both. A file of this project says which it is; in any other, the variance half of
-    the last layer tells: diffusion trains it, while flow matching leaves it at the zeros it starts from.
+    the last layer tells: diffusion trains it, while flow matching leaves it at the zeros it starts from. Without such a
+    half nothing tells.
     """
     said = recorded_objective(checkpoint)
-    noise, variance = (bool(half.any()) for half in model.output_halves().unbind(1))
-    if said is None and noise and not variance:
+    if model.learned_variance:
+        noise, variance = (bool(half.any()) for half in model.output_halves().unbind(1))
+    else:
+        noise, variance = True, None
+    if said is None and noise and variance is False:
         said = FLOW
     if said is not None and said != objective:
         raise GocError(f"model.objective={objective}: must be {said}, which {checkpoint} was trained for")

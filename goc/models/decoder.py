@@ -1,5 +1,6 @@
 """From latents to images: the decoders, and the exact uint8 conversion of the published protocol."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from goc.models.parts import load_part, part_files
 from goc.system.errors import ConfigError, GocError, memory_for
-from goc.system.files import file_sha256
+from goc.system.files import files_sha256
+from goc.system.published import require_published
+
+log = logging.getLogger(__name__)
 
 Decoder = Callable[[Tensor], Tensor]  # latents [N, C, H, W] -> images [N, 3 or 1, H', W'] in [-1, 1]
 
 UINT8_RULE = "clamp(127.5 x + 128, 0, 255), truncated"
 PIPELINES_UINT8_RULE = "255 x, x in [0, 1], rounded"  # diffusers' own, by which its pipelines make pictures
 LATENT_SCALE = 0.18215  # of Stable Diffusion's first autoencoder, which DiT was trained on
+IMAGE_CHANNELS = 3
 PUBLISHED_VAES = {name: f"sd-vae-ft-{name}" for name in ("ema", "mse")}
 WEIGHTS = Path("weights")  # where scripts/fetch_weights.py puts them
 VAE_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
@@ -45,23 +51,28 @@ def find_vae(name: str) -> Path:
 
     repository = f"stabilityai/{PUBLISHED_VAES[name]}" if name in PUBLISHED_VAES else name
     try:
-        return Path(snapshot_download(repository, allow_patterns=list(VAE_FILES)))
+        folder = Path(snapshot_download(repository, allow_patterns=list(VAE_FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError, ValueError) as error:
         raise GocError(
             f"vae={name}: neither in {local} nor to be had from the hub ({repository}); "
             "get it with `python scripts/fetch_weights.py`"
         ) from error
+    if name in PUBLISHED_VAES:
+        for file in VAE_FILES:
+            require_published(folder / file, f"{PUBLISHED_VAES[name]}/{file}")
+    return folder
 
 
 def vae_sha256(folder: Path) -> str:
-    """SHA-256 of an autoencoder's weights."""
-    return file_sha256(folder / VAE_FILES[1])
+    """SHA-256 over an autoencoder's files, their names among them: its weights, and the configuration they run by."""
+    return files_sha256(folder, part_files(folder))
 
 
 def load_vae(folder: Path, latent_channels: int, device: torch.device) -> Any:
     """An autoencoder from a folder in diffusers' format, in float32, ready to decode.
 
-    Raises GocError if the files are damaged, ConfigError if its latents have another number of channels.
+    Raises GocError if the files are damaged, or weights missing, too many or not finite; ConfigError if its latents
+    have another number of channels, or its images are not of three.
     """
     from goc.system import torchvision  # noqa: F401  (first, as diffusers imports torchvision)
 
@@ -69,18 +80,24 @@ def load_vae(folder: Path, latent_channels: int, device: torch.device) -> Any:
     from diffusers import AutoencoderKL
 
     try:
-        vae = AutoencoderKL.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise GocError(f"vae={folder}: not an AutoencoderKL of diffusers, or damaged ({_first_line(error)})") from error
+        vae = load_part(AutoencoderKL, folder, low_cpu_mem_usage=False)
+    except ValueError as error:
+        raise GocError(f"vae={folder}: {error}") from error
     if vae.config.latent_channels != latent_channels:
         raise ConfigError(
             f"vae={folder}: decodes latents of {vae.config.latent_channels} channels, the model makes {latent_channels}"
         )
+    if vae.config.out_channels != IMAGE_CHANNELS:
+        raise ConfigError(f"vae={folder}: makes images of {vae.config.out_channels} channels, not {IMAGE_CHANNELS}")
+    if vae.config.scaling_factor != LATENT_SCALE or vae.config.shift_factor:
+        log.warning(
+            "vae=%s: its scaling_factor is %g and its shift_factor %g, while latents are those of DiT's (%g and 0)",
+            folder,
+            vae.config.scaling_factor,
+            vae.config.shift_factor or 0.0,
+            LATENT_SCALE,
+        )
     return vae.to(device).eval().requires_grad_(False)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def upsampling(vae: Any) -> int:

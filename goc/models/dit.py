@@ -68,13 +68,13 @@ class TimestepEmbedder(nn.Module):
 
 
 class LabelEmbedder(nn.Module):
-    """Class labels [N] -> embeddings [N, hidden]; label `num_classes` is the null label of guidance."""
+    """Labels [N] -> embeddings [N, hidden]: the classes, and after them the null label of guidance, if there is one."""
 
-    def __init__(self, num_classes: int, hidden_size: int) -> None:
+    def __init__(self, labels: int, hidden_size: int) -> None:
         super().__init__()
-        weight = torch.empty(num_classes + 1, hidden_size)
+        weight = torch.empty(labels, hidden_size)
         # on the meta device, a random weight would load torch's compiler
-        self.embedding_table = nn.Embedding(num_classes + 1, hidden_size, _weight=weight if weight.is_meta else None)
+        self.embedding_table = nn.Embedding(labels, hidden_size, _weight=weight if weight.is_meta else None)
 
     def forward(self, labels: Tensor) -> Tensor:
         return self.embedding_table(labels)
@@ -158,9 +158,10 @@ class DiT(nn.Module):
     Args:
         input_size: side of the (square) input in latent pixels; a multiple of patch_size.
         patch_size: side of a patch in latent pixels.
-        in_channels: channels C of the input; the output has 2 C (noise, then variance).
+        in_channels: channels C of the input; the output has 2 C (noise, then variance), or C without a variance.
         hidden_size: width of the residual stream; a multiple of num_heads and of 4.
         depth: number of blocks. num_heads: attention heads. num_classes: labels without the null label.
+        out_channels: C without a learned variance. labels: num_classes without a null label, which guidance needs.
     """
 
     def __init__(
@@ -172,15 +173,19 @@ class DiT(nn.Module):
         depth: int = 28,
         num_heads: int = 16,
         num_classes: int = 1000,
+        out_channels: int | None = None,
+        labels: int | None = None,
     ) -> None:
         super().__init__()
         self.input_size, self.patch_size = input_size, patch_size
-        self.in_channels, self.out_channels = in_channels, 2 * in_channels
+        self.in_channels, self.out_channels = in_channels, out_channels or 2 * in_channels
         self.hidden_size, self.depth, self.num_classes = hidden_size, depth, num_classes
+        labels = labels or num_classes + 1
+        self.null_label, self.learned_variance = labels > num_classes, self.out_channels > in_channels
 
         self.x_embedder = PatchEmbed(patch_size, in_channels, hidden_size)
         self.t_embedder = TimestepEmbedder(hidden_size)
-        self.y_embedder = LabelEmbedder(num_classes, hidden_size)
+        self.y_embedder = LabelEmbedder(labels, hidden_size)
         self.num_tokens = (input_size // patch_size) ** 2
         self.register_buffer("pos_embed", torch.empty(1, self.num_tokens, hidden_size))
         self.pos_embed: Tensor
@@ -208,7 +213,10 @@ class DiT(nn.Module):
         return cls(input_size, patch, 4, hidden_size, depth, num_heads, num_classes)
 
     def output_halves(self) -> Tensor:
-        """The last layer's weights by halves of the output channels, [patch * patch, 2, C, hidden]: a view of them."""
+        """The last layer's weights by halves of the output channels, [patch * patch, 2, C, hidden]: a view of them.
+
+        Only with a learned variance are there two.
+        """
         return self.final_layer.linear.weight.unflatten(0, (-1, 2, self.in_channels))
 
     def initialize(self) -> None:
@@ -254,7 +262,7 @@ class DiT(nn.Module):
             cache: stands in for branches whose features it holds; None computes every branch.
 
         Returns:
-            [N, 2 C, H, W]: predicted noise, then the variance interpolation v.
+            [N, 2 C, H, W]: predicted noise, then the variance interpolation v; without one [N, C, H, W].
         """
         h = self.embed(x)
         activated = F.silu(self.t_embedder(t) + self.y_embedder(y))
@@ -303,7 +311,7 @@ class DiT(nn.Module):
         return h
 
     def unpatchify(self, patches: Tensor) -> Tensor:
-        """[N, tokens, patch * patch * 2C] -> [N, 2C, H, W]."""
+        """[N, tokens, patch * patch * 2C] -> [N, 2C, H, W]; C instead of 2C without a learned variance."""
         grid, p = self.input_size // self.patch_size, self.patch_size
         patches = patches.reshape(-1, grid, grid, p, p, self.out_channels)
         return patches.permute(0, 5, 1, 3, 2, 4).reshape(-1, self.out_channels, self.input_size, self.input_size)

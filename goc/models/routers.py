@@ -8,12 +8,14 @@ probability of computing a cell is sigmoid(prob).
 import argparse
 import io
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from goc.models.checkpoint import DAMAGED, read_pickle
 from goc.models.dit import BRANCHES
+from goc.models.entries import odd_kind
 from goc.system.errors import GocError
 from goc.system.files import write_atomically
 
@@ -26,9 +28,7 @@ def load_router(path: Path, steps: int, depth: int) -> Tensor:
     if not path.is_file():
         raise GocError(f"schedule.router={path}: not a router checkpoint (no such file)")
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = read_pickle(path)
-        routers = {int(name.removesuffix(".prob")): logits for name, logits in checkpoint["routers"].items()}
+        routers = _numbered(read_pickle(path)["routers"])
     except DAMAGED as error:
         raise GocError(f"schedule.router={path}: not a router checkpoint ({error})") from error
     if sorted(routers) != list(range(steps)):
@@ -37,7 +37,24 @@ def load_router(path: Path, steps: int, depth: int) -> Tensor:
     if cells != {(BRANCHES * depth,)}:
         found = ", ".join(str(shape[0] // BRANCHES) for shape in sorted(cells))
         raise GocError(f"schedule.router={path}: is for a model of depth {found}, not {depth}")
-    return torch.stack([routers[r] for r in range(steps)]).view(steps, depth, BRANCHES).sigmoid()
+    return torch.stack([routers[r] for r in range(steps)]).float().view(steps, depth, BRANCHES).sigmoid()
+
+
+def _numbered(routers: Any) -> dict[int, Tensor]:
+    """Logits [cells] by the router number, of a checkpoint's entry; raises ValueError for anything else."""
+    if not isinstance(routers, dict) or not all(isinstance(name, str) for name in routers):
+        raise ValueError("routers must be tensors by their names")
+    numbered: dict[int, Tensor] = {}
+    for name, logits in routers.items():
+        number = name.removesuffix(".prob")
+        if not (number.isascii() and number.isdigit()) or str(int(number)) != number or int(number) in numbered:
+            raise ValueError(f"{name} is not the name of a router")
+        if kind := odd_kind(logits) if isinstance(logits, Tensor) else "no tensor":
+            raise ValueError(f"{name} is {kind}")
+        if logits.dim() != 1 or not logits.isfinite().all():
+            raise ValueError(f"{name} must be a row of finite numbers")
+        numbered[int(number)] = logits
+    return numbered
 
 
 def save_router(path: Path, logits: Tensor, args: argparse.Namespace) -> None:

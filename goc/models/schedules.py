@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from goc.system.errors import ConfigError
-from goc.system.files import resolve, write_atomically
+from goc.system.files import read_json, resolve, write_text
+from goc.system.precision import LARGEST_WEIGHT
 
 
 def _read(key: str, path: str) -> dict[str, Any]:
     try:
-        content = json.loads(resolve(path).read_text())
+        content = read_json(resolve(path))
     except FileNotFoundError as error:
         raise ConfigError(
             f"{key}={path}: no such file; schedule=searched finds schedules, scripts/train_weights.py trains weights"
@@ -29,7 +30,7 @@ def _read(key: str, path: str) -> dict[str, Any]:
     if not isinstance(content, dict) or not {"evaluations", "computed"} <= content.keys():
         raise ConfigError(f"{key}={path}: not a schedule's JSON (it must have evaluations and computed)")
     steps, computed = content["evaluations"], content["computed"]
-    whole = isinstance(steps, int) and isinstance(computed, list) and all(isinstance(i, int) for i in computed)
+    whole = type(steps) is int and isinstance(computed, list) and all(type(i) is int for i in computed)  # not true
     if not whole or computed[:1] != [0] or sorted(set(computed)) != computed or computed[-1] >= steps:
         raise ConfigError(f"{key}={path}: computed must be increasing steps from 0 on, below evaluations={steps}")
     return content
@@ -44,13 +45,11 @@ def read_schedule(path: str, evaluations: int) -> tuple[int, ...]:
     return tuple(content["computed"])
 
 
-def read_weights(
-    path: str, wanted: Mapping[str, Any], computed: tuple[int, ...], key: str = "predictor.path"
-) -> Tensor:
+def read_weights(path: str, wanted: Mapping[str, Any], computed: tuple[int, ...], evaluations: int) -> Tensor:
     """The weights of a file, float32 [evaluations, K]; zero in computed steps.
 
-    wanted: what they must have been trained for, all of it; computed: the schedule that they will run on. Raises
-    ConfigError naming the first that differs.
+    wanted: what they must have been trained for, all of it; computed: the schedule of so many evaluations that they
+    will run on. Raises ConfigError naming the first that differs.
     """
     key = "predictor.path"
     content = _read(key, path)
@@ -65,21 +64,33 @@ def read_weights(
         raise ConfigError(
             f"{key}={path}: was trained for the schedule {','.join(map(str, content['computed']))}, not for {shown}"
         )
-    cached = [step for step in range(content["evaluations"]) if step not in computed]
-    lengths = {len(row) for row in rows.values() if isinstance(row, list)}
-    if sorted(rows, key=int) != [str(step) for step in cached] or len(lengths) > 1:
+    if content["evaluations"] != evaluations:
+        raise ConfigError(f"{key}={path}: is for {content['evaluations']} evaluations, not for {evaluations}")
+    cached = [step for step in range(evaluations) if step not in computed]
+    lengths = {len(row) if isinstance(row, list) else 0 for row in rows.values()}
+    if set(rows) != {str(step) for step in cached} or len(lengths) > 1 or 0 in lengths:
         raise ConfigError(f"{key}={path}: must have as many weights for each cached step, and for no other")
-    weights = torch.zeros(content["evaluations"], max(lengths, default=1))
+    weights = torch.zeros(evaluations, max(lengths, default=1))
     for step in cached:
-        weights[step] = torch.tensor(rows[str(step)], dtype=torch.float32)
+        row = rows[str(step)]
+        if not all(_is_weight(value) for value in row):
+            raise ConfigError(f"{key}={path}: the weights of step {step} must be numbers of at most {LARGEST_WEIGHT:g}")
+        if any(row[sum(before < step for before in computed) :]):
+            raise ConfigError(f"{key}={path}: step {step} has weights on more features than are computed before it")
+        weights[step] = torch.tensor(row, dtype=torch.float32)
     return weights
+
+
+def _is_weight(value: Any) -> bool:
+    """Whether a value of JSON is a number that a feature can be multiplied by."""
+    return type(value) in (int, float) and abs(value) <= LARGEST_WEIGHT
 
 
 def write_schedule(path: Path, evaluations: int, computed: tuple[int, ...], **found: Any) -> None:
     """Write a schedule, with what else is said of it, one entry a line."""
     content = {"evaluations": evaluations, "computed": list(computed), **found}
     lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in content.items())
-    write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def rows_of(weights: Tensor, computed: tuple[int, ...]) -> dict[str, list[float]]:

@@ -1,19 +1,18 @@
 """A pipeline's files: found, looked at before anything is loaded, hashed, and loaded."""
 
-import functools
-import hashlib
 import inspect
-import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from goc.models.parts import check_tokenizer, load_part, part_files, read_object, reason
 from goc.pipelines.session import PipelineError
 from goc.system import torchvision  # noqa: F401  (first, as diffusers imports torchvision)
-from goc.system.files import file_sha256
+from goc.system.files import files_sha256
 
 # isort: split
 import diffusers
@@ -21,6 +20,9 @@ from diffusers.utils import is_accelerate_available, is_transformers_available
 from diffusers.utils import logging as diffusers_logging
 
 INDEX = "model_index.json"
+SCHEDULER = "scheduler_config.json"
+PLAIN = re.compile(r"[A-Za-z]\w*")  # a name of a folder, library or class
+LIBRARIES = ("diffusers", "transformers")
 FORMAT = "a folder in diffusers' format, or its name on the hub"
 
 
@@ -44,17 +46,52 @@ def find_pipeline(name: str) -> Path:
 def read_index(folder: Path) -> dict[str, Any]:
     """What a pipeline is made of, by its index; raises PipelineError."""
     try:
-        index = json.loads((folder / INDEX).read_text())
+        index = read_object(folder / INDEX)
     except ValueError as error:
-        raise PipelineError(f"model.pipeline={folder}: its {INDEX} is damaged ({error})") from error
-    if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
+        raise PipelineError(f"model.pipeline={folder}: {error}") from error
+    if not isinstance(index.get("_class_name"), str):
         raise PipelineError(f"model.pipeline={folder}: its {INDEX} names no class of diffusers")
     return index
 
 
-def components_of(index: Mapping[str, Any]) -> list[str]:
-    """Names of the parts that a pipeline has, which are folders beside its index."""
-    return [name for name, part in index.items() if isinstance(part, list) and part and part[0] is not None]
+def components_of(folder: Path) -> dict[str, tuple[str, str]]:
+    """A pipeline's parts, which are folders beside its index: (library, class) by name.
+
+    Raises PipelineError, before anything is read of them, if one is no folder there, or brings code of its own.
+    """
+    parts = {}
+    for name, part in read_index(folder).items():
+        if name.startswith("_") or not isinstance(part, list) or part[:1] == [None]:
+            continue
+        prefix = f"model.pipeline={folder}: its {INDEX} names"
+        if len(part) != 2 or not all(isinstance(word, str) for word in part):
+            raise PipelineError(f"{prefix} the part {name}: {part}, which must be a library and a class")
+        # not by name alone: "/usr/share" and "../../etc" are no folders of a pipeline
+        if not PLAIN.fullmatch(name) or not (folder / name).is_dir():
+            raise PipelineError(f"{prefix} the part {name}, which is no folder beside it")
+        library, cls = part
+        code = folder / name / f"{library}.py"  # which a library would run, if it is told to
+        if code.exists() or (library not in LIBRARIES and class_of(library, cls) is None):
+            raise PipelineError(
+                f"{prefix} the part {name}: {library}.{cls}, which is no class of diffusers or transformers"
+            )
+        parts[name] = (library, cls)
+    return parts
+
+
+def class_of(library: str, name: str) -> Any:
+    """The class of a part: diffusers', transformers', or that of one kind of pipelines; None: there is none."""
+    source: Any = None
+    if library == "diffusers":
+        source = diffusers
+    elif library == "transformers" and is_transformers_available():
+        import transformers
+
+        source = transformers
+    elif PLAIN.fullmatch(library):
+        source = getattr(diffusers.pipelines, library, None)
+    found = getattr(source, name, None) if PLAIN.fullmatch(name) else None
+    return found if isinstance(found, type) and hasattr(found, "from_pretrained") else None
 
 
 def pipeline_class(folder: Path) -> Any:
@@ -63,12 +100,17 @@ def pipeline_class(folder: Path) -> Any:
     Raises PipelineError for others: without a transformer or with two, without prompts, or of videos.
     """
     index = read_index(folder)
-    name, parts, prefix = index["_class_name"], components_of(index), f"model.pipeline={folder}:"
+    name, prefix = index["_class_name"], f"model.pipeline={folder}:"
     if not is_transformers_available():
         raise PipelineError(f"{prefix} needs the package transformers: pip install -e '.[pipelines]'")
-    cls = getattr(diffusers, name, None)
-    if cls is None:
+    cls = getattr(diffusers, name, None) if PLAIN.fullmatch(name) else None
+    if not isinstance(cls, type):
         raise PipelineError(f"{prefix} diffusers {diffusers.__version__} has no {name}")
+    if not issubclass(cls, diffusers.DiffusionPipeline):
+        needed = getattr(cls, "_backends", None)  # of what stands in for a class whose packages are absent
+        why = f"needs the packages {', '.join(needed)}" if needed else f"{name} is no pipeline of diffusers"
+        raise PipelineError(f"{prefix} {why}")
+    parts = [part for part, value in index.items() if isinstance(value, list) and value[:1] != [None]]
     if "transformer" not in parts:
         unet = ", but a UNet" if "unet" in parts else ""
         raise PipelineError(f"{prefix} {name} has no transformer{unet}; caches are for pipelines with a transformer")
@@ -102,21 +144,9 @@ def check_call(cls: Any, call: Iterable[str], cfg_scale: float) -> None:
 def pipeline_sha256(folder: Path) -> str:
     """SHA-256 over the files of a pipeline's parts, their names among them, and its index."""
     files = [folder / INDEX]
-    for name in components_of(read_index(folder)):
-        files += sorted(path for path in (folder / name).rglob("*") if path.is_file())
-    named = {path.relative_to(folder).as_posix(): _sha256(path, *_state(path)) for path in files}
-    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
-
-
-def _state(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
-
-
-@functools.cache
-def _sha256(path: Path, size: int, changed: int) -> str:
-    """Of a file as it is now: the jobs of a sweep in one process read its gigabytes once."""
-    return file_sha256(path)
+    for name in components_of(folder):
+        files += part_files(folder / name)
+    return files_sha256(folder, files)
 
 
 def quiet_loading() -> None:
@@ -131,24 +161,50 @@ def quiet_loading() -> None:
 def load_pipeline(folder: Path, dtype: torch.dtype | None, device: torch.device) -> Any:
     """The pipeline in a folder, of a class that `pipeline_class` takes; dtype None: float32.
 
-    Raises PipelineError if it is damaged, or needs a package that is not installed.
+    Raises PipelineError if it is damaged or not whole, which names the part, or needs a package that is not installed.
     """
     cls = pipeline_class(folder)
     lacking = {name: None for name, part in read_index(folder).items() if isinstance(part, list) and part[:1] == [None]}
     quiet_loading()
+    loaded = {}
+    for name, names in components_of(folder).items():
+        try:
+            part = _load_model(class_of(*names), folder / name, dtype or torch.float32)
+        except ValueError as error:
+            raise PipelineError(f"model.pipeline={folder}: its part {name}: {error}") from error
+        if part is not None:
+            loaded[name] = part
     try:
-        pipe = cls.from_pretrained(
-            folder,
-            dtype=dtype or torch.float32,
-            local_files_only=True,
-            low_cpu_mem_usage=is_accelerate_available(),
-            **lacking,
-        )
-    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise PipelineError(f"model.pipeline={folder}: not a {cls.__name__}, or damaged ({reason})") from error
+        pipe = cls.from_pretrained(folder, local_files_only=True, **lacking, **loaded)
+    except Exception as error:  # what a damaged file can mean to the libraries has no end, and no common class
+        raise PipelineError(f"model.pipeline={folder}: not a {cls.__name__}, or damaged ({reason(error)})") from error
     pipe.set_progress_bar_config(disable=True)
-    for part in pipe.components.values():  # diffusers may leave a part in the format of its file
+    for name, part in pipe.components.items():
+        try:
+            _check_part(part, folder / name, name in loaded)
+        except ValueError as error:
+            raise PipelineError(f"model.pipeline={folder}: its part {name}: {error}") from error
+        # diffusers may leave a part in the format of its file
         if dtype is not None and isinstance(part, nn.Module) and not getattr(part, "_keep_in_fp32_modules", None):
             part.to(dtype)
     return pipe.to(device)
+
+
+def _load_model(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A part of a pipeline that is a model, whole; None: it is none, and the pipeline loads it. Raises ValueError."""
+    import transformers
+
+    if cls is not None and issubclass(cls, diffusers.ModelMixin):
+        return load_part(cls, folder, torch_dtype=dtype, low_cpu_mem_usage=is_accelerate_available())
+    if cls is not None and issubclass(cls, transformers.PreTrainedModel):
+        return load_part(cls, folder, dtype=dtype, trust_remote_code=False)
+    return None
+
+
+def _check_part(part: Any, folder: Path, counted: bool) -> None:
+    """Raise ValueError for a part that the libraries loaded, and that is not what its files are."""
+    if isinstance(part, nn.Module) and not counted:
+        raise ValueError("is of no class whose weights can be counted")
+    if isinstance(part, diffusers.SchedulerMixin) and "_class_name" not in read_object(folder / SCHEDULER):
+        raise ValueError(f"its {SCHEDULER} names no scheduler")
+    check_tokenizer(getattr(part, "tokenizer", part), folder)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from goc.caching.cache import StepCache
 from goc.models.dit import Site
+from goc.models.parts import reason
 from goc.pipelines.enable import attach, disable_cache, transformer_of
 from goc.pipelines.folder import arguments_of_call
 from goc.pipelines.session import PipelineCache, PipelineError, Run
@@ -69,9 +70,10 @@ class PipelineCalls:
         }
         try:
             images = self.pipe(**arguments)[0]
-        except (ValueError, TypeError) as error:
-            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise PipelineError(f"{type(self.pipe).__name__}: refuses its call ({reason})") from error
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+            if "memory" in str(error):  # is not the fault of the call, nor of parts that do not fit each other
+                raise
+            raise PipelineError(f"{type(self.pipe).__name__}: refuses its call ({reason(error)})") from error
         return torch.as_tensor(images).float().permute(0, 3, 1, 2).contiguous()
 
     @cached_property

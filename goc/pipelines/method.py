@@ -6,7 +6,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from goc.caching.inflection import correct_at
@@ -51,7 +52,7 @@ def _trained(schedule: str, predictor: str, _: Mapping[str, Any]) -> bool:
 def way_of(method: str, cache_ratio: float | None, steps: int, settings: Mapping[str, Any]) -> Way:
     """The way of a method's name with settings by their names; raises ConfigError on one that cannot be run."""
     path = METHODS / f"{method}.yaml"
-    if not path.is_file():
+    if path not in METHODS.glob("*.yaml"):  # nor a file elsewhere
         raise ConfigError(f"method={method}: must be one of {', '.join(method_names())}")
     schedule_name, predictor_name, own = _parts(path)
     if _trained(schedule_name, predictor_name, own):
@@ -71,10 +72,23 @@ def way_of(method: str, cache_ratio: float | None, steps: int, settings: Mapping
     for key, value in settings.items():
         if key not in owners:
             raise ConfigError(f"{key}={value}: method={method} has no such setting; it has {', '.join(sorted(owners))}")
-        setattr(owners[key], key, list(value) if isinstance(value, tuple) else value)
+        setattr(owners[key], key, typed(owners[key], key, value))
+    way.cache_ratio = typed(way, "cache_ratio", cache_ratio)
+    way.steps = typed(way, "steps", steps)
     normalise(way)
     check_way(way)
     return way
+
+
+def typed(part: object, key: str, value: Any) -> Any:
+    """A value as the setting's type has it, as on run.py's command line; raises ConfigError where it is of another."""
+    plain = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value  # of numpy, of torch
+    try:
+        node = OmegaConf.structured(type(part))
+        node[key] = list(plain) if isinstance(plain, tuple) else plain
+        return node[key] if not isinstance(node[key], ListConfig) else OmegaConf.to_object(node[key])
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(f"{key}={value}: {str(error).splitlines()[0]}") from error
 
 
 def check_uncalibrated(way: Way, method: str) -> None:

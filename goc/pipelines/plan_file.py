@@ -1,6 +1,6 @@
 """A calibrated method for a pipeline: which cells are cached and corrected, kept as JSON with what it was made for."""
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,8 +14,9 @@ from goc.pipelines.method import plan_with, way_of
 from goc.pipelines.session import Run
 from goc.pipelines.structure import Blocks, Branches
 from goc.plan import Plan
-from goc.system.errors import GocError
-from goc.system.files import write_json
+from goc.sampling.noise import TRAINING_STEPS
+from goc.system.errors import ConfigError, GocError
+from goc.system.files import read_json, write_json
 
 FORMAT = 1
 ANOTHER = {
@@ -87,17 +88,49 @@ class PipelinePlan:
 
 
 def load_plan(path: str | Path) -> PipelinePlan:
-    """A plan that was saved; raises PlanError if the file is none."""
+    """A plan that was saved; raises PlanError if the file is none, or says what no calibration finds."""
     try:
-        content = json.loads(Path(path).read_text())
+        content = read_json(Path(path))
         if content.pop("goc_plan") != FORMAT:
             raise ValueError("is of another version")
-        content |= {"mask": _mask(content["mask"]), "made_for": MadeFor(**content["made_for"])}
-        content["correct"] = None if content["correct"] is None else _mask(content["correct"])
-        content["alignment"] = None if content["alignment"] is None else tuple(content["alignment"])
+        steps, settings = content["steps"], content["settings"]
+        if type(steps) is not int or not 1 <= steps <= TRAINING_STEPS:
+            raise ValueError(f"steps must be in [1, {TRAINING_STEPS}]")
+        _require("settings", isinstance(settings, dict), "must be named")
+        way_of(content["method"], content["cache_ratio"], steps, settings)
+        content |= {"mask": _mask("mask", content["mask"], steps), "made_for": MadeFor(**content["made_for"])}
+        _require(
+            "made_for", all(isinstance(name, str) for name in asdict(content["made_for"]).values()), "must be words"
+        )
+        content["correct"] = None if content["correct"] is None else _mask("correct", content["correct"], steps)
+        threshold, alignment = content["skip_threshold"], content["alignment"]
+        _require(
+            "skip_threshold", threshold is None or (_is_number(threshold) and threshold >= 0), "must be at least 0"
+        )
+        if alignment is not None:
+            measured = isinstance(alignment, list) and all(value is None or _is_number(value) for value in alignment)
+            _require("alignment", measured and len(alignment) == steps, "must be a number, or null, for each step")
+            content["alignment"] = tuple(alignment)
+        _require("blocks", content["blocks"] is None or _are_names(content["blocks"]), "must be names")
+        branches = content["branches"]
+        named = isinstance(branches, dict) and all(map(_are_names, branches.values()))
+        _require("branches", branches is None or named, "must be names")
         return PipelinePlan(**content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise PlanError(f"{path}: is no plan of goc.calibrate ({error})") from error
+
+
+def _require(part: str, condition: bool, what: str) -> None:
+    if not condition:
+        raise ValueError(f"{part} {what}")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _rows(mask: Tensor) -> dict[str, Any]:
@@ -106,6 +139,13 @@ def _rows(mask: Tensor) -> dict[str, Any]:
     return {"shape": list(mask.shape), "steps": rows}
 
 
-def _mask(rows: dict[str, Any]) -> Tensor:
-    cells = [[cell == "1" for cell in row] for row in rows["steps"]]
-    return torch.tensor(cells).reshape(rows["shape"])
+def _mask(part: str, rows: dict[str, Any], steps: int) -> Tensor:
+    """The mask, bool [steps, a, b], that `_rows` wrote; raises ValueError if it is not one of so many steps."""
+    shape, texts = rows["shape"], rows["steps"]
+    sized = isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and n >= 1 for n in shape)
+    _require(part, sized and _are_names(texts) and shape[0] == len(texts) == steps, f"must have {steps} steps")
+    _require(part, all(len(text) == shape[1] * shape[2] and set(text) <= {"0", "1"} for text in texts),
+             f"must have {shape[1]} x {shape[2]} cells of 0 or 1 in each step")  # fmt: skip
+    mask = torch.tensor([[cell == "1" for cell in text] for text in texts]).reshape(shape)
+    _require(part, part != "mask" or not mask[0].any(), "caches step 0, before which there is nothing to reuse")
+    return mask

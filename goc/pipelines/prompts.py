@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from goc.system.errors import GocError
+from goc.system.files import read_text
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:
     """The lines of a UTF-8 text file that are not empty; raises GocError if it is missing, no text, or has none."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except FileNotFoundError as error:
         raise GocError(f"prompts={path}: no such file (looked for {path.absolute()})") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -10,8 +10,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from goc.report.frame import table
-from goc.system.files import room_for
+from goc.report.figures import write_figure
+from goc.report.frame import row_of
+from goc.report.text import plot_text
+
+PANELS = 60  # of one picture
 
 
 def alignment_of(result: dict[str, Any]) -> np.ndarray:
@@ -31,27 +34,28 @@ def plot_alignment(result: dict[str, Any], path: Path) -> None:
     axis.locator_params(axis="x", integer=True)
     axis.set_xlabel("sampling step (0 is the noisiest)")
     axis.set_ylabel("gradient alignment")
-    axis.set_title(f"Inflections (red): alignment below {threshold:g}, {table([result])['solver'].iloc[0]}")
+    axis.set_title(f"Inflections (red): alignment below {threshold:g}, {plot_text(row_of(result)['solver'])}")
     axis.set_ylim(min(-0.5, np.nanmin(values) - 0.05), 1)
-    with room_for(path):
-        figure.savefig(path, dpi=120)
+    write_figure(figure, path, dpi=120)
     plt.close(figure)
 
 
-def plot_alignments(results: Sequence[dict[str, Any]], path: Path) -> None:
+def plot_alignments(results: Sequence[dict[str, Any]], path: Path) -> str:
     """Draw the alignment of models of one family together, a panel a family and solver; nothing if there are none.
 
-    Of a model's runs with a solver, which measured the same, the first one is drawn.
+    Of a model's runs with a solver, which measured the same, the first one is drawn. Returns what was left out, as a
+    line of text; empty if that is nothing.
     """
     found: dict[str, dict[str, np.ndarray]] = {}
     for result in results:
         if result["inflection"].get("alignment") is not None:
-            row = table([result]).iloc[0]
+            row = row_of(result)
             panel = found.setdefault(f"{row['family'] or row['model']}, {row['solver']}", {})
             panel.setdefault(str(row["model"]), alignment_of(result))
     panels = {name: models for name, models in sorted(found.items()) if len(models) > 1}
     if not panels:
-        return
+        return ""
+    several, panels = len(panels), dict(list(panels.items())[:PANELS])
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     figure, axes = plt.subplots(
@@ -61,12 +65,12 @@ def plot_alignments(results: Sequence[dict[str, Any]], path: Path) -> None:
         axis.set_visible(False)
     for axis, (name, models) in zip(axes.flat, panels.items(), strict=False):
         for model, values in sorted(models.items()):
-            axis.plot(np.arange(len(values)), values, marker=".", linewidth=1.2, label=model)
+            axis.plot(np.arange(len(values)), values, marker=".", linewidth=1.2, label=plot_text(model))
         axis.axhline(0.0, color="black", linestyle="--", linewidth=0.8)
         axis.locator_params(axis="x", integer=True)
-        axis.set(title=name, xlabel="network evaluation (0 is the noisiest)", ylabel="gradient alignment")
+        axis.set(title=plot_text(name), xlabel="network evaluation (0 is the noisiest)", ylabel="gradient alignment")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, frameon=False)
-    with room_for(path):
-        figure.savefig(path, dpi=110)
+    write_figure(figure, path, dpi=110)
     plt.close(figure)
+    return f"{path.name} has {PANELS} of {several} panels" if several > PANELS else ""

@@ -1,7 +1,7 @@
 """What the tables of report.html say: numbers with errors, differences in pairs, worst samples, computed steps."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,10 @@ QUALITIES = tuple(column for column in TITLES if column in {*LOWER_IS_BETTER, *H
 SETTINGS = ("gradient_weights", "inflection_threshold", "uncorrected_steps", "amplification")  # shown as they are
 # told of a point of the plot only where they are its axis
 ASIDE = ("relative_l2", "relative_l2_mean", "relative_l2_p95", "converged_median", "mse", "psnr", "ssim", "lpips")
+MOST_STEPS = 10_000  # of which the page draws which are computed
 WORST = 5  # samples of each row
+PAIRS = 5000  # differences of a column in the page: all of 100 rows, or those of more rows to a few of them
+LEAST_BASELINES = 3
 
 
 def known(rows: pd.DataFrame, columns: Sequence[str]) -> list[str]:
@@ -58,13 +61,13 @@ def lower_is_better(column: str) -> bool:
     return column in LOWER_IS_BETTER or (column in (*COST, "speedup") and column not in MORE_IS_CHEAPER)
 
 
-def value_of(row: pd.Series, column: str) -> float | None:
+def value_of(row: Mapping[Any, Any], column: str) -> float | None:
     """A row's number; None if it was not measured, or is not finite."""
     value = row.get(column)
     return None if value is None or pd.isna(value) or not math.isfinite(value) else float(value)
 
 
-def error_of(row: pd.Series, column: str) -> float | None:
+def error_of(row: Mapping[Any, Any], column: str) -> float | None:
     """Its standard error, or its spread over seeds where that is all there is; None if neither is known."""
     errors = (value_of(row, f"{column}_se"), value_of(row, f"{column}_spread"))
     return next((error for error in errors if error), None)
@@ -78,7 +81,7 @@ def number(value: float, error: float | None = None) -> str:
     return f"{value:.{decimals}f} ± {error:.{decimals}f}"
 
 
-def cell(row: pd.Series, column: str) -> str:
+def cell(row: Mapping[Any, Any], column: str) -> str:
     """The text of a number in the table; empty if it was not measured."""
     value = value_of(row, column)
     if value is None:
@@ -86,7 +89,7 @@ def cell(row: pd.Series, column: str) -> str:
     return f"{100 * value:.1f} %" if column in PERCENT else number(value, error_of(row, column))
 
 
-def setting(row: pd.Series, column: str) -> str:
+def setting(row: Mapping[Any, Any], column: str) -> str:
     """The text of a setting: lists and numbers as they are, nothing if there is none."""
     value = row.get(column)
     if isinstance(value, list | tuple | np.ndarray):
@@ -106,11 +109,42 @@ def paired(points: Sequence[Point], columns: Sequence[str]) -> dict[str, list[li
     }  # fmt: skip
 
 
+def paired_to(
+    baselines: Sequence[int], points: Sequence[Point], columns: Sequence[str]
+) -> dict[str, list[list[list[Any] | None]]]:
+    """For each column, baseline by baseline, the differences of all rows to it."""
+    return {
+        column: [[None if own is points[baseline] else _difference(own, points[baseline], column) for own in points]
+                 for baseline in baselines]
+        for column in columns
+    }  # fmt: skip
+
+
+def baselines(rows: pd.DataFrame) -> list[int] | None:
+    """Positions of the rows to which the page has differences; None: to all, as they are few enough.
+
+    Uncached ones, the longest first, and then the best in each quality.
+    """
+    if len(rows) * (len(rows) - 1) // 2 <= PAIRS:
+        return None
+    evaluations = rows["evaluations"].to_numpy(float)
+    uncached = [int(place) for place in np.argsort(-evaluations, kind="stable") if rows["cached"].iloc[place] == 0]
+    best = [
+        int(np.nanargmin(values if lower_is_better(column) else -values))
+        for column in known(rows, QUALITIES)
+        if not np.isnan(values := rows[column].to_numpy(float)).all()
+    ]
+    most = max(LEAST_BASELINES, PAIRS // len(rows))
+    half = uncached[: most - min(len(set(best)), most // 2)]
+    return list(dict.fromkeys([*half, *best]))[:most]
+
+
 def _difference(own: Point, other: Point, column: str) -> list[Any] | None:
     found = difference(own, other, column)
     if found is None or not math.isfinite(found.value):
         return None
-    return [_short(found.value), None if found.error is None else _short(found.error), found.decided]
+    error = found.error if found.error is not None and math.isfinite(found.error) else None
+    return [_short(found.value), None if error is None else _short(error), found.decided]
 
 
 def _short(value: float) -> float:
@@ -132,7 +166,8 @@ def worst_samples(point: Point) -> list[dict[str, Any]]:
         (float(values[index]), seed, int(index))
         for seed, influence in point.influence.items()
         if (values := influence.get("relative_l2")) is not None
-        for index in np.argsort(-values, kind="stable")[:WORST]
+        for index in np.argsort(-values, kind="stable")[:WORST]  # not a number is the last
+        if not np.isnan(values[index])
     ]
     first = min(point.folders, default=None)
     return [
@@ -141,17 +176,18 @@ def worst_samples(point: Point) -> list[dict[str, Any]]:
     ]
 
 
-def computed_steps(row: pd.Series) -> list[float] | None:
+def computed_steps(row: Mapping[Any, Any]) -> list[float] | None:
     """The share of each step's cells that is computed; None where it is decided as it runs.
 
     A result of an older version, which did not record it, tells it where steps are cached as a whole.
     """
     shares = row.get("cached_share")
-    if isinstance(shares, list):
+    if isinstance(shares, list) and len(shares) <= MOST_STEPS:
         return [1.0 - share for share in shares]
     cached, share = row.get("cached_steps"), value_of(row, "cached")
     if not isinstance(cached, list) or share is None:
         return None
-    steps = round(float(row["evaluations"]) / (1.0 - share))
-    whole = math.isclose(len(cached), share * steps, abs_tol=1e-6)
+    evaluations = value_of(row, "evaluations")
+    steps = 0 if evaluations is None else min(round(evaluations / (1.0 - share)), MOST_STEPS)
+    whole = steps > 0 and math.isclose(len(cached), share * steps, abs_tol=1e-6)
     return [float(step not in cached) for step in range(steps)] if whole else None

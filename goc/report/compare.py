@@ -6,30 +6,41 @@ RUN is the folder of a finished run. Differences are of the first less the secon
 """
 
 import argparse
+import os
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError
 
+from goc.config.settings import Output
 from goc.report.frame import COST, HIGHER_IS_BETTER, LOWER_IS_BETTER
 from goc.report.pairs import Point, difference, points_of
-from goc.report.results import measurement_of, read_result
+from goc.report.results import load_result, measurement_of
 from goc.report.tables import signed, with_error
+from goc.report.text import printable
 from goc.system.errors import GocError, fail
 from goc.system.files import replacing, room_for
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from goc.sampling.shards import SampleSet
+
 SHOWN_SAMPLES = 8
 PICTURE = "compare.png"
+CACHED = re.compile(r"uncached-[0-9a-f]{16}")  # as goc.sampling.shared names them
+LONGEST_VALUES = 1000  # characters of the values in which two measurements differ
 
 
 def load(folder: Path) -> dict[str, Any]:
     """The result in a run's folder; raises GocError if there is none."""
-    result = read_result(folder)
-    if result is None:
-        raise GocError(f"{folder}: holds no finished run")
-    return result
+    try:
+        return load_result(folder)
+    except ValueError as error:
+        raise GocError(f"{printable(str(folder))}: holds no finished run ({error})") from error
 
 
 def require_comparable(own: dict[str, Any], other: dict[str, Any]) -> None:
@@ -37,10 +48,12 @@ def require_comparable(own: dict[str, Any], other: dict[str, Any]) -> None:
     ours, theirs = measurement_of(own), measurement_of(other)
     differing = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
     if differing == ["seed"]:
-        raise GocError(f"the runs have no seeds in common (seed={ours['seed']} and {theirs['seed']})")
+        raise GocError(f"the runs have no seeds in common (seed={ours.get('seed')} and {theirs.get('seed')})")
     if differing:
         values = ", ".join(f"{key}={ours.get(key)} and {theirs.get(key)}" for key in differing)
-        raise GocError(f"the runs are of different measurements, which must not be compared: {values}")
+        raise GocError(
+            f"the runs are of different measurements, which must not be compared: {printable(values, LONGEST_VALUES)}"
+        )
 
 
 def comparison(own: Point, other: Point) -> pd.DataFrame:
@@ -67,35 +80,100 @@ def comparison(own: Point, other: Point) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def draw_most_different(runs: list[tuple[Path, dict[str, Any]]], path: Path) -> list[int]:
-    """Draw the samples that differ most: the first run's, the second's, and where they differ; returns their indices.
+def samples_of(folder: Path, result: dict[str, Any], cache_dir: Path | None) -> "SampleSet":
+    """A run's samples on disk; raises GocError if they are not there, or would be somebody else's.
 
-    Raises GocError if the runs' shards, or the latents in them, are not there.
+    They are in the run's own folder, or uncached ones in a folder uncached-KEY of the runs' cache. A result says where,
+    but is not followed out of the run's folder, or to anything but a cache: below the folder that holds the run's
+    study, where runs keep it by default, or else in `cache_dir`.
+    """
+    from goc.sampling.shards import SampleSet
+
+    name, where = printable(str(folder)), (result.get("samples") or {}).get("folder")
+    run = folder.resolve()
+    if where is None or "\0" in where or not (samples := (run / where).resolve()).is_dir():
+        raise GocError(f"{name}: its samples are not there any more")
+    caches = (run.parent.parent, Path(Output.cache_dir).resolve()) if cache_dir is None else (cache_dir.resolve(),)
+    cached = CACHED.fullmatch(samples.name) and any(map(samples.is_relative_to, caches))
+    if not (samples.is_relative_to(run) or cached):
+        raise GocError(
+            f"{name}: samples.folder={printable(where)}: must be in the run's folder, or uncached samples in a cache "
+            f"below {printable(str(caches[0]))}; name another cache by --cache-dir"
+        )
+    count, size = (result["config"].get(key) for key in ("num_samples", "batch_size"))
+    if not count or not size:
+        raise GocError(f"{name}: config.num_samples and config.batch_size are not told, by which shards are found")
+    return SampleSet(samples, count, size)
+
+
+def kept_samples(samples: "SampleSet") -> "Iterator[tuple[Tensor, Tensor]]":
+    """Latents [n, C, H, W] and images uint8 [n, C', H', W'] of the first samples, as far as both were kept.
+
+    Shard by shard; raises GocError, naming the file, if one is missing or damaged.
+    """
+    for indices in samples.shards:
+        path = samples.path(indices)
+        try:
+            if not path.is_file() or path.resolve().parent != samples.folder:
+                raise ValueError("missing" if not os.path.lexists(path) else "no file of this folder")
+            tensors, _ = samples.read(indices)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise GocError(f"{printable(str(path))}: {printable(str(error))}; run its command again") from error
+        if not {"latents", "images"} <= tensors.keys():
+            return
+        latents, images = tensors["latents"], tensors["images"]
+        if not len(latents) == len(images) == len(indices):
+            raise GocError(f"{printable(str(path))}: not of {len(indices)} samples")
+        yield latents, images
+
+
+def in_step(
+    own: "Iterable[tuple[Tensor, Tensor]]", other: "Iterable[tuple[Tensor, Tensor]]"
+) -> "Iterator[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]":
+    """Batches of the same samples of two runs, whatever their shards are of, until one of them ends."""
+    ours, theirs = iter(own), iter(other)
+    a, b = next(ours, None), next(theirs, None)
+    while a is not None and b is not None:
+        count = min(len(a[0]), len(b[0]))
+        yield (a[0][:count], a[1][:count]), (b[0][:count], b[1][:count])
+        a = next(ours, None) if len(a[0]) == count else (a[0][count:], a[1][count:])
+        b = next(theirs, None) if len(b[0]) == count else (b[0][count:], b[1][count:])
+
+
+def draw_most_different(
+    runs: list[tuple[Path, dict[str, Any]]], path: Path, cache_dir: Path | None = None
+) -> tuple[list[int], int]:
+    """Draw the samples that differ most: the first run's, the second's, and where they differ.
+
+    Returns their indices, and how many samples were compared: the first ones, of which both runs keep latents and
+    images. Raises GocError if there are none, or a run's shards are not there.
     """
     import torch
 
     from goc.metrics.distance import relative_distances
-    from goc.metrics.statistics import gather
     from goc.sampling.images import image_grid
-    from goc.sampling.shards import SampleSet
 
-    sets = []
-    for folder, result in runs:
-        where, config = result.get("samples", {}).get("folder"), result["config"]
-        if where is None or not (folder / where).is_dir():
-            raise GocError(f"{folder}: its samples are not there any more")
-        sets.append(SampleSet(folder / where, config["num_samples"], config["batch_size"]))
-    try:
-        latents = zip(*(samples.tensors("latents") for samples in sets), strict=False)
-        distances = np.concatenate([relative_distances(own["latents"], other["latents"]) for own, other in latents])
-    except SafetensorError as error:
-        raise GocError(f"{runs[0][0]}, {runs[1][0]}: keep no latents of the same samples") from error
-    worst = np.argsort(-distances, kind="stable")[:SHOWN_SAMPLES]
-    images = [gather((tensors["images"] for tensors in samples.tensors("images")), worst) for samples in sets]
-    apart = (images[0].int() - images[1].int()).abs().to(torch.uint8)
+    sets = [samples_of(folder, result, cache_dir) for folder, result in runs]
+    names = ", ".join(printable(str(folder)) for folder, _ in runs)
+    compared = 0
+    worst: list[tuple[float, int, Tensor, Tensor]] = []
+    for (latents, images), (others, other_images) in in_step(*map(kept_samples, sets)):
+        if latents.shape != others.shape or images.shape != other_images.shape:
+            raise GocError(f"{names}: samples of {list(latents.shape[1:])} and {list(others.shape[1:])}")
+        distances = np.nan_to_num(relative_distances(latents, others), nan=np.inf)
+        worst += [
+            (float(distances[i]), compared + int(i), images[i].clone(), other_images[i].clone())
+            for i in np.argsort(-distances, kind="stable")[:SHOWN_SAMPLES]
+        ]
+        worst = sorted(worst, key=lambda sample: (-sample[0], sample[1]))[:SHOWN_SAMPLES]
+        compared += len(latents)
+    if not worst:
+        raise GocError(f"{names}: keep no latents and images of the same samples")
+    ours, theirs = (torch.stack(list(column)) for column in zip(*((a, b) for *_, a, b in worst), strict=True))
+    apart = (ours.int() - theirs.int()).abs().to(torch.uint8)
     with room_for(path), replacing(path) as file:
-        image_grid(torch.cat([*images, apart]), columns=len(worst)).save(file, "PNG")
-    return worst.tolist()
+        image_grid(torch.cat([ours, theirs, apart]), columns=len(worst)).save(file, "PNG")
+    return [index for _, index, *_ in worst], compared
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -105,17 +183,22 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="folder of a finished run")
     parser.add_argument("--out", type=Path, help=f"where to write {PICTURE} (default: the first run's folder)")
+    parser.add_argument(
+        "--cache-dir", type=Path, help="where uncached samples are kept, if not below the folder that holds the study"
+    )
     options = parser.parse_args(arguments)
     try:
         runs = [(folder, load(folder)) for folder in options.runs]
         require_comparable(runs[0][1], runs[1][1])
         own, other = (next(iter(points_of([run]).values())) for run in runs)
         for name, folder, point in zip(("first", "second"), options.runs, (own, other), strict=True):
-            print(f"{name}: {folder}{f' ({point.missing}: no paired errors)' if point.missing else ''}")
+            print(f"{name}: {printable(str(folder))}{f' ({point.missing}: no paired errors)' if point.missing else ''}")
         print(f"\n{comparison(own, other).to_string(index=False)}\n")
         path = (options.out or options.runs[0]) / PICTURE
-        worst = draw_most_different(runs, path)
-        print(f"samples that differ most (first run, second run, difference): {', '.join(map(str, worst))}; {path}")
-    except GocError as error:
+        worst, compared = draw_most_different(runs, path, options.cache_dir)
+        few = "" if compared == runs[0][1]["config"]["num_samples"] else f", of the first {compared}, which both keep"
+        shown = ", ".join(map(str, worst))
+        print(f"samples that differ most (first run, second run, difference){few}: {shown}; {path}")
+    except (GocError, OSError) as error:
         return fail(error)
     return 0

@@ -9,6 +9,7 @@ import pandas as pd
 from goc.report.frame import is_uncached, method_names
 from goc.report.pairs import DECIDED, Point, difference
 from goc.report.tables import same_cost, signed, with_error
+from goc.report.text import markdown_cell
 
 QUALITIES = {"fid": "FID", "converged": "to converged", "relative_l2_mean": "to target", "drift": "drift"}
 PAIRED = ("fid", "converged")  # also as differences to the best row of as many evaluations
@@ -25,9 +26,13 @@ def families(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         models = sorted(rows["model"].unique())
         if len(models) < 2:
             continue
-        of_way = rows.groupby("way")["model"]
-        # a model may have been run twice in a way, with two files of one name: of which the mean would be is not known
-        everywhere = (of_way.transform("nunique") == len(models)) & (of_way.transform("size") == len(models))
+        models_of_way = rows.groupby("way")["model"]
+        # once on each: a model of two measurements would be two of them
+        everywhere = (models_of_way.transform("nunique") == len(models)) & (
+            models_of_way.transform("size") == len(models)
+        )
+        if not everywhere.any():
+            continue
         family, cfg_scale, samples, seed = key
         name = f"{family}: mean over {len(models)} models ({', '.join(models)}), guidance {cfg_scale}, "
         found.append((f"{name}{samples} samples, seed {seed}", rows[everywhere]))
@@ -107,7 +112,7 @@ def markdown(frame: pd.DataFrame, points: Sequence[Point]) -> str:
     parts = []
     for name, rows in families(frame):
         table = family_table(rows, [by_index[index] for index in rows.index])
-        parts += [f"## {name}", table.to_markdown(index=False, disable_numparse=True)]
+        parts += [f"## {markdown_cell(name)}", table.map(markdown_cell).to_markdown(index=False, disable_numparse=True)]
         parts.append(
             "- ± is the standard deviation over models. Differences are in pairs, to the row of the lowest mean among "
             "those of as many evaluations: means over the models with their paired errors; a tie is at most two."

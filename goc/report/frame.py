@@ -8,6 +8,7 @@ import pandas as pd
 
 from goc.config.identity import FILES, told_apart
 from goc.report.results import measurement_of
+from goc.report.text import printable
 from goc.samplers import kind_of
 from goc.system.files import content_key
 
@@ -84,20 +85,21 @@ def measurement_name(row: Mapping[Any, Any]) -> str:
 
 def _lookup(result: Any, path: tuple[str, ...]) -> Any:
     for key in path:
-        result = (result or {}).get(key)
+        result = result.get(key) if isinstance(result, Mapping) else None
     return result
 
 
-def _row(result: dict[str, Any]) -> dict[str, Any]:
-    """A result's row; also of an older version's, which lack some numbers."""
+def row_of(result: dict[str, Any]) -> dict[str, Any]:
+    """A result's row of the table; also of an older version's, which lack some numbers. Its texts are printable."""
 
     def without_seed(settings: Mapping[str, Any]) -> str:
         return content_key({key: value for key, value in settings.items() if key != "seed"})
 
     row = {column: _lookup(result, path) for column, path in COLUMNS.items()}
     sampler = row["sampler"] or ""
-    row["sampler"] = sampler if isinstance(sampler, str) else sampler["name"]
+    row["sampler"] = sampler if isinstance(sampler, str) else sampler.get("name")
     row["kind"] = kind_of(sampler)
+    row |= {column: printable(value) for column, value in row.items() if isinstance(value, str)}
     row["solver"] = f"{row['kind']}-{row['steps']}"
     row |= {
         f"{column}_se": _lookup(result, (*COLUMNS[column][:-1], f"{COLUMNS[column][-1]}_se")) for column in WITH_ERROR
@@ -109,7 +111,7 @@ def _row(result: dict[str, Any]) -> dict[str, Any]:
     own = told_apart(result["config"])
     row["measurement"] = without_seed(measurement_of(result))
     row["point"] = without_seed(own)
-    row["way"] = without_seed(_of_any_model(own, str(row["model"])))
+    row["way"] = without_seed(_of_any_model(own, str(_lookup(result, COLUMNS["model"]))))
     return row
 
 
@@ -132,7 +134,7 @@ def table(results: list[dict[str, Any]]) -> pd.DataFrame:
     that differ in nothing but the seed; `way`, equal for runs that differ in nothing but the model and the seed.
     """
     columns = [*COLUMNS, *(f"{column}_se" for column in WITH_ERROR), "kind", "solver", "measurement", "point", "way"]
-    frame = pd.DataFrame([_row(result) for result in results], columns=columns)
+    frame = pd.DataFrame([row_of(result) for result in results], columns=columns)
     order = ["model", "cfg_scale", "measurement", "evaluations", "method", "steps", "kind", "weights",
              "inflection_threshold", "seed"]  # fmt: skip
     frame = frame.assign(weights=frame["gradient_weights"].map(str))
@@ -147,15 +149,18 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     """
     measured = [*LOWER_IS_BETTER, *HIGHER_IS_BETTER, *COST]
     errors = [f"{column}_se" for column in WITH_ERROR]
+    frame = frame.reset_index(drop=True)
+    records = frame.to_dict("records")
+    numbers, squares = frame[measured].astype(float), frame[errors].astype(float) ** 2
     rows = []
-    for _, runs in frame.groupby(["measurement", "point"], sort=False):
-        row = runs.iloc[0].to_dict()
-        row["seed"] = ",".join(map(str, sorted(runs["seed"])))
-        if len(runs) > 1:
-            numbers = runs[measured].astype(float)
-            row |= numbers.mean().to_dict()
-            row |= numbers.std(ddof=1).add_suffix("_spread").to_dict()
-            row |= ((runs[errors].astype(float) ** 2).sum(min_count=len(runs)) ** 0.5 / len(runs)).to_dict()
+    for places in frame.groupby(["measurement", "point"], sort=False).indices.values():
+        places = frame.iloc[places]["seed"].drop_duplicates().index  # a seed has one vote, wherever the rows are from
+        row = records[places[0]]
+        row["seed"] = ",".join(map(str, sorted(records[place]["seed"] for place in places)))
+        if len(places) > 1:
+            row |= numbers.loc[places].mean().to_dict()
+            row |= numbers.loc[places].std(ddof=1).add_suffix("_spread").to_dict()
+            row |= (squares.loc[places].sum(min_count=len(places)) ** 0.5 / len(places)).to_dict()
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -10,6 +10,9 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 from torch import Tensor
 
+from goc.report.figures import write_figure
+
+PICTURES = ("png", "svg", "pdf", "jpg", "webp")  # what a picture's name may end in
 STATES = {"computed": "#dde3ea", "reused": "#4878b0", "corrected": "#e8862e"}
 
 
@@ -30,5 +33,5 @@ def draw_mask(cells: Tensor, title: str, path: Path) -> None:
     axis.set_title(title, loc="left", fontsize=10)
     handles = [Patch(color=color, label=name) for name, color in STATES.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    figure.savefig(path, dpi=110)
+    write_figure(figure, path, dpi=110)
     plt.close(figure)

@@ -5,7 +5,7 @@ given; this module gathers what it shows. Its plot is drawn by Vega-Lite (`goc.r
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,17 @@ from markupsafe import Markup
 
 from goc.report import cells
 from goc.report.frame import full_evaluations, is_uncached, speedup
-from goc.report.pairs import Point, target_of
-from goc.report.plots import pareto
+from goc.report.front import foremost, pareto
+from goc.report.pairs import Point, damaged, targets
 from goc.report.tables import measurements
 from goc.report.thumbnails import Pixels, Strip, amplified_difference, strips
 from goc.report.vega import library, marks, tradeoff_spec
-from goc.system.files import resolve, write_atomically
+from goc.system.files import resolve, write_text
 
 TEMPLATE = "asset:report/report.html"
+ROWS = 1000  # of a page, over all of its measurements
+PICTURED = 100  # rows whose samples are shown
+SKIPPED = 200  # folders that are named
 WIDE = 4.0  # ratio of the largest to the smallest number from which an axis is logarithmic
 
 
@@ -33,32 +36,44 @@ def write_html(
     points: Sequence[Point],
     failures: Sequence[tuple[str, str]],
     path: Path,
+    skipped: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Write the page for the rows of a table.
+    """Write the page for the rows of a table; of more than ROWS rows the foremost.
 
     frame: `goc.report.frame.over_seeds` with a column `series`, the name of the line a row belongs to. Numbers that are
     not finite count as not measured.
     images: for each row, the first samples as uint8 [n, C, H, W], C = 1 or 3, or None; rows of one measurement must
-    show the same seeds. Up to 8 are shown.
+    show the same seeds. Up to 8 are shown, of the PICTURED foremost rows. They may be read when they are asked for.
     points: the runs of each row, for the differences in pairs and the worst samples.
-    failures: (run, reason) of each run that did not finish.
+    failures: (run, reason) of each run that did not finish. skipped: (folder, why) of what is not in the table.
     Raises ValueError if there is not one entry of `images` and of `points` for each row.
     """
     if not len(frame) == len(images) == len(points):
         raise ValueError(f"{len(frame)} rows, {len(images)} entries of images, {len(points)} points")
     rows = frame.assign(place=range(len(frame)))
-    groups = [(name, group.assign(speedup=speedup(group))) for name, group in measurements(rows)]
-    data = [_data(group, [points[place] for place in group["place"]]) for _, group in groups]
-    pictures = strips(_pictures([group for _, group in groups], images))
+    shown, pictured = (foremost(rows, most, cells.QUALITIES) for most in (ROWS, PICTURED))
+    groups = [
+        (name, group, group[group["place"].isin(shown)])
+        for name, every in measurements(rows)
+        for group in [every.assign(speedup=speedup(every))]
+    ]
+    groups = [(name, every, own) for name, every, own in groups if len(own)]
+    data = [_data(every, own, [points[place] for place in own["place"]]) for _, every, own in groups]
+    pictures = strips(Pictures([own for *_, own in groups], images, set(pictured.tolist())))
+    skipped = list(dict.fromkeys((*skipped, *damaged(points))))  # also what has shown only now, in pairs
     page = _template().render(
-        groups=[_group(name, group, points, pictures) for name, group in groups],
+        groups=[_group(name, own, points, pictures) for name, _, own in groups],
         pictures=pictures,
+        pictured=len(pictured),
         failures=failures,
+        skipped=skipped[:SKIPPED],
+        skipped_count=len(skipped),
         rows=len(frame),
+        shown=len(shown),
         data=_script_json(data),
         library=Markup(library()),
     )
-    write_atomically(path, page.encode())
+    write_text(path, page)
 
 
 def _template() -> Any:
@@ -74,10 +89,13 @@ def _script_json(value: Any) -> Markup:
 # ---------------------------------------------------------------- what the script gets
 
 
-def _data(rows: pd.DataFrame, points: Sequence[Point]) -> dict[str, Any]:
-    """One measurement: its plot, the choices of its axes, its rows, and every pair's differences."""
+def _data(every: pd.DataFrame, rows: pd.DataFrame, points: Sequence[Point]) -> dict[str, Any]:
+    """One measurement: its plot, the choices of its axes, its rows, and their differences.
+
+    every: all rows of the measurement, of which no more than `rows` may be shown.
+    """
     qualities, costs = cells.known(rows, cells.QUALITIES), cells.known(rows, cells.COSTS)
-    compared = cells.compared(rows)
+    compared, baselines = cells.compared(rows), cells.baselines(rows)
     told = [*costs, *qualities]
     tooltip = {"series": "series", "solver": "sampler"} | {column: cells.TITLES[column][0] for column in told}
     return {
@@ -96,12 +114,15 @@ def _data(rows: pd.DataFrame, points: Sequence[Point]) -> dict[str, Any]:
                 "texts": {"series": str(row["series"]), "solver": row["solver"]}
                 | {column: cells.cell(row, column) for column in told},
             }
-            for (_, row), mark in zip(rows.iterrows(), marks(rows), strict=True)
+            for row, mark in zip(rows.to_dict("records"), marks(rows), strict=True)
         ],
-        "fronts": {quality: {cost: _front(rows, cost, quality) for cost in costs} for quality in qualities},
-        "baseline": _longest(rows),
+        "fronts": {quality: {cost: _front(every, rows, cost, quality) for cost in costs} for quality in qualities},
+        "baseline": _longest(rows) if baselines is None else baselines[0],
+        "baselines": baselines,
         "compared": {column: [*cells.TITLES[column], cells.lower_is_better(column)] for column in compared},
-        "differences": cells.paired(points, compared),
+        "differences": cells.paired(points, compared)
+        if baselines is None
+        else cells.paired_to(baselines, points, compared),
     }
 
 
@@ -110,7 +131,8 @@ def _axis(rows: pd.DataFrame, column: str, praise: str) -> dict[str, Any]:
     _, title = cells.TITLES[column]
     if column == "speedup":
         title += f" over {full_evaluations(rows).max():.0f} uncached evaluations"
-    values = np.array([value for _, row in rows.iterrows() if (value := cells.value_of(row, column)) is not None])
+    values = rows[column].to_numpy(float)
+    values = values[np.isfinite(values)]
     less = "fewer" if column in ("evaluations", "gmacs") else "lower"
     direction = less if cells.lower_is_better(column) else "more" if praise == "cheaper" else "higher"
     return {
@@ -120,11 +142,11 @@ def _axis(rows: pd.DataFrame, column: str, praise: str) -> dict[str, Any]:
     }
 
 
-def _front(rows: pd.DataFrame, cost: str, quality: str) -> list[int]:
-    """Positions of the rows that no other row beats in both."""
-    spent = rows[cost].to_numpy(float) * (1 if cells.lower_is_better(cost) else -1)
-    front = pareto(spent, rows[quality].to_numpy(float), cells.lower_is_better(quality))
-    return [int(position) for position in np.flatnonzero(front)]
+def _front(every: pd.DataFrame, rows: pd.DataFrame, cost: str, quality: str) -> list[int]:
+    """Positions in `rows` of those that none of all rows beats in both."""
+    spent = every[cost].to_numpy(float) * (1 if cells.lower_is_better(cost) else -1)
+    front = pareto(spent, every[quality].to_numpy(float), cells.lower_is_better(quality))
+    return [int(position) for position in np.flatnonzero(rows.index.isin(every.index[front]))]
 
 
 def _longest(rows: pd.DataFrame) -> int:
@@ -135,44 +157,59 @@ def _longest(rows: pd.DataFrame) -> int:
 # ---------------------------------------------------------------- what the template gets
 
 
-def _name(row: pd.Series) -> str:
+def _name(row: Mapping[Any, Any]) -> str:
     """A row for people: its line, and what tells it from the others on it."""
     evaluations = cells.value_of(row, "evaluations")
     solver = "" if row["solver"] in str(row["series"]) else f", {row['solver']}"
     return f"{row['series']}{solver}" + ("" if evaluations is None else f", {evaluations:.4g} evaluations")
 
 
-def _pictures(groups: Sequence[pd.DataFrame], images: Sequence[Pixels | None]) -> dict[str, Pixels]:
-    """All pictures of the page by name: rN the samples of row N, dN their difference to its uncached run's."""
-    found = {f"r{place}": samples for place, samples in enumerate(images) if samples is not None and len(samples)}
-    for rows in groups:
-        for position, place in enumerate(rows["place"]):
-            own, target = found.get(f"r{place}"), found.get(f"r{_target(rows, position)}")
-            if own is not None and target is not None and own.shape[1:] == target.shape[1:]:
-                found[f"d{place}"] = amplified_difference(own, target)
-    return found
+class Pictures(Mapping[str, Pixels]):
+    """All pictures of the page by name: rN the samples of row N, dN their difference to its uncached run's.
+
+    They are read when they are asked for, so that one is in memory at a time. rows: places whose pictures are wanted.
+    """
+
+    def __init__(self, groups: Sequence[pd.DataFrame], images: Sequence[Pixels | None], rows: set[int]) -> None:
+        self.images = images
+        shapes = {place: found.shape for place in sorted(rows) if (found := images[place]) is not None and len(found)}
+        self.made: dict[str, tuple[int, ...]] = {f"r{place}": (place,) for place in shapes}
+        for group in groups:
+            places = group["place"].to_list()
+            for place, target in zip(places, targets(group), strict=True):
+                other = None if target is None else places[target]
+                if place in shapes and other in shapes and shapes[place][1:] == shapes[other][1:]:
+                    self.made[f"d{place}"] = (place, other)
+
+    def __getitem__(self, name: str) -> Pixels:
+        found = [pixels for place in self.made[name] if (pixels := self.images[place]) is not None]
+        return found[0] if len(found) == 1 else amplified_difference(*found)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.made)
+
+    def __len__(self) -> int:
+        return len(self.made)
 
 
-def _target(rows: pd.DataFrame, position: int) -> int | None:
-    """Place of the uncached row of the same solver; None for that row itself, or if there is none."""
-    target = target_of(rows, position)
-    return None if target is None else int(rows["place"].iloc[target])
-
-
-def _group(name: str, rows: pd.DataFrame, points: Sequence[Point], pictures: dict[str, Strip]) -> dict[str, Any]:
+def _group(name: str, rows: pd.DataFrame, points: Sequence[Point], pictures: Mapping[str, Strip]) -> dict[str, Any]:
     """What the template shows of one measurement."""
     columns = cells.known(rows, tuple(cells.TITLES))
     own = [points[place] for place in rows["place"]]
+    records, of_target = rows.to_dict("records"), targets(rows)
+    baselines = cells.baselines(rows)
     return {
         "name": name,
         "columns": [(column, *cells.TITLES[column], _arrow(column)) for column in columns],
-        "settings": [
-            column for column in cells.SETTINGS if any(cells.setting(row, column) for _, row in rows.iterrows())
+        "settings": [column for column in cells.SETTINGS if any(cells.setting(row, column) for row in records)],
+        "rows": [
+            _row(row, None if target is None else records[target], point, columns, pictures)
+            for row, target, point in zip(records, of_target, own, strict=True)
         ],
-        "rows": [_row(rows, position, points, columns, pictures) for position in range(len(rows))],
         "pictured": _picture_order(rows),
         "several_seeds": "," in str(rows["seed"].iloc[0]),
         "missing": sorted({point.missing for point in own if point.missing}),
+        "baselines": None if baselines is None else len(baselines),
     }
 
 
@@ -187,12 +224,16 @@ def _picture_order(rows: pd.DataFrame) -> list[int]:
 
 
 def _row(
-    rows: pd.DataFrame, position: int, points: Sequence[Point], columns: list[str], pictures: dict[str, Strip]
+    row: Mapping[Any, Any],
+    target: Mapping[Any, Any] | None,
+    point: Point,
+    columns: list[str],
+    pictures: Mapping[str, Strip],
 ) -> dict[str, Any]:
-    """A row of the table with its strip of steps, its pictures and its worst samples."""
-    row = rows.iloc[position]
-    place, target = int(row["place"]), _target(rows, position)
+    """A row of the table with its strip of steps, its pictures and its worst samples; target: its uncached row."""
     uncached = bool(row["cached"] == 0)
+    strip, difference = f"r{row['place']}", f"d{row['place']}"
+    of_target = None if target is None else f"r{target['place']}"
     return {
         "name": _name(row),
         "series": str(row["series"]),
@@ -203,8 +244,8 @@ def _row(
         "settings": {column: cells.setting(row, column) for column in cells.SETTINGS},
         "quality": next((f"{cells.TITLES[column][0]} {text}" for column in cells.QUALITIES
                          if (text := cells.cell(row, column))), ""),
-        "pictures": f"r{place}" if f"r{place}" in pictures else None,
-        "difference": f"d{place}" if f"d{place}" in pictures else None,
-        "target": f"r{target}" if f"r{target}" in pictures else None,
-        "worst": [] if uncached else cells.worst_samples(points[place]),
+        "pictures": strip if strip in pictures else None,
+        "difference": difference if difference in pictures else None,
+        "target": of_target if of_target in pictures else None,
+        "worst": [] if uncached else cells.worst_samples(point),
     }  # fmt: skip

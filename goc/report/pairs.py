@@ -1,7 +1,8 @@
 """Runs of the same seeds compared in pairs: the error of a difference is far smaller than that of either number."""
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from goc.metrics.errors import paired_error
-from goc.report.frame import TO_TARGET, WITH_ERROR, is_uncached, table
-from goc.report.results import read_influence
+from goc.report.frame import TO_TARGET, WITH_ERROR, is_uncached, row_of
+from goc.report.results import INFLUENCE_FILE, read_influence
+from goc.report.text import printable
 
 DECIDED = 2.0  # paired errors between two runs, from which on one of them is better
 # columns whose number is a mean over samples, or has an influence for each: their name in the influence file
@@ -27,9 +29,21 @@ class Point:
     """The runs of one point: by seed, each one's row of the table, and what each sample contributes to its numbers."""
 
     folders: dict[int, Path] = field(default_factory=dict)
-    rows: dict[int, pd.Series] = field(default_factory=dict)
-    influence: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
+    rows: dict[int, Mapping[Any, Any]] = field(default_factory=dict)
+    influence: dict[int, Mapping[str, np.ndarray]] = field(default_factory=dict)
     missing: str = ""  # why a run has no influences
+    damaged: list[tuple[str, str]] = field(default_factory=list)  # (folder, why) where that is a fault of its file
+
+    def contribution(self, seed: int, name: str) -> np.ndarray | None:
+        """What each sample of a seed contributes to a number, [N]; None if that is not known, or not finite."""
+        values = self.influence.get(seed, {}).get(name)
+        if values is None or np.isfinite(values).all():
+            return values
+        self.missing = f"{INFLUENCE_FILE} is not finite in {printable(name)}"
+        told = (printable(str(self.folders[seed])), f"{self.missing}: no paired errors")
+        if told not in self.damaged:
+            self.damaged.append(told)
+        return None
 
     @property
     def solver(self) -> Any:
@@ -54,14 +68,21 @@ def points_of(runs: Sequence[tuple[Path, dict[str, Any]]]) -> dict[tuple[str, st
     """The points of some runs, by measurement and point as in the table."""
     points: dict[tuple[str, str], Point] = {}
     for folder, result in runs:
-        row = table([result]).iloc[0]
+        row = row_of(result)
         point, seed = points.setdefault((row["measurement"], row["point"]), Point()), int(row["seed"] or 0)
         point.folders[seed], point.rows[seed] = folder, row
         try:
             point.influence[seed] = read_influence(folder, result)
         except ValueError as error:
             point.missing = str(error)
+            if os.path.lexists(folder / INFLUENCE_FILE):
+                point.damaged.append((printable(str(folder)), f"{error}: no paired errors"))
     return points
+
+
+def damaged(points: Sequence[Point]) -> list[tuple[str, str]]:
+    """(folder, why) of all influences that are damaged, as far as they were asked for."""
+    return [why for point in points for why in point.damaged]
 
 
 def difference(own: Point, other: Point, column: str) -> Difference | None:
@@ -80,7 +101,7 @@ def difference(own: Point, other: Point, column: str) -> Difference | None:
         return None
     value = float(np.mean([own.rows[seed][column] - other.rows[seed][column] for seed in known]))
     name = CONTRIBUTIONS.get(column, "")
-    both = [(own.influence.get(seed, {}).get(name), other.influence.get(seed, {}).get(name)) for seed in known]
+    both = [(own.contribution(seed, name), other.contribution(seed, name)) for seed in known]
     pairs = [(a, b) for a, b in both if a is not None and b is not None and a.shape == b.shape]
     if len(pairs) == len(known):
         return Difference(value, paired_error(pairs))
@@ -104,9 +125,8 @@ def best_of(frame: pd.DataFrame, points: Sequence[Point], column: str, lower: bo
     return first
 
 
-def target_of(frame: pd.DataFrame, position: int) -> int | None:
-    """Position of the uncached row of the same solver; None for that row itself, or if there is none."""
-    row = frame.iloc[position]
-    same = is_uncached(frame) & (frame["solver"] == row["solver"])
-    positions = np.flatnonzero(same.to_numpy())
-    return None if len(positions) == 0 or same.iloc[position] else int(positions[0])
+def targets(frame: pd.DataFrame) -> list[int | None]:
+    """For each row the position of the uncached row of the same solver; None for such rows, or if there is none."""
+    uncached, solvers = is_uncached(frame).to_numpy(), frame["solver"].to_list()
+    first = {solvers[position]: int(position) for position in np.flatnonzero(uncached)[::-1]}
+    return [None if own else first.get(solver) for own, solver in zip(uncached, solvers, strict=True)]

@@ -1,5 +1,6 @@
 """Pictures of finished runs: quality against cost, and the alignment of gradients."""
 
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from goc.report.figures import write_figure
 from goc.report.frame import (
     LOWER_IS_BETTER,
     MEASUREMENT,
@@ -24,7 +26,8 @@ from goc.report.frame import (
     method_names,
     speedup,
 )
-from goc.system.files import room_for
+from goc.report.front import foremost, pareto, ranked
+from goc.report.text import LONGEST, plot_text
 
 QUALITY = {
     "fid": "FID to the real images",
@@ -39,20 +42,10 @@ COST = {
     "speedup": "measured speed-up (more is cheaper)",
 }
 COLORS = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]  # the stub names no ListedColormap
+# what one picture has room for
+PANELS, POINTS, SERIES, BARS = 60, 1000, 100, 100
 LINES, MARKERS = ("-", "--", ":", "-."), "osD^v<>PX*"
 GREYS, UNCACHED_MARKERS = ("black", "dimgrey", "darkgrey"), "s^vD<>P"  # so many that few solvers look alike
-
-
-def pareto(cost: np.ndarray, quality: np.ndarray, lower_is_better: bool) -> np.ndarray:
-    """Which points no other point beats in both: bool of the inputs' shape [n]; NaN never is on the front."""
-    worse = quality if lower_is_better else -quality
-    known = ~(np.isnan(worse) | np.isnan(cost))
-    beaten = [
-        bool(np.any(known & (cost <= cost[i]) & (worse <= worse[i])
-                    & ((cost < cost[i]) | (worse < worse[i]))))
-        for i in range(len(worse))
-    ]  # fmt: skip
-    return known & ~np.array(beaten, dtype=bool)
 
 
 def _errors(rows: pd.DataFrame, quality: str) -> np.ndarray | None:
@@ -80,13 +73,15 @@ def styles(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
     }
 
 
-def _plot_lines(axis: Axes, frame: pd.DataFrame, quality: str, cost: str, looks: dict[str, dict[str, Any]]) -> None:
+def _plot_lines(axis: Axes, panel: "Panel", cost: str, looks: dict[str, dict[str, Any]]) -> None:
     """Quality against cost, one line a series with its errors; a single uncached run also as a level."""
-    for name, rows in frame.groupby("series", sort=False):
+    frame, quality = panel.rows, panel.quality
+    for name, rows in panel.shown.groupby("series", sort=False):
         rows = rows.dropna(subset=[quality, cost]).sort_values(cost)
         if len(rows):
             look = {"capsize": 2, "linewidth": 1.2, "markersize": 5, **looks[str(name)]}
-            axis.errorbar(rows[cost], rows[quality].astype(float), _errors(rows, quality), label=name, **look)
+            label = plot_text(str(name))
+            axis.errorbar(rows[cost], rows[quality].astype(float), _errors(rows, quality), label=label, **look)
     levels = frame.loc[is_uncached(frame), quality].dropna()
     if len(levels) == 1 and quality not in TO_TARGET:
         axis.axhline(levels.iloc[0], color="black", linestyle=":", linewidth=0.8)
@@ -96,9 +91,10 @@ def _plot_lines(axis: Axes, frame: pd.DataFrame, quality: str, cost: str, looks:
     for solver in solvers.unique() if quality in TO_TARGET else [None]:  # targets of other steps are other ones
         own = np.ones(len(frame), dtype=bool) if solver is None else (solvers == solver).to_numpy()
         front[own] = pareto(saved[own], frame[quality].to_numpy(float)[own], quality in LOWER_IS_BETTER)
+    ringed = frame[front & frame.index.isin(panel.shown.index)]
     axis.scatter(
-        frame.loc[front, cost],
-        frame.loc[front, quality],
+        ringed[cost],
+        ringed[quality],
         s=110,
         facecolors="none",
         edgecolors="black",
@@ -119,10 +115,10 @@ def _round_ticks(axis: Axis, limits: tuple[float, float]) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _plot_bars(axis: Axes, frame: pd.DataFrame, quality: str) -> None:
+def _plot_bars(axis: Axes, rows: pd.DataFrame, quality: str) -> None:
     """Quality of runs that all cost the same, one bar a series."""
-    rows = frame[frame[quality].notna()].sort_values("series", ascending=False)
-    bars = axis.barh(rows["series"], rows[quality], xerr=_errors(rows, quality))
+    rows = rows[rows[quality].notna()].sort_values("series", ascending=False)
+    bars = axis.barh(rows["series"].astype(str).map(plot_text), rows[quality], xerr=_errors(rows, quality))
     axis.bar_label(bars, fmt=" %.3g")
     axis.margins(x=0.15)
     axis.set_xlabel(f"{QUALITY[quality]} (lower is better)")
@@ -136,56 +132,95 @@ def _drawn(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
     return qualities, [cost for cost in COST if frame[cost].notna().any()]
 
 
-def plot_tradeoff(frame: pd.DataFrame, folder: Path) -> None:
+@dataclass(frozen=True)
+class Panel:
+    """One quality of one measurement, and as many of its rows as can be drawn."""
+
+    rows: pd.DataFrame
+    quality: str
+    bars: bool  # instead of lines, as all rows cost the same
+    shown: pd.DataFrame
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, quality: str) -> "Panel":
+        bars = _one_cost(rows)
+        order = (quality, *QUALITY)
+        shown = rows.iloc[foremost(rows, BARS if bars else POINTS, order)]
+        if not bars and shown["series"].nunique() > SERIES:
+            names = shown["series"].iloc[ranked(shown, order)].unique()[:SERIES]
+            shown = shown[shown["series"].isin(names)]
+        return cls(rows, quality, bars, shown)
+
+    @property
+    def height(self) -> float:
+        """Inches."""
+        return max(4.0, 0.34 * len(self.shown) if self.bars else 0.2 * self.shown["series"].nunique() + 1.0)
+
+    @property
+    def left_out(self) -> str:
+        """What it does not show; empty if that is nothing."""
+        if len(self.shown) == len(self.rows):
+            return ""
+        lines, all_lines = (rows["series"].nunique() for rows in (self.shown, self.rows))
+        return f"{len(self.shown)} of {len(self.rows)} rows" + (f", {lines} of {all_lines} lines" * (lines < all_lines))
+
+
+def plot_tradeoff(frame: pd.DataFrame, folder: Path) -> str:
     """Draw quality against cost to FOLDER/tradeoff.png, .svg and .pdf; runs of different measurements never share axes.
 
     frame: `goc.report.frame.over_seeds` with a column `series`, the name of a run's line. The measured speed-up is over
-    the longest uncached trajectory of the picture.
+    the longest uncached trajectory of the picture. Returns what it has no room for, as a line of text; empty if that is
+    nothing.
     """
     frame = frame.assign(speedup=speedup(frame))
     groups = [group for _, group in frame.groupby(MEASUREMENT, sort=False, dropna=False)]
-    rows = [(group, quality) for group in groups for quality in _drawn(group)[0]]
-    if not rows:
-        return
+    wanted = [(group, quality) for group in groups for quality in _drawn(group)[0]]
+    panels = [Panel.of(group, quality) for group, quality in wanted[:PANELS]]
+    if not panels:
+        return ""
     _, costs = _drawn(frame)
-    bars = [_one_cost(group) for group, _ in rows]
-    if all(bars):
+    if all(panel.bars for panel in panels):
         costs = costs[:1]
-    heights = [max(4.0, 0.34 * len(group) if bar else 0.2 * group["series"].nunique() + 1.0)
-               for (group, _), bar in zip(rows, bars, strict=True)]  # fmt: skip
+    heights = [panel.height for panel in panels]
     figure, axes = plt.subplots(
-        len(rows), len(costs), figsize=(5.6 * len(costs) + 1.5, sum(heights)), squeeze=False, height_ratios=heights,
+        len(panels), len(costs), figsize=(5.6 * len(costs) + 1.5, sum(heights)), squeeze=False, height_ratios=heights,
         layout="constrained",
     )  # fmt: skip
     looks = styles(frame)
     named: list[int] = []
-    for line, (group, quality), bar in zip(axes, rows, bars, strict=True):
+    for line, panel in zip(axes, panels, strict=True):
+        group, quality = panel.rows, panel.quality
         values = group[quality].astype(float).dropna()
         wide = values.max() > 4 * values[values > 0].min() if (values > 0).any() else False
         for axis, cost in zip(line, costs, strict=True):
-            if bar and cost != costs[0]:
+            if panel.bars and cost != costs[0]:
                 axis.set_visible(False)
                 continue
-            if bar:
-                _plot_bars(axis, group, quality)
+            if panel.bars:
+                _plot_bars(axis, panel.shown, quality)
                 axis.set_xscale("log" if wide else "linear")
             else:
-                _plot_lines(axis, group, quality, cost, looks)
+                _plot_lines(axis, panel, cost, looks)
                 if wide:
                     axis.set_yscale("log")
                     _round_ticks(axis.yaxis, axis.get_ylim())
+            if panel.left_out:
+                axis.set_xlabel(f"{axis.get_xlabel()}\n{panel.left_out}")
             axis.grid(alpha=0.3)
         if id(group) not in named:
             named.append(id(group))
-            line[0].set_title(measurement_name(group.iloc[0].to_dict()), loc="left")
-            if not bar:
+            line[0].set_title(plot_text(measurement_name(group.iloc[0].to_dict()), LONGEST), loc="left")
+            if not panel.bars:
                 line[-1].legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), fontsize=8, frameon=False)
     undated = {"png": None, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     for suffix, metadata in undated.items():
         path = folder / f"tradeoff.{suffix}"
-        with room_for(path):
-            figure.savefig(path, dpi=110, metadata=metadata)
+        write_figure(figure, path, dpi=110, metadata=metadata)
     plt.close(figure)
+    left_out = list(dict.fromkeys(panel.left_out for panel in panels if panel.left_out))
+    if len(wanted) > PANELS:
+        left_out.append(f"{PANELS} of {len(wanted)} panels")
+    return f"tradeoff.png has {'; '.join(left_out[:3])}: uncached rows, the fronts, and the best" if left_out else ""
 
 
 def _one_cost(frame: pd.DataFrame) -> bool:

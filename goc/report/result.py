@@ -8,9 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
-from goc.report.results import FIRST_IMAGES, INFLUENCE_FILE, RESULT_FILE, read_influence, read_result
+from goc.report.results import FIRST_IMAGES, INFLUENCE_FILE, RESULT_FILE, Influence, load_result, read_influence
 from goc.samplers import kind_of
 from goc.system.errors import GocError
 from goc.system.files import replacing, write_json
@@ -31,10 +29,10 @@ class Result:
     @classmethod
     def load(cls, folder: Path | str) -> Self:
         """The finished run in a folder; raises GocError if there is none."""
-        content = read_result(Path(folder))
-        if content is None:
-            raise GocError(f"{folder}: holds no finished run")
-        return cls(Path(folder), content)
+        try:
+            return cls(Path(folder), load_result(Path(folder)))
+        except ValueError as error:
+            raise GocError(f"{folder}: holds no finished run: {error}") from error
 
     def save(self, folder: Path | str) -> Path:
         """Write the result to a folder, with what each sample contributes and the pictures; returns its result.json."""
@@ -77,7 +75,7 @@ class Result:
         return dict(self.content["cost"])
 
     @cached_property
-    def influence(self) -> dict[str, np.ndarray]:
+    def influence(self) -> Influence:
         """What each sample contributes to the numbers, float32 [N] by name; raises GocError if that is not there."""
         try:
             return read_influence(self.folder, dict(self.content))

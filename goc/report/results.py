@@ -2,19 +2,25 @@
 
 import contextlib
 import json
+import math
+import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import Timeout
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from goc.models.objective import DIFFUSION
+from goc.report.shape import problem_of
+from goc.report.text import printable
 from goc.system.errors import GocError
 from goc.system.files import room_for, write_atomically, write_json
 from goc.system.locks import Lock
@@ -26,7 +32,18 @@ FAILURE_FILE = "error.txt"  # in the folder of a sweep's job that failed: the re
 FIRST_IMAGES = "first.npy"  # the first samples of a run, uint8 [n, C, H, W], for pages that show several runs
 SHOWN_IMAGES = 8  # of each run, there
 LIBRARIES = ("torch", "torchvision", "torch-fidelity", "hydra-core", "omegaconf", "numpy", "scipy", "pandas")
-PARTS = ("config", "metrics", "distance", "cost", "inflection")  # objects that every result has
+# numpy's for uint8 [n, C, H, W]; its own reader has many ways to fail
+IMAGES_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '\|u1', 'fortran_order': False, 'shape': \((\d{1,9}), (\d{1,9}), (\d{1,9}), "
+    rb"(\d{1,9})\), \} *\n",
+    re.DOTALL,
+)
+LARGEST_RESULT = 64 * 2**20  # bytes of result.json; a run of 1,000 steps leaves a thousandth
+LARGEST_REASON = 2**16  # bytes of error.txt that are looked at
+LARGEST_IMAGES = 2**28  # bytes of first.npy: 8 of 3 x 3000 x 3000
+FLOATS = ("F16", "F32", "F64")  # safetensors' names
+OF_ALL = ("fid", "sfid", "is", "clip")  # influences of every sample; the others may be of the first ones alone
+OF_PAIRS = ("drift", "relative_l2", "psnr_image", "ssim", "lpips")  # of those that were also made without a cache
 
 
 def software() -> dict[str, str]:
@@ -45,17 +62,50 @@ def git_commit() -> str | None:
     return commit + ("+changes" if changed.stdout.strip() else "")
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
-    """The result in a run's folder, or None if the run has not finished there, or the file is damaged."""
+def read_file(path: Path, largest: int) -> bytes:
+    """The content of a run's file; raises ValueError, of a few words, if it is missing, too large, or no file.
+
+    Nothing is opened that could wait for ever (a pipe), or has no end (a device).
+    """
+    if not path.is_file():
+        raise ValueError(f"{path.name} is " + ("no file" if os.path.lexists(path) else "missing"))
     try:
-        result = json.loads((folder / RESULT_FILE).read_text())
-    except (FileNotFoundError, ValueError):
+        with path.open("rb") as file:
+            content = file.read(largest + 1)
+    except OSError as error:
+        raise ValueError(f"{path.name} cannot be read ({error.strerror})") from error
+    if len(content) > largest:
+        raise ValueError(f"{path.name} is larger than {largest / 2**20:g} MiB")
+    return content
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def load_result(folder: Path) -> dict[str, Any]:
+    """The result in a run's folder, in the shape of `goc.report.shape`.
+
+    Raises ValueError, of a few words, if the run has not finished there, or the file is damaged.
+    """
+    content = read_file(folder / RESULT_FILE, LARGEST_RESULT)
+    try:
+        result = json.loads(content.decode(), parse_constant=_no_number)
+    except RecursionError as error:
+        raise ValueError(f"{RESULT_FILE} is damaged (nested too deep)") from error
+    except ValueError as error:
+        raise ValueError(f"{RESULT_FILE} is damaged ({printable(str(error))})") from error
+    if problem := problem_of(result):
+        raise ValueError(f"{RESULT_FILE} is damaged ({problem})")
+    return dict(result)
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The same, or None if the run has not finished there, or the file is damaged."""
+    try:
+        return load_result(folder)
+    except ValueError:
         return None
-    if not isinstance(result, dict) or not all(isinstance(result.get(part), dict) for part in PARTS):
-        return None
-    compared = isinstance(result.get("measurement", result.get("protocol")), dict)
-    known = "method" in result and isinstance(result["config"].get("model"), dict)
-    return result if known and compared else None
 
 
 def measurement_of(result: dict[str, Any]) -> dict[str, Any]:
@@ -80,20 +130,99 @@ def write_influence(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
         write_atomically(folder / INFLUENCE_FILE, save(tensors))
 
 
-def read_influence(folder: Path, result: dict[str, Any]) -> dict[str, np.ndarray]:
-    """What `write_influence` kept; raises ValueError, of a few words, if it is missing, damaged, or of another N."""
-    path = folder / INFLUENCE_FILE
-    if not path.exists():
-        raise ValueError(f"{INFLUENCE_FILE} is missing")
+class Influence(Mapping[str, np.ndarray]):
+    """What `write_influence` kept, read from the file when it is asked for: many runs have much of it.
+
+    Raises ValueError, of a few words, if it is missing, damaged, or of another N.
+    """
+
+    def __init__(self, folder: Path, result: Mapping[str, Any]) -> None:
+        self.path = folder / INFLUENCE_FILE
+        if not self.path.is_file():
+            raise ValueError(f"{INFLUENCE_FILE} is " + ("no file" if os.path.lexists(self.path) else "missing"))
+        try:
+            with safe_open(self.path, framework="numpy") as file:
+                parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+                forms = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ValueError(f"{INFLUENCE_FILE} is damaged") from error
+        self.sizes = {name: _samples(name, shape, dtype) for name, (shape, dtype) in forms.items()}
+        self._require_sizes(result)
+
+    def _require_sizes(self, result: Mapping[str, Any]) -> None:
+        count = result["config"].get("num_samples")
+        converged = (result.get("converged") or {}).get("samples")
+        paired = next((size for name, size in self.sizes.items() if name in OF_PAIRS), None)
+        expected = {**dict.fromkeys(OF_ALL, count), **dict.fromkeys(OF_PAIRS, paired), "converged": converged}
+        for name, size in self.sizes.items():
+            known = expected.get(name)
+            if (known is not None and size != known) or (count is not None and size > count):
+                raise ValueError(f"{INFLUENCE_FILE} is of {size} samples, not {known or count}")
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """Float [N]; raises KeyError if it was not kept, or cannot be read any more."""
+        if name not in self.sizes:
+            raise KeyError(name)
+        return _contribution(self.path, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.sizes)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+
+def _samples(name: str, shape: tuple[int, ...], dtype: str) -> int:
+    if len(shape) != 1 or not shape[0] or dtype not in FLOATS:
+        raise ValueError(f"{INFLUENCE_FILE} is damaged ({printable(name)} is {dtype} {list(shape)[:8]})")
+    return shape[0]
+
+
+@lru_cache(maxsize=256)  # 51 MB of 50,000 samples
+def _contribution(path: Path, name: str) -> np.ndarray:
     try:
-        arrays = load_file(path)
+        with safe_open(path, framework="numpy") as file:
+            return np.asarray(file.get_tensor(name))
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{INFLUENCE_FILE} is damaged") from error
-    count = result["config"].get("num_samples")
-    for name in ("fid", "sfid", "is"):
-        if name in arrays and arrays[name].shape != (count,):
-            raise ValueError(f"{INFLUENCE_FILE} is of {len(arrays[name])} samples, not {count}")
-    return arrays
+        raise KeyError(name) from error
+
+
+def read_influence(folder: Path, result: Mapping[str, Any]) -> Influence:
+    """What each sample contributes to a run's numbers; raises ValueError as `Influence` does."""
+    return Influence(folder, result)
+
+
+def read_first_images(folder: Path) -> np.ndarray | None:
+    """The first samples of a run, uint8 [n, C, H, W], C = 1 or 3; None if it kept none.
+
+    Raises ValueError, of a few words, if the file is damaged.
+    """
+    path = folder / FIRST_IMAGES
+    if not os.path.lexists(path):
+        return None
+    content = read_file(path, LARGEST_IMAGES)
+    header = IMAGES_HEADER.match(content)
+    shape = tuple(map(int, header.groups())) if header else ()
+    if header is None or shape[1] not in (1, 3) or min(shape) < 1:
+        raise ValueError(f"{FIRST_IMAGES} is damaged (no images uint8 [n, C, H, W])")
+    if math.prod(shape) != len(content) - header.end():
+        raise ValueError(f"{FIRST_IMAGES} is damaged (not as long as its {' x '.join(map(str, shape))} pixels)")
+    return np.frombuffer(content, np.uint8, offset=header.end()).reshape(shape)
+
+
+def reason_in(folder: Path) -> str:
+    """Why a job failed, as it left it in its folder; raises ValueError, of a few words, if it is not told there."""
+    path = folder / FAILURE_FILE
+    if not path.is_file():
+        raise ValueError(f"{FAILURE_FILE} is no file")
+    try:
+        with path.open("rb") as file:
+            lines = file.read(LARGEST_REASON).decode(errors="replace").splitlines()
+    except OSError as error:
+        raise ValueError(f"{FAILURE_FILE} cannot be read ({error.strerror})") from error
+    if not lines or not lines[0].strip():
+        raise ValueError(f"{FAILURE_FILE} is empty")
+    return printable(lines[0])
 
 
 def claim_folder(folder: Path, own: dict[str, Any]) -> None:
@@ -104,8 +233,8 @@ def claim_folder(folder: Path, own: dict[str, Any]) -> None:
             write_json(marker, own)
         return
     try:
-        other = dict(json.loads(marker.read_text()))
-    except (ValueError, TypeError) as error:
+        other = dict(json.loads(read_file(marker, LARGEST_RESULT)))
+    except (ValueError, TypeError, RecursionError) as error:
         raise GocError(
             f"{marker}: damaged, so whose run the folder holds is not known; move the folder away"
         ) from error
@@ -136,27 +265,3 @@ def sole_run(folder: Path) -> Iterator[None]:
         raise GocError(
             f"{folder}: another run is at work in this folder; wait for it, or choose another name"
         ) from error
-
-
-def collect(paths: list[Path]) -> list[tuple[Path, dict[str, Any]]]:
-    """Folder and result of every finished run below the paths, each once, in a fixed order."""
-    folders = sorted({file.parent.resolve() for path in paths for file in path.rglob(RESULT_FILE)})
-    return [(folder, result) for folder in folders if (result := read_result(folder)) is not None]
-
-
-def skipped(paths: list[Path]) -> list[tuple[Path, str]]:
-    """(folder, why) of every run below the paths that has no result to report: not finished, or a damaged file."""
-    folders = {
-        file.parent.resolve() for path in paths for name in (CLAIM_FILE, RESULT_FILE) for file in path.rglob(name)
-    }
-    return [
-        (folder, f"{RESULT_FILE} is damaged" if (folder / RESULT_FILE).exists() else "not finished")
-        for folder in sorted(folders)
-        if read_result(folder) is None
-    ]
-
-
-def failures(paths: list[Path]) -> list[tuple[str, str]]:
-    """(run, reason) of every run below the paths that failed when it was last tried."""
-    files = sorted({file.resolve() for path in paths for file in path.rglob(FAILURE_FILE)})
-    return [(file.parent.name, file.read_text().splitlines()[0]) for file in files]

@@ -6,7 +6,7 @@ the means over them (in table.md) and alignments.png.
 """
 
 import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,49 +16,73 @@ import pandas as pd
 from goc.metrics.kinds import EXTRACTORS
 from goc.report import families
 from goc.report.alignment import plot_alignments
+from goc.report.collect import Found, Why, find, tell
 from goc.report.frame import INTERNAL, over_seeds, series_names, table
 from goc.report.page import write_html
-from goc.report.pairs import points_of
+from goc.report.pairs import Point, damaged, points_of
 from goc.report.plots import plot_tradeoff
-from goc.report.results import FIRST_IMAGES, collect, extractor_of, failures, skipped
+from goc.report.results import extractor_of, read_first_images
 from goc.report.tables import latex, markdown, measurements, warning
+from goc.report.text import csv_text, printable
 from goc.system.errors import GocError, fail
-from goc.system.files import room_for, write_atomically
+from goc.system.files import room_for, write_text
 
 PRINTED = ("method", "steps", "evaluations", "fid", "fid_se", "sfid", "is", "clip", "converged", "drift",
            "relative_l2_median", "gmacs", "latency_ratio")  # fmt: skip
+PRINTED_ROWS = 1000  # of a measurement
 
 
-def _first_images(folder: Path) -> np.ndarray | None:
-    path = folder / FIRST_IMAGES
-    return np.load(path, allow_pickle=False) if path.exists() else None
+class FirstImages(Sequence[np.ndarray | None]):
+    """The first samples of each point, read when they are asked for: those of many runs do not fit into memory.
+
+    The first seed's stand for a point. skipped: where files that are damaged are added, once.
+    """
+
+    def __init__(self, points: Sequence[Point], skipped: list[Why]) -> None:
+        self.folders, self.skipped = [point.folders[min(point.folders)] for point in points], skipped
+
+    def __getitem__(self, place: Any) -> Any:
+        try:
+            return read_first_images(self.folders[place])
+        except ValueError as error:
+            why = printable(str(self.folders[place])), f"{error}: no pictures"
+            if why not in self.skipped:
+                self.skipped.append(why)
+            return None
+
+    def __len__(self) -> int:
+        return len(self.folders)
 
 
 def _write(path: Path, text: str) -> None:
     with room_for(path):
-        write_atomically(path, text.encode())
+        write_text(path, text)
 
 
-def write_report(runs: list[tuple[Path, dict[str, Any]]], failed: list[tuple[str, str]], out: Path) -> pd.DataFrame:
-    """Write the report on some runs to a folder; returns the table of points, seeds put together."""
+def write_report(found: Found, out: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Write the report on some runs to a folder.
+
+    Returns the table of points, seeds put together, and lines that say what the pictures have no room for. Files of a
+    run that are damaged are added to `found.skipped`; its numbers stay in the report.
+    """
+    runs = found.runs
     frame = table([result for _, result in runs])
-    _write(out / "results.csv", frame.drop(columns=INTERNAL).to_csv(index=False))
+    _write(out / "results.csv", csv_text(frame.drop(columns=INTERNAL)))
     frame = over_seeds(frame)
     frame["series"] = series_names(frame)
-    _write(out / "tradeoff.csv", frame.drop(columns=[*INTERNAL, "series"]).to_csv(index=False))
+    _write(out / "tradeoff.csv", csv_text(frame.drop(columns=[*INTERNAL, "series"])))
     by_key = points_of(runs)
     points = [by_key[key] for key in zip(frame["measurement"], frame["point"], strict=True)]
     features = {EXTRACTORS[name].size for _, result in runs if (name := extractor_of(result)) in EXTRACTORS}
     means = families.markdown(frame, points)
     _write(out / "table.md", "\n".join(filter(None, [means, markdown(frame, points, max(features, default=None))])))
     _write(out / "table.tex", latex(frame, points))
-    plot_tradeoff(frame, out)
-    plot_alignments([result for _, result in runs], out / "alignments.png")
-    # the first seed's stand for a point
-    images = [_first_images(point.folders[min(point.folders)]) for point in points]
+    left_out = plot_tradeoff(frame, out), plot_alignments([result for _, result in runs], out / "alignments.png")
     with room_for(out / "report.html"):
-        write_html(frame, images, points, failed, out / "report.html")
-    return frame
+        images = FirstImages(points, found.skipped)
+        write_html(frame, images, points, found.failures, out / "report.html", found.skipped)
+    found.skipped.extend(damaged(points))
+    return frame, list(filter(None, left_out))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,23 +93,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("paths", nargs="+", type=Path, help="folders that hold runs, at any depth")
     parser.add_argument("--out", type=Path, help="where to write (default: the first path)")
     options = parser.parse_args(arguments)
-    for folder, why in skipped(options.paths):
-        print(f"skipped: {folder}: {why}", file=sys.stderr)
-    runs = collect(options.paths)
-    if not runs:
-        print(f"no finished run below {', '.join(map(str, options.paths))}", file=sys.stderr)
-        return 1
+    found = find(options.paths)
+    tell(found.skipped)
+    told = len(found.skipped)
+    if not found.runs:
+        names = ", ".join(printable(str(path)) for path in options.paths)
+        return fail(GocError(f"no finished run below {names}"))
     out = options.out or options.paths[0]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        points = write_report(runs, failures(options.paths), out)
+        points, left_out = write_report(found, out)
     except (GocError, OSError) as error:
         return fail(error)
+    tell(found.skipped[told:])
     for name, rows in measurements(points.assign(method=points["series"])):
         shown = rows[[column for column in PRINTED if rows[column].notna().any()]]
-        print(f"{name}\n{shown.to_string(index=False, float_format='{:.4g}'.format)}\n")
+        print(f"{name}\n{shown.head(PRINTED_ROWS).to_string(index=False, float_format='{:.4g}'.format)}")
+        print(f"and {len(rows) - PRINTED_ROWS} more\n" if len(rows) > PRINTED_ROWS else "")
     if warning(points):
         print(warning(points))
+    for line in left_out:
+        print(f"{line}; all {len(points)} rows are in tradeoff.csv and table.md")
     written = ("report.html", "tradeoff.png", "tradeoff.csv", "table.md")
-    print(f"{len(runs)} runs: {', '.join(str(out / name) for name in written)}")
+    print(f"{len(found.runs)} runs: {', '.join(str(out / name) for name in written)}")
     return 0

@@ -1,10 +1,10 @@
 """Tables for papers: Markdown and LaTeX, errors in the field's notation, and measured numbers beside published ones."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from goc.report.frame import (
@@ -18,7 +18,8 @@ from goc.report.frame import (
     measurement_name,
     method_names,
 )
-from goc.report.pairs import Point, best_of, difference, target_of
+from goc.report.pairs import Point, best_of, difference, targets
+from goc.report.text import latex_cell, markdown_cell
 from goc.system.files import CONF
 
 SHOWN = ("cached", "evaluations", "fid", "sfid", "is", "converged", "drift", "relative_l2_mean", "relative_l2_median",
@@ -29,7 +30,9 @@ SAME_RATIO = 0.03  # rows match published ones where their ratios are this close
 PUBLISHED = CONF / "experiment" / "published.csv"
 DIGITS = 2  # of an error
 
-Bold = Callable[[str], str]
+NAMED = 10  # rows that a note names one by one
+
+Form = Callable[[str], str]
 
 
 def with_error(value: float, error: float | None) -> str:
@@ -40,7 +43,7 @@ def with_error(value: float, error: float | None) -> str:
     return f"{value:.{decimals}f}({round(error * 10**decimals)})"
 
 
-def _text(row: pd.Series, column: str) -> str:
+def _text(row: Mapping[Any, Any], column: str) -> str:
     """A cell: the number with its error, or its spread over seeds where that is all there is; empty if not measured."""
     value, error, spread = row[column], row.get(f"{column}_se"), row.get(f"{column}_spread")
     if pd.isna(value):
@@ -63,26 +66,24 @@ def differences(frame: pd.DataFrame, points: Sequence[Point], column: str) -> pd
     The best is the lowest (or highest) number among rows of about the same cost; what is not more than two paired
     errors behind it is a tie.
     """
-    cells = pd.DataFrame("", index=frame.index, columns=["to uncached", "to best"])
-    for position, index in enumerate(frame.index):
-        target = target_of(frame, position)
-        if target is not None:
-            cells.loc[index, "to uncached"] = _difference_text(points, position, target, column)
+    to_uncached = [
+        "" if target is None else _difference_text(points, position, target, column)
+        for position, target in enumerate(targets(frame))
+    ]
+    to_best, values = [""] * len(frame), frame[column].to_numpy(float)
     for rows in same_cost(frame):
-        values = frame.iloc[rows][column].astype(float)
-        if values.notna().sum() < 2:
+        known = [position for position in rows if not math.isnan(values[position])]
+        if len(known) < 2:
             continue
-        first = rows[int(np.nanargmin(values if column in LOWER_IS_BETTER else -values))]
-        for position in rows:
-            if pd.notna(frame.iloc[position][column]):
-                found = None if position == first else difference(points[position], points[first], column)
-                text = "best" if position == first else _difference_text(points, position, first, column)
-                tied = found is not None and found.error is not None and not found.decided
-                cells.loc[frame.index[position], "to best"] = "tie" if tied else text
-        tied_any = [position for position in rows if cells.loc[frame.index[position], "to best"] == "tie"]
-        if tied_any:
-            cells.loc[frame.index[first], "to best"] = "tie"
-    return cells
+        first = min(known, key=lambda position: values[position] if column in LOWER_IS_BETTER else -values[position])
+        for position in known:
+            found = None if position == first else difference(points[position], points[first], column)
+            text = "" if found is None else signed(with_error(found.value, found.error))
+            tied = found is not None and found.error is not None and not found.decided
+            to_best[position] = "best" if position == first else "tie" if tied else text
+        if any(to_best[position] == "tie" for position in known):
+            to_best[first] = "tie"
+    return pd.DataFrame({"to uncached": to_uncached, "to best": to_best}, index=frame.index)
 
 
 def _difference_text(points: Sequence[Point], own: int, other: int, column: str) -> str:
@@ -106,15 +107,19 @@ def same_target(frame: pd.DataFrame) -> list[list[int]]:
     ]
 
 
-def _cells(frame: pd.DataFrame, points: Sequence[Point], bold: Bold) -> pd.DataFrame:
-    """The shown columns as text; bold is what is better than every row of about the same cost by two paired errors."""
+def _cells(frame: pd.DataFrame, points: Sequence[Point], safe: Form, bold: Form) -> pd.DataFrame:
+    """The shown columns as text of a format, for which `safe` makes text safe.
+
+    Bold is what is better than every row of about the same cost by two paired errors.
+    """
     columns = [column for column in SHOWN if column in frame and frame[column].notna().any()]
-    cells = pd.DataFrame({column: [_text(row, column) for _, row in frame.iterrows()] for column in columns})
-    cells.index = frame.index
+    records = frame.to_dict("records")
+    texts = {column: [safe(_text(row, column)) for row in records] for column in columns}
+    cells = pd.DataFrame(texts, index=frame.index)
     for column in set(columns) & set(WITH_ERROR) & {*LOWER_IS_BETTER, *HIGHER_IS_BETTER}:
         for rows in same_target(frame) if column in TO_TARGET else same_cost(frame):
             rivals = [points[position] for position in rows]
-            best = best_of(frame.iloc[rows], rivals, column, column in LOWER_IS_BETTER)
+            best = best_of(frame[[column]].iloc[rows], rivals, column, column in LOWER_IS_BETTER)
             if best is not None:
                 index = frame.index[rows[best]]
                 cells.loc[index, column] = bold(str(cells.loc[index, column]))
@@ -124,8 +129,8 @@ def _cells(frame: pd.DataFrame, points: Sequence[Point], bold: Bold) -> pd.DataF
             place = list(cells.columns).index(column) + 1
             cells.insert(place, f"{column} to best", beside["to best"])
             cells.insert(place, f"{column} to uncached", beside["to uncached"])
-    cells.insert(0, "steps", frame["solver"])
-    cells.insert(0, "method", method_names(frame).where(~is_uncached(frame), "no cache"))
+    cells.insert(0, "steps", frame["solver"].map(safe))
+    cells.insert(0, "method", method_names(frame).where(~is_uncached(frame), "no cache").map(safe))
     return cells.loc[:, [column for column in cells if (cells[column] != "").any()]]
 
 
@@ -155,9 +160,14 @@ def notes(frame: pd.DataFrame, points: Sequence[Point], features: int | None) ->
     accuracy = frame["converged_accuracy"].astype(float).max()
     if not math.isnan(accuracy):
         said.append(f"Distance to the converged solution: known to {accuracy:.2g}.")
+    missing: dict[str, list[str]] = {}
     for name, point in zip(frame["series"], points, strict=True):
         if point.missing:
-            said.append(f"No paired error for {name}: {point.missing}; run its command again.")
+            missing.setdefault(point.missing, []).append(str(name))
+    for why, names in missing.items():
+        said += [f"No paired error for {name}: {why}; run its command again." for name in names[:NAMED]]
+        if len(names) > NAMED:
+            said.append(f"Nor for {len(names) - NAMED} more: {why}.")
     few = frame["samples"].astype(float).min()
     if features is not None and few < features:
         said.append(f"{few:.0f} samples are fewer than the extractor's {features} features: FIDs are biased upward.")
@@ -201,19 +211,13 @@ def markdown(frame: pd.DataFrame, points: Sequence[Point], features: int | None 
     by_index = dict(zip(frame.index, points, strict=True))
     for name, rows in measurements(frame):
         own = [by_index[index] for index in rows.index]
-        cells = _cells(rows, own, "**{}**".format)
-        parts += [f"## {name}", cells.to_markdown(index=False, disable_numparse=True)]
-        parts.append("\n".join(f"- {note}" for note in notes(rows, own, features)))
-        beside = published(rows)
+        cells = _cells(rows, own, markdown_cell, "**{}**".format)
+        parts += [f"## {markdown_cell(name)}", cells.to_markdown(index=False, disable_numparse=True)]
+        parts.append("\n".join(f"- {markdown_cell(note)}" for note in notes(rows, own, features)))
+        beside = published(rows.assign(series=rows["series"].map(markdown_cell)))
         if len(beside):
             parts += ["### Beside the published numbers", beside.to_markdown(index=False, floatfmt=".4g")]
     return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def _escaped(text: str) -> str:
-    for character in "%_&#":
-        text = text.replace(character, "\\" + character)
-    return text.replace("±", "$\\pm$")
 
 
 def latex(frame: pd.DataFrame, points: Sequence[Point]) -> str:
@@ -221,8 +225,9 @@ def latex(frame: pd.DataFrame, points: Sequence[Point]) -> str:
     parts = [f"% {warning(frame)}"] if warning(frame) else []
     by_index = dict(zip(frame.index, points, strict=True))
     for name, rows in measurements(frame):
-        cells = _cells(rows, [by_index[index] for index in rows.index], "\\textbf{{{}}}".format)
-        lines = [" & ".join(map(_escaped, map(str, row))) + r" \\" for row in [cells.columns, *cells.to_numpy()]]
+        cells = _cells(rows, [by_index[index] for index in rows.index], latex_cell, "\\textbf{{{}}}".format)
+        heads = [latex_cell(str(column)) for column in cells.columns]
+        lines = [" & ".join(map(str, row)) + r" \\" for row in [heads, *cells.to_numpy()]]
         form = "l" + "r" * (len(cells.columns) - 1)
         body = [rf"\begin{{tabular}}{{{form}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
         parts.append("\n".join([f"% {name}", *body, r"\end{tabular}"]))

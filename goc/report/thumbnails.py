@@ -31,10 +31,14 @@ class Strip:
 
 def strips(images: Mapping[str, Pixels]) -> dict[str, Strip]:
     """A strip of each of some images uint8 [n, C, H, W], C = 1 or 3, as large as all of them fit the page."""
-    made: dict[str, Strip] = {}
     for side in SIDES:
-        made = {name: _strip(samples[:SHOWN_IMAGES], side) for name, samples in images.items()}
-        if sum(len(strip.source) for strip in made.values()) <= LARGEST_STRIPS:
+        made, characters = {}, 0
+        for name, samples in images.items():
+            made[name] = _strip(samples[:SHOWN_IMAGES], side)
+            characters += len(made[name].source)
+            if characters > LARGEST_STRIPS and side != SIDES[-1]:
+                break
+        else:
             break
     return made
 

@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 
 from goc.report.frame import is_uncached
 from goc.report.plots import styles
-from goc.system.files import cache_folder, write_atomically
+from goc.system.files import cache_folder, write_text
 
 DASHES = {"-": [1, 0], "--": [6, 3], ":": [2, 3], "-.": [8, 3, 2, 3]}
 SHAPES = {
@@ -43,7 +43,7 @@ def library() -> str:
     made = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
     if kept is not None:
         with contextlib.suppress(OSError):
-            write_atomically(kept, f"{_heading(made)}\n{made}".encode())
+            write_text(kept, f"{_heading(made)}\n{made}")
     return made
 
 

@@ -17,7 +17,7 @@ from goc.models.dit import DiT
 from goc.sampling.guidance import Denoiser, guided_denoiser
 from goc.sampling.solvers import Solver
 from goc.system.device import synchronize
-from goc.system.errors import GocError
+from goc.system.errors import ConfigError, GocError
 
 
 def own_generator(seed: int, index: int) -> torch.Generator:
@@ -75,7 +75,8 @@ class Generation:
     """Everything that decides what sample i looks like, apart from i.
 
     new_cache makes a feature cache for one batch; None computes everything. decode turns latents [N, C, H, W] into
-    images [N, 3 or 1, H', W'] in [-1, 1].
+    images [N, 3 or 1, H', W'] in [-1, 1]. Raises ConfigError for what the model lacks: a null label for guidance, a
+    learned variance for DDPM.
     """
 
     model: DiT
@@ -89,6 +90,17 @@ class Generation:
     method: str = "none"  # for messages
     divergence_hint: str = ""
     autocast: torch.dtype | None = None  # the format of the denoiser's products; None: as the weights are
+
+    def __post_init__(self) -> None:
+        if self.cfg_scale != 1.0 and not self.model.null_label:
+            raise ConfigError(
+                f"cfg_scale={self.cfg_scale:g}: must be 1 with this checkpoint, whose label table has no null label"
+            )
+        if self.solver.needs_variance and not self.model.learned_variance:
+            raise ConfigError(
+                "sampler=ddpm: must be another one with this checkpoint, which has no learned variance "
+                "(learn_sigma=False)"
+            )
 
     @property
     def evaluations(self) -> int:
@@ -150,7 +162,13 @@ class Generation:
         for x in steps:
             finite.append(torch.isfinite(x).all())  # looked at after the last step: no waiting for a GPU before
         check_finite(torch.stack(finite).tolist(), indices, self.method, self.divergence_hint)
-        return {"latents": x, "labels": labels, "images": to_uint8(self.decode(x))}, cache
+        images = self.decode(x)
+        if not torch.isfinite(images).all():  # as numbers of 8 bits they would look like an image
+            raise GocError(
+                f"samples {indices.start}..{indices.stop - 1}: their decoded images are not finite, although their "
+                "latents are: must have another vae"
+            )
+        return {"latents": x, "labels": labels, "images": to_uint8(images)}, cache
 
     def cost(self, cache: StepCache | None) -> dict[str, Any]:
         """What a batch really cost: its cache ratio, MACs per image, and what its cache held at most."""

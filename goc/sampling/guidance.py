@@ -6,17 +6,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Denoiser = Callable[[Tensor, int], Tensor]  # (x [N, C, H, W], evaluation) -> output [N, 2C, H, W]
+# (x [N, C, H, W], evaluation) -> output [N, 2C, H, W]; [N, C, H, W] of a network without a learned variance
+Denoiser = Callable[[Tensor, int], Tensor]
 
 
 def guide(output: Tensor, scale: float, channels: int) -> Tensor:
     """Classifier-free guidance (Ho & Salimans, arXiv 2207.12598) on the first channels of the noise or velocity.
 
     output [2N, 2C, H, W]: conditional half, then unconditional. Returns [N, 2C, H, W]; the remaining channels and
-    the variance are the conditional ones. The published protocol guides 3 channels (of 4).
+    the variance are the conditional ones. The published protocol guides 3 channels (of 4). channels: at most C.
     """
     cond, uncond = output.chunk(2)
-    channels = min(channels, cond.shape[1] // 2)
     guided = uncond[:, :channels] + scale * (cond[:, :channels] - uncond[:, :channels])
     return torch.cat([guided, cond[:, channels:]], dim=1)
 
@@ -41,6 +41,6 @@ def guided_denoiser(
         t = given[i : i + 1]
         if not guided:
             return model(x, t, y)
-        return guide(model(torch.cat([x, x]), t, y), cfg_scale, cfg_channels)
+        return guide(model(torch.cat([x, x]), t, y), cfg_scale, min(cfg_channels, x.shape[1]))
 
     return denoise

@@ -16,7 +16,7 @@ from goc.sampling.calibrate import Calibration
 from goc.sampling.distance import relative_distances
 from goc.sampling.local_search import Steps, local_search
 from goc.sampling.shared import shared_path
-from goc.system.files import room_for, write_json
+from goc.system.files import read_json, room_for, write_json
 from goc.system.locks import Lock
 from goc.system.stopping import keeping
 
@@ -95,7 +95,7 @@ def searched(
 def _found(path: Path | None, asked: dict[str, Any], count: int) -> Steps | None:
     """The schedule in a file of `searched`, if it is there and of this very search."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path else {}
+        content = read_json(path) if path else {}
         found = tuple(content["computed"]) if content.get("searched") == asked else ()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -105,7 +105,7 @@ def _found(path: Path | None, asked: dict[str, Any], count: int) -> Steps | None
 def _known(path: Path) -> dict[str, float]:
     """Distances that an earlier search measured, by schedule."""
     try:
-        distances = json.loads(path.read_text(encoding="utf-8"))["distances"]
+        distances = read_json(path)["distances"]
         return {name: math.inf if distance is None else distance for name, distance in distances.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -45,6 +45,7 @@ class Solver(ABC):
     """
 
     evaluations_per_step = 1
+    needs_variance = False  # whether it uses the second half of the network's output
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
@@ -118,6 +119,8 @@ class DDIM(DiffusionSolver):
 
 class DDPM(DiffusionSolver):
     """DDPM with learned variance."""
+
+    needs_variance = True
 
     def sample(self, denoise: Denoiser, x: Tensor, noise: Noise) -> Iterator[Tensor]:
         for i in range(self.steps):

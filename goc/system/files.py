@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -95,9 +95,30 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8 in every locale, atomically; what is no character, as in names of files, is escaped."""
+    write_atomically(path, text.encode("utf-8", "backslashreplace"))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically; non-finite numbers become null, as JSON has none."""
-    write_atomically(path, (json.dumps(_finite(value), indent=2) + "\n").encode())
+    write_text(path, json.dumps(_finite(value), indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file; raises OSError, or ValueError for what is none: too deep, or with a key twice."""
+    try:
+        return json.loads(read_text(path), object_pairs_hook=_once)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, in which no key may stand twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"a key stands twice among {', '.join(list(found)[:5])}")
+    return found
 
 
 def _finite(value: Any) -> Any:
@@ -145,6 +166,13 @@ def require_regular_file(path: Path, setting: str | None = None) -> None:
         raise GocError(f"{named}: must be a regular file, not {found}")
 
 
+def read_text(path: Path) -> str:
+    """The text of a regular UTF-8 file; raises OSError, also for a device or a pipe, or UnicodeDecodeError."""
+    if found := irregular(path):
+        raise OSError(f"must be a regular file, not {found}")
+    return path.read_text(encoding="utf-8")
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a regular file's content, hexadecimal; a process reads a file again only if it changed.
 
@@ -160,3 +188,9 @@ def file_sha256(path: Path) -> str:
 def _sha256(path: Path, *state: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_sha256(folder: Path, paths: Iterable[Path]) -> str:
+    """SHA-256 over files below a folder and their names there."""
+    named = {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
+    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()

@@ -4,3 +4,5 @@
 PRECISIONS: dict[str, str | None] = {"fp32": None, "tf32": None, "bf16": "bfloat16", "fp16": "float16"}
 # what the gradient queue keeps its values in
 QUEUE_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+LARGEST_WEIGHT = 65504.0  # of a feature: fp16 has no larger number

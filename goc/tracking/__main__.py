@@ -8,16 +8,29 @@ from pathlib import Path
 
 from goc.config import WandbConfig
 from goc.config.settings import WANDB_MODES
-from goc.report.results import RESULT_FILE
+from goc.config.validation import check_wandb
+from goc.report.collect import tell
+from goc.report.results import RESULT_FILE, load_result
+from goc.report.text import printable
 from goc.system.command import run_command
 from goc.system.errors import GocError, fail
 
 
 def run_folders(paths: list[Path]) -> list[Path]:
-    """Folders of all finished runs below the paths, each once; raises GocError if there is none below one of them."""
+    """Folders of all finished runs below the paths, each once; a line on stderr for each one that is damaged.
+
+    Raises GocError if there is no finished run below one of the paths.
+    """
     folders: dict[Path, None] = {}
     for path in paths:
-        found = sorted(file.parent for file in path.rglob(RESULT_FILE))
+        found = []
+        for folder in sorted(file.parent for file in path.rglob(RESULT_FILE)):
+            try:
+                load_result(folder)
+            except ValueError as error:
+                tell([(printable(str(folder)), str(error))])
+            else:
+                found.append(folder)
         if not found:
             raise GocError(f"no finished run below {path}")
         folders.update(dict.fromkeys(found))
@@ -39,11 +52,15 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.paths and options.summary is None:
         parser.error("name folders, or a --summary")
     settings = WandbConfig(options.project, options.entity, options.group, options.mode)
+    if settings.mode is None and os.environ.get("WANDB_MODE") == "disabled":
+        print("not tracked: WANDB_MODE=disabled")
+        return 0
     os.environ.setdefault("WANDB_SILENT", "true")  # what it would say is not about these runs
     # imported here, as it takes seconds that no run should wait for
     from goc.tracking import wandb_log
 
     try:
+        check_wandb(settings)
         for folder in run_folders(options.paths):
             print(wandb_log.log_run(settings, folder), flush=True)
         if options.summary is not None:

@@ -6,9 +6,10 @@ from pathlib import Path
 import pandas as pd
 
 from goc.report.frame import INTERNAL, table
-from goc.report.results import read_result
+from goc.report.results import load_result
+from goc.report.text import csv_cell, csv_text, printable
 from goc.system.errors import GocError
-from goc.system.files import write_atomically
+from goc.system.files import write_text
 from goc.system.locks import Lock
 
 TRACKED_FILE = "tracked.csv"  # in the study's folder
@@ -21,21 +22,23 @@ def track_in_csv(folder: Path) -> Path:
     The rows are in the order in which runs were tracked; a run that is there already has its row replaced. Raises
     GocError if the folder holds no finished run, or the file is no such table.
     """
-    result = read_result(folder)
-    if result is None:
-        raise GocError(f"{folder}: holds no finished run")
+    try:
+        result = load_result(folder)
+    except ValueError as error:
+        raise GocError(f"{folder}: holds no finished run: {error}") from error
+    run = printable(folder.name)
     path = folder.parent / TRACKED_FILE
     with Lock(folder.parent / f".{TRACKED_FILE}.lock", timeout=LOCK_TIMEOUT_S):
         row = table([result]).drop(columns=INTERNAL)
-        row.insert(0, "run", folder.name)
-        rows = [_read_text(row.to_csv(index=False))]
+        row.insert(0, "run", run)
+        rows = [_read_text(csv_text(row))]
         if path.exists():
             try:
                 before = _read_text(path.read_text(encoding="utf-8"))
-                rows.insert(0, before[before["run"] != folder.name])
+                rows.insert(0, before[before["run"] != csv_cell(run)])
             except (ValueError, KeyError) as error:  # of pandas' parsers, or no such column
                 raise GocError(f"{path}: is no table of tracked runs; move it away") from error
-        write_atomically(path, pd.concat(rows).to_csv(index=False).encode())
+        write_text(path, pd.concat(rows).to_csv(index=False))
     return path
 
 

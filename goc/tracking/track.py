@@ -25,10 +25,17 @@ def track_run(output: Output, folder: Path) -> None:
         except (GocError, OSError, Timeout) as error:
             log.warning("tracker=csv: %s is not tracked: %s", folder, error)
     elif output.tracker == "wandb":
-        log_to_wandb(output.wandb, [str(folder)])
+        _log_to_wandb(output, [str(folder)])
 
 
 def track_study(output: Output, folder: Path) -> None:
     """Log the summary of the study in a folder, where the output's tracker has one; problems are one warning."""
     if output.tracker == "wandb":
-        log_to_wandb(output.wandb, ["--summary", str(folder)])
+        _log_to_wandb(output, ["--summary", str(folder)])
+
+
+def _log_to_wandb(output: Output, what: list[str]) -> None:
+    try:
+        log_to_wandb(output.wandb, what)
+    except OSError as error:  # no process can be started, or no folder is there for temporary files
+        log.warning("tracker=wandb: not logged: %s", error)

@@ -15,16 +15,19 @@ from wandb.errors import Error as WandbError
 
 from goc.config import WandbConfig
 from goc.config.identity import told_apart
+from goc.report.collect import find, tell
 from goc.report.frame import INTERNAL, is_uncached, over_seeds, series_names, table
 from goc.report.plots import QUALITY
-from goc.report.results import collect, read_result
+from goc.report.results import load_result
 from goc.report.tables import measurements
+from goc.report.text import printable
 from goc.system.errors import GocError
 from goc.system.files import content_key
 
 __all__ = ["WandbError", "log_run", "log_summary"]
 
 PICTURES = ("samples", "alignment")  # NAME.png in a run's folder
+LONGEST_ARTIFACT = 100  # characters of a name; the server takes 128
 ARTIFACTS = (".csv", ".md", ".tex", ".html", ".png", ".yaml")  # files in a study's folder
 
 
@@ -34,16 +37,21 @@ def log_run(settings: WandbConfig, folder: Path) -> str:
     A run has the same id each time, so that logging it again replaces it. Raises GocError if the run has not
     finished, WandbError if it cannot be logged.
     """
-    result = read_result(folder)
-    if result is None:
-        raise GocError(f"{folder}: holds no finished run")
-    config = result["config"]
-    key = content_key([config["name"], folder.name, told_apart(config), result["fingerprint"]])
-    with _session(settings, folder, key, folder.name, config["name"], "run", config) as (run, place):
+    try:
+        result = load_result(folder)
+    except ValueError as error:
+        raise GocError(f"{folder}: holds no finished run: {error}") from error
+    config, study = result["config"], _study_of(result)
+    key = content_key([config.get("name"), folder.name, told_apart(config), result.get("fingerprint")])
+    with _session(settings, folder, key, folder.name, study, "run", config) as (run, place):
         paths = {name: folder / f"{name}.png" for name in PICTURES}
         run.log({**numbers(result), **{name: wandb.Image(str(path)) for name, path in paths.items() if path.exists()}})
-        run.summary.update({key: result[key] for key in ("method", "fingerprint", "git_commit", "device")})
+        run.summary.update({key: result.get(key) for key in ("method", "fingerprint", "git_commit", "device")})
     return place
+
+
+def _study_of(result: dict[str, Any]) -> str:
+    return printable(result["config"].get("name") or "goc")
 
 
 def numbers(result: dict[str, Any]) -> dict[str, float]:
@@ -58,10 +66,12 @@ def log_summary(settings: WandbConfig, folder: Path) -> str:
 
     Returns a line that says where. Raises GocError without a finished run, WandbError if it cannot be logged.
     """
-    runs = collect([folder])
+    found = find([folder])
+    tell(found.skipped)
+    runs = found.runs
     if not runs:
         raise GocError(f"no finished run below {folder}")
-    study = runs[0][1]["config"]["name"]
+    study = _study_of(runs[0][1])
     frame = table([result for _, result in runs])
     key = content_key([study, folder.resolve().name, "summary"])
     with _session(settings, folder, key, f"{study} summary", study, "summary", {}) as (run, place):
@@ -72,7 +82,7 @@ def log_summary(settings: WandbConfig, folder: Path) -> str:
         run.log({"results": wandb.Table(columns=columns, data=rows), **charts(over_seeds(frame)), **pictures})
         run.summary.update({"runs": len(runs)})
         os.environ.setdefault("WANDB_DATA_DIR", run.settings.sync_dir)  # where an artifact's files wait for the server
-        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", study) + "-results", type="results")
+        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", study)[:LONGEST_ARTIFACT] + "-results", type="results")
         for path in sorted(folder.iterdir()):
             if path.suffix in ARTIFACTS and path.is_file():
                 artifact.add_file(str(path))

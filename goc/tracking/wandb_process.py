@@ -28,7 +28,7 @@ def log_to_wandb(settings: WandbConfig, what: list[str]) -> None:
     keys = [field.name for field in fields(settings) if field.name != "timeout_s"]
     options = [f"--{key}={value}" for key in keys if (value := getattr(settings, key)) is not None]
     command = [*COMMAND, *what, *options]
-    with tempfile.TemporaryFile("w+") as output:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         failure = _run_for([sys.executable, *command], output, settings.timeout_s)
         output.seek(0)
         last_line = (output.read().strip().splitlines() or ["it said nothing"])[-1]

@@ -149,6 +149,7 @@ class Foreign(Contender):
         self.workload = workload
         model = workload.model
         self.num_classes, self.in_channels, self.input_size = model.num_classes, model.in_channels, model.input_size
+        self.null_label, self.learned_variance = model.null_label, model.learned_variance
         self.clock = StepCache()  # told the number of each step, as every cache is
 
     @abstractmethod

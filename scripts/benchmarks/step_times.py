@@ -114,7 +114,7 @@ def measure_memory(contender: Contender, workload: Load, measured: Measured) -> 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))
-        measured.peak_bytes = peak_of_trace(json.loads(path.read_text()))
+        measured.peak_bytes = peak_of_trace(json.loads(path.read_text(encoding="utf-8")))
 
 
 def time_steps(contender: Contender, workload: Load, measured: Measured) -> None:

@@ -64,7 +64,7 @@ def run(function: Callable[[], Result], seconds: float, log: Path, start: Start)
 def _answer(function: Callable[[], Any], sender: Connection, log: Path) -> None:
     """In the new process: send (result, "") or (None, why not)."""
     os.setsid()
-    with log.open("w", buffering=1) as file:
+    with log.open("w", buffering=1, encoding="utf-8") as file:
         for number in (1, 2):
             os.dup2(file.fileno(), number)
         sys.stdout = sys.stderr = file

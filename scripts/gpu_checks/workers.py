@@ -52,10 +52,10 @@ def shards(folder: Path, settings: Sequence[str], count: int) -> dict[str, Path]
         codes = [worker.wait() for worker in workers]
     for rank, (code, log) in enumerate(zip(codes, logs, strict=True)):
         if code:
-            text = log.read_text()
+            text = log.read_text(encoding="utf-8")
             print(text, file=sys.stderr)
             raise GocError(f"worker {rank} of {count}: exit code {code}: {(text.splitlines() or ['no message'])[-1]}")
-    worked = json.loads((folder / "run" / "result.json").read_text())["workers"]
+    worked = json.loads((folder / "run" / "result.json").read_text(encoding="utf-8"))["workers"]
     if worked != count:
         raise GocError(f"{count} workers were started, and {worked} worked together")
     return {path.name: path for path in (folder / "run" / "samples").glob("shard-*")}

@@ -1,6 +1,7 @@
 """Bad reference images, arrays and statistics: each is refused in one line that names the file and says why."""
 
 import io
+import json
 import os
 import re
 import socket
@@ -16,7 +17,7 @@ import pytest
 import torch
 from conftest import Run
 from PIL import Image
-from refusals import assert_refused
+from refusals import Bad, assert_refused
 from safetensors.torch import save_file
 
 from goc.metrics.features import Extractor, load_extractor
@@ -165,6 +166,16 @@ def test_a_bad_image_is_named(tmp_path: Path, bad: Folder) -> None:
     one_line(raised, tmp_path, bad.says)
 
 
+def test_an_image_that_changes_while_the_images_are_read_is_named(tmp_path: Path) -> None:
+    for index in range(3):
+        Image.fromarray(GREY[index, ..., 0]).save(tmp_path / f"{index}.png")
+    images = folder_images(tmp_path, 1, SIZE)
+    Image.fromarray(GREY[0, ..., 0]).save(tmp_path / "1.png")
+    with pytest.raises(GocError) as raised:
+        list(images.batches())
+    one_line(raised, tmp_path, "1.png was changed while the images were read")
+
+
 def pipe(path: Path) -> None:
     os.mkfifo(path)
 
@@ -180,7 +191,7 @@ def bound_socket(path: Path) -> None:
 
 
 IRREGULAR: list[tuple[str, Callable[[Path], None], str]] = [
-    ("a link to an endless device", lambda path: path.symlink_to("/dev/zero"), "is a device, and must be a regular"),
+    ("a link to an endless device", lambda path: path.symlink_to("/dev/null"), "is a device, and must be a regular"),
     ("a pipe", pipe, "is a pipe, and must be a regular file"),
     ("a socket", bound_socket, "is a socket, and must be a regular file"),
     ("a broken link", lambda path: path.symlink_to("nowhere"), "is a link that leads nowhere"),
@@ -307,7 +318,7 @@ FILES = [
     File("transposed mu", "x.npz", statistics(mu=MU[:, None]), r"mu is \[64, 1\], \[64\] on the features"),
     File("mu alone", "x.npz", npz(mu=MU), r"holds neither .* but mu float64 \[64\]$"),
     File("a pipe", "x.npz", pipe, "must be a regular file, not a pipe"),
-    File("a device", "x.npz", lambda path: path.symlink_to("/dev/zero"), "must be a regular file, not a device"),
+    File("a device", "x.npz", lambda path: path.symlink_to("/dev/null"), "must be a regular file, not a device"),
     File("a pipe of tensors", "x.safetensors", pipe, "must be a regular file, not a pipe"),
     File("a broken link", "x.npz", lambda path: path.symlink_to("nowhere"), "no such file or folder"),
     File("garbage tensors", "x.safetensors", lambda path: path.write_bytes(b"?" * 99), "damaged, or not a reference"),
@@ -345,12 +356,49 @@ def test_a_bad_reference_file_is_one_line(tmp_path: Path, extractor: Extractor, 
     assert not list((tmp_path / "cache").glob("*.safetensors"))
 
 
-def test_a_folder_or_a_device_in_the_place_of_a_file_is_one_line(run_here: Run, tmp_path: Path) -> None:
-    small = ("num_samples=4", "batch_size=4", "steps=4", "converged_samples=0", "latency_repeats=0")
+SMALL = ("num_samples=4", "batch_size=4", "steps=4", "converged_samples=0", "latency_repeats=0")
+DEVICE = "must be a regular file, not a device"
+SETTINGS = [
+    Bad("reference", ("model.reference=x.npz",), f"model.reference=x.npz: {DEVICE}"),
+    Bad("extractor", ("model.extractor_weights=/dev/null",), f"model.extractor_weights=/dev/null: {DEVICE}"),
+    Bad("folder", ("model.extractor_weights=.",), "model.extractor_weights=.: must be a regular file, not a folder"),
+    Bad("schedule", ("method=searched", "schedule.path=/dev/null"), f"schedule.path=/dev/null: .*{DEVICE}"),
+    Bad("smoothcache", ("method=smoothcache", "schedule.path=/dev/null"), f"schedule.path=/dev/null: .*{DEVICE}"),
+    Bad("learned", ("predictor=learned", "predictor.path=/dev/null"), f"predictor.path=/dev/null: .*{DEVICE}"),
+    Bad("prompts", ("model=pipeline", "model.pipeline=x", "prompts=/dev/null"), f"prompts=/dev/null: .*{DEVICE}"),
+]
+
+
+@pytest.mark.parametrize("bad", SETTINGS, ids=str)
+def test_every_file_that_a_setting_names_must_be_a_regular_one(run_here: Run, tmp_path: Path, bad: Bad) -> None:
+    (tmp_path / "x.npz").symlink_to("/dev/null")
+    assert_refused(run_here(*bad.settings, *SMALL, check=False), f"^error: {bad.says}")
+
+
+def test_a_plan_is_only_read_from_a_regular_file() -> None:
+    from goc.pipelines.plan_file import PlanError, load_plan
+
+    with pytest.raises(PlanError, match=DEVICE):
+        load_plan("/dev/null")
+
+
+def test_a_run_names_the_bad_image_of_its_reference(run_here: Run, tmp_path: Path) -> None:
     for index in range(2):
         Image.fromarray(GREY[index, ..., 0]).save(tmp_path / f"{index}.png")
-    (tmp_path / "x.png").symlink_to("/dev/zero")
-    os.mkfifo(tmp_path / "pipe.npz")
-    for value, says in ((".", "x.png is a device"), ("pipe.npz", "must be a regular file, not a pipe")):
-        finished = run_here(f"model.reference={value}", *small, check=False)
-        assert_refused(finished, rf"^error: model.reference={re.escape(value)}: .*{says}")
+    (tmp_path / "x.png").symlink_to("/dev/null")
+    assert_refused(run_here("model.reference=.", *SMALL, check=False), "^error: model.reference=.: x.png is a device")
+
+
+def test_what_a_run_saves_is_the_reference_of_another(run_here: Run, tmp_path: Path) -> None:
+    """24 digits: their distance to themselves is nothing beside the one to real digits (which is over 100)."""
+    few = ("num_samples=24", "batch_size=12", "steps=4", "metrics=[fid]", *SMALL[3:], "latency_repeats=0")
+    found = [run_here(*few, "save_images=npz", "hydra.run.dir=npz")]
+    found.append(run_here(*few, "save_images=png", "model.reference=npz/images.npz", "hydra.run.dir=png"))
+    found.append(run_here(*few, "model.reference=png/images", "hydra.run.dir=last"))
+    fid = [
+        json.loads((tmp_path / name / "result.json").read_text())["metrics"]["fid"] for name in ("npz", "png", "last")
+    ]
+    assert abs(fid[1]) < 1e-5 * fid[0]
+    assert abs(fid[2]) < 1e-5 * fid[0]
+    for finished, named in zip(found[1:], ("npz/images.npz", "png/images"), strict=True):
+        assert f"model.reference={named}: 24 images of 8x8 pixels used" in finished.stdout + finished.stderr

@@ -11,7 +11,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torch_fidelity.utils import create_feature_extractor
 
 from goc.metrics.features import Extractor, extractor_weights, load_extractor
-from goc.metrics.inception import WEIGHTS, WEIGHTS_HASH, inception_weights
+from goc.metrics.inception import WEIGHTS, inception_weights
 from goc.metrics.kinds import EXTRACTORS
 from goc.system.errors import ConfigError, GocError
 from goc.system.files import file_sha256
@@ -105,7 +105,8 @@ def test_weights_are_downloaded_once_and_checked(
 
     def download(url: str, path: str, hash_prefix: str) -> None:
         assert url.endswith(WEIGHTS)
-        assert hash_prefix == WEIGHTS_HASH == "6726825d"
+        assert hash_prefix.startswith("6726825d")
+        assert len(hash_prefix) == 64
         downloads.append(path)
         shutil.copy(inception_file, path)
 

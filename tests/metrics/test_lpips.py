@@ -42,6 +42,23 @@ def test_the_weights_are_looked_for_where_they_are_fetched(tmp_path: Path) -> No
         lpips.load_lpips(3, 256, CPU)
 
 
+def test_the_hash_is_of_both_files_and_there_is_none_without_them(tmp_path: Path) -> None:
+    folder = tmp_path / "weights" / "lpips" / "checkpoints"
+    folder.mkdir(parents=True)
+    first, second = (folder / name for name in lpips.FILES)
+    first.write_bytes(b"linear")
+    assert lpips.lpips_sha256() is None
+    second.write_bytes(b"vgg")
+    before = lpips.lpips_sha256()
+    assert before is not None
+    for path in (first, second):
+        content = path.read_bytes()
+        path.write_bytes(content + b"!")
+        assert lpips.lpips_sha256() != before
+        path.write_bytes(content)
+    assert lpips.lpips_sha256() == before
+
+
 def test_a_perceptual_distance_is_averaged_with_its_error() -> None:
     shard = {"latents": torch.ones(4, 3, 8, 8), "images": torch.zeros(4, 3, 8, 8, dtype=torch.uint8)}
     measured, each = distance([(shard, shard)], lambda own, target: np.arange(len(own), dtype=float))

@@ -203,11 +203,6 @@ def test_the_number_of_images_is_always_said(
     caplog.clear()
     load_reference(folder, extractor, 8, need_features=True, cache_dir=tmp_path / "cache")
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    mu_and_sigma = tmp_path / "statistics.npz"
-    np.savez(mu_and_sigma, mu=np.zeros(64), sigma=np.eye(64), arr_0=nhwc(GREY))
-    caplog.clear()
-    load_reference(mu_and_sigma, extractor, 8, need_features=False, cache_dir=None)
-    assert "statistics (mu, sigma) as they are in the file, and 5 single images" in caplog.text
 
 
 def test_features_kept_of_pixels_that_were_read_otherwise_are_not_used(tmp_path: Path, extractor: Extractor) -> None:

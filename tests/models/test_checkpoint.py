@@ -8,9 +8,12 @@ import torch
 from safetensors.torch import save_file
 
 from goc.models.build import load_model
-from goc.models.checkpoint import load_state_dict, load_weights
+from goc.models.checkpoint import load_weights
 from goc.models.dit import DiT
 from goc.system.errors import GocError
+
+SHAPE = {"input_size": 4, "patch_size": 2, "in_channels": 2, "hidden_size": 16, "depth": 3, "num_heads": 2,
+         "num_classes": 5}  # fmt: skip
 
 
 @pytest.mark.parametrize("form", ["safetensors", "pt", "pt with ema"])
@@ -42,11 +45,11 @@ def test_weights_of_another_model_name_the_tensors_that_differ(tiny_dit: DiT, tm
 def test_a_truncated_or_missing_checkpoint_is_one_line(tiny_dit: DiT, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"w.{suffix}"
     with pytest.raises(GocError, match="no such file"):
-        load_state_dict(path)
+        load_weights(DiT(**SHAPE), path)
     (save_file if suffix == "safetensors" else torch.save)(tiny_dit.state_dict(), path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(GocError, match="truncated or not a checkpoint") as error:
-        load_state_dict(path)
+        load_weights(DiT(**SHAPE), path)
     assert "\n" not in str(error.value)
 
 
@@ -58,24 +61,24 @@ def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.pt"
     path.write_bytes(pickle.dumps(Malicious(), protocol=2))
     with pytest.raises(GocError):
-        load_state_dict(path)
+        load_weights(DiT(**SHAPE), path)
     torch.save({"weight": Malicious()}, path)
     with pytest.raises(GocError):
-        load_state_dict(path)
+        load_weights(DiT(**SHAPE), path)
     assert not (tmp_path / "pwned").exists()
 
 
 def test_a_file_that_holds_no_state_dict_is_refused(tmp_path: Path) -> None:
     torch.save([torch.zeros(1)], path := tmp_path / "w.pt")
     with pytest.raises(GocError, match="holds no state dict"):
-        load_state_dict(path)
+        load_weights(DiT(**SHAPE), path)
 
 
 @pytest.mark.parametrize("content", [b"hello there\n", b"e: a text file\n", b"", b"PK\x03\x04 no zip", b"\x80\x02."])
 def test_a_file_of_another_kind_named_like_a_checkpoint_is_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "w.pt").write_bytes(content)
     with pytest.raises(GocError) as error:
-        load_state_dict(tmp_path / "w.pt")
+        load_weights(DiT(**SHAPE), tmp_path / "w.pt")
     assert str(error.value) == (
         f"model.checkpoint={tmp_path / 'w.pt'}: truncated or not a checkpoint, or a pickle that would run code; "
         "must be a .safetensors file or a PyTorch state dict (.pt), of tensors alone"
@@ -86,7 +89,7 @@ def test_a_refused_pickle_says_nothing_of_how_to_run_it(tmp_path: Path, recwarn:
     path = tmp_path / "w.pt"
     path.write_bytes(pickle.dumps({"weight": argparse.Namespace()}, protocol=4))
     with pytest.raises(GocError) as error:
-        load_state_dict(path)
+        load_weights(DiT(**SHAPE), path)
     assert "a pickle that would run code" in str(error.value)
     assert "weights_only" not in str(error.value)
     assert not recwarn.list
@@ -109,10 +112,6 @@ def save(model: DiT, path: Path, objective: str | None) -> Path:
     """A checkpoint, marked with its objective unless that is None."""
     save_file(model.state_dict(), path, None if objective is None else {"objective": objective})
     return path
-
-
-SHAPE = {"input_size": 4, "patch_size": 2, "in_channels": 2, "hidden_size": 16, "depth": 3, "num_heads": 2,
-         "num_classes": 5}  # fmt: skip
 
 
 @pytest.mark.parametrize(("said", "asked"), [("flow", "diffusion"), ("diffusion", "flow")])

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from closeness import assert_near
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import goc.models.layers
@@ -76,7 +77,7 @@ def test_samples_of_a_batch_do_not_see_each_other(tiny_dit: DiT) -> None:
     x, t, y = torch.randn(3, 2, 4, 4), torch.tensor([5, 500, 999]), torch.tensor([0, 2, 5])
     together = tiny_dit(x, t, y)
     alone = torch.cat([tiny_dit(x[i : i + 1], t[i : i + 1], y[i : i + 1]) for i in range(3)])
-    torch.testing.assert_close(together, alone)
+    assert_near(together, alone)
 
 
 @pytest.mark.parametrize("heads", [1, 3, 5, 16])  # fewer than slices, not a multiple of them, and as published
@@ -90,7 +91,7 @@ def test_a_branch_in_slices_is_the_branch(heads: int, monkeypatch: pytest.Monkey
     monkeypatch.setattr(goc.models.layers, "WORTH_NUMBERS", 0)
     for branch, expected in enumerate(whole):
         feature = block.compute(branch, h, shift, scale)
-        torch.testing.assert_close(feature, expected, rtol=1e-4, atol=1e-5)
+        assert_near(feature, expected)
     assert not calls
 
 
@@ -104,9 +105,9 @@ def test_stacked_modulation_gives_the_same_vectors_and_samples_without_more_memo
     tiny_dit.stack_modulation()
     together = tiny_dit.modulation(activated)
     for cell in cells:
-        torch.testing.assert_close(together.of(*cell), apart.of(*cell))
-        torch.testing.assert_close(together.gate(*cell), apart.gate(*cell))
-    torch.testing.assert_close(tiny_dit(x, t, y), expected)
+        assert_near(together.of(*cell), apart.of(*cell))
+        assert_near(together.gate(*cell), apart.gate(*cell))
+    assert_near(tiny_dit(x, t, y), expected)
     assert list(tiny_dit.state_dict()) == names
     assert tiny_dit.stacked is not None
     storages = {block.adaLN_modulation[1].weight.untyped_storage().data_ptr() for block in tiny_dit.blocks}
@@ -142,14 +143,14 @@ def test_weights_of_a_stacked_model_are_loaded_and_copied_as_ever(tiny_dit: DiT)
     copied = copy.deepcopy(tiny_dit)
     for model in (tiny_dit, copied):
         model.load_state_dict(other)
-        torch.testing.assert_close(model(x, t, y), expected)
+        assert_near(model(x, t, y), expected)
     assert isinstance(tiny_dit.modulation(torch.randn(3, 16)), StackedModulation)
 
 
 def test_tokens_are_the_patch_convolution_plus_the_positions(tiny_dit: DiT) -> None:
     x = torch.randn(3, 2, 4, 4)
     expected = tiny_dit.x_embedder.proj(x).flatten(2).transpose(1, 2) + tiny_dit.pos_embed
-    torch.testing.assert_close(tiny_dit.embed(x), expected)
+    assert_near(tiny_dit.embed(x), expected)
     assert tiny_dit.embed(x).is_contiguous()
 
 

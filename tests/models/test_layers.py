@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from closeness import assert_near
 from timm.layers import build_sincos2d_pos_embed
 from timm.models import vision_transformer as timm
 from torch import nn
@@ -30,14 +31,14 @@ def test_a_layer_is_timms_and_the_same_in_slices(own: Attention | Mlp, timms: nn
     with torch.inference_mode():
         expected = timms(X)
         assert own(X).equal(expected)
-        torch.testing.assert_close(own.in_slices(X), expected, rtol=1e-5, atol=1e-6)
+        assert_near(own.in_slices(X), expected)
 
 
 def test_patches_are_embedded_as_by_timms_convolution() -> None:
     timms, own = timm.PatchEmbed(8, 2, 3, 48), PatchEmbed(2, 3, 48)
     own.load_state_dict(timms.state_dict())
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(own(images), timms(images), rtol=1e-5, atol=1e-6)
+    assert_near(own(images), timms(images))
 
 
 @pytest.mark.parametrize(("grid", "hidden_size"), [(4, 64), (16, 1152)])

@@ -24,7 +24,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_weights_and_their_schedule_come_back(path: Path) -> None:
     assert read_schedule(str(path), 5) == COMPUTED
-    weights = read_weights(str(path), FOR, COMPUTED)
+    weights = read_weights(str(path), FOR, COMPUTED, 5)
     assert weights.tolist() == [[0, 0], [0, 0], [2.0, -1.0], [0, 0], [1.5, -0.5]]
 
 
@@ -34,12 +34,12 @@ def test_weights_and_their_schedule_come_back(path: Path) -> None:
 )
 def test_weights_for_something_else_are_refused_by_name(path: Path, key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=rf"was trained for {key}={FOR[key]}, not for {value}"):
-        read_weights(str(path), {**FOR, key: value}, COMPUTED)
+        read_weights(str(path), {**FOR, key: value}, COMPUTED, 5)
 
 
 def test_weights_for_another_schedule_and_schedules_for_other_steps_are_refused(path: Path) -> None:
     with pytest.raises(ConfigError, match=r"was trained for the schedule 0,1,3, not for 0,2,3"):
-        read_weights(str(path), FOR, (0, 2, 3))
+        read_weights(str(path), FOR, (0, 2, 3), 5)
     with pytest.raises(ConfigError, match=r"is for 5 evaluations, not for 20"):
         read_schedule(str(path), 20)
 
@@ -69,9 +69,9 @@ def test_a_schedule_without_weights_and_weights_with_a_row_missing_are_refused(p
     bare = tmp_path / "schedule.json"
     write_schedule(bare, 5, COMPUTED)
     with pytest.raises(ConfigError, match=r"has no weights, only a schedule"):
-        read_weights(str(bare), FOR, COMPUTED)
+        read_weights(str(bare), FOR, COMPUTED, 5)
     content = json.loads(path.read_text())
     del content["weights"]["4"]
     path.write_text(json.dumps(content))
     with pytest.raises(ConfigError, match=r"as many weights for each cached step"):
-        read_weights(str(path), FOR, COMPUTED)
+        read_weights(str(path), FOR, COMPUTED, 5)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from closeness import relative_difference
 from tiny_pipelines import BLOCKS, MAKERS, STEPS, call
 from torch import nn
 
@@ -85,7 +86,7 @@ def test_half_reused_computes_every_second_time_and_differs(
     assert own.times == {module: times / 2 for module, times in before.times.items()}
     assert len(own.times) >= BLOCKS
     assert samples.isfinite().all()
-    assert not torch.allclose(samples, expected, rtol=1e-4)
+    assert relative_difference(samples, expected) > 1e-3
     assert cache.summary().cached_share == 0.5
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from closeness import relative_difference
 from tiny_pipelines import MAKERS, call, dit, prompt, randomized, sd3, wan
 from torch import Tensor, nn
 
@@ -166,7 +167,7 @@ def test_blocks_and_branches_that_are_not_found_can_be_named() -> None:
         cache = goc.enable_cache(pipe, "reuse", 0.5, blocks=["layers"], branches=branches)
         assert len(cache.layout.places) == places
         samples = pipe()
-        assert not torch.allclose(samples, expected)
+        assert relative_difference(samples, expected) > 1e-3
         assert cache.summary().calls == {"full": 2, "mixed": 0, "cached": 2}
         goc.disable_cache(pipe)
         assert torch.equal(pipe(), expected)

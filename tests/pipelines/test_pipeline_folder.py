@@ -47,7 +47,7 @@ def test_what_is_no_pipeline_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GocError, match=r"its model_index\.json is damaged"):
         pipeline_class(tmp_path)
     (tmp_path / "model_index.json").write_text("[]")
-    with pytest.raises(GocError, match=r"its model_index\.json names no class of diffusers"):
+    with pytest.raises(GocError, match=r"its model_index\.json is damaged \(must hold an object\)"):
         pipeline_class(tmp_path)
 
 
@@ -71,7 +71,7 @@ def test_a_damaged_part_is_named(tiny_pipeline: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(tiny_pipeline, folder)
     (folder / "transformer" / "config.json").write_text("{")
-    with pytest.raises(GocError, match=r"copy: not a StableDiffusion3Pipeline, or damaged \(.*config\.json") as error:
+    with pytest.raises(GocError, match=r"copy: its part transformer: its config\.json is damaged \(") as error:
         load_pipeline(folder, None, torch.device("cpu"))
     assert "\n" not in str(error.value)
 

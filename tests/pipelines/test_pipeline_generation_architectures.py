@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from closeness import assert_near, relative_difference
 from random_pipeline import WIDTH, letters, text_config
 from random_weights import randomize
 from tiny_pipelines import pixart, randomized
@@ -95,7 +96,7 @@ def test_samples_of_other_pipelines_are_their_own_and_are_cached(
     assert full == pytest.approx(evaluations * rows * uncached.macs_per_forward)
     together, alone = uncached.make(range(3))[0], uncached.make(range(2, 3))[0]
     assert together["latents"].shape == (3, *shape)
-    torch.testing.assert_close(alone["latents"][0], together["latents"][2], rtol=1e-3, atol=1e-4)
+    assert_near(alone["latents"][0], together["latents"][2])
     for site in ("branch", "stack"):
         way = way_of("goc", 0.5, STEPS, {"site": site, "inflection_threshold": -2.0})
         way.calibration_samples = 2
@@ -104,5 +105,5 @@ def test_samples_of_other_pipelines_are_their_own_and_are_cached(
         cost = generation.cost(cache)
         assert cost["cache_ratio"] == pytest.approx(evaluations // 2 / evaluations, abs=0.1)
         assert 0.4 * full < cost["macs_per_image"] < 0.7 * full
-        assert not torch.allclose(made["latents"], together["latents"], rtol=1e-3)
+        assert relative_difference(made["latents"], together["latents"]) > 1e-2
         assert len(generation.step_seconds(2)) == evaluations

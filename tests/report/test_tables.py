@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from goc.report.frame import over_seeds, series_names, table
-from goc.report.pairs import Point, best_of, difference, points_of, target_of
+from goc.report.pairs import Point, best_of, difference, points_of, targets
 from goc.report.results import INFLUENCE_FILE, write_influence
 from goc.report.tables import latex, markdown, published, with_error
 
@@ -154,7 +154,7 @@ def test_distances_to_the_uncached_run_are_not_compared_across_steps(tmp_path: P
     text = markdown(frame, points)
     assert "**0.05" not in text  # 0.050(10) and 0.075(10) differ by more than two errors, and by their targets
     assert "not across solvers" in text
-    assert [target_of(frame, position) for position in range(3)] == [2, None, None]
+    assert targets(frame) == [2, None, None]
 
 
 def test_measured_numbers_are_laid_beside_the_published_ones_of_the_same_model_and_steps(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from closeness import assert_near
 from conftest import REPOSITORY, run_environment
 
 from goc.models.decoder import decode_pixels
@@ -61,7 +62,7 @@ def test_labels_cover_all_classes_evenly() -> None:
 def test_a_sample_does_not_depend_on_its_batch(tiny_dit: DiT, sampler: str) -> None:
     together, _ = generation(tiny_dit, sampler).make(range(0, 5))
     alone, _ = generation(tiny_dit, sampler).make(range(3, 4))
-    torch.testing.assert_close(together["latents"][3:4], alone["latents"], rtol=1e-4, atol=1e-4)
+    assert_near(together["latents"][3:4], alone["latents"], 1e-4)  # values up to 1e8: ddpm's random variances
     assert together["labels"][3] == alone["labels"][0]
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from closeness import assert_near
 from diffusers import DiTPipeline, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from gaussian import MEAN, STD, gaussian_noise, gaussian_velocity
 from hypothesis import given
@@ -113,9 +114,14 @@ def test_guidance_moves_the_first_channels_only() -> None:
     assert torch.equal(guided[:, 3:], cond[:, 3:])
 
 
-def test_guidance_never_reaches_the_variance_of_a_model_with_few_channels() -> None:
-    cond, uncond = torch.randn(1, 2, 1, 1), torch.randn(1, 2, 1, 1)
-    assert torch.equal(guide(torch.cat([cond, uncond]), 4.0, channels=3)[:, 1], cond[:, 1])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_guidance_reaches_all_of_the_noise_and_never_the_variance(channels: int) -> None:
+    output = torch.randn(2, channels, 1, 1)  # without a learned variance, of one channel; and with it
+    times = NoiseSchedule.respaced(4).times
+    denoise = guided_denoiser(lambda x, t, y: output, times, torch.tensor([3]), 9, 4.0, cfg_channels=3)
+    found = denoise(torch.zeros(1, 1, 1, 1), 0)
+    torch.testing.assert_close(found[0, 0], output[1, 0] + 4 * (output[0, 0] - output[1, 0]))
+    assert torch.equal(found[:, 1:], output[:1, 1:])
 
 
 @pytest.mark.parametrize(("cfg_scale", "labels"), [(1.0, [3, 1]), (1.5, [3, 1, 9, 9])])
@@ -269,7 +275,7 @@ def test_a_multistep_solver_equals_diffusers_pipeline_on_the_same_weights(
     denoise = guided_denoiser(digits, solver.grid.times, labels, PIPELINE_NULL, 1.5, 1)
     with torch.inference_mode():
         *_, end = solver.sample(denoise, x, no_noise)
-    torch.testing.assert_close(end, vae.latents, atol=1e-4, rtol=0)
+    assert_near(end, vae.latents)
 
 
 @pytest.mark.parametrize("order", [2, 3])
@@ -285,7 +291,7 @@ def test_even_log_snr_equals_diffusers_own_loop(order: int, digits: DiT) -> None
         *_, end = solver.sample(guided_denoiser(digits, solver.grid.times, labels, 10, 1.0, 1), x, no_noise)
         for timestep in scheduler.timesteps:
             x = scheduler.step(digits(x, timestep[None], labels)[:, :1], timestep, x).prev_sample
-    torch.testing.assert_close(end, x, atol=1e-4, rtol=0)
+    assert_near(end, x)
 
 
 @pytest.mark.parametrize("make", [dpm_solver, unipc])

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from benchmarks.contenders import Workload, own_contenders
+from closeness import assert_near
 from conftest import REPOSITORY, oracle_folders, run_environment
 from gpu_checks import beside, gates, isolated, oracles, page, steps, workers
 from gpu_checks.setting import TINY, Case, Outcome, Part, Table
@@ -231,7 +232,7 @@ def test_all_ways_give_the_gates_of_the_modulation(tiny_dit: DiT) -> None:
     six = [block.adaLN_modulation[1](activated).chunk(6, dim=1) for block in tiny_dit.blocks]
     expected = [vectors[place] for vectors in six for place in (2, 5)]
     for way in (gates.OneByOne(tiny_dit, activated), gates.Batched(tiny_dit, activated)):
-        torch.testing.assert_close(way(), expected)
+        assert_near(way(), expected)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import train_weights
+from closeness import assert_near
 from test_plan import planned
 from torch import Tensor
 
@@ -46,10 +47,10 @@ def test_training_samples_as_running_does_and_starts_as_the_predictor_does(
     plan, calibration = ready(tiny_dit, tmp_path, *settings)
     start = train_weights.start(plan, 3)
     ends = final_latents(calibration, plan.new_cache)
-    torch.testing.assert_close(trained_way(plan, calibration, start, keep=True), ends, rtol=1e-4, atol=1e-4)
+    assert_near(trained_way(plan, calibration, start, keep=True), ends)
     other = start + 0.1 * torch.randn(start.shape, generator=torch.Generator().manual_seed(0))
     ends = final_latents(calibration, lambda: ScheduledCache(plan.mask, Learned(plan.mask, other), plan.site))
-    torch.testing.assert_close(trained_way(plan, calibration, other, keep=True), ends, rtol=1e-4, atol=1e-4)
+    assert_near(trained_way(plan, calibration, other, keep=True), ends)
 
 
 @pytest.mark.parametrize("settings", [[], ["site=stack", "cfg_scale=1.5"], ["model=digits_flow", "sampler=heun"]])

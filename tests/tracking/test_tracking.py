@@ -324,7 +324,7 @@ def test_without_an_account_the_warning_names_a_command_that_logs_the_run_later(
     [
         ("tracker=mlflow", "tracker=mlflow: must be one of none, csv, wandb"),
         ("wandb.mode=shared", "wandb.mode=shared: must be one of online, offline, or null"),
-        ("wandb.timeout_s=0", "wandb.timeout_s=0.0: must be more than 0"),
+        ("wandb.timeout_s=0", "wandb.timeout_s=0.0: must be more than 0 and at most 1e+08"),
     ],
 )
 def test_bad_settings_name_the_key_and_what_is_allowed(override: str, expected: str) -> None:
