@@ -1,5 +1,7 @@
 """From what a run has made to what it leaves: its result, its pictures, and its images if they are to be kept."""
 
+import logging
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +31,8 @@ from goc.sampling.images import GRID_SAMPLES, image_grid, write_npz, write_pngs
 from goc.sampling.pricing import latency, price
 from goc.sampling.shards import SampleSet
 from goc.system.files import replacing, room_for, write_json
+
+log = logging.getLogger(__name__)
 
 LPIPS = "lpips_sha256"  # of a result: of the weights that its LPIPS was measured with
 SCHEDULE_FILE = "schedule.json"  # of a run whose schedule was found: what schedule.path takes
@@ -123,6 +127,9 @@ def measure(
     of_features = [name for name in config.output.metrics if name not in generated.scores]
     scores = evaluate(of_features, generated.batches, measurement.num_samples, reference)
     scores.add(generated.means())
+    no_numbers = [name for name, value in scores.values.items() if not math.isfinite(value)]
+    if no_numbers:
+        log.warning("%s: not finite for these samples; null in the result", ", ".join(no_numbers))
     cost = price(generated.samples, uncached)
     perceptual = None
     if generated.compared:

@@ -286,7 +286,9 @@ def reports(settings: list[str]) -> pd.DataFrame:
     for count in options.runs:
         with tempfile.TemporaryDirectory() as folder:
             report_runs.make_runs(Path(folder), count, options.samples)
-            command = [sys.executable, report_runs.__file__, folder]
+            # started by a small process: Linux counts the memory of the one that starts it as its own
+            start = "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1:]).returncode)"
+            command = [sys.executable, "-c", start, sys.executable, report_runs.__file__, folder]
             finished = subprocess.run(command, check=False, capture_output=True, text=True)
         if finished.returncode:
             raise GocError((finished.stderr.strip().splitlines() or ["the report failed"])[-1])

@@ -46,7 +46,7 @@ def planned(model: DiT, folder: Path, *settings: str) -> tuple[Plan, Generation]
 def write_weights(path: Path, **trained_for: object) -> Path:
     """Learned weights for the first and the sixth evaluation computed, trained for what `planned` runs or otherwise."""
     planned_for = {"site": "branch", "model_sha256": None, "sampler": None, "steps": None, "cfg_scale": None}
-    rows = {str(step): [1.1, -0.1, 0.0] for step in range(EVALUATIONS) if step not in (0, 5)}
+    rows = {str(step): [1.1, -0.1 if step > 5 else 0.0, 0.0] for step in range(EVALUATIONS) if step not in (0, 5)}
     trained = {**planned_for, "cfg_channels": None, **trained_for}
     write_schedule(path, EVALUATIONS, (0, 5), trained_for=trained, weights=rows)
     return path

@@ -82,13 +82,19 @@ def way_of(method: str, cache_ratio: float | None, steps: int, settings: Mapping
 
 def typed(part: object, key: str, value: Any) -> Any:
     """A value as the setting's type has it, as on run.py's command line; raises ConfigError where it is of another."""
-    plain = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value  # of numpy, of torch
     try:
         node = OmegaConf.structured(type(part))
-        node[key] = list(plain) if isinstance(plain, tuple) else plain
+        node[key] = _plain(value)
         return node[key] if not isinstance(node[key], ListConfig) else OmegaConf.to_object(node[key])
     except (OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"{key}={value}: {str(error).splitlines()[0]}") from error
+
+
+def _plain(value: Any) -> Any:
+    """A value without the types of numpy and torch, a tuple as a list."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def check_uncalibrated(way: Way, method: str) -> None:

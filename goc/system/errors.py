@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 # the beginning and the lines of Hydra's and OmegaConf's messages that tell a user nothing
 RESOLVING = re.compile(r"^\w+ raised while resolving interpolation: ")
+MERGING = re.compile(r"^Error merging override \+*(.*)$")
 HYDRA_DETAILS = ("Config search path", "provider=", "full_key:", "object_type=", "reference_type=")
 # how the libraries say that there is no memory left, where it is no MemoryError: torch's allocators and PyTorch's C++
 # code, cuBLAS and cuDNN, safetensors' mapping of a file
@@ -78,7 +79,7 @@ def one_line(error: BaseException) -> str:
         return f"out of memory{_details(cause)}; a smaller batch_size needs less"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: cannot be made, read or written ({error.strerror})"
-    lines = str(error).splitlines()
+    lines = [MERGING.sub(r"\1:", line) for line in str(error).splitlines()]
     if isinstance(error.__cause__, OmegaConfBaseException):
         lines += str(error.__cause__).splitlines()
     kept = [line.strip() for line in lines if line.strip() and not line.strip().startswith(HYDRA_DETAILS)]

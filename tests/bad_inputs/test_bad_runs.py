@@ -306,7 +306,7 @@ def test_whatever_stands_anywhere_in_a_result_is_refused_or_reported(tmp_path: P
     whole["config"]["model"]["family"] = "made up"
     accepted = [result_of(0, SAMPLES)]
     for number, path in enumerate(everywhere(whole)):
-        for word in [..., *WORDS] if number % 2 else [..., *WORDS[::2]]:
+        for word in [..., *WORDS[number % 4 :: 4]]:  # each word somewhere, each place several
             changed = json.loads(json.dumps(whole))
             *parents, last = path
             parent = functools.reduce(operator.getitem, parents, changed)
@@ -316,7 +316,7 @@ def test_whatever_stands_anywhere_in_a_result_is_refused_or_reported(tmp_path: P
                 del parent[last]
             if not problem_of(changed):
                 accepted.append(changed)
-    assert 100 < len(accepted) < 900
+    assert 50 < len(accepted) < 900
     for number, content in enumerate(accepted[1:], 1):
         content["config"]["calibration_seed"] = number
         frame = over_seeds(table([accepted[0], content]))

@@ -55,10 +55,10 @@ REFUSED = [
     # values of another kind
     Bad("a list of lists", ("gradient_weights=[[1]]",), r"^gradient_weights=\[\[1\]\]: must be a list of single value"),
     Bad("metrics in metrics", ("metrics=[[fid]]",), r"^metrics=\[\['fid'\]\]: must be a list of single values$"),
-    Bad("a word for a number", ("num_samples=abc",), r"num_samples=abc .*could not be converted to Integer$"),
-    Bad("null", ("num_samples=null",), r"num_samples=null .*not Optional$"),
-    Bad("a fraction", ("num_samples=1.5",), r"num_samples=1\.5 .*could not be converted to Integer$"),
-    Bad("a step that is a fraction", ("correct_steps=[1.5]",), r"correct_steps=\[1\.5\] .*to Integer$"),
+    Bad("a word for a number", ("num_samples=abc",), r"^num_samples=abc: .*could not be converted to Integer$"),
+    Bad("null", ("num_samples=null",), r"^num_samples=null: .*not Optional$"),
+    Bad("a fraction", ("num_samples=1.5",), r"^num_samples=1\.5: .*could not be converted to Integer$"),
+    Bad("a step that is a fraction", ("correct_steps=[1.5]",), r"^correct_steps=\[1\.5\]: .*to Integer$"),
     Bad("no such interpolation", ("num_samples=${foo}",), r"^Interpolation key 'foo' not found$"),
     # evaluations are answered for by themselves
     Bad("no evaluations", ("evaluations=0",), r"^evaluations=0: must be in \[2, 1000\]$"),

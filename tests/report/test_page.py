@@ -491,3 +491,24 @@ def test_the_page_never_scrolls_sideways(visit, width) -> None:
     assert len(visited.points()) == 7
     assert visited.page.evaluate("document.documentElement.scrollWidth") <= width
     assert visited.page.locator("#plot svg.marks").evaluate("svg => svg.clientWidth") > 0.85 * width - 40
+
+
+def test_differences_to_few_rows_are_shown_as_those_of_all_pairs(
+    visit, browser, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pairs(visited: Visit, baseline: str) -> list[list[str]]:
+        visited.page.locator("#baseline").select_option(label=baseline)
+        return [visited.paired(row) for row in range(7)]
+
+    study = Study(digits())
+    visited = Visit(browser.new_page(), study.write(tmp_path / "all.html"))
+    assert visited.page.locator("#baseline option").count() == 7
+    names = visited.page.locator("#baseline option").all_inner_texts()
+    expected = {name: pairs(visited, name) for name in names}
+    visited.page.close()
+    monkeypatch.setattr("goc.report.cells.PAIRS", 20)
+    visited = visit(study)
+    offered = visited.page.locator("#baseline option").all_inner_texts()
+    assert len(offered) == 3
+    assert offered[0] == names[study.place("none", 20, 20)]
+    assert {name: pairs(visited, name) for name in offered} == {name: expected[name] for name in offered}

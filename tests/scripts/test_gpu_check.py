@@ -79,7 +79,7 @@ def test_a_part_that_fails_is_one_line_and_the_others_go_on(check: Check, tmp_pa
     ]
     assert check(parts=parts) == 1
     shown = (tmp_path / "out" / "index.html").read_text()
-    assert "OutOfMemoryError: CUDA out of memory. Tried to allocate 20 GiB" in shown
+    assert "out of memory (tried to allocate 20 GiB)" in shown
     assert "ended without an answer, exit code -9" in shown
     assert "took longer than 1 s" in shown
     assert "&lt;3&gt; is not 4" in shown

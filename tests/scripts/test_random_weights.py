@@ -165,7 +165,7 @@ def test_the_tiny_pipeline_depends_on_the_seed_alone(tiny_pipeline: Path, tmp_pa
     [
         (["--model", "DiT-S/3"], "error: --model DiT-S/3: must be one of DiT-S/2, DiT-S/4, DiT-S/8, DiT-B/2"),
         (["--image-size", "200"], "error: --image-size 200: must be a multiple of 64 for DiT-S/8"),
-        (["--reference-images", "0"], "error: --reference-images 0: must be at least 1"),
+        (["--reference-images", "0"], "error: --reference-images=0: must be at least 1"),
     ],
 )
 def test_a_wrong_setting_is_one_line(
