@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from goc.config import from_hydra, register, validate
+from goc.config.help import help_page
 from goc.config.hydra import check_hydra, refusing
 from goc.report.collect import find
 from goc.report.result import Result
@@ -149,6 +150,10 @@ def main() -> int:
     """Run the application on sys.argv; returns the exit code."""
     SweepReport.failed = False
     try:
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            register()
+            print(help_page([argument for argument in sys.argv[1:] if not argument.startswith("-")]))
+            return 0
         launch(sys.argv[1:])
     except (GocError, HydraException, OmegaConfBaseException, OSError) as error:
         return fail(error)
