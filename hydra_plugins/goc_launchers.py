@@ -87,7 +87,7 @@ class SlurmSweepLauncher(SweepLauncher):
     """Runs a sweep as one Slurm job array."""
 
     _EXECUTOR = "slurm"
-    HINT = "; without a cluster: hydra/launcher=local, or scripts/slurm_local.sh start"
+    HINT = "; without a cluster: hydra/launcher=local"
 
     def submit(self, executor: Any, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         from submitit.slurm.slurm import SlurmJob

@@ -111,8 +111,8 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny random pipeline of scripts/random_weights.py, with prompts.txt and clip/ in its folder."""
-    import random_weights
+    """The tiny random pipeline of goc random-weights, with prompts.txt and clip/ in its folder."""
+    from goc.cli import random_weights
 
     folder = tmp_path_factory.mktemp("pipeline") / "tiny"
     assert random_weights.main(["--pipeline", str(folder)]) == 0

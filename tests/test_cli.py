@@ -200,7 +200,7 @@ def test_other_weights_at_the_same_path_are_noticed(run_here: Run, tmp_path: Pat
     ("arguments", "expected"),
     [
         (["schedule.interval=9", "method=fora"], ["schedule.interval=9: must be in [1, 5]"]),
-        (["method=l2c"], ["schedule.router=null", "steps=5", "python scripts/train_router.py model=... steps=5"]),
+        (["method=l2c"], ["schedule.router=null", "steps=5", "goc train router model=... steps=5"]),
         (["method=smoothcache", "site=stack"], ["site=stack: schedule=smoothcache caches some cells of a step"]),
         (["method=smoothcache", "schedule.path=nowhere.json"], ["schedule.path=nowhere.json", "No such file"]),
         (["predictor.order=3"], ["error: predictor.order=3: no such setting; predictor=gradient_queue has gradients"]),

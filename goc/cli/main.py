@@ -18,6 +18,13 @@ COMMANDS = {
     "compare": ("goc.report.compare", "two runs: differences with paired errors, and the samples that differ most"),
     "mask": ("goc.cli.mask", "a picture of a method's mask: goc mask method=fora --out mask.png"),
     "reference": ("goc.cli.reference", "statistics of real images, in one file that model.reference names"),
+    "fetch": ("goc.cli.fetch", "download what the published ImageNet protocol needs, and check it"),
+    "random-weights": (
+        "goc.cli.random_weights",
+        "random weights in the released formats, to try what needs those",
+    ),
+    "train weights": ("goc.train.weights", "weights of predictor=learned, for a model, a sampler and a schedule"),
+    "train router": ("goc.train.router", "a router of Learning-to-Cache, for a model and a number of steps"),
     "track": ("goc.tracking.__main__", "log finished runs to Weights & Biases"),
 }
 USAGE = "\n".join(
@@ -26,7 +33,7 @@ USAGE = "\n".join(
         "",
         "Benchmark feature caches on diffusion transformers.",
         "",
-        *(f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items()),
+        *(f"  {name:<16}{text}" for name, (_, text) in COMMANDS.items()),
     ]
 )
 
@@ -42,10 +49,12 @@ def main() -> int:
 
         print(f"goc {__version__}")
         return 0
+    words = 1 if name in COMMANDS else 2
+    name = " ".join(sys.argv[1 : 1 + words])
     if name not in COMMANDS:
         near = "".join(f"; did you mean {match}?" for match in get_close_matches(name, COMMANDS, n=1))
         raise GocError(f"goc {name}: must be one of {', '.join(COMMANDS)}{near}")
-    sys.argv = [f"{sys.argv[0]} {name}", *sys.argv[2:]]
+    sys.argv = [f"goc {name}", *sys.argv[1 + words :]]
     command: Callable[[], int | None] = import_module(COMMANDS[name][0]).main
     return command() or 0
 

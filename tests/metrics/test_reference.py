@@ -151,7 +151,7 @@ def test_a_missing_reference_says_where_it_was_looked_for_and_how_to_get_it(
         load(Path("nowhere.npz"))
     text = one_line_about(Path("nowhere.npz"), raised)
     assert str(tmp_path / "nowhere.npz") in text
-    assert "python scripts/fetch_weights.py" in text
+    assert "goc fetch" in text
 
 
 def test_adms_statistics_are_taken_as_they_are(
