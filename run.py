@@ -1,8 +1,8 @@
-"""Entry point: `python run.py` for one run, `python run.py -m key=a,b` for a sweep, `--help` for the settings."""
+"""`python run.py ...`, which is `goc run ...`: one run, with -m key=a,b a sweep, with --help every setting."""
 
 import sys
 
-from goc.cli import main
+from goc.cli.application import main
 from goc.system.command import run_command
 
 if __name__ == "__main__":

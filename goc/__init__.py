@@ -5,19 +5,33 @@ from typing import TYPE_CHECKING, Any
 from goc.system.lazy import LazyModule
 
 if TYPE_CHECKING:
+    from goc.api import Sweep, compare, run, sweep
     from goc.pipelines.calibrate import calibrate
-    from goc.pipelines.enable import disable_cache, enable_cache
+    from goc.pipelines.enable import attach, disable_cache, enable_cache
     from goc.pipelines.plan_file import load_plan
+    from goc.report.result import Result
 
-__all__ = ["calibrate", "disable_cache", "enable_cache", "load_plan"]
+__all__ = [
+    "Result",
+    "Sweep",
+    "attach",
+    "calibrate",
+    "compare",
+    "disable_cache",
+    "enable_cache",
+    "load_plan",
+    "run",
+    "sweep",
+]
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    **dict.fromkeys(("Sweep", "compare", "run", "sweep"), LazyModule("goc.api")),
+    "Result": LazyModule("goc.report.result"),
     "calibrate": LazyModule("goc.pipelines.calibrate"),
     "load_plan": LazyModule("goc.pipelines.plan_file"),
-    "enable_cache": LazyModule("goc.pipelines.enable"),
-    "disable_cache": LazyModule("goc.pipelines.enable"),
+    **dict.fromkeys(("attach", "disable_cache", "enable_cache"), LazyModule("goc.pipelines.enable")),
 }
 
 

@@ -1,70 +1,9 @@
-"""Draws a method's mask: `python -m goc.mask method=goc cache_ratio=0.5 --out mask.png` (settings as run.py's).
+"""`python -m goc.mask`, which is `goc mask`."""
 
-One column a sampling step, one row a cell; coloured by what is done there: computed, reused, or corrected (reused with
-a correction, or extrapolated).
-"""
-
-import argparse
 import sys
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
-from goc.config import Config, compose_config, label, validate
-from goc.system.arguments import check_out
+from goc.cli.mask import main
 from goc.system.command import run_command
-from goc.system.errors import GocError, fail
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-ADAPTIVE_SAMPLES = 16  # an adaptive schedule is shown for this batch
-
-
-def states(config: Config) -> "Tensor":
-    """What is done in each cell, as an index into masks.STATES: int64 [steps, blocks, 2], or [steps, 1, 1]."""
-    import torch
-
-    from goc.plan import make_plan
-    from goc.sources import calibration_alone
-
-    calibration = calibration_alone(config, torch.device("cpu"), config.execution.compile)
-    plan = make_plan(config.way, config.measurement.model, calibration)
-    mask = plan.mask
-    if plan.adaptive:
-        cache = plan.new_cache()
-        replace(calibration.generation, new_cache=lambda: cache).make(range(ADAPTIVE_SAMPLES))
-        mask = cache.mask
-    return mask.long() + (mask & plan.corrected()).long()
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Command line: draw the mask of the given settings."""
-    parser = argparse.ArgumentParser(
-        prog="python -m goc.mask", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("settings", nargs="*", help="as for run.py: method=..., cache_ratio=..., steps=...")
-    parser.add_argument("--out", type=Path, default=Path("mask.png"))
-    options = parser.parse_args(arguments)
-    try:
-        config = compose_config(options.settings)
-        validate(config)
-        from goc.caching.schedule import cache_ratio_of
-        from goc.report.masks import PICTURES, draw_mask
-
-        check_out(options.out, PICTURES)
-        cells = states(config)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        ratio, name = cache_ratio_of(cells > 0), label(config.way)
-        draw_mask(cells, f"{name}, {config.way.sampler.label(config.way.steps)}, {ratio:.0%} cached", options.out)
-    except (GocError, HydraException, OmegaConfBaseException, OSError) as error:
-        return fail(error)
-    print(f"{name}: {ratio:.1%} cached, {options.out}")
-    return 0
-
 
 if __name__ == "__main__":
     sys.exit(run_command(main))

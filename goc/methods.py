@@ -199,8 +199,8 @@ class L2C(ScheduleConfig):
             raise ConfigError(
                 f"schedule.router=null: there is none for {situation.model} with {situation.sampler} "
                 f"steps={situation.steps} ({path or 'model.routers=null'}); train one with "
-                f"`python scripts/train_router.py model=... steps={situation.steps}`, get DiT-XL/2's published ones "
-                "with `python scripts/fetch_weights.py l2c-routers`, or name a file"
+                f"`goc train router model=... steps={situation.steps}`, get DiT-XL/2's published ones "
+                "with `goc fetch l2c-routers`, or name a file"
             )
         probabilities = routers.load_router(resolve(path), situation.steps, situation.depth)
         threshold = self.threshold
@@ -543,7 +543,7 @@ class FoCaConfig(PredictorConfig):
 
 @dataclass
 class LearnedConfig(PredictorConfig):
-    """Weights on the last computed features, trained for the schedule by scripts/train_weights.py.
+    """Weights on the last computed features, trained for the schedule by goc train weights.
 
     path: their JSON; null: the model's own (model.weights), or what the script writes.
     """

@@ -19,8 +19,6 @@ from omegaconf import OmegaConf
 
 log = logging.getLogger(__name__)
 
-REPOSITORY = Path(__file__).parent.parent
-
 
 class SweepLauncher(BaseSubmititLauncher):
     """Submits a sweep's jobs, waits for all of them, and records those that ended without a result."""
@@ -33,13 +31,13 @@ class SweepLauncher(BaseSubmititLauncher):
         from submitit.core.utils import UncompletedJobError
 
         from goc.system.errors import GocError
+        from goc.system.files import python_path
 
         calls = []
         for index, overrides in enumerate(job_overrides, initial_job_idx):
             log.info("\t#%d : %s", index, " ".join(filter_overrides(overrides)))
             calls.append((list(overrides), "hydra.sweep.dir", index, str(index), Singleton.get_state()))
-        # the jobs import goc, installed or not
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+        os.environ["PYTHONPATH"] = python_path()  # of the jobs
         try:
             jobs = self.submit(self.executor(), calls)
         except RuntimeError as error:
@@ -71,7 +69,7 @@ class SweepLauncher(BaseSubmititLauncher):
 
     def lost(self, job: Any, overrides: Sequence[str], error: Exception) -> JobReturn:
         """Leave a reason in the folder of a job that left none itself; the sweep goes on as after a failed run."""
-        from goc.cli import record_failure
+        from goc.cli.application import record_failure
         from goc.system.errors import GocError
 
         assert self.hydra_context is not None
@@ -89,7 +87,7 @@ class SlurmSweepLauncher(SweepLauncher):
     """Runs a sweep as one Slurm job array."""
 
     _EXECUTOR = "slurm"
-    HINT = "; without a cluster: hydra/launcher=local, or scripts/slurm_local.sh start"
+    HINT = "; without a cluster: hydra/launcher=local"
 
     def submit(self, executor: Any, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         from submitit.slurm.slurm import SlurmJob

@@ -36,12 +36,12 @@ from benchmarks.contenders import Contender, Entry, Workload, own_contenders
 from benchmarks.peers import peers
 from benchmarks.random_model import random_model
 from hydra.errors import HydraException
-from random_weights import DOWNSAMPLING, randomize
 
 import goc.experiment
 import goc.loaded
 import goc.outcome
 import goc.sampling.generation
+from goc.cli.random_weights import DOWNSAMPLING, randomize
 from goc.config import compose_config
 from goc.loaded import Loaded
 from goc.metrics.distance import distance

@@ -17,15 +17,19 @@ import torch
 from warm import WarmProcess
 from xdist.scheduler import LoadScopeScheduling
 
-import goc.cli
-from goc.cli import SweepReport
+import goc.cli.application
+from goc.cli.application import SweepReport
 from goc.metrics.fidelity import FeatureExtractorInceptionV3
 from goc.models.dit import DiT
 
 REPOSITORY = Path(__file__).parent.parent
-TOGETHER = ("tests/tracking/test_tracking.py", "tests/test_imagenet.py")  # whose tests share what takes long to make
+TOGETHER = (
+    "tests/tracking/test_tracking.py",
+    "tests/test_imagenet.py",
+    "tests/test_wheel.py",
+)  # whose tests share what takes long to make
 WAITING = ("tests/test_slurm.py", "tests/test_launchers.py", "tests/tracking/", "tests/sampling/test_workers.py")
-SLOW_FIXTURES = {"run_py", "run_apart", "run_here", "start", "sweep", "weights", "inception_file", "browser"}
+SLOW_FIXTURES = {"run_py", "run_apart", "run_here", "start", "sweep", "weights", "inception_file", "browser", "wheel"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -107,8 +111,8 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny random pipeline of scripts/random_weights.py, with prompts.txt and clip/ in its folder."""
-    import random_weights
+    """The tiny random pipeline of goc random-weights, with prompts.txt and clip/ in its folder."""
+    from goc.cli import random_weights
 
     folder = tmp_path_factory.mktemp("pipeline") / "tiny"
     assert random_weights.main(["--pipeline", str(folder)]) == 0
@@ -178,7 +182,7 @@ def call_here(folder: Path, capture: pytest.CaptureFixture[str], *arguments: str
         patch.setattr(warnings, "showwarning", show_on_stderr)  # pytest would keep them for its summary
         os.chdir(folder)
         try:
-            code = goc.cli.main()
+            code = goc.cli.application.main()
         except SystemExit as ended:
             code = ended.code
         finally:

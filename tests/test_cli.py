@@ -200,7 +200,7 @@ def test_other_weights_at_the_same_path_are_noticed(run_here: Run, tmp_path: Pat
     ("arguments", "expected"),
     [
         (["schedule.interval=9", "method=fora"], ["schedule.interval=9: must be in [1, 5]"]),
-        (["method=l2c"], ["schedule.router=null", "steps=5", "python scripts/train_router.py model=... steps=5"]),
+        (["method=l2c"], ["schedule.router=null", "steps=5", "goc train router model=... steps=5"]),
         (["method=smoothcache", "site=stack"], ["site=stack: schedule=smoothcache caches some cells of a step"]),
         (["method=smoothcache", "schedule.path=nowhere.json"], ["schedule.path=nowhere.json", "No such file"]),
         (["predictor.order=3"], ["error: predictor.order=3: no such setting; predictor=gradient_queue has gradients"]),
@@ -277,14 +277,14 @@ def test_a_queue_that_diverged_is_told_by_its_distance_and_its_growth(run_here: 
     ("choice", "growth"),
     [
         # SmoothCache caches early steps, in which gradients mislead; its runs are too short to amplify errors
-        (["method=smoothcache_goc", "cache_ratio=0.5"], "3"),
+        (["method=smoothcache_goc", "steps=5", "cache_ratio=0.5"], "1"),
         (["method=goc", "steps=5", "cache_ratio=0.6", "inflection_threshold=null"], "3"),
     ],
 )
 def test_a_large_distance_is_not_called_divergence_where_errors_do_not_grow(
     run_here: Run, choice: list[str], growth: str
 ) -> None:
-    small = ("model=digits_chosen", "num_samples=32", "metrics=[isc]", "latency_repeats=0", "converged_samples=0")
+    small = ("num_samples=32", "metrics=[isc]", "latency_repeats=0", "converged_samples=0")
     warned = run_here(*choice, *small).stderr
     assert "relative L2 to the uncached samples is" in warned
     assert f"though errors grow at most {growth} times: these steps are too far apart" in warned

@@ -15,8 +15,9 @@ from goc.config import (
     run_id,
     validate,
 )
-from goc.config.identity import CONF, published
+from goc.config.identity import published
 from goc.system.errors import ConfigError
+from goc.system.files import CONF
 
 
 def config(*overrides: str) -> Config:

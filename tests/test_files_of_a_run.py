@@ -67,7 +67,7 @@ def test_a_stopped_run_does_not_go_on_with_another_file(run_here: Run, tmp_path:
 
 
 def trained(path: Path, scale: float) -> None:
-    """Weights of predictor=learned for five steps of the shipped digits, as scripts/train_weights.py writes them."""
+    """Weights of predictor=learned for five steps of the shipped digits, as goc train weights writes them."""
     computed = (0, 1, 3)
     about = {"model_sha256": file_sha256(ASSETS / "digits" / "diffusion-0.safetensors"), "sampler": "ddim", "steps": 5}
     weights = {"2": [scale, 0.0], "4": [scale, 0.0]}

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import random_weights
 import torch
 from conftest import Run, only_result
 from PIL import Image
+
+from goc.cli import random_weights
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +82,9 @@ def error_line(run_here: Run, *arguments: str) -> str:
     [
         ("vae=nowhere/vae/x", ["vae=nowhere/vae/x", "config.json", "one of ema, mse"]),
         ("vae=null", ["vae=null: DiT-S/2-256 makes latents of 4 channels", "ema, mse"]),
-        ("model.checkpoint=nowhere.pt", ["model.checkpoint=nowhere.pt: no such file", "scripts/fetch_weights.py"]),
-        ("model.extractor_weights=nowhere.pth", ["model.extractor_weights=nowhere.pth", "scripts/fetch_weights.py"]),
-        ("model.reference=nowhere.npz", ["model.reference=nowhere.npz", "scripts/fetch_weights.py"]),
+        ("model.checkpoint=nowhere.pt", ["model.checkpoint=nowhere.pt: no such file", "goc fetch"]),
+        ("model.extractor_weights=nowhere.pth", ["model.extractor_weights=nowhere.pth", "goc fetch"]),
+        ("model.reference=nowhere.npz", ["model.reference=nowhere.npz", "goc fetch"]),
         ("model.input_size=64", ["does not fit the model", "pos_embed [1, 256, 384] instead of [1, 1024, 384]"]),
         ("model.input_size=33", ["model.input_size=33: must be a multiple of patch_size"]),
     ],

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from goc.cli.mask import main, states
 from goc.config import compose_config
-from goc.mask import main, states
 
 
 @pytest.fixture(autouse=True)

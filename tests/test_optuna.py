@@ -9,7 +9,7 @@ from conftest import Run
 from omegaconf import OmegaConf
 from test_cli import SMALL
 
-from goc.cli import objectives
+from goc.cli.application import objectives
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,6 @@ from closeness import assert_near
 from torch import Tensor
 
 from goc.config import compose_config, validate
-from goc.config.identity import CONF
 from goc.models.build import load_model
 from goc.models.dit import BRANCHES, DiT
 from goc.models.routers import save_router
@@ -20,7 +19,7 @@ from goc.sampling.generation import Generation
 from goc.sampling.search import mean_distance
 from goc.sources import uncached_generation
 from goc.system.errors import ConfigError
-from goc.system.files import resolve
+from goc.system.files import CONF, resolve
 
 pytestmark = pytest.mark.slow
 

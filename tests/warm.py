@@ -11,9 +11,9 @@ import faults
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["goc.cli", "goc.experiment", "goc.report.plots", "goc.report.study", "torch.distributed", "warm"]
+    ["goc.cli.application", "goc.experiment", "goc.report.plots", "goc.report.study", "torch.distributed", "warm"]
 )
-RUN = "goc.cli"  # run.py's
+RUN = "goc.cli.application"  # run.py's
 
 
 def as_user(

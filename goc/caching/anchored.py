@@ -90,7 +90,7 @@ class AnchoredQueue(Anchored):
 
 
 class Learned(Anchored):
-    """Weights for each cached step, the same for all cells, trained end to end (scripts/train_weights.py).
+    """Weights for each cached step, the same for all cells, trained end to end (goc train weights).
 
     Args:
         mask: a schedule of whole steps, bool [steps, blocks, 2].

@@ -1,21 +1,22 @@
-"""Hydra's view of the settings: flat keys, groups, the help page, and the resolvers of folder names."""
+"""Hydra's view of the settings: flat keys, groups, and the resolvers of folder names."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from functools import cache
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from goc.config.identity import CONF, run_id, way_files
+from goc.config.identity import run_id, way_files
 from goc.config.known import GROUPS, check_known, refused
-from goc.config.settings import SHAPE, Config, Execution, Measurement, ModelConfig, Output, Settings, WandbConfig, Way
+from goc.config.settings import SHAPE, Config, Execution, Measurement, Output, Settings, Way
 from goc.config.validation import check_name, normalise
 from goc.models.objective import DIFFUSION, FLOW, PIPELINE
 from goc.system.errors import ConfigError
+from goc.system.files import CONF
 
 SMOKE_MODELS = {DIFFUSION: ["digits"], FLOW: ["digits", "digits_flow"], PIPELINE: []}
 SMOKE_OF_PIPELINES: dict[str, Any] = {"metrics": []}  # whose features and references are the user's
@@ -102,70 +103,12 @@ def _schema() -> DictConfig:
     return OmegaConf.structured(Settings)
 
 
-def _help_rows(cls: type, prefix: str = "") -> Iterator[str]:
-    for f in fields(cls):
-        text = f.metadata.get("help")
-        if text is None or (prefix == "" and is_dataclass(f.type)):
-            continue
-        default = f.default if f.default_factory is not None and not callable(f.default_factory) else None
-        if callable(f.default_factory):
-            default = f.default_factory()
-        shown = "" if default is MISSING else f"  [{'null' if default is None else default}]"
-        yield f"  {prefix + f.name:<26}{text}{shown}"
-
-
-def help_template() -> str:
-    """What `python run.py --help` prints; $APP_CONFIG_GROUPS and $CONFIG are Hydra's."""
-
-    def rows(cls: type, prefix: str = "") -> str:
-        return "\n".join(_help_rows(cls, prefix)).replace("$", "\\$")
-
-    return f"""Benchmark a feature cache on a diffusion transformer: generate images, score them, price them.
-
-  python run.py                                    one run with the defaults
-  python run.py cache_ratio=0.25 steps=50          another point
-  python run.py -m method=reuse,goc cache_ratio=0.25,0.5,0.75   a sweep (-m): every combination
-
-Settings (key=value) and their defaults:
-
-== How the budget is spent ==
-{rows(Way)}
-
-== What is measured, equal in all rows of a table ==
-{rows(Measurement)}
-
-== Where and how it runs ==
-{rows(Execution)}
-
-== What is reported, and where to ==
-{rows(Output)}
-
-== Groups (group=option) ==
-$APP_CONFIG_GROUPS
-  method=... is a published combination of schedule and predictor.
-
-== The model group's keys ==
-{rows(ModelConfig, "model.")}
-
-== With tracker=wandb ==
-{rows(WandbConfig, "wandb.")}
-
-== The configuration as it stands ==
-$CONFIG
-"""
-
-
 def register() -> None:
-    """Make the config known to Hydra: schema, groups, help page, and the resolvers of folder names."""
+    """Make the config known to Hydra: schema, groups, and the resolvers of folder names."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Settings)
     for group, options in GROUPS.items():
         for name, option in options.items():
             store.store(group=group, name=name, node=option)
-    store.store(
-        group="hydra/help",
-        name="goc",
-        node={"app_name": "run.py", "header": "", "footer": "", "template": help_template()},
-    )
     OmegaConf.register_new_resolver("run_id", lambda *, _root_: run_id(from_hydra(_root_)), replace=True)
     OmegaConf.register_new_resolver("study", lambda *, _root_: study(_root_), replace=True)

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from functools import cache
 from os.path import isfile
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -14,9 +13,7 @@ from goc.config.validation import place
 from goc.methods import GradientQueueConfig
 from goc.models.objective import PIPELINE
 from goc.samplers import plain
-from goc.system.files import content_key, file_sha256, resolve
-
-CONF = Path(__file__).parent.parent.parent / "conf"
+from goc.system.files import CONF, content_key, file_sha256, resolve
 
 FILES = "files"  # of flat settings: the hashes of `way_files`
 

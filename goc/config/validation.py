@@ -69,7 +69,7 @@ OF_A_CALL = {
     "return_dict": "the run",
 }
 SECONDS = f"more than 0 and at most {LONGEST_S:g}"
-OWN_WEIGHTS = "outputs/weights/{model}-{sampler}{steps}-{computed}-cfg{cfg_scale}.json"  # of scripts/train_weights.py
+OWN_WEIGHTS = "outputs/weights/{model}-{sampler}{steps}-{computed}-cfg{cfg_scale}.json"  # of goc train weights
 
 
 def normalise(way: Way, measurement: Measurement | None = None) -> None:

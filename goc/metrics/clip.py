@@ -84,7 +84,7 @@ def load_clip(folder: Path, device: torch.device) -> ClipScore:
     try:
         from transformers import CLIPModel, CLIPProcessor
     except ImportError as error:
-        raise GocError(f"{prefix} needs the package transformers: pip install -e '.[pipelines]'") from error
+        raise GocError(f"{prefix} needs the package transformers: pip install 'goc[pipelines]'") from error
     try:
         network = load_part(CLIPModel, folder, dtype=torch.float32)
     except ValueError as error:

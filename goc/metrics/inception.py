@@ -32,8 +32,7 @@ def inception_weights(path: Path | None) -> Path:
     if path is not None:
         if not path.exists():
             raise GocError(
-                f"model.extractor_weights={path}: no such file (looked for {path.absolute()}); "
-                "get it with `python scripts/fetch_weights.py`"
+                f"model.extractor_weights={path}: no such file (looked for {path.absolute()}); get it with `goc fetch`"
             )
         require_regular_file(path, "model.extractor_weights")
         return path
@@ -53,7 +52,7 @@ def inception_weights(path: Path | None) -> Path:
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         raise GocError(
             f"model.extractor=inception: its weights {WEIGHTS} are not in {folder} and could not be downloaded "
-            f"({error}); get them with `python scripts/fetch_weights.py`, or name a file by model.extractor_weights"
+            f"({error}); get them with `goc fetch`, or name a file by model.extractor_weights"
         ) from error
     return path
 

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def find_lpips() -> Path | None:
-    """Folder of torch.hub's form with the weights: fetch_weights.py's, or torch.hub's own; None: they are absent."""
+    """Folder of torch.hub's form with the weights: goc fetch's, or torch.hub's own; None: they are absent."""
     for folder in (WEIGHTS / "lpips", Path(torch.hub.get_dir())):
         if all((folder / "checkpoints" / name).is_file() for name in FILES):
             return folder
@@ -48,7 +48,7 @@ def load_lpips(channels: int, size: int, device: torch.device) -> Perceptual | N
         return None
     folder = find_lpips()
     if folder is None:
-        log.warning("lpips is left out: its weights are absent; get them with `python scripts/fetch_weights.py lpips`")
+        log.warning("lpips is left out: its weights are absent; get them with `goc fetch lpips`")
         return None
     from torch_fidelity import SampleSimilarityLPIPS
 

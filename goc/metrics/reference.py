@@ -62,8 +62,7 @@ def load_reference(
     """
     if not path.exists():
         raise GocError(
-            f"model.reference={path}: no such file or folder (looked for {path.absolute()}); "
-            "get ADM's with `python scripts/fetch_weights.py`"
+            f"model.reference={path}: no such file or folder (looked for {path.absolute()}); get ADM's with `goc fetch`"
         )
     if path.is_dir():
         reference = extracted(folder_images(path, extractor.kind.channels, image_size), extractor, cache_dir)

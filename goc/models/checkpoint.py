@@ -36,7 +36,7 @@ def require_checkpoint(path: Path) -> None:
     if not path.is_file():
         raise GocError(
             f"model.checkpoint={path}: no such file (looked for {path.absolute()}); "
-            "get released weights with `python scripts/fetch_weights.py`"
+            "get released weights with `goc fetch`"
         )
 
 

@@ -22,7 +22,7 @@ PIPELINES_UINT8_RULE = "255 x, x in [0, 1], rounded"  # diffusers' own, by which
 LATENT_SCALE = 0.18215  # of Stable Diffusion's first autoencoder, which DiT was trained on
 IMAGE_CHANNELS = 3
 PUBLISHED_VAES = {name: f"sd-vae-ft-{name}" for name in ("ema", "mse")}
-WEIGHTS = Path("weights")  # where scripts/fetch_weights.py puts them
+WEIGHTS = Path("weights")  # where goc fetch puts them
 VAE_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 
 
@@ -54,8 +54,7 @@ def find_vae(name: str) -> Path:
         folder = Path(snapshot_download(repository, allow_patterns=list(VAE_FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError, ValueError) as error:
         raise GocError(
-            f"vae={name}: neither in {local} nor to be had from the hub ({repository}); "
-            "get it with `python scripts/fetch_weights.py`"
+            f"vae={name}: neither in {local} nor to be had from the hub ({repository}); get it with `goc fetch`"
         ) from error
     if name in PUBLISHED_VAES:
         for file in VAE_FILES:

@@ -23,7 +23,7 @@ def _read(key: str, path: str) -> dict[str, Any]:
         content = read_json(resolve(path))
     except FileNotFoundError as error:
         raise ConfigError(
-            f"{key}={path}: no such file; schedule=searched finds schedules, scripts/train_weights.py trains weights"
+            f"{key}={path}: no such file; schedule=searched finds schedules, goc train weights trains weights"
         ) from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{key}={path}: not a schedule's JSON ({error})") from error
@@ -55,7 +55,7 @@ def read_weights(path: str, wanted: Mapping[str, Any], computed: tuple[int, ...]
     content = _read(key, path)
     trained, rows = content.get("trained_for"), content.get("weights")
     if not isinstance(trained, dict) or not isinstance(rows, dict):
-        raise ConfigError(f"{key}={path}: has no weights, only a schedule; train them with scripts/train_weights.py")
+        raise ConfigError(f"{key}={path}: has no weights, only a schedule; train them with goc train weights")
     for name, value in wanted.items():
         if trained.get(name) != value:
             raise ConfigError(f"{key}={path}: was trained for {name}={trained.get(name)}, not for {value}")

@@ -102,7 +102,7 @@ def pipeline_class(folder: Path) -> Any:
     index = read_index(folder)
     name, prefix = index["_class_name"], f"model.pipeline={folder}:"
     if not is_transformers_available():
-        raise PipelineError(f"{prefix} needs the package transformers: pip install -e '.[pipelines]'")
+        raise PipelineError(f"{prefix} needs the package transformers: pip install 'goc[pipelines]'")
     cls = getattr(diffusers, name, None) if PLAIN.fullmatch(name) else None
     if not isinstance(cls, type):
         raise PipelineError(f"{prefix} diffusers {diffusers.__version__} has no {name}")

@@ -11,7 +11,6 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from goc.caching.inflection import correct_at
-from goc.config.identity import CONF
 from goc.config.settings import Way
 from goc.config.validation import check_way, normalise
 from goc.methods import L2C, PREDICTORS, SCHEDULES, GradientQueueConfig, LearnedConfig, Situation
@@ -21,6 +20,7 @@ from goc.plan import Plan, at_site, report_ratio, warn_of_divergence, warn_of_re
 from goc.samplers import SchedulerConfig
 from goc.sampling.noise import TRAINING_STEPS
 from goc.system.errors import ConfigError
+from goc.system.files import CONF
 
 METHODS = CONF / "method"
 GATING = ("inflection_threshold", "inflection_signal", "inflection_scope")

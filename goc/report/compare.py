@@ -179,7 +179,7 @@ def draw_most_different(
 def main(arguments: list[str] | None = None) -> int:
     """Command line: compare two runs."""
     parser = argparse.ArgumentParser(
-        prog="python -m goc.report compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="goc compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="folder of a finished run")
     parser.add_argument("--out", type=Path, help=f"where to write {PICTURE} (default: the first run's folder)")

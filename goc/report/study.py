@@ -88,7 +88,7 @@ def write_report(found: Found, out: Path) -> tuple[pd.DataFrame, list[str]]:
 def main(arguments: list[str] | None = None) -> int:
     """Command line: report on the runs below the given folders."""
     parser = argparse.ArgumentParser(
-        prog="python -m goc.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="goc report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("paths", nargs="+", type=Path, help="folders that hold runs, at any depth")
     parser.add_argument("--out", type=Path, help="where to write (default: the first path)")

@@ -20,13 +20,14 @@ from goc.report.frame import (
 )
 from goc.report.pairs import Point, best_of, difference, targets
 from goc.report.text import latex_cell, markdown_cell
+from goc.system.files import CONF
 
 SHOWN = ("cached", "evaluations", "fid", "sfid", "is", "converged", "drift", "relative_l2_mean", "relative_l2_median",
          "psnr_image", "ssim", "lpips", "precision", "recall", "kid", "clip", "gmacs", "latency_ratio")  # fmt: skip
 DIFFERENCES = ("fid",)  # shown beside the number: to the uncached run, and to the best
 COMPARED = ("fid", "sfid", "is", "precision", "recall")
 SAME_RATIO = 0.03  # rows match published ones where their ratios are this close
-PUBLISHED = Path(__file__).parent.parent.parent / "experiments" / "published.csv"
+PUBLISHED = CONF / "experiment" / "published.csv"
 DIGITS = 2  # of an error
 
 NAMED = 10  # rows that a note names one by one

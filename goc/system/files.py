@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import importlib.resources
 import json
 import os
 import secrets
@@ -13,8 +14,15 @@ from typing import IO, Any
 
 from goc.system.errors import GocError
 
-ASSETS = Path(__file__).parent.parent / "assets"
+PACKAGE = Path(str(importlib.resources.files("goc")))  # in a checkout or in site-packages
+CONF = PACKAGE / "conf"  # a link to the checkout's conf/, a copy in an installed package
+ASSETS = PACKAGE / "assets"
 ASSET_PREFIX = "asset:"
+
+
+def python_path() -> str:
+    """PYTHONPATH of a process that is to import this package, installed or not."""
+    return os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
 
 
 def resolve(path: str) -> Path:

@@ -1,4 +1,4 @@
-"""SHA-256 of published files, by where scripts/fetch_weights.py puts them.
+"""SHA-256 of published files, by where goc fetch puts them.
 
 Where it is from: the publishers' own where there are such (torch-fidelity and torchvision give the first eight digits
 in a file's name, the hub those of files in Git LFS), and otherwise what several people have independently published of

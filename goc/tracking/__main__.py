@@ -40,7 +40,7 @@ def run_folders(paths: list[Path]) -> list[Path]:
 def main(arguments: list[str] | None = None) -> int:
     """Command line: log finished runs, and the summary of a study, to Weights & Biases."""
     parser = argparse.ArgumentParser(
-        prog="python -m goc.tracking", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="goc track", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("paths", nargs="*", type=Path, help="folders that hold runs, at any depth")
     parser.add_argument("--summary", type=Path, metavar="FOLDER", help="a study: log its table, curves and files")

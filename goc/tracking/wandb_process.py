@@ -9,13 +9,12 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import fields
-from pathlib import Path
 from typing import IO
 
 from goc.config import WandbConfig
+from goc.system.files import python_path
 
 COMMAND = ("-m", "goc.tracking")
-REPOSITORY = Path(__file__).parent.parent.parent
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +41,7 @@ def log_to_wandb(settings: WandbConfig, what: list[str]) -> None:
 
 def _run_for(command: list[str], output: IO[str], timeout_s: float) -> str | None:
     """Run a command for at most that long; returns None, or why not: "" if it failed for a reason in its output."""
-    environment = {**os.environ, "WANDB_SILENT": "true"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "WANDB_SILENT": "true", "PYTHONPATH": python_path()}
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

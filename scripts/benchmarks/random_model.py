@@ -1,8 +1,8 @@
 """A published architecture with random weights, on its device and in its format, to be timed."""
 
 import torch
-from random_weights import DOWNSAMPLING, randomize
 
+from goc.cli.random_weights import DOWNSAMPLING, randomize
 from goc.models.build import prepare
 from goc.models.dit import DiT
 from goc.system.device import choose_device, configure, torch_format

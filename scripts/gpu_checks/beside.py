@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 import torch
 from benchmarks.roofline import H100_SXM, estimates
-from random_weights import DOWNSAMPLING
 
+from goc.cli.random_weights import DOWNSAMPLING
 from goc.models.dit import DiT
 from gpu_checks.setting import Case, Setting, Table
 

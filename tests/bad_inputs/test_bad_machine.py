@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import train_router
-import train_weights
 from conftest import REPOSITORY, Run, call_here, only_result, run_environment
 from filelock import FileLock
 from refusals import Bad, assert_refused
@@ -27,6 +25,7 @@ from goc.sampling.generation import Generation
 from goc.system import files
 from goc.system.command import run_command
 from goc.system.errors import GocError, is_out_of_memory, memory_for, one_line
+from goc.train import router, weights
 
 pytestmark = pytest.mark.slow
 
@@ -253,9 +252,9 @@ def test_a_run_a_sweep_and_a_training_name_what_to_make_smaller(
     with pytest.raises(GocError, match=r"^vae_batch_size=8: out of memory"), memory_for("batch_size=64"):
         latent_decoder(Vae(), 8)(torch.zeros(16, 4, 1, 1))
     monkeypatch.chdir(tmp_path)
-    for script, function in ((train_weights, "weighted_denoiser"), (train_router, "learn")):
+    for script, function in ((weights, "weighted_denoiser"), (router, "learn")):
         monkeypatch.setattr(script, function, lambda *_, **__: allocate_too_much())
-        own = () if script is train_router else ("cache_ratio=0.5", "schedule=uniform", "--samples=4")
+        own = () if script is router else ("cache_ratio=0.5", "schedule=uniform", "--samples=4")
         monkeypatch.setattr(sys, "argv", ["train", "steps=4", *own, "--batch=3"])
         assert script.main() == 1
         assert "error: --batch=3: out of memory" in capfd.readouterr().err

@@ -215,15 +215,15 @@ def test_a_mask_is_only_drawn_where_a_picture_can_be(
 @pytest.mark.parametrize(
     ("script", "arguments", "says"),
     [
-        ("train_weights", ["--iterations", "-1"], "--iterations=-1: must be at least 1"),
-        ("train_weights", ["--samples", "0"], "--samples=0: must be at least 1"),
-        ("train_weights", ["--batch", "99999999999"], "--batch=99999999999: must be at least 1 and at most 1000000000"),
-        ("train_weights", ["--rate", "nan"], "--rate=nan: must be at least 0"),
-        ("train_weights", ["--out", "."], "--out=.: must be a file, not a folder"),
-        ("train_router", ["--iterations", "0"], "--iterations=0: must be at least 1"),
-        ("train_router", ["--penalty", "inf"], "--penalty=inf: must be at least 0"),
+        ("goc.train.weights", ["--iterations", "-1"], "--iterations=-1: must be at least 1"),
+        ("goc.train.weights", ["--samples", "0"], "--samples=0: must be at least 1"),
+        ("goc.train.weights", ["--batch", "99999999999"], "--batch=99999999999: must be at least 1"),
+        ("goc.train.weights", ["--rate", "nan"], "--rate=nan: must be at least 0"),
+        ("goc.train.weights", ["--out", "."], "--out=.: must be a file, not a folder"),
+        ("goc.train.router", ["--iterations", "0"], "--iterations=0: must be at least 1"),
+        ("goc.train.router", ["--penalty", "inf"], "--penalty=inf: must be at least 0"),
         ("train_digits", ["denoiser", "--steps", "-5"], "--steps=-5: must be at least 1"),
-        ("random_weights", ["--out", "x", "--reference-images", "-1"], "--reference-images=-1: must be at least 1"),
+        ("goc.cli.random_weights", ["--out", "x", "--reference-images", "-1"], "--reference-images=-1: must"),
         ("benchmark", ["uncertainty", "--samples", "0"], "--samples=0: must be at least 2"),
     ],
 )

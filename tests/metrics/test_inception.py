@@ -94,7 +94,7 @@ def test_without_network_the_line_says_what_is_missing_where_and_how_to_get_it(
     text = str(raised.value)
     assert "\n" not in text
     assert text.startswith("model.extractor=inception: its weights weights-inception-2015-12-05-6726825d.pth")
-    for part in (str(tmp_path / "hub" / "checkpoints"), "no route to host", "python scripts/fetch_weights.py"):
+    for part in (str(tmp_path / "hub" / "checkpoints"), "no route to host", "goc fetch"):
         assert part in text
 
 

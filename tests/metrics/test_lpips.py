@@ -1,10 +1,10 @@
 from pathlib import Path
 
-import fetch_weights
 import numpy as np
 import pytest
 import torch
 
+from goc.cli import fetch
 from goc.metrics import lpips
 from goc.metrics.distance import distance
 from goc.system.errors import GocError
@@ -22,7 +22,7 @@ def test_without_weights_lpips_is_left_out_with_one_line(caplog: pytest.LogCaptu
     assert lpips.load_lpips(3, 256, CPU) is None
     (line,) = caplog.messages
     assert line.startswith("lpips is left out")
-    assert "fetch_weights.py lpips" in line
+    assert "goc fetch lpips" in line
 
 
 def test_images_that_lpips_is_not_for_say_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -32,7 +32,7 @@ def test_images_that_lpips_is_not_for_say_nothing(caplog: pytest.LogCaptureFixtu
 
 
 def test_the_weights_are_looked_for_where_they_are_fetched(tmp_path: Path) -> None:
-    for file in fetch_weights.FILES:
+    for file in fetch.FILES:
         if file.item == "lpips":
             path = tmp_path / "weights" / file.destination
             path.parent.mkdir(parents=True, exist_ok=True)

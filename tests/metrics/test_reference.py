@@ -10,12 +10,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from goc.cli.reference import main
 from goc.metrics.digits import real_digits
 from goc.metrics.evaluate import evaluate
 from goc.metrics.features import Extractor, Features, load_extractor
 from goc.metrics.reference import Reference, load_reference, save_reference
 from goc.models.decoder import to_uint8
-from goc.reference import main
 from goc.system.errors import GocError
 from goc.system.files import ASSETS, file_sha256
 
@@ -151,7 +151,7 @@ def test_a_missing_reference_says_where_it_was_looked_for_and_how_to_get_it(
         load(Path("nowhere.npz"))
     text = one_line_about(Path("nowhere.npz"), raised)
     assert str(tmp_path / "nowhere.npz") in text
-    assert "python scripts/fetch_weights.py" in text
+    assert "goc fetch" in text
 
 
 def test_adms_statistics_are_taken_as_they_are(

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from closeness import assert_near, relative_difference
-from random_pipeline import WIDTH, letters, text_config
-from random_weights import randomize
 from tiny_pipelines import pixart, randomized
 from torch import nn
 
+from goc.cli.random_pipeline import WIDTH, letters, text_config
+from goc.cli.random_weights import randomize
 from goc.pipelines.folder import load_pipeline
 from goc.pipelines.generation import PipelineCalls, PipelineGeneration
 from goc.pipelines.method import way_of

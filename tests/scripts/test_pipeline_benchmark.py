@@ -7,7 +7,8 @@ import torch
 from benchmarks import pipeline_steps, step_times
 from benchmarks.contenders import Contender
 from benchmarks.peers import BLOCK
-from random_weights import randomize
+
+from goc.cli.random_weights import randomize
 
 from diffusers import DiTTransformer2DModel  # isort: skip
 

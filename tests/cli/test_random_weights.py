@@ -1,4 +1,4 @@
-"""The files of scripts/random_weights.py, read by the loaders that read the released ones."""
+"""The files of goc random-weights, read by the loaders that read the released ones."""
 
 import shutil
 from collections.abc import Iterator
@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import random_weights
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+from goc.cli import random_weights
 from goc.config import compose_config
 from goc.models.build import load_model
 from goc.models.checkpoint import load_weights

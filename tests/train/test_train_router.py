@@ -4,15 +4,15 @@ import sys
 from pathlib import Path
 
 import pytest
-import train_router
 
 from goc.models.routers import load_router
+from goc.train import router as train_router
 
 pytestmark = pytest.mark.slow
 
 
 def train(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["train_router.py", *arguments, "--iterations=2", "--batch=2"])
+    monkeypatch.setattr(sys, "argv", ["goc train router", *arguments, "--iterations=2", "--batch=2"])
     return train_router.main()
 
 

@@ -20,54 +20,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from goc.config import from_hydra, register, validate
+from goc.config.help import help_page
 from goc.config.hydra import check_hydra, refusing
-from goc.config.identity import CONF
 from goc.report.collect import find
-from goc.report.results import FAILURE_FILE, RESULT_FILE, reason_in
-from goc.samplers import kind_of
+from goc.report.result import Result
+from goc.report.results import FAILURE_FILE, reason_in
 from goc.system.errors import ConfigError, GocError, fail, memory_error, one_line
-from goc.system.files import room_for, write_text
+from goc.system.files import CONF, room_for, write_text
 from goc.system.stopping import INTERRUPTED, STOPPED
-
-
-def summary(result: dict[str, Any], folder: Path) -> str:
-    """The small table a run ends with."""
-    config, cost, metrics = result["config"], result["cost"], result["metrics"]
-    way = f"{kind_of(config['sampler'])}-{config['steps']}, guidance {config['cfg_scale']:g}"
-    rows = [
-        ("method", f"{result['method']}, {way}, {config['num_samples']} samples"),
-        ("cached", f"{cost['cache_ratio']:.1%} of the cells"),
-        ("MACs", f"{cost['gmacs_per_image']:.4g} G per image, {cost['macs_saved']:.1%} saved"),
-    ]
-    if cost["peak_memory_bytes"] is not None:  # None: nothing was left to generate
-        rows.append(("memory", f"{cost['peak_memory_bytes'] / 2**20:.0f} MiB peak"))
-    rows.append(("cache", f"{cost['peak_cache_tensors']} tensors, {cost['peak_cache_bytes'] / 2**20:.4g} MiB"))
-    if cost["latency_ratio"] is not None:
-        rows.append(("latency", f"{cost['ms_per_image']:.3g} ms per image, {cost['latency_ratio']:.3f} of uncached"))
-    rows += with_errors(metrics)
-    rows += [(f"{name} to uncached", value) for name, value in with_errors(result["distance"])]
-    if (converged := result.get("converged")) is not None:
-        numbers = {name: value for name, value in converged.items() if name.startswith(("mean", "median", "p95"))}
-        rows += [(f"{name} to converged", value) for name, value in with_errors(numbers)]
-    inflection = result["inflection"]
-    if "alignment" in inflection:
-        pairs = [f"{i}:{value:.2f}" for i, value in enumerate(inflection["alignment"]) if value is not None]
-        rows.append(("alignment", " ".join(pairs)))
-    if "uncorrected_steps" in inflection:
-        rows.append(("not corrected", f"cached steps {inflection['uncorrected_steps']}"))
-    rows.append(("written to", str(folder / RESULT_FILE)))
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
-
-
-def with_errors(numbers: dict[str, float | None]) -> list[tuple[str, str]]:
-    """Names and numbers, each with its standard error NAME_se behind it if it has one."""
-    known = {name: value for name, value in numbers.items() if value is not None and not name.endswith("_se")}
-    errors = {name: numbers.get(f"{name}_se") for name in known}
-    return [
-        (name, f"{value:.4g}" + ("" if errors[name] is None else f" ± {errors[name]:.2g}"))
-        for name, value in known.items()
-    ]
 
 
 def task(node: DictConfig) -> float | tuple[float, float] | None:
@@ -102,7 +62,7 @@ def task(node: DictConfig) -> float | tuple[float, float] | None:
         return None
     from goc.tracking.track import track_run
 
-    print(summary(result, folder), flush=True)
+    print(Result(folder, result), flush=True)
     track_run(config.output, folder)
     return objectives(result, HydraConfig.get().sweeper.get("direction"))
 
@@ -132,7 +92,8 @@ def record_failure(folder: Path, error: BaseException, details: str) -> None:
 class SweepReport(Callback):
     """Hydra callback: report on the whole study when a sweep ends, and on what failed in it."""
 
-    failed: ClassVar[bool] = False  # of the last sweep of this process
+    failed: ClassVar[bool] = False  # of the last sweep of this process, and
+    study: ClassVar[Path | None] = None  # its folder
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
@@ -142,6 +103,7 @@ class SweepReport(Callback):
         with contextlib.suppress(OSError, OmegaConfBaseException):  # Hydra meets it next, and then does not only warn
             self.started = Path(config.hydra.sweep.dir) / ".started"  # by the clock that the jobs' files are dated by
             self.started.parent.mkdir(parents=True, exist_ok=True)
+            SweepReport.study = self.started.parent
             self.started.touch()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -171,15 +133,28 @@ class SweepReport(Callback):
         SweepReport.failed = bool(reasons)
 
 
-def main() -> int:
-    """Run the application on sys.argv; returns the exit code."""
+def launch(arguments: Sequence[str]) -> None:
+    """Run the application with these arguments of a command line; raises what goes wrong, but for a sweep's jobs."""
     register()
     # Hydra then raises instead of printing several lines and exiting
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    application = hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(task)
+    before, sys.argv = sys.argv, [sys.argv[0], *arguments]  # from where Hydra takes them
     try:
-        with refusing(sys.argv[1:]):
-            application()
+        with refusing(arguments):
+            hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(task)()
+    finally:
+        sys.argv = before
+
+
+def main() -> int:
+    """Run the application on sys.argv; returns the exit code."""
+    SweepReport.failed = False
+    try:
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            register()
+            print(help_page([argument for argument in sys.argv[1:] if not argument.startswith("-")]))
+            return 0
+        launch(sys.argv[1:])
     except (GocError, HydraException, OmegaConfBaseException, OSError) as error:
         return fail(error)
     except KeyboardInterrupt:

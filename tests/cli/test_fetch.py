@@ -1,4 +1,4 @@
-"""scripts/fetch_weights.py against real servers: one that breaks off, one that ignores Range, one that is not there."""
+"""goc fetch against real servers: one that breaks off, one that ignores Range, one that is not there."""
 
 import contextlib
 import hashlib
@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import fetch_weights
 import pytest
 from conftest import oracle_folders
 
+from goc.cli import fetch as fetch_weights
 from goc.config import compose_config
 from goc.system.files import file_sha256
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import train_weights
 from closeness import assert_near
 from test_plan import planned
 from torch import Tensor
@@ -22,6 +21,7 @@ from goc.sampling.calibrate import Calibration
 from goc.sampling.search import final_latents, mean_distance
 from goc.sampling.solvers import no_noise
 from goc.system.files import resolve
+from goc.train import weights as train_weights
 
 pytestmark = pytest.mark.slow
 
@@ -94,7 +94,7 @@ def test_a_predictor_that_uses_more_than_the_last_features_is_no_start(tiny_dit:
 
 
 def train(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["train_weights.py", *arguments, "--iterations=2", "--batch=2", "--samples=4"])
+    monkeypatch.setattr(sys, "argv", ["goc train weights", *arguments, "--iterations=2", "--batch=2", "--samples=4"])
     return train_weights.main()
 
 

@@ -1,0 +1,141 @@
+"""Runs, sweeps and comparisons from Python: what `python run.py` does, with results as objects."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from goc.config import compose_config, run_id, validate
+from goc.report.result import Result
+from goc.system.errors import GocError, one_line
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OUTPUTS = Path("outputs")
+
+
+def run(*overrides: str, **settings: Any) -> Result:
+    """Carry out one run and return its result; a finished one is only read back.
+
+        goc.run("method=goc", "cache_ratio=0.5", num_samples=200)
+
+    overrides: as on run.py's command line. settings: the same as keywords, whose values are Python's; a nested one by
+    `**{"model.call.height": 512}`. Files go to outputs/NAME/RUN below the working folder, as run.py's. Raises GocError
+    for what the user can solve.
+    """
+    from goc.experiment import run as run_one
+
+    with one_line_errors():
+        config = compose_config([*overrides, *typed(settings)])
+    validate(config)
+    folder = OUTPUTS / config.output.name / run_id(config)
+    run_one(config, folder)
+    return Result.load(folder)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The finished runs in a study's folder, and why others failed, by their folder's name."""
+
+    folder: Path
+    results: tuple[Result, ...]
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a run, one column a number, NAME_se their standard errors; sorted by measurement and cost."""
+        from goc.report.frame import INTERNAL, table
+
+        return table([dict(result.content) for result in self.results]).drop(columns=INTERNAL)
+
+    def __iter__(self) -> Iterator[Result]:
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __str__(self) -> str:
+        shown = self.table.dropna(axis="columns", how="all")
+        failed = (f"failed: {job}: {reason}" for job, reason in self.failed.items())
+        return "\n".join([shown.to_string(index=False), *failed])
+
+    def _repr_html_(self) -> str:
+        """The table in a notebook."""
+        return str(self.table.dropna(axis="columns", how="all").to_html(index=False))
+
+
+def sweep(*overrides: str, **settings: Any) -> Sweep:
+    """Carry out a sweep and write its report, as `python run.py -m` does.
+
+        goc.sweep("method=none,reuse,goc", "cache_ratio=0.25,0.5", name="mine")
+        goc.sweep("experiment=digits_tradeoff", smoke=True)
+
+    overrides: as on the command line; a comma separates values to try. settings: as `run`'s, the same in every run.
+    Runs that fail do not stop the others; why they did is in `failed`. Raises GocError where nothing can be started.
+    """
+    from goc.cli.application import SweepReport, launch
+    from goc.report.collect import find
+
+    logger = logging.getLogger()
+    handlers, level = logger.handlers[:], logger.level  # Hydra puts its own in their place
+    try:
+        with one_line_errors():
+            launch(["-m", *overrides, *typed(settings)])
+    finally:
+        logger.handlers, logger.level = handlers, level
+    assert SweepReport.study is not None  # a sweep that was started has a folder
+    found = find([SweepReport.study])
+    results = (Result(folder, content) for folder, content in found.runs)
+    return Sweep(SweepReport.study, tuple(results), dict(found.failures))
+
+
+def compare(first: Result | Path | str, second: Result | Path | str) -> pd.DataFrame:
+    """Every number that two runs have: the first's, the second's, their difference with its paired error, a verdict.
+
+    Runs are results or their folders. Raises GocError for runs of different measurements.
+    """
+    from goc.report.compare import comparison, require_comparable
+    from goc.report.pairs import points_of
+
+    results = [run if isinstance(run, Result) else Result.load(run) for run in (first, second)]
+    require_comparable(*(dict(result.content) for result in results))
+    points = [next(iter(points_of([(result.folder, dict(result.content))]).values())) for result in results]
+    return comparison(*points)
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Errors of Hydra and OmegaConf, about settings, are GocErrors of one line."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise GocError(one_line(error)) from error
+
+
+def typed(settings: dict[str, Any]) -> list[str]:
+    """Keywords as overrides, in Hydra's grammar."""
+    return [f"{key}={written(value)}" for key, value in settings.items()]
+
+
+def written(value: Any) -> str:
+    """A Python value in the grammar of Hydra's overrides, which reads back as the same value."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str | Path):
+        return QuotedString(str(value), Quote.single).with_quotes()
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{written(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, Sequence):
+        return "[" + ",".join(map(written, value)) + "]"
+    return repr(value)

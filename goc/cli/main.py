@@ -1,0 +1,64 @@
+"""The command `goc`: picks one of the project's commands by its name, and loads that one alone."""
+
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from importlib import import_module
+
+from goc.system.command import run_command
+from goc.system.errors import GocError
+
+# name -> where its main() is, and what it does; each takes its arguments from sys.argv
+COMMANDS = {
+    "run": (
+        "goc.cli.application",
+        "one run, with -m a sweep: goc run cache_ratio=0.5; --help has every setting",
+    ),
+    "report": ("goc.report.study", "pictures and tables of finished runs: goc report outputs/NAME"),
+    "compare": ("goc.report.compare", "two runs: differences with paired errors, and the samples that differ most"),
+    "mask": ("goc.cli.mask", "a picture of a method's mask: goc mask method=fora --out mask.png"),
+    "reference": ("goc.cli.reference", "statistics of real images, in one file that model.reference names"),
+    "fetch": ("goc.cli.fetch", "download what the published ImageNet protocol needs, and check it"),
+    "random-weights": (
+        "goc.cli.random_weights",
+        "random weights in the released formats, to try what needs those",
+    ),
+    "train weights": ("goc.train.weights", "weights of predictor=learned, for a model, a sampler and a schedule"),
+    "train router": ("goc.train.router", "a router of Learning-to-Cache, for a model and a number of steps"),
+    "track": ("goc.tracking.__main__", "log finished runs to Weights & Biases"),
+}
+USAGE = "\n".join(
+    [
+        "usage: goc COMMAND ...     (goc COMMAND --help: its arguments)",
+        "",
+        "Benchmark feature caches on diffusion transformers.",
+        "",
+        *(f"  {name:<16}{text}" for name, (_, text) in COMMANDS.items()),
+    ]
+)
+
+
+def main() -> int:
+    """Run `goc COMMAND ...` as sys.argv says; returns the exit code."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if name == "--version":
+        from goc import __version__
+
+        print(f"goc {__version__}")
+        return 0
+    words = 1 if name in COMMANDS else 2
+    name = " ".join(sys.argv[1 : 1 + words])
+    if name not in COMMANDS:
+        near = "".join(f"; did you mean {match}?" for match in get_close_matches(name, COMMANDS, n=1))
+        raise GocError(f"goc {name}: must be one of {', '.join(COMMANDS)}{near}")
+    sys.argv = [f"goc {name}", *sys.argv[1 + words :]]
+    command: Callable[[], int | None] = import_module(COMMANDS[name][0]).main
+    return command() or 0
+
+
+def command() -> int:
+    """The console script: `main`, with what all commands have around it."""
+    return run_command(main)

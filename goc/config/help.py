@@ -1,0 +1,78 @@
+"""The help page: every setting with its meaning and default, every option, and the configuration as it stands."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+
+from hydra import compose, initialize_config_dir
+from omegaconf import MISSING, OmegaConf
+
+from goc.config.hydra import refusing
+from goc.config.known import CHOSEN, GROUPS
+from goc.config.settings import Execution, Measurement, ModelConfig, Output, WandbConfig, Way
+from goc.system.files import CONF
+
+
+def _help_rows(cls: type, prefix: str = "") -> Iterator[str]:
+    for f in fields(cls):
+        text = f.metadata.get("help")
+        if text is None or (prefix == "" and is_dataclass(f.type)):
+            continue
+        default = f.default if f.default_factory is not None and not callable(f.default_factory) else None
+        if callable(f.default_factory):
+            default = f.default_factory()
+        shown = "" if default is MISSING else f"  [{'null' if default is None else default}]"
+        yield f"  {prefix + f.name:<26}{text}{shown}"
+
+
+def _options() -> Iterator[str]:
+    """A line for each group, with its options: files of conf/, and classes that are registered."""
+    for group in sorted(CHOSEN):
+        files = (path.stem for path in (CONF / group).glob("*.yaml"))
+        yield f"  {group}: {', '.join(sorted({*files, *GROUPS.get(group, ())}))}"
+
+
+def help_page(overrides: Sequence[str]) -> str:
+    """What `goc run --help` prints, with the configuration as overrides make it.
+
+    Hydra's own page takes two seconds: it copies the whole configuration for each group.
+    """
+
+    def rows(cls: type, prefix: str = "") -> str:
+        return "\n".join(_help_rows(cls, prefix))
+
+    groups = "\n".join(_options())
+    with initialize_config_dir(str(CONF), version_base="1.3"), refusing(overrides):
+        composed = OmegaConf.to_yaml(compose("config", overrides=list(overrides)))
+
+    return f"""Benchmark a feature cache on a diffusion transformer: generate images, score them, price them.
+
+  python run.py                                    one run with the defaults
+  python run.py cache_ratio=0.25 steps=50          another point
+  python run.py -m method=reuse,goc cache_ratio=0.25,0.5,0.75   a sweep (-m): every combination
+
+Settings (key=value) and their defaults:
+
+== How the budget is spent ==
+{rows(Way)}
+
+== What is measured, equal in all rows of a table ==
+{rows(Measurement)}
+
+== Where and how it runs ==
+{rows(Execution)}
+
+== What is reported, and where to ==
+{rows(Output)}
+
+== Groups (group=option) ==
+{groups}
+  method=... is a published combination of schedule and predictor.
+
+== The model group's keys ==
+{rows(ModelConfig, "model.")}
+
+== With tracker=wandb ==
+{rows(WandbConfig, "wandb.")}
+
+== The configuration as it stands ==
+{composed}"""

@@ -1,0 +1,93 @@
+"""Runs, sweeps and comparisons from Python."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import goc
+from goc.api import written
+from goc.system.errors import GocError
+
+SMALL = {"num_samples": 24, "batch_size": 12, "steps": 5, "calibration_samples": 8, "converged_samples": 0,
+         "latency_repeats": 0, "metrics": ["fid"]}  # fmt: skip
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda parts: st.lists(parts) | st.dictionaries(st.from_regex(r"[a-z_]+", fullmatch=True), parts),
+    max_leaves=5,
+)
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@given(values)
+@settings(deadline=None)
+def test_a_python_value_is_the_same_on_the_command_line(value: object) -> None:
+    assert OverridesParser.create().parse_override(f"key={written(value)}").value() == value
+
+
+@pytest.mark.slow
+def test_a_run_is_what_the_command_line_makes(run_here: object, tmp_path: Path) -> None:
+    result = goc.run("method=goc", "cache_ratio=0.4", gradient_weights=[1.1], **SMALL)
+    assert result.config["gradient_weights"] == [1.1]
+    assert result.metrics["fid"] > 0
+    assert result.distance["drift"] > 0
+    assert result.cost["cache_ratio"] == pytest.approx(0.4)
+    assert result.influence["fid"].shape == (24,)
+    typed = [f"{key}={json.dumps(value)}" for key, value in SMALL.items()]
+    made = (result.folder / "result.json").stat().st_mtime_ns
+    shown = run_here("method=goc", "cache_ratio=0.4", "gradient_weights=[1.1]", *typed).stdout  # type: ignore[operator]
+    assert (result.folder / "result.json").stat().st_mtime_ns == made  # the same folder: it was read back
+    rows = [line for line in str(result).splitlines() if "written to" not in line]
+    assert rows == [line for line in shown.splitlines() if "written to" not in line]
+    assert f"<td>{result.method}, DDIM-5" in result._repr_html_()
+
+    result.save("kept")
+    kept = goc.Result.load("kept")
+    assert kept.content == result.content
+    assert np.array_equal(kept.influence["fid"], result.influence["fid"])
+
+
+@pytest.mark.slow
+def test_a_sweep_has_its_runs_and_what_failed(tmp_path: Path) -> None:
+    study = goc.sweep("method=reuse,goc", "cache_ratio=0.4,1.5", name="mine", **SMALL)
+    assert sorted(result.method for result in study) == ["goc", "reuse"]
+    assert list(study.failed.values()) == ["cache_ratio=1.5: must be in [0, 1)"] * 2
+    assert set(study.table["method"]) == {"goc", "reuse"}
+    assert (tmp_path / "outputs" / "mine" / "report.html").exists()
+    first, second = study
+    differences = goc.compare(first, second.folder)
+    row = differences.set_index("").loc["relative_l2_mean"]
+    assert row["two paired errors"] in ("first is better", "second is better")
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: goc.run("cach_ratio=0.5"), "cach_ratio"),
+        (lambda: goc.run(cache_ratio=1.5), r"cache_ratio=1\.5: must be in \[0, 1\)"),
+        (lambda: goc.run(method="gooc"), "gooc"),
+        (lambda: goc.sweep("cach_ratio=0.5,0.6"), "cach_ratio"),
+        (lambda: goc.compare("here", "there"), "here: holds no finished run"),
+        (lambda: goc.Result.load("here"), "here: holds no finished run"),
+    ],
+)
+def test_bad_input_is_one_line(call: object, says: str) -> None:
+    with pytest.raises(GocError, match=says) as caught:
+        call()  # type: ignore[operator]
+    assert "\n" not in str(caught.value)
+
+
+def test_public_names_are_these() -> None:
+    documented = "run sweep compare Result Sweep enable_cache disable_cache attach calibrate load_plan"
+    assert set(goc.__all__) == set(documented.split())
+    for name in goc.__all__:
+        assert getattr(goc, name) is not None
