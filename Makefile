@@ -24,7 +24,7 @@ demo: setup ## the main job on the embedded default: about 4 minutes on 2 cores
 	@echo 'The table, with paired errors:  outputs/demo/table.md'
 	@echo 'Each run below:                 result.json, samples.png, alignment.png'
 
-test: lint ## every check that CI runs: 7 minutes on 2 cores
+test: lint ## lint, types and all tests: about 11 minutes on 2 cores
 	$(RUN) -m pytest -n 4 # twice the cores, as some tests wait
 
 # the folders that compute: what is new in them is tested so as well
