@@ -33,7 +33,7 @@ test-kernels: setup ## their tests again, as other processors add up: without ve
 	ATEN_CPU_CAPABILITY=default $(RUN) -m pytest -n 2 -q -m 'not slow' $(NUMERIC)
 	MKL_CBWR=COMPATIBLE $(RUN) -m pytest -n 2 -q -m 'not slow' $(NUMERIC)
 
-check: lint ## lint, types and the tests of pure code: under a minute
+check: lint ## lint, types and the tests that start no application
 	$(RUN) -m pytest -n 2 -m 'not slow' -q
 
 lint: setup ## ruff (lint and format) and mypy
