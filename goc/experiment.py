@@ -82,7 +82,7 @@ def carry_out(config: Config, folder: Path, sources: Sources, workers: Workers) 
     device = choose_device(execution.device, workers.local_rank)
     configure(device, config.measurement.precision, execution.deterministic, execution.threads)
     loaded = load(config, sources, device)
-    sources.require_unchanged(config.measurement)
+    sources.require_unchanged()
     # before anything is generated in vain
     reference = loaded.reference(sources.reference, config.output) if workers.leads else None
     generated = generate_all(config, folder, sources, workers, loaded)

@@ -120,7 +120,7 @@ def load_denoiser_run(
         vae = load_vae(sources.vae, model.in_channels, device)
         decode, scale = latent_decoder(vae, measurement.vae_batch_size), upsampling(vae)
     uncached = loaded_generation(measurement, way, sources.model, device, compiled, decode)
-    key = trajectory_key(measurement, way, compiled, sources.model_sha256)
+    key = trajectory_key(measurement, way, compiled, str(sources.weights()["model_sha256"]))
     return LoadedDenoiser(config, uncached, key, extractor, scale * model.input_size)
 
 
@@ -161,8 +161,8 @@ def load_pipeline_run(
     prompts = read_prompts(sources.prompts)
     calls = generation.PipelineCalls(pipe, prompts, way.steps, measurement.cfg_scale, model.call, device)
     key = {
-        "weights": sources.model_sha256,
-        "prompts": sources.prompts_sha256,
+        "weights": sources.weights()["model_sha256"],
+        "prompts": sources.weights()["prompts_sha256"],
         "call": model.call,
         "sampler": plain(way.sampler),
         "steps": way.steps,

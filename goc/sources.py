@@ -45,11 +45,6 @@ class Sources:
     clip: Path | None
     extractor_weights: Path | None
     reference: Path | None
-    model_sha256: str
-    vae_sha256: str | None
-    prompts_sha256: str | None
-    clip_sha256: str | None
-    extractor_sha256: str | None
 
     @classmethod
     def of(cls, measurement: Measurement) -> "Sources":
@@ -69,24 +64,28 @@ class Sources:
             vae = None if measurement.vae is None else find_vae(measurement.vae)
         weights = weights_of_extractor(model)
         reference = None if model.reference is None or weights is None else resolve(model.reference)
-        return cls(
-            path,
-            vae,
-            prompts,
-            clip,
-            weights,
-            reference,
-            folder.pipeline_sha256(path) if model.is_pipeline else file_sha256(path),
-            None if vae is None else vae_sha256(vae),
-            None if prompts is None else file_sha256(prompts),
-            None if clip is None else clip_sha256(clip),
-            None if weights is None else file_sha256(weights),
-        )
+        sources = cls(path, vae, prompts, clip, weights, reference)
+        sources.weights()  # as the files are now
+        return sources
 
     def weights(self) -> dict[str, str | None]:
-        """Hashes of all that a sample and its features depend on: weights, and prompts if there are any."""
-        own = ("vae_sha256",) if self.prompts is None else ("prompts_sha256", "clip_sha256")
-        return {name: getattr(self, name) for name in ("model_sha256", *own, "extractor_sha256")}
+        """Hashes of all that a sample and its features depend on, as they were found: weights, and prompts if any."""
+        return dict(self._found)
+
+    @cached_property
+    def _found(self) -> dict[str, str | None]:
+        return self._hashes()
+
+    def _hashes(self) -> dict[str, str | None]:
+        """The same, of the files as they are."""
+        if self.prompts is None:
+            model, own = file_sha256(self.model), {"vae_sha256": None if self.vae is None else vae_sha256(self.vae)}
+        else:
+            clip = None if self.clip is None else clip_sha256(self.clip)
+            model = folder.pipeline_sha256(self.model)
+            own = {"prompts_sha256": file_sha256(self.prompts), "clip_sha256": clip}
+        weights = None if self.extractor_weights is None else file_sha256(self.extractor_weights)
+        return {"model_sha256": model, **own, "extractor_sha256": weights}
 
     @cached_property
     def reference_sha256(self) -> str | None:
@@ -98,9 +97,9 @@ class Sources:
             return None
         return (folder_sha256 if self.reference.is_dir() else file_sha256)(self.reference)
 
-    def require_unchanged(self, measurement: Measurement) -> None:
+    def require_unchanged(self) -> None:
         """Raise GocError if a file that was loaded by now is another one than was found."""
-        now = Sources.of(measurement).weights()
+        now = self._hashes()
         for name, found in self.weights().items():
             if now[name] != found:
                 raise GocError(
