@@ -120,7 +120,7 @@ def load_denoiser_run(
         vae = load_vae(sources.vae, model.in_channels, device)
         decode, scale = latent_decoder(vae, measurement.vae_batch_size), upsampling(vae)
     uncached = loaded_generation(measurement, way, sources.model, device, compiled, decode)
-    key = trajectory_key(measurement, way, compiled, str(sources.weights()["model_sha256"]))
+    key = trajectory_key(measurement, way, compiled, str(sources.weights()["model_sha256"]), uncached.model)
     return LoadedDenoiser(config, uncached, key, extractor, scale * model.input_size)
 
 

@@ -154,11 +154,11 @@ def calibration_alone(config: Config, device: torch.device, compiled: bool) -> C
         raise ConfigError(f"model.objective={model.objective}: must be diffusion or flow here; run.py runs pipelines")
     checkpoint = resolve(model.checkpoint)
     generation = loaded_generation(measurement, way, checkpoint, device, compiled)
-    key = trajectory_key(measurement, way, compiled, file_sha256(checkpoint))
+    key = trajectory_key(measurement, way, compiled, file_sha256(checkpoint), generation.model)
     return calibration_of(way, generation, key, config.output.cache_dir)
 
 
-def trajectory_key(measurement: Measurement, way: Way, compiled: bool, model_sha256: str) -> dict[str, Any]:
+def trajectory_key(measurement: Measurement, way: Way, compiled: bool, model_sha256: str, model: DiT) -> dict[str, Any]:
     """All that uncached trajectories depend on apart from the seeds; compiled ones are kept apart from others."""
     return {
         "weights": model_sha256,
@@ -170,4 +170,6 @@ def trajectory_key(measurement: Measurement, way: Way, compiled: bool, model_sha
         "batch_size": way.batch_size,
         "precision": measurement.precision,
         "compile": compiled,
+        # labels are drawn from them; weights with a row for the null label leave but one number possible
+        **({} if model.null_label else {"num_classes": model.num_classes}),
     }

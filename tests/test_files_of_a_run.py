@@ -212,3 +212,15 @@ def test_a_perceptual_distance_of_other_weights_is_measured_again(
     for then, now, same in ((None, None, True), ("a", "a", True), ("a", None, True), ("a", "b", False)):
         monkeypatch.setattr(experiment, "lpips_sha256", lambda now=now: now)
         assert experiment.is_result_of({**result, "lpips_sha256": then}, config, sources) == same
+
+
+def test_one_checkpoint_run_with_another_number_of_classes_shares_no_samples(run_here: Run, tmp_path: Path) -> None:
+    """Labels are drawn from them; a table of 11 rows is one of 10 classes and the null one, or of 11 without it."""
+    small = ("method=none", *SMALL, "converged_samples=8")
+    run_here(*small, "model.num_classes=11", "hydra.run.dir=eleven")
+    run_here(*small, "hydra.run.dir=ten")
+    run_here(*small, "hydra.run.dir=alone", "cache_dir=fresh")
+    eleven, ten, alone = (only_result(tmp_path / name) for name in ("eleven", "ten", "alone"))
+    assert ten["metrics"] == pytest.approx(alone["metrics"], rel=1e-5)
+    assert ten["converged"]["mean"] == pytest.approx(alone["converged"]["mean"], rel=1e-5)
+    assert eleven["metrics"]["fid"] != pytest.approx(ten["metrics"]["fid"], rel=1e-3)
