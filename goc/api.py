@@ -103,13 +103,10 @@ def compare(first: Result | Path | str, second: Result | Path | str) -> pd.DataF
 
     Runs are results or their folders. Raises GocError for runs of different measurements.
     """
-    from goc.report.compare import comparison, require_comparable
-    from goc.report.pairs import points_of
+    from goc.report.compare import compared_points, comparison
 
     results = [run if isinstance(run, Result) else Result.load(run) for run in (first, second)]
-    require_comparable(*(dict(result.content) for result in results))
-    points = [next(iter(points_of([(result.folder, dict(result.content))]).values())) for result in results]
-    return comparison(*points)
+    return comparison(*compared_points([(result.folder, dict(result.content)) for result in results]))
 
 
 @contextlib.contextmanager

@@ -18,9 +18,9 @@ from goc.sampling.generation import SampleSource
 from goc.sampling.shards import SampleSet
 from goc.sampling.shared import shared_path
 from goc.sampling.workers import Workers, join
-from goc.sources import Sources
+from goc.sources import Sources, require_same
 from goc.system.device import choose_device, configure
-from goc.system.errors import GocError, memory_for
+from goc.system.errors import memory_for
 from goc.system.files import content_key
 from goc.system.memory import peak_memory, reset_peak_memory
 
@@ -61,9 +61,10 @@ def is_result_of(result: dict[str, Any], config: Config, sources: Sources) -> bo
     measured = measurement_of(result)
     if there != here or any(measured.get(name) != value for name, value in sources.weights().items()):
         return False
-    # of what is not there any more, the numbers are still right; a folder of images is read whole, so it comes last
-    now_and_then = ((lpips_sha256(), result.get(LPIPS)), (sources.reference_sha256, measured.get(REFERENCE)))
-    return all(now is None or then is None or now == then for now, then in now_and_then)
+    # gigabytes are read for these, so they are asked for last, and only where the numbers depend on them; of what is
+    # not there any more, the numbers are still right
+    now_and_then = ((lpips_sha256, result.get(LPIPS)), (lambda: sources.reference_sha256, measured.get(REFERENCE)))
+    return all(then is None or now() in (None, then) for now, then in now_and_then)
 
 
 def has_influence(folder: Path, result: dict[str, Any]) -> bool:
@@ -127,10 +128,7 @@ def generate_all(config: Config, folder: Path, sources: Sources, workers: Worker
 
 def require_unchanged(config: Config) -> None:
     """Raise GocError if a file that the way's method was read from has changed since the config was made."""
-    now = way_files(config.way, config.measurement)
-    for setting in {**config.files, **now}:
-        if config.files.get(setting) != now.get(setting):
-            raise GocError(f"{setting}: its file changed while the run started; start the same command again")
+    require_same(config.files, way_files(config.way, config.measurement))
 
 
 def converged_samples(config: Config) -> int:

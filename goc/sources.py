@@ -1,5 +1,6 @@
 """The files of a run; and from a denoiser's, what samples without a cache come from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -99,13 +100,15 @@ class Sources:
 
     def require_unchanged(self) -> None:
         """Raise GocError if a file that was loaded by now is another one than was found."""
-        now = self._hashes()
-        for name, found in self.weights().items():
-            if now[name] != found:
-                raise GocError(
-                    f"{name.removesuffix('_sha256')}: its file changed while the run started; "
-                    "start the same command again"
-                )
+        require_same(self.weights(), self._hashes())
+
+
+def require_same(found: Mapping[str, str | None], now: Mapping[str, str | None]) -> None:
+    """Raise GocError for the first file whose SHA-256, by its setting, is another one now than was found."""
+    for name in {**found, **now}:
+        if found.get(name) != now.get(name):
+            setting = name.removesuffix("_sha256")
+            raise GocError(f"{setting}: its file changed while the run started; start the same command again")
 
 
 def weights_of_extractor(model: ModelConfig) -> Path | None:

@@ -224,3 +224,17 @@ def test_one_checkpoint_run_with_another_number_of_classes_shares_no_samples(run
     assert ten["metrics"] == pytest.approx(alone["metrics"], rel=1e-5)
     assert ten["converged"]["mean"] == pytest.approx(alone["converged"]["mean"], rel=1e-5)
     assert eleven["metrics"]["fid"] != pytest.approx(ten["metrics"]["fid"], rel=1e-3)
+
+
+def test_what_a_result_does_not_depend_on_is_not_read(
+    run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import goc.experiment as experiment
+
+    def read() -> str:
+        raise AssertionError("LPIPS's weights were read for a result without LPIPS")
+
+    run_here(*SMALL, "hydra.run.dir=own")
+    config = compose_config(SMALL)
+    monkeypatch.setattr(experiment, "lpips_sha256", read)
+    assert experiment.is_result_of(only_result(tmp_path / "own"), config, experiment.Sources.of(config.measurement))

@@ -151,7 +151,6 @@ def main() -> int:
     SweepReport.failed = False
     try:
         if {"-h", "--help"} & set(sys.argv[1:]):
-            register()
             print(help_page([argument for argument in sys.argv[1:] if not argument.startswith("-")]))
             return 0
         launch(sys.argv[1:])

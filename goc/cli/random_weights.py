@@ -130,10 +130,8 @@ def write_reference(path: Path, image_size: int, images: int, seed: int) -> None
 def write(out: Path, model: str, image_size: int, seed: int, reference_images: int, tiny_vae: bool) -> None:
     """Write all files into a folder and name them; raises ConfigError for settings that fit no model."""
     patch = next((patch for patch in PUBLISHED_PATCHES if model.endswith(f"/{patch}")), 1)
-    if image_size < 1 or image_size % (DOWNSAMPLING * patch):
+    if image_size % (DOWNSAMPLING * patch):
         raise ConfigError(f"--image-size {image_size}: must be a multiple of {DOWNSAMPLING * patch} for {model}")
-    if reference_images < 1:
-        raise ConfigError(f"--reference-images {reference_images}: must be at least 1")
     out.mkdir(parents=True, exist_ok=True)
     denoiser = out / f"{model.replace('/', '-')}-{image_size}x{image_size}.pt"
     write_denoiser(denoiser, model, image_size, seed)

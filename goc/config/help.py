@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 
-from hydra import compose, initialize_config_dir
 from omegaconf import MISSING, OmegaConf
 
-from goc.config.hydra import refusing
+from goc.config.hydra import composed
 from goc.config.known import CHOSEN, GROUPS
 from goc.config.settings import Execution, Measurement, ModelConfig, Output, WandbConfig, Way
 from goc.system.files import CONF
@@ -41,9 +40,6 @@ def help_page(overrides: Sequence[str]) -> str:
         return "\n".join(_help_rows(cls, prefix))
 
     groups = "\n".join(_options())
-    with initialize_config_dir(str(CONF), version_base="1.3"), refusing(overrides):
-        composed = OmegaConf.to_yaml(compose("config", overrides=list(overrides)))
-
     return f"""Benchmark a feature cache on a diffusion transformer: generate images, score them, price them.
 
   python run.py                                    one run with the defaults
@@ -75,4 +71,4 @@ Settings (key=value) and their defaults:
 {rows(WandbConfig, "wandb.")}
 
 == The configuration as it stands ==
-{composed}"""
+{OmegaConf.to_yaml(composed(overrides))}"""

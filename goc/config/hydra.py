@@ -58,9 +58,14 @@ def from_hydra(node: DictConfig) -> Config:
 
 def compose_config(overrides: Sequence[str]) -> Config:
     """The config of settings as on run.py's command line."""
+    return from_hydra(composed(overrides))
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """Hydra's config of settings as on run.py's command line, without Hydra's own node."""
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"), refusing(overrides):
-        return from_hydra(compose("config", overrides=list(overrides)))
+        return compose("config", overrides=list(overrides))
 
 
 @contextmanager

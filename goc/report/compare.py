@@ -8,7 +8,7 @@ RUN is the folder of a finished run. Differences are of the first less the secon
 import argparse
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,8 @@ import pandas as pd
 from goc.config.settings import Output
 from goc.report.frame import COST, HIGHER_IS_BETTER, LOWER_IS_BETTER
 from goc.report.pairs import Point, difference, points_of
-from goc.report.results import load_result, measurement_of
+from goc.report.result import Result
+from goc.report.results import measurement_of
 from goc.report.tables import signed, with_error
 from goc.report.text import printable
 from goc.system.errors import GocError, fail
@@ -35,14 +36,6 @@ CACHED = re.compile(r"uncached-[0-9a-f]{16}")  # as goc.sampling.shared names th
 LONGEST_VALUES = 1000  # characters of the values in which two measurements differ
 
 
-def load(folder: Path) -> dict[str, Any]:
-    """The result in a run's folder; raises GocError if there is none."""
-    try:
-        return load_result(folder)
-    except ValueError as error:
-        raise GocError(f"{printable(str(folder))}: holds no finished run ({error})") from error
-
-
 def require_comparable(own: dict[str, Any], other: dict[str, Any]) -> None:
     """Raise GocError, of one line, if two results are of different measurements, or have no seeds in common."""
     ours, theirs = measurement_of(own), measurement_of(other)
@@ -54,6 +47,14 @@ def require_comparable(own: dict[str, Any], other: dict[str, Any]) -> None:
         raise GocError(
             f"the runs are of different measurements, which must not be compared: {printable(values, LONGEST_VALUES)}"
         )
+
+
+def compared_points(runs: Sequence[tuple[Path, dict[str, Any]]]) -> tuple[Point, Point]:
+    """The points of two runs; raises GocError as `require_comparable`."""
+    first, second = runs
+    require_comparable(first[1], second[1])
+    own, other = (next(iter(points_of([run]).values())) for run in runs)
+    return own, other
 
 
 def comparison(own: Point, other: Point) -> pd.DataFrame:
@@ -188,9 +189,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        runs = [(folder, load(folder)) for folder in options.runs]
-        require_comparable(runs[0][1], runs[1][1])
-        own, other = (next(iter(points_of([run]).values())) for run in runs)
+        runs = [(folder, dict(Result.load(folder).content)) for folder in options.runs]
+        own, other = compared_points(runs)
         for name, folder, point in zip(("first", "second"), options.runs, (own, other), strict=True):
             print(f"{name}: {printable(str(folder))}{f' ({point.missing}: no paired errors)' if point.missing else ''}")
         print(f"\n{comparison(own, other).to_string(index=False)}\n")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from goc.report.results import FIRST_IMAGES, INFLUENCE_FILE, RESULT_FILE, Influence, load_result, read_influence
+from goc.report.text import printable
 from goc.samplers import kind_of
 from goc.system.errors import GocError
 from goc.system.files import replacing, write_json
@@ -32,7 +33,7 @@ class Result:
         try:
             return cls(Path(folder), load_result(Path(folder)))
         except ValueError as error:
-            raise GocError(f"{folder}: holds no finished run: {error}") from error
+            raise GocError(f"{printable(str(folder))}: holds no finished run: {error}") from error
 
     def save(self, folder: Path | str) -> Path:
         """Write the result to a folder, with what each sample contributes and the pictures; returns its result.json."""

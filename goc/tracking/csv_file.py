@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from goc.report.frame import INTERNAL, table
-from goc.report.results import load_result
+from goc.report.result import Result
 from goc.report.text import csv_cell, csv_text, printable
 from goc.system.errors import GocError
 from goc.system.files import write_text
@@ -22,10 +22,7 @@ def track_in_csv(folder: Path) -> Path:
     The rows are in the order in which runs were tracked; a run that is there already has its row replaced. Raises
     GocError if the folder holds no finished run, or the file is no such table.
     """
-    try:
-        result = load_result(folder)
-    except ValueError as error:
-        raise GocError(f"{folder}: holds no finished run: {error}") from error
+    result = dict(Result.load(folder).content)
     run = printable(folder.name)
     path = folder.parent / TRACKED_FILE
     with Lock(folder.parent / f".{TRACKED_FILE}.lock", timeout=LOCK_TIMEOUT_S):

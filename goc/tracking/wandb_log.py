@@ -18,7 +18,7 @@ from goc.config.identity import told_apart
 from goc.report.collect import find, tell
 from goc.report.frame import INTERNAL, is_uncached, over_seeds, series_names, table
 from goc.report.plots import QUALITY
-from goc.report.results import load_result
+from goc.report.result import Result
 from goc.report.tables import measurements
 from goc.report.text import printable
 from goc.system.errors import GocError
@@ -37,10 +37,7 @@ def log_run(settings: WandbConfig, folder: Path) -> str:
     A run has the same id each time, so that logging it again replaces it. Raises GocError if the run has not
     finished, WandbError if it cannot be logged.
     """
-    try:
-        result = load_result(folder)
-    except ValueError as error:
-        raise GocError(f"{folder}: holds no finished run: {error}") from error
+    result = dict(Result.load(folder).content)
     config, study = result["config"], _study_of(result)
     key = content_key([config.get("name"), folder.name, told_apart(config), result.get("fingerprint")])
     with _session(settings, folder, key, folder.name, study, "run", config) as (run, place):
