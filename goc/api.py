@@ -32,7 +32,7 @@ def run(*overrides: str, **settings: Any) -> Result:
     `**{"model.call.height": 512}`. Files go to outputs/NAME/RUN below the working folder, as run.py's. Raises GocError
     for what the user can solve.
     """
-    from goc.experiment import run as run_one
+    from goc.runs.run import run as run_one
 
     with one_line_errors():
         config = compose_config([*overrides, *typed(settings)])

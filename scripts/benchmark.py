@@ -37,21 +37,21 @@ from benchmarks.peers import peers
 from benchmarks.random_model import random_model
 from hydra.errors import HydraException
 
-import goc.experiment
-import goc.loaded
-import goc.outcome
+import goc.runs.loaded
+import goc.runs.measure
+import goc.runs.run
 import goc.sampling.generation
 from goc.cli.random_weights import DOWNSAMPLING, randomize
 from goc.config import compose_config
-from goc.loaded import Loaded
 from goc.metrics.distance import distance
 from goc.metrics.errors import standard_error
 from goc.metrics.features import Extractor
 from goc.metrics.statistics import moments
 from goc.metrics.uncertainty import FrechetInfluence
 from goc.models.dit import DiT
+from goc.runs.loaded import Loaded
+from goc.runs.sources import Sources
 from goc.sampling.shards import SampleSet
-from goc.sources import Sources
 from goc.system.arguments import check_numbers
 from goc.system.command import run_command
 from goc.system.device import choose_device, configure
@@ -85,7 +85,7 @@ def memory(settings: list[str]) -> pd.DataFrame:
 def run_in(folder: Path, *settings: str) -> dict[str, Any]:
     """Result of a run with these settings; all that it writes is in the folder."""
     config = compose_config([f"cache_dir={folder}/cache", "converged_samples=0", *settings])
-    result = goc.experiment.run(config, folder / "run")
+    result = goc.runs.run.run(config, folder / "run")
     if result is None:
         raise GocError("a benchmark is one process: start it without torchrun or srun")
     return result
@@ -123,14 +123,14 @@ def overhead(settings: list[str]) -> pd.DataFrame:
     watch.time(SampleSet, "write", "writing shards")
     watch.time(SampleSet, "read", "reading shards")
     watch.time(Extractor, "extract", "features")
-    watch.time(goc.outcome, "evaluate", "metrics")
-    watch.time(goc.outcome, "distance", "distance to uncached")
-    watch.time(goc.loaded, "decode_pixels", "decoding")
-    watch.time(goc.outcome, "leave", "pictures and results")
+    watch.time(goc.runs.measure, "evaluate", "metrics")
+    watch.time(goc.runs.measure, "distance", "distance to uncached")
+    watch.time(goc.runs.loaded, "decode_pixels", "decoding")
+    watch.time(goc.runs.measure, "leave", "pictures and results")
     watch.time(Sources, "of", "hashing files")
-    watch.time(goc.experiment, "load", "loading")
+    watch.time(goc.runs.run, "load", "loading")
     watch.time(Loaded, "reference", "loading")
-    watch.time(goc.experiment, "run", "sampler and the rest")
+    watch.time(goc.runs.run, "run", "sampler and the rest")
     with tempfile.TemporaryDirectory() as folder:
         run_in(Path(folder), "num_samples=2000", "latency_repeats=0", *settings)
     frame = pd.DataFrame(watch.seconds.items(), columns=["part", "seconds"]).sort_values("seconds", ascending=False)

@@ -28,7 +28,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from goc.methods import Searched
+from goc.methods.schedules import Searched
 from goc.report.collect import find, tell
 from goc.report.families import pooled
 from goc.report.figures import write_figure

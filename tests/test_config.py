@@ -15,9 +15,8 @@ from goc.config import (
     run_id,
     validate,
 )
-from goc.config.identity import published
+from goc.methods import METHODS
 from goc.system.errors import ConfigError
-from goc.system.files import CONF
 
 
 def config(*overrides: str) -> Config:
@@ -25,13 +24,13 @@ def config(*overrides: str) -> Config:
 
 
 def test_a_method_is_the_same_as_its_schedule_and_predictor() -> None:
-    assert sorted(published().values()) == sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
-    for (schedule, predictor, gradients, site, clock), method in published().items():
-        named = config(f"method={method}")
-        queue = [f"predictor.gradients={gradients}"] if predictor == "gradient_queue" else []
-        composed = config(f"schedule={schedule}", f"predictor={predictor}", *queue, f"site={site}", f"clock={clock}")
+    for name, method in METHODS.items():
+        named = config(f"method={name}")
+        parts = (f"schedule={method.schedule}", f"predictor={method.predictor}", f"site={method.site}")
+        settings = [f"predictor.{key}={value}" for key, value in method.settings.items()]
+        composed = config(*parts, f"clock={method.clock}", *settings)
         assert identity(named) == identity(composed)
-        assert label(named.way) == method
+        assert label(named.way) == name
 
 
 def test_gradient_weights_turn_plain_reuse_into_the_gradient_queue() -> None:
@@ -150,7 +149,7 @@ def test_the_parts_hold_every_key_once_and_identity_is_two_of_them() -> None:
     left_out = {"evaluations", "inflection_signal"}  # which became steps; which is as it was before it was a setting
     pipeline = config("model=pipeline", "model.pipeline=x", "prompts=y")
     for found, others in ((config(), {"prompts"}), (pipeline, {"vae", "vae_batch_size", "cfg_channels"})):
-        assert flat(found).keys() == set(keys) - others
+        assert flat(found).keys() == set(keys) - others - {"plugins"}  # said where there are any
         assert identity(found).keys() == own - left_out - others
 
 

@@ -14,8 +14,8 @@ from refusals import assert_refused
 from safetensors.torch import load_file, save_file
 
 from goc.config import compose_config, run_id
-from goc.experiment import run
 from goc.models.schedules import write_schedule
+from goc.runs.run import run
 from goc.sampling.shards import SampleSet
 from goc.system.errors import GocError
 from goc.system.files import ASSETS, file_sha256
@@ -187,7 +187,7 @@ def test_a_checkpoint_that_changes_while_it_is_loaded_is_noticed(
     checkpoint = tmp_path / "model.safetensors"
     shutil.copy(ASSETS / "digits" / "diffusion-0.safetensors", checkpoint)
     config = compose_config([f"model.checkpoint={checkpoint}", *SMALL, f"cache_dir={tmp_path / 'cache'}"])
-    import goc.experiment as experiment
+    import goc.runs.run as experiment
 
     load = experiment.load
 
@@ -204,7 +204,7 @@ def test_a_checkpoint_that_changes_while_it_is_loaded_is_noticed(
 def test_a_perceptual_distance_of_other_weights_is_measured_again(
     run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import goc.experiment as experiment
+    import goc.runs.run as experiment
 
     run_here(*SMALL, "hydra.run.dir=own")
     config = compose_config(SMALL)
@@ -229,7 +229,7 @@ def test_one_checkpoint_run_with_another_number_of_classes_shares_no_samples(run
 def test_what_a_result_does_not_depend_on_is_not_read(
     run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import goc.experiment as experiment
+    import goc.runs.run as experiment
 
     def read() -> str:
         raise AssertionError("LPIPS's weights were read for a result without LPIPS")

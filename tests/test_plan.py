@@ -10,20 +10,21 @@ from closeness import assert_near
 from torch import Tensor
 
 from goc.config import compose_config, validate
+from goc.methods import METHODS
 from goc.models.build import load_model
 from goc.models.dit import BRANCHES, DiT
 from goc.models.routers import save_router
 from goc.models.schedules import write_schedule
-from goc.plan import Plan, calibration_of, make_plan
+from goc.planning.plan import Plan
+from goc.planning.planner import calibration_of, make_plan
+from goc.runs.sources import uncached_generation
 from goc.sampling.generation import Generation
 from goc.sampling.search import mean_distance
-from goc.sources import uncached_generation
 from goc.system.errors import ConfigError
-from goc.system.files import CONF, resolve
+from goc.system.files import resolve
 
 pytestmark = pytest.mark.slow
 
-METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 SOLVERS = {
     "euler": ["model=digits_flow"],
     "heun": ["model=digits_flow", "sampler=heun"],

@@ -11,7 +11,7 @@ import faults
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["goc.cli.application", "goc.experiment", "goc.report.plots", "goc.report.study", "torch.distributed", "warm"]
+    ["goc.cli.application", "goc.runs.run", "goc.report.plots", "goc.report.study", "torch.distributed", "warm"]
 )
 RUN = "goc.cli.application"  # run.py's
 

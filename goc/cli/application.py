@@ -43,7 +43,7 @@ def task(node: DictConfig) -> float | tuple[float, float] | None:
         check_hydra(HydraConfig.get())
         config = from_hydra(node)
         validate(config)
-        from goc.experiment import run
+        from goc.runs.run import run
         from goc.sampling.interrupt import StoppedError
 
         try:
@@ -135,7 +135,7 @@ class SweepReport(Callback):
 
 def launch(arguments: Sequence[str]) -> None:
     """Run the application with these arguments of a command line; raises what goes wrong, but for a sweep's jobs."""
-    register()
+    register(arguments)
     # Hydra then raises instead of printing several lines and exiting
     os.environ["HYDRA_FULL_ERROR"] = "1"
     before, sys.argv = sys.argv, [sys.argv[0], *arguments]  # from where Hydra takes them

@@ -8,6 +8,7 @@ from omegaconf import MISSING, OmegaConf
 from goc.config.hydra import composed
 from goc.config.known import CHOSEN, GROUPS
 from goc.config.settings import Execution, Measurement, ModelConfig, Output, WandbConfig, Way
+from goc.methods import METHODS
 from goc.system.files import CONF
 
 
@@ -23,11 +24,14 @@ def _help_rows(cls: type, prefix: str = "") -> Iterator[str]:
         yield f"  {prefix + f.name:<26}{text}{shown}"
 
 
+ENTRIES = {**GROUPS, "method": METHODS}
+
+
 def _options() -> Iterator[str]:
     """A line for each group, with its options: files of conf/, and classes that are registered."""
     for group in sorted(CHOSEN):
         files = (path.stem for path in (CONF / group).glob("*.yaml"))
-        yield f"  {group}: {', '.join(sorted({*files, *GROUPS.get(group, ())}))}"
+        yield f"  {group}: {', '.join(sorted({*files, *ENTRIES.get(group, ())}))}"
 
 
 def help_page(overrides: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """Hydra's view of the settings: flat keys, groups, and the resolvers of folder names."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -8,15 +9,19 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from goc.config.identity import run_id, way_files
 from goc.config.known import GROUPS, check_known, refused
 from goc.config.settings import SHAPE, Config, Execution, Measurement, Output, Settings, Way
 from goc.config.validation import check_name, normalise
+from goc.methods import METHODS
 from goc.models.objective import DIFFUSION, FLOW, PIPELINE
 from goc.system.errors import ConfigError
 from goc.system.files import CONF
+from goc.system.plugins import load_plugins
 
 SMOKE_MODELS = {DIFFUSION: ["digits"], FLOW: ["digits", "digits_flow"], PIPELINE: []}
 SMOKE_OF_PIPELINES: dict[str, Any] = {"metrics": []}  # whose features and references are the user's
@@ -35,6 +40,7 @@ def from_hydra(node: DictConfig) -> Config:
 
     Raises ConfigError for a key that no setting has.
     """
+    load_plugins(node.get("plugins") or ())
     check_known(node)
     if "hydra" in node:
         check_hydra(node.hydra)
@@ -63,7 +69,7 @@ def compose_config(overrides: Sequence[str]) -> Config:
 
 def composed(overrides: Sequence[str]) -> DictConfig:
     """Hydra's config of settings as on run.py's command line, without Hydra's own node."""
-    register()
+    register(overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"), refusing(overrides):
         return compose("config", overrides=list(overrides))
 
@@ -108,12 +114,29 @@ def _schema() -> DictConfig:
     return OmegaConf.structured(Settings)
 
 
-def register() -> None:
-    """Make the config known to Hydra: schema, groups, and the resolvers of folder names."""
+def named_plugins(overrides: Sequence[str]) -> list[str]:
+    """The modules that plugins=[...] names on a command line: what they give is needed to compose the rest."""
+    texts = [text for text in overrides if re.match(r"\+{0,2}plugins=", text)]
+    try:
+        values = [override.value() for override in OverridesParser.create().parse_overrides(texts)]
+    except HydraException:  # Hydra says it in its turn
+        return []
+    lists = (value if isinstance(value, list) else [value] for value in values)
+    return [str(name) for names in lists for name in names if name is not None]
+
+
+def register(overrides: Sequence[str] = ()) -> None:
+    """Make the config known to Hydra: schema, groups with what plugins add, and the resolvers of folder names.
+
+    overrides: a command line, which may name plugins. Raises ConfigError for one that cannot be imported.
+    """
+    load_plugins(named_plugins(overrides))
     store = ConfigStore.instance()
     store.store(name="schema", node=Settings)
     for group, options in GROUPS.items():
         for name, option in options.items():
             store.store(group=group, name=name, node=option)
+    for name, method in METHODS.items():
+        store.store(group="method", name=name, node=method.node(), package="_global_")
     OmegaConf.register_new_resolver("run_id", lambda *, _root_: run_id(from_hydra(_root_)), replace=True)
     OmegaConf.register_new_resolver("study", lambda *, _root_: study(_root_), replace=True)

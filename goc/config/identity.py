@@ -2,19 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from functools import cache
 from os.path import isfile
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from goc.config.settings import OF_DENOISERS, OF_PIPELINES, Config, Measurement, ModelConfig, Way
 from goc.config.validation import place
-from goc.methods import GradientQueueConfig
+from goc.methods import PREDICTORS, SCHEDULES, name_of
+from goc.methods.predictors import GradientQueueConfig
 from goc.models.objective import PIPELINE
-from goc.samplers import plain
-from goc.system.files import CONF, content_key, file_sha256, resolve
+from goc.sampling.options import SAMPLERS, plain
+from goc.system.files import content_key, file_sha256, resolve
+from goc.system.plugins import source_of
+from goc.system.registry import Registry
 
+OPTIONS: dict[str, Registry[Any]] = {"sampler": SAMPLERS, "schedule": SCHEDULES, "predictor": PREDICTORS}
 FILES = "files"  # of flat settings: the hashes of `way_files`
 
 # runs that differ in one of these have folders of their own: a compiled run makes the same images, but is timed apart
@@ -25,13 +26,16 @@ def flat(config: Config) -> dict[str, Any]:
     """All settings as plain values under the keys that users type, as result.json holds them."""
     parts = (asdict(part) for part in (config.way, config.measurement, config.execution, config.output))
     settings = {**{key: value for part in parts for key, value in part.items()}, "sampler": plain(config.way.sampler)}
+    if not config.execution.plugins:
+        del settings["plugins"]
     return _of_its_kind(settings) | ({FILES: dict(config.files)} if config.files else {})
 
 
 def way_files(way: Way, measurement: Measurement) -> dict[str, str]:
     """SHA-256 of each file that a normalised way's method is read from, by the setting that names it.
 
-    A file that is not there has none: whether it is needed shows when the method is planned.
+    An option of a plugin has what the plugin is known by: its version and sources. A file that is not there has none:
+    whether it is needed shows when the method is planned.
     """
     hashes = {}
     for group, part in (("schedule", way.schedule), ("predictor", way.predictor)):
@@ -42,6 +46,13 @@ def way_files(way: Way, measurement: Measurement) -> dict[str, str]:
                 named = template and place(template, way, measurement.model.name, measurement.cfg_scale)
             if named is not None and isfile(resolve(named)):
                 hashes[f"{group}.{key}"] = file_sha256(resolve(named))
+    for group, name in (
+        ("schedule", way.schedule.name),
+        ("predictor", way.predictor.name),
+        ("sampler", way.sampler.name),
+    ):
+        if (package := OPTIONS[group].plugin_of(name)) is not None:
+            hashes[f"{group}={name}"] = source_of(package)
     return hashes
 
 
@@ -77,27 +88,9 @@ def _as_before(settings: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-@cache
-def published() -> dict[tuple[str, ...], str]:
-    """Names of the combinations in conf/method, by (schedule, predictor, its gradients, site, clock)."""
-    names = {}
-    defaults = {f.name: f.default for f in fields(Way)}
-    for path in sorted((CONF / "method").glob("*.yaml")):
-        method = OmegaConf.to_container(OmegaConf.load(path))
-        assert isinstance(method, dict)
-        chosen = {group: option for entry in method["defaults"] for group, option in entry.items()}
-        settings = (str(method.get(key, defaults[key])) for key in ("site", "clock"))
-        predictor = chosen["override /predictor"], method.get("predictor", {}).get("gradients", "used")
-        names[(chosen["override /schedule"], *predictor, *settings)] = path.stem
-    return names
-
-
 def label(way: Way) -> str:
     """Name of a method in tables: the published one, or else its schedule and its predictor."""
-    gradients = getattr(way.predictor, "gradients", "used")
-    parts = way.schedule.name, way.predictor.name, gradients, way.site, way.clock
-    composed = "+".join(part for part in parts if part != "used")
-    return published().get(parts, composed.removesuffix("+step").removesuffix("+branch"))
+    return name_of(way.schedule.name, way.predictor, way.site, way.clock)
 
 
 def run_id(config: Config) -> str:

@@ -16,7 +16,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from goc.config.settings import ModelConfig, Settings, WandbConfig
 from goc.methods import PREDICTORS, SCHEDULES
-from goc.samplers import SAMPLERS
+from goc.sampling.options import SAMPLERS
 from goc.system.errors import ConfigError
 
 GROUPS: dict[str, Mapping[str, type]] = {"sampler": SAMPLERS, "schedule": SCHEDULES, "predictor": PREDICTORS}

@@ -8,8 +8,8 @@ from omegaconf import MISSING
 from goc.methods import PredictorConfig, ScheduleConfig
 from goc.metrics.kinds import EXTRACTORS, METRICS
 from goc.models.objective import OBJECTIVES, PIPELINE
-from goc.samplers import SamplerConfig
 from goc.sampling.noise import TRAINING_STEPS
+from goc.sampling.options import SamplerConfig
 from goc.system.precision import PRECISIONS
 
 INFLECTION_SCOPES = ("step", "cell")
@@ -163,6 +163,9 @@ class Execution:
     deterministic: bool = _key(False, "refuse operations that have no deterministic algorithm (GPUs)")
     threads: int | None = _key(None, "CPU threads of each process; null: torch's choice")
     worker_timeout_s: float = _key(600.0, "seconds that workers (torchrun, srun) wait for each other at the start")
+    plugins: list[str] = _key(
+        [], "modules with methods and metrics of your own, imported in every process; installed ones are found"
+    )
     latency_repeats: int = _key(3, "times that cached and uncached sampling are timed side by side; 0: not at all")
 
 

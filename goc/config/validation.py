@@ -38,25 +38,14 @@ from goc.config.settings import (
     WandbConfig,
     Way,
 )
-from goc.methods import (
-    L2C,
-    Dynamic,
-    FoCaConfig,
-    FoundSchedule,
-    GradientQueueConfig,
-    LearnedConfig,
-    NoCaching,
-    ReuseConfig,
-    Searched,
-)
+from goc.methods import PREDICTORS, SCHEDULES
 from goc.metrics.kinds import METRICS
 from goc.models.objective import OBJECTIVES, PIPELINE
-from goc.samplers import fitting
 from goc.sampling.noise import TRAINING_STEPS
+from goc.sampling.options import fitting
 from goc.system.errors import ConfigError
 from goc.system.precision import LARGEST_WEIGHT, PRECISIONS
 
-DEFAULT_GRADIENT_WEIGHTS = [1.0]
 # arguments of a pipeline's call that settings of a run decide
 OF_A_CALL = {
     "prompt": "prompts",
@@ -80,8 +69,8 @@ def normalise(way: Way, measurement: Measurement | None = None) -> None:
     each = way.sampler.evaluations_per_step
     if way.evaluations is not None and way.evaluations in evaluations_of(way):
         way.steps, way.evaluations = way.evaluations // each, None
-    if way.schedule.name == "none" or (way.cache_ratio == 0 and way.schedule.follows_ratio()):
-        way.schedule, way.predictor, way.gradient_weights = NoCaching(), ReuseConfig(), []
+    if not way.schedule.caches() or (way.cache_ratio == 0 and way.schedule.follows_ratio()):
+        way.schedule, way.predictor, way.gradient_weights = SCHEDULES["none"](), PREDICTORS["reuse"](), []
         way.site = "branch"
     if measurement is not None:
         _settle_name(measurement.model)
@@ -89,20 +78,12 @@ def normalise(way: Way, measurement: Measurement | None = None) -> None:
     if not way.schedule.follows_ratio():
         way.cache_ratio = None
     if way.gradient_weights is None:
-        queue = isinstance(way.predictor, GradientQueueConfig)
-        way.gradient_weights = list(DEFAULT_GRADIENT_WEIGHTS) if queue else []
-    if isinstance(way.predictor, GradientQueueConfig) and not way.gradient_weights:
-        way.predictor = ReuseConfig()
-    elif way.gradient_weights and isinstance(way.predictor, ReuseConfig):
-        way.predictor = GradientQueueConfig()
-    if isinstance(way.predictor, GradientQueueConfig) and way.predictor.correct_scope is None:
-        way.predictor.correct_scope = "block" if isinstance(way.schedule, L2C) else "branch"
+        way.gradient_weights = list(way.predictor.default_weights)
+    way.predictor = way.predictor.settled(way.gradient_weights, way.schedule)
     unused: list[str] = []
-    if isinstance(way.predictor, FoCaConfig) and not way.predictor.divided:
+    if not (way.predictor.against_clock or way.schedule.against_clock):
         unused.append("clock")
-    if isinstance(way.predictor, ReuseConfig) and not isinstance(way.schedule, Dynamic):
-        unused.append("clock")
-    if not isinstance(way.predictor, GradientQueueConfig):
+    if not way.predictor.queue:
         way.correct_steps = way.inflection_threshold = None
     if way.correct_steps is not None:
         way.inflection_threshold = None
@@ -125,12 +106,14 @@ def _settle_files(way: Way, measurement: Measurement) -> None:
     """Name the files of a schedule and of learned weights, whose own schedule is taken unless another one is named."""
     schedule, predictor = way.schedule, way.predictor
     model, cfg_scale = measurement.model, measurement.cfg_scale
-    if isinstance(schedule, FoundSchedule) and schedule.path is not None:
-        schedule.path = place(schedule.path, way, model.name, cfg_scale)
-    if isinstance(predictor, LearnedConfig):
-        predictor.path = place(predictor.path or model.weights or OWN_WEIGHTS, way, model.name, cfg_scale)
-        if isinstance(schedule, Searched):
-            way.schedule = Searched(path=schedule.path or predictor.path)
+
+    def placed(template: str) -> str:
+        return place(template, way, model.name, cfg_scale)
+
+    schedule, predictor = schedule.placed(placed), predictor.placed(placed, model.weights or OWN_WEIGHTS)
+    if predictor.schedule_file is not None:
+        schedule = schedule.of_weights(predictor.schedule_file)
+    way.schedule, way.predictor = schedule, predictor
 
 
 def evaluations_of(way: Way) -> range:
@@ -193,11 +176,8 @@ def validate(config: Config) -> None:
 def check_run_of_pipeline(config: Config) -> None:
     """Raise ConfigError on the first setting that no run of a pipeline can have."""
     why = f"with model.objective={PIPELINE}"
-    for group, part, trained in (
-        ("schedule", config.way.schedule, L2C),
-        ("predictor", config.way.predictor, LearnedConfig),
-    ):
-        if isinstance(part, trained):
+    for group, part in (("schedule", config.way.schedule), ("predictor", config.way.predictor)):
+        if part.trained:
             raise ConfigError(f"{group}={part.name}: must be another one {why}, as it is trained for a model")
     _require(config.execution, not config.execution.compile, "compile", f"false {why}")
     converged = f"0 or null {why}, whose scheduler's converged solution is not known"
@@ -255,7 +235,7 @@ def check_way(way: Way) -> None:
         raise ConfigError(f"evaluations={way.evaluations}: must be {which if possible.step > 1 else ''}{within}")
     _require(way, fewest <= way.steps <= TRAINING_STEPS, "steps", f"in [{fewest}, {TRAINING_STEPS}]")
     sampler.check()
-    if sampler.evaluations_per_step > 1 and not way.schedule.takes_several_evaluations:
+    if sampler.evaluations_per_step > 1 and not way.schedule.several_evaluations:
         raise ConfigError(
             f"schedule={way.schedule.name}: must be another one with sampler={sampler.name}, "
             f"which evaluates the network {sampler.evaluations_per_step} times a step"
@@ -266,7 +246,7 @@ def check_way(way: Way) -> None:
     _one_of(way, "clock", CLOCKS)
     threshold = way.inflection_threshold
     _require(way, threshold is None or math.isfinite(threshold), "inflection_threshold", "a finite number, or null")
-    if not isinstance(way.predictor, GradientQueueConfig):
+    if not way.predictor.queue:
         _require(way, not way.gradient_weights, "gradient_weights", f"empty with predictor={way.predictor.name}")
     finite = all(abs(weight) <= LARGEST_WEIGHT for weight in way.gradient_weights or [])
     _require(way, finite, "gradient_weights", f"finite numbers of at most {LARGEST_WEIGHT:g}")

@@ -28,7 +28,8 @@ from goc.pipelines.method import plan_with, situation, way_of
 from goc.pipelines.plan_file import PipelinePlan
 from goc.pipelines.session import NewCache, PipelineError, Run
 from goc.pipelines.structure import Blocks, Branches
-from goc.plan import Plan, at_site, correction
+from goc.planning.plan import Plan
+from goc.planning.planner import at_site, correction
 from goc.sampling.local_search import Steps, local_search
 from goc.sampling.search import mean_distance
 

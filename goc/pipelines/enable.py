@@ -20,7 +20,7 @@ from goc.pipelines.method import (
 from goc.pipelines.plan_file import PipelinePlan, PlanError
 from goc.pipelines.session import NewCache, PipelineCache, PipelineError, Run
 from goc.pipelines.structure import Blocks, Branches, layout_of
-from goc.plan import Plan
+from goc.planning.plan import Plan
 from goc.system.errors import ConfigError
 
 DEFAULTS = {"method": "goc", "cache_ratio": 0.5}  # of enable_cache, which a plan may differ from

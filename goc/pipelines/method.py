@@ -1,28 +1,28 @@
-"""A method by its name in conf/method and settings as keywords, and its plan for one pipeline call."""
+"""A method by its name and settings as keywords, and its plan for one pipeline call."""
 
 import logging
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from goc.caching.inflection import correct_at
 from goc.config.settings import Way
 from goc.config.validation import check_way, normalise
-from goc.methods import L2C, PREDICTORS, SCHEDULES, GradientQueueConfig, LearnedConfig, Situation
+from goc.methods import METHODS, PREDICTORS, SCHEDULES, Situation
 from goc.pipelines.clock import log_snr
 from goc.pipelines.session import PipelineError, Run
-from goc.plan import Plan, at_site, report_ratio, warn_of_divergence, warn_of_reuse
-from goc.samplers import SchedulerConfig
+from goc.planning.plan import Plan
+from goc.planning.planner import at_site
+from goc.planning.warnings import report_ratio, warn_of_divergence, warn_of_reuse
 from goc.sampling.noise import TRAINING_STEPS
+from goc.sampling.options import SchedulerConfig
 from goc.system.errors import ConfigError
-from goc.system.files import CONF
+from goc.system.plugins import load_plugins
 
-METHODS = CONF / "method"
 GATING = ("inflection_threshold", "inflection_signal", "inflection_scope")
 OF_A_WAY = ("gradient_weights", "correct_steps", "site", "clock", *GATING)
 LONGEST = TRAINING_STEPS  # steps that settings are checked with before a call says how many there are
@@ -31,41 +31,24 @@ log = logging.getLogger(__name__)
 
 
 def method_names() -> list[str]:
-    """The methods of the shelf that work in a pipeline."""
-    return [path.stem for path in sorted(METHODS.glob("*.yaml")) if not _trained(*_parts(path))]
-
-
-def _parts(path: Path) -> tuple[str, str, dict[str, Any]]:
-    """Of a method's file: the names of its schedule and predictor, and what else it sets."""
-    file = OmegaConf.load(path)
-    assert isinstance(file, DictConfig)
-    settings: Any = OmegaConf.to_container(file)
-    chosen = {key: value for entry in settings.pop("defaults") for key, value in entry.items()}
-    return chosen["override /schedule"], chosen["override /predictor"], settings
-
-
-def _trained(schedule: str, predictor: str, _: Mapping[str, Any]) -> bool:
-    """Whether a method needs something that was trained for the model."""
-    return issubclass(SCHEDULES[schedule], L2C) or issubclass(PREDICTORS[predictor], LearnedConfig)
+    """The methods that work in a pipeline: those that need nothing trained for the model."""
+    return sorted(name for name, method in METHODS.items() if not method.trained)
 
 
 def way_of(method: str, cache_ratio: float | None, steps: int, settings: Mapping[str, Any]) -> Way:
     """The way of a method's name with settings by their names; raises ConfigError on one that cannot be run."""
-    path = METHODS / f"{method}.yaml"
-    if path not in METHODS.glob("*.yaml"):  # nor a file elsewhere
+    load_plugins()
+    chosen = METHODS.get(method)
+    if chosen is None:
         raise ConfigError(f"method={method}: must be one of {', '.join(method_names())}")
-    schedule_name, predictor_name, own = _parts(path)
-    if _trained(schedule_name, predictor_name, own):
+    if chosen.trained:
         raise ConfigError(
             f"method={method}: needs what was trained for a model, which there is none of for a pipeline's; "
             f"must be one of {', '.join(method_names())}"
         )
-    schedule, predictor = SCHEDULES[schedule_name](), PREDICTORS[predictor_name]()
-    for part, values in ((schedule, own.pop("schedule", {})), (predictor, own.pop("predictor", {}))):
-        for key, value in values.items():
-            setattr(part, key, value)
+    schedule, predictor = SCHEDULES[chosen.schedule](), PREDICTORS[chosen.predictor](**chosen.settings)
     way = Way(cache_ratio=cache_ratio, steps=steps, sampler=SchedulerConfig(), schedule=schedule,
-              predictor=predictor, **own)  # fmt: skip
+              predictor=predictor, site=chosen.site, clock=chosen.clock)  # fmt: skip
     owners: dict[str, Any] = dict.fromkeys(OF_A_WAY, way)
     for part in (schedule, predictor):
         owners |= {f.name: part for f in fields(part) if f.name != "name"}
@@ -158,7 +141,7 @@ def uncalibrated_plan(way: Way, run: Run) -> Plan:
 
 def warn_of_gating(way: Way) -> None:
     """Say that corrections are not gated where nothing was measured."""
-    if isinstance(way.predictor, GradientQueueConfig) and way.correct_steps is None:
+    if way.predictor.queue and way.correct_steps is None:
         log.warning("corrections are on at every cached step: gates are measured, by plan = goc.calibrate(pipe, ...)")
 
 

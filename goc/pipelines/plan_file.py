@@ -13,7 +13,7 @@ from goc.pipelines.fingerprint import MadeFor
 from goc.pipelines.method import plan_with, way_of
 from goc.pipelines.session import Run
 from goc.pipelines.structure import Blocks, Branches
-from goc.plan import Plan
+from goc.planning.plan import Plan
 from goc.sampling.noise import TRAINING_STEPS
 from goc.system.errors import ConfigError, GocError
 from goc.system.files import read_json, write_json

@@ -13,7 +13,7 @@ from goc.models.dit import Site
 from goc.pipelines.calibrate import Measured, Trial, measured
 from goc.pipelines.generation import PipelineCalls
 from goc.pipelines.method import plan_with, uncalibrated_plan
-from goc.plan import Plan
+from goc.planning.plan import Plan
 from goc.sampling.shared import shared_tensors
 
 KIND = "pipeline-plan"

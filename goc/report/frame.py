@@ -9,7 +9,7 @@ import pandas as pd
 from goc.config.identity import FILES, told_apart
 from goc.report.results import measurement_of
 from goc.report.text import printable
-from goc.samplers import kind_of
+from goc.sampling.options import kind_of
 from goc.system.files import content_key
 
 # column of the table -> path in result.json

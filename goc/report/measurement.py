@@ -7,7 +7,7 @@ from typing import Any
 
 from goc.config import Measurement, Way, label
 from goc.models.decoder import PIPELINES_UINT8_RULE, UINT8_RULE
-from goc.samplers import plain
+from goc.sampling.options import plain
 from goc.system.files import content_key
 
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from goc.report.results import FIRST_IMAGES, INFLUENCE_FILE, RESULT_FILE, Influence, load_result, read_influence
 from goc.report.text import printable
-from goc.samplers import kind_of
+from goc.sampling.options import kind_of
 from goc.system.errors import GocError
 from goc.system.files import replacing, write_json
 

@@ -28,11 +28,11 @@ from goc.config import Config, compose_config, validate
 from goc.models.build import load_model
 from goc.models.dit import BRANCHES, DiT, DiTBlock
 from goc.models.routers import save_router
-from goc.samplers import SamplerConfig
+from goc.runs.sources import trajectory_key, uncached_generation
 from goc.sampling.guidance import guided_denoiser
+from goc.sampling.options import SamplerConfig
 from goc.sampling.solvers import Solver, no_noise
 from goc.sampling.training import DONE, Progress, progress_of
-from goc.sources import trajectory_key, uncached_generation
 from goc.system.arguments import check_numbers, check_out
 from goc.system.errors import ConfigError, GocError, fail, memory_for
 from goc.system.files import file_sha256, resolve, room_for

@@ -29,17 +29,17 @@ from goc.caching.schedule import computed_steps_of
 from goc.caching.stability import linear_weights
 from goc.config import Way, compose_config, validate
 from goc.config.validation import OWN_WEIGHTS, place
-from goc.methods import NoCaching
 from goc.models.dit import Site, Terms
 from goc.models.schedules import rows_of, write_schedule
-from goc.plan import Plan, Planner, make_plan
+from goc.planning.plan import Plan
+from goc.planning.planner import Planner, make_plan
+from goc.runs.sources import calibration_alone
 from goc.sampling.calibrate import Calibration
 from goc.sampling.generation import Generation
 from goc.sampling.guidance import Denoiser
 from goc.sampling.search import final_latents, mean_distance
 from goc.sampling.solvers import no_noise
 from goc.sampling.training import DONE, Progress, progress_of
-from goc.sources import calibration_alone
 from goc.system.arguments import check_numbers, check_out
 from goc.system.device import choose_device, configure
 from goc.system.errors import ConfigError, GocError, fail, memory_for
@@ -210,5 +210,5 @@ def check_way(way: Way) -> None:
     """Raise ConfigError for a way whose weights cannot be trained."""
     if not way.sampler.deterministic:
         raise ConfigError(f"sampler={way.sampler.name}: must be a deterministic one")
-    if isinstance(way.schedule, NoCaching):
+    if not way.schedule.caches():
         raise ConfigError("cache_ratio=0: must be more than 0, as nothing is predicted without a cache")

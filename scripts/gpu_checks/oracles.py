@@ -19,7 +19,8 @@ from goc.caching.cache import ScheduledCache
 from goc.caching.expansion import Taylor
 from goc.caching.inflection import correct_at
 from goc.caching.predictor import GradientQueue, Predictor, Reuse
-from goc.methods import GradientQueueConfig
+from goc.methods import Cells
+from goc.methods.predictors import GradientQueueConfig
 from goc.models.build import prepare
 from goc.models.dit import DiT
 from goc.models.routers import load_router
@@ -73,7 +74,7 @@ def predictors_of(case: dict[str, Any], mask: Tensor) -> list[Predictor | None]:
         return [Taylor(mask, case["max_order"])]
     correct = correct_at(case["goc_steps"], tuple(mask.shape))
     settings = GradientQueueConfig(correct_scope="block")  # as the authors' code does
-    queue = settings.build(mask, [case["eta"]], correct, None)
+    queue = settings.build(Cells(mask, correct, gradient_weights=[case["eta"]]))
     return [queue, Reuse(mask)] if case["eta"] == 0 else [queue]
 
 

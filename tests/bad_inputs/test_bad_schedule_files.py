@@ -15,7 +15,7 @@ from goc.caching.dynamic import extrapolation_errors
 from goc.caching.expansion import HiCache, Taylor
 from goc.caching.schedule import cached_steps_of, smoothcache, smoothcache_from_errors, uniform
 from goc.caching.stability import amplification
-from goc.closest import closest_threshold
+from goc.methods.closest import closest_threshold
 from goc.models.routers import load_router
 from goc.models.schedules import read_schedule, read_weights
 from goc.pipelines.fingerprint import MadeFor

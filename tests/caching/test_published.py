@@ -18,8 +18,8 @@ from goc.caching.cache import ScheduledCache
 from goc.caching.calibration import MagnitudeRecorder
 from goc.caching.expansion import FoCa, HiCache, Taylor
 from goc.caching.predictor import Predictor, Reuse, evaluate
-from goc.closest import closest_threshold
 from goc.config import compose_config, validate
+from goc.methods.closest import closest_threshold
 from goc.system.errors import ConfigError
 
 CELL = (0, 0)

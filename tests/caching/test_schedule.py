@@ -18,7 +18,7 @@ from goc.caching.schedule import (
     uniform,
     whole_steps,
 )
-from goc.closest import closest_interval, closest_threshold
+from goc.methods.closest import closest_interval, closest_threshold
 
 
 @pytest.mark.parametrize(

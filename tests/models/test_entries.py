@@ -14,8 +14,8 @@ from torch import Tensor
 
 from goc.models.build import load_model
 from goc.models.dit import DiT
-from goc.samplers import SAMPLERS
 from goc.sampling.generation import Generation
+from goc.sampling.options import SAMPLERS
 from goc.system.errors import ConfigError
 
 SHAPE = {"input_size": 4, "patch_size": 2, "in_channels": 2, "hidden_size": 16, "depth": 3, "num_heads": 2,

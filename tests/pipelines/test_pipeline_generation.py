@@ -18,7 +18,7 @@ from goc.pipelines.folder import load_pipeline
 from goc.pipelines.generation import PipelineCalls, PipelineGeneration
 from goc.pipelines.method import way_of
 from goc.pipelines.planning import pipeline_plan
-from goc.plan import Plan
+from goc.planning.plan import Plan
 from goc.sampling.generation import own_generator
 from goc.system.errors import GocError
 

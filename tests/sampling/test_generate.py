@@ -12,9 +12,9 @@ from conftest import REPOSITORY, run_environment
 from goc.models.decoder import decode_pixels
 from goc.models.dit import DiT
 from goc.models.objective import DIFFUSION, FLOW
-from goc.samplers import SAMPLERS, fitting
 from goc.sampling.generate import generate
 from goc.sampling.generation import Generation, draw
+from goc.sampling.options import SAMPLERS, fitting
 from goc.sampling.shards import Keep, SampleSet
 from goc.sampling.workers import Workers
 from goc.system.errors import GocError
@@ -135,7 +135,7 @@ from pathlib import Path
 sys.path[:0] = {tests!r}
 from test_generate import KEEP, generation, random_model
 from goc.system.errors import GocError
-from goc.samplers import SAMPLERS
+from goc.sampling.options import SAMPLERS
 from goc.sampling.generate import generate
 from goc.sampling.shards import SampleSet
 from goc.sampling.workers import Workers

@@ -6,7 +6,8 @@ from torch._inductor import metrics
 
 from goc.caching.cache import ScheduledCache
 from goc.caching.schedule import uniform
-from goc.methods import GradientQueueConfig
+from goc.methods import Cells
+from goc.methods.predictors import GradientQueueConfig
 from goc.models.build import prepare
 from goc.models.decoder import decode_pixels
 from goc.models.dit import DiT, add_gated
@@ -33,7 +34,7 @@ def latents(
     caches: list[ScheduledCache] = []
 
     def new_cache() -> ScheduledCache:
-        caches.append(ScheduledCache(mask, queue.build(mask, [1.0], None, None)))
+        caches.append(ScheduledCache(mask, queue.build(Cells(mask, gradient_weights=[1.0]))))
         return caches[-1]
 
     generation = Generation(
@@ -63,7 +64,7 @@ def test_bf16_stays_close_to_fp32_and_is_not_the_same(tiny_dit: DiT) -> None:
 @pytest.mark.parametrize(("queue_dtype", "held"), [(None, torch.bfloat16), ("fp32", torch.float32)])
 def test_the_queues_format_is_a_choice(tiny_dit: DiT, queue_dtype: str | None, held: torch.dtype) -> None:
     mask = uniform(STEPS, tiny_dit.depth, 0.5)
-    queue = GradientQueueConfig(correct_scope="branch", dtype=queue_dtype).build(mask, [1.0], None, None)
+    queue = GradientQueueConfig(correct_scope="branch", dtype=queue_dtype).build(Cells(mask, gradient_weights=[1.0]))
     for step in range(STEPS):
         feature = torch.full((2, 3), 1.0 + step, dtype=torch.bfloat16)
         if mask[step, 0, 0]:

@@ -17,11 +17,12 @@ from goc.metrics.keep import Score
 from goc.metrics.reference import Reference, load_reference
 from goc.models.decoder import Decoder, decode_pixels, latent_decoder, load_vae, upsampling
 from goc.pipelines.prompts import read_prompts
-from goc.plan import Plan, calibration_of, make_plan
-from goc.samplers import plain
+from goc.planning.plan import Plan
+from goc.planning.planner import calibration_of, make_plan
+from goc.runs.sources import Sources, loaded_generation, trajectory_key
 from goc.sampling.converged import Converged, converged
 from goc.sampling.generation import Generation, SampleSource
-from goc.sources import Sources, loaded_generation, trajectory_key
+from goc.sampling.options import plain
 from goc.system.device import torch_format
 from goc.system.errors import GocError
 from goc.system.lazy import LazyModule

@@ -8,17 +8,17 @@ from typing import Any
 from goc.config import Config, flat, identity, label, validate
 from goc.config.identity import way_files
 from goc.config.settings import CONVERGED_SAMPLES
-from goc.loaded import Loaded, load
 from goc.metrics.keep import KeepFeatures
 from goc.metrics.lpips import lpips_sha256
-from goc.outcome import LPIPS, Generated, leave, measure
 from goc.report.results import claim_folder, measurement_of, read_influence, read_result, sole_run
+from goc.runs.loaded import Loaded, load
+from goc.runs.measure import LPIPS, Generated, leave, measure
+from goc.runs.sources import Sources, require_same
 from goc.sampling.generate import generate
 from goc.sampling.generation import SampleSource
 from goc.sampling.shards import SampleSet
 from goc.sampling.shared import shared_path
 from goc.sampling.workers import Workers, join
-from goc.sources import Sources, require_same
 from goc.system.device import choose_device, configure
 from goc.system.errors import memory_for
 from goc.system.files import content_key

@@ -1,132 +1,40 @@
 """A way's method on its model: which cells are cached, where they are corrected, and a cache that does it."""
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from goc.caching.anchored import Learned
-from goc.caching.cache import AdaptiveCache, ScheduledCache
+from goc.caching.cache import ScheduledCache
 from goc.caching.calibration import (
-    FIRST_GRADIENT_STEP,
     AlignmentRecorder,
     ErrorRecorder,
     InputChangeRecorder,
     MagnitudeRecorder,
     ProductRecorder,
 )
-from goc.caching.inflection import correct_at, inflections, span_alignment, step_alignment
-from goc.caching.predictor import Predictor
-from goc.caching.schedule import cache_ratio_of, cached_steps_of, computed_steps_of, computing, is_whole_steps
-from goc.caching.stability import amplification
+from goc.caching.inflection import correct_at, inflections, span_alignment
+from goc.caching.schedule import computed_steps_of, computing, is_whole_steps
 from goc.config import ModelConfig, Way
 from goc.config.validation import place
-from goc.methods import AGAINST_DIVERGENCE, GradientQueueConfig, LearnedConfig, Situation
+from goc.methods import Situation
 from goc.models.dit import BRANCHES, Site
+from goc.planning.plan import Plan
+from goc.planning.warnings import report_ratio, warn_of_divergence, warn_of_reuse
 from goc.sampling.calibrate import Calibration
 from goc.sampling.generation import Generation
 from goc.sampling.local_search import Steps
 from goc.sampling.search import searched
 from goc.system.errors import ConfigError
-from goc.system.files import content_key, resolve
+from goc.system.files import resolve
 
-LARGE_AMPLIFICATION = 10.0
 PRODUCTS_BATCH = 4  # samples whose features of all steps are held together
 # of a way, what a schedule's distance to the target depends on besides its predictor
 SEARCH_DEPENDS_ON = ("gradient_weights", "correct_steps", "site", "clock")
 GATING = ("inflection_threshold", "inflection_signal", "inflection_scope", "calibration_samples")  # if there is any
-LARGE_DISTANCE = 0.25  # relative L2 to the uncached samples; plain reuse stays below it up to 80 % cached digits
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a cache needs. All masks are bool [steps, blocks, 2], or [steps, 1, 1] at site "stack"."""
-
-    way: Way
-    site: Site
-    mask: Tensor  # cached cells; for an adaptive schedule, those that may be cached
-    correct: Tensor | None  # where predictions are corrected; None = everywhere
-    alignment: Tensor | None  # float64, where it was measured
-    clock: Sequence[float] | None  # None = the step index
-    skip_threshold: float | None  # of an adaptive schedule; None = the mask is what is cached
-    learned: Tensor | None = None  # weights of predictor=learned, float32 [steps, K]
-
-    @property
-    def adaptive(self) -> bool:
-        """Whether the cached cells are decided as it runs."""
-        return self.skip_threshold is not None
-
-    @property
-    def nothing_cached(self) -> Tensor:
-        """The mask that caches nothing."""
-        return torch.zeros_like(self.mask)
-
-    def new_cache(self) -> ScheduledCache:
-        """A cache with empty state for one batch."""
-        predictor = self.new_predictor()
-        if self.skip_threshold is not None:
-            return AdaptiveCache(self.mask, predictor, self.skip_threshold, self.site)
-        return ScheduledCache(self.mask, predictor, self.site)
-
-    def new_predictor(self) -> Predictor:
-        """A predictor with empty state for one batch."""
-        if self.learned is not None:
-            return Learned(self.mask, self.learned)
-        return self.way.predictor.build(self.mask, self.way.gradient_weights or [], self.correct, self.clock)
-
-    def corrected(self) -> Tensor:
-        """Cells whose stand-in is more than a reused feature."""
-        predictor, corrected = self.way.predictor, self.nothing_cached
-        if isinstance(predictor, GradientQueueConfig):
-            corrected = predictor.corrected(self.mask, self.correct).clone()
-        elif predictor.extrapolates:
-            corrected = self.mask.clone()
-        corrected[:FIRST_GRADIENT_STEP] = False
-        return corrected
-
-    @cached_property
-    def amplification(self) -> float | None:
-        """How much the gradient queue may amplify its own errors; None for other predictors."""
-        predictor = self.way.predictor
-        if not isinstance(predictor, GradientQueueConfig):
-            return None
-        if predictor.anchored:
-            return 1.0  # of one computed value to the next: no prediction enters the queue
-        correct = predictor.corrected(self.mask, self.correct)
-        return amplification(self.mask, self.way.gradient_weights or [], correct, self.clock)
-
-    @property
-    def diverges(self) -> bool:
-        """Whether the gradient queue amplifies its own errors so much that it will go astray."""
-        return self.amplification is not None and self.amplification > LARGE_AMPLIFICATION
-
-    def digest(self) -> str:
-        """A short name for all of the plan that is not in the way's settings: equal for equal plans."""
-        parts = {"mask": self.mask, "correct": self.correct, "learned": self.learned}
-        values = {name: None if part is None else [str(part.dtype), part.tolist()] for name, part in parts.items()}
-        return content_key({**values, "skip_threshold": self.skip_threshold, "clock": self.clock})
-
-    def describe(self) -> dict[str, Any]:
-        """The plan's part of result.json."""
-        described: dict[str, Any] = {"inflection": {}, "amplification": self.amplification}
-        described["cached_steps"] = None if self.adaptive else cached_steps_of(self.mask)
-        shares = self.mask.double().flatten(1).mean(dim=1)  # of each step's cells
-        described["cached_share"] = None if self.adaptive else shares.tolist()
-        described["skip_threshold"] = self.skip_threshold
-        if self.correct is not None:
-            steps = torch.tensor(cached_steps_of(self.mask), dtype=torch.long)
-            off = steps[~self.correct[steps].flatten(1).any(dim=1)]
-            described["inflection"]["uncorrected_steps"] = off.tolist()
-        if self.alignment is not None:
-            described["inflection"]["alignment"] = step_alignment(self.alignment).tolist()
-        return described
 
 
 def calibration_of(way: Way, generation: Generation, key: dict[str, Any], cache_dir: str) -> Calibration:
@@ -259,12 +167,12 @@ class Planner:
     def plan(self, mask: Tensor, skip_threshold: float | None = None) -> Plan:
         """The way's plan with this mask, bool [steps, blocks, 2], or [steps, 1, 1] at site "stack"."""
         learned = None
-        if isinstance(self.way.predictor, LearnedConfig):
+        if self.way.predictor.trained:
             if not is_whole_steps(mask):
                 raise ConfigError(
                     f"predictor=learned: must have a schedule of whole steps, not {self.way.schedule.name}"
                 )
-            learned = self.way.predictor.weights(self.trained_for(), computed_steps_of(mask), len(mask))
+            learned = self.way.predictor.learned(self.trained_for(), computed_steps_of(mask), len(mask))
         correct, alignment = self.correction(mask)
         return Plan(self.way, self.site, mask, correct, alignment, self.clock, skip_threshold, learned)
 
@@ -289,59 +197,3 @@ class Planner:
         """Where one of the model's own files would lie, for the way and so many computed evaluations."""
         cfg_scale = self.calibration.generation.cfg_scale
         return template and place(template, self.way, self.model.name, cfg_scale, computed)
-
-
-def report_ratio(way: Way, mask: Tensor) -> None:
-    """Say which ratio a target became, where it could not be met."""
-    reached = cache_ratio_of(mask)
-    if way.cache_ratio is not None and abs(reached - way.cache_ratio) > 1e-9:
-        log.warning(
-            "cache_ratio=%g: became %.4g, the closest that schedule=%s allows with steps=%d",
-            way.cache_ratio,
-            reached,
-            way.schedule.name,
-            way.steps,
-        )
-
-
-def warn_of_divergence(plan: Plan) -> None:
-    """Say so when the gradient queue will amplify its own errors, and what to do."""
-    if plan.diverges:
-        log.warning(
-            "the gradient queue amplifies its own errors up to %.3g times on this schedule: expect it to diverge; %s",
-            plan.amplification,
-            AGAINST_DIVERGENCE,
-        )
-
-
-def warn_of_reuse(plan: Plan) -> None:
-    """Say where gradients between computed features do not exist yet, so that a feature is reused."""
-    predictor = plan.way.predictor
-    if not (isinstance(predictor, GradientQueueConfig) and predictor.anchored) or plan.adaptive:
-        return
-    few = plan.mask & ((~plan.mask).cumsum(dim=0) < FIRST_GRADIENT_STEP)
-    if steps := torch.nonzero(few.flatten(1).any(dim=1)).flatten().tolist():
-        log.warning(
-            "predictor.gradients=computed: before the cached steps %s fewer than two are computed: plain reuse there",
-            ",".join(map(str, steps)),
-        )
-
-
-def warn_of_distance(plan: Plan, relative_l2: float) -> None:
-    """Say so when samples went far from the uncached ones, and whether the gradient queue's errors grew to that."""
-    factor = plan.amplification
-    if factor is None or relative_l2 <= LARGE_DISTANCE:
-        return
-    if plan.diverges:
-        log.warning(
-            "relative L2 to the uncached samples is %.3g: the gradient queue diverged; %s",
-            relative_l2,
-            AGAINST_DIVERGENCE,
-        )
-    else:
-        log.warning(
-            "relative L2 to the uncached samples is %.3g, though errors grow at most %.3g times: these steps are too "
-            "far apart, or corrections mislead here; compare with predictor=reuse, or lower cache_ratio",
-            relative_l2,
-            factor,
-        )

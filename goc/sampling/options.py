@@ -13,6 +13,7 @@ from goc.models.objective import DIFFUSION, FLOW, PIPELINE
 from goc.sampling.noise import NoiseSchedule
 from goc.system.errors import ConfigError
 from goc.system.lazy import LazyModule
+from goc.system.registry import Options
 
 if TYPE_CHECKING:
     from goc.sampling import multistep, solvers
@@ -50,6 +51,10 @@ class SamplerConfig:
         return f"{self.kind()}-{steps}"
 
 
+SAMPLERS: Options[SamplerConfig] = Options("sampler")
+
+
+@SAMPLERS.register
 @dataclass
 class DDIMConfig(SamplerConfig):
     """DDIM, eta = 0."""
@@ -60,6 +65,7 @@ class DDIMConfig(SamplerConfig):
         return solvers.DDIM(NoiseSchedule.respaced(steps))
 
 
+@SAMPLERS.register
 @dataclass
 class DDPMConfig(SamplerConfig):
     """DDPM with learned variance."""
@@ -96,6 +102,7 @@ class MultistepConfig(SamplerConfig):
         return f"{self.title}{self.order}" + ("(logsnr)" if self.spacing == "logsnr" else "")
 
 
+@SAMPLERS.register
 @dataclass
 class DPMSolverConfig(MultistepConfig):
     """DPM-Solver++(2M), (3M)."""
@@ -107,6 +114,7 @@ class DPMSolverConfig(MultistepConfig):
         return multistep.dpm_solver(self.schedule(steps), self.order)
 
 
+@SAMPLERS.register
 @dataclass
 class UniPCConfig(MultistepConfig):
     """UniPC."""
@@ -126,6 +134,7 @@ class FlowConfig(SamplerConfig):
     fewest_steps: ClassVar[int] = 1
 
 
+@SAMPLERS.register
 @dataclass
 class EulerConfig(FlowConfig):
     """Euler's method, one evaluation a step."""
@@ -137,6 +146,7 @@ class EulerConfig(FlowConfig):
         return solvers.Euler(steps)
 
 
+@SAMPLERS.register
 @dataclass
 class HeunConfig(FlowConfig):
     """Heun's method, two evaluations a step."""
@@ -149,6 +159,7 @@ class HeunConfig(FlowConfig):
         return solvers.Heun(steps)
 
 
+@SAMPLERS.register
 @dataclass
 class MidpointConfig(FlowConfig):
     """The midpoint method, two evaluations a step."""
@@ -161,6 +172,7 @@ class MidpointConfig(FlowConfig):
         return solvers.Midpoint(steps)
 
 
+@SAMPLERS.register
 @dataclass
 class SchedulerConfig(SamplerConfig):
     """A pipeline's own scheduler, as its folder has it."""
@@ -170,14 +182,6 @@ class SchedulerConfig(SamplerConfig):
     objective: ClassVar[str] = PIPELINE
     deterministic: ClassVar[bool] = False  # it may draw noise in each step: nothing is known of it
     fewest_steps: ClassVar[int] = 1
-
-
-SAMPLERS: dict[str, type[SamplerConfig]] = {
-    cls().name: cls
-    for cls in (
-        DDIMConfig, DDPMConfig, DPMSolverConfig, UniPCConfig, EulerConfig, HeunConfig, MidpointConfig, SchedulerConfig
-    )
-}  # fmt: skip
 
 
 def fitting(objective: str) -> list[str]:

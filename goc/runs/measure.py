@@ -15,14 +15,15 @@ from torch import Tensor
 
 from goc.caching.calibration import FIRST_GRADIENT_STEP
 from goc.config import Config, Output, flat, label
-from goc.methods import FOUND_SCHEDULES
+from goc.methods import SCHEDULES
 from goc.metrics.distance import described, distance, relative_distances
 from goc.metrics.evaluate import Scores, drift, evaluate, mean_score
 from goc.metrics.features import Features
 from goc.metrics.lpips import load_lpips, lpips_sha256
 from goc.metrics.reference import Reference
 from goc.models.schedules import write_schedule
-from goc.plan import Plan, warn_of_distance
+from goc.planning.plan import Plan
+from goc.planning.warnings import warn_of_distance
 from goc.report.measurement import describe_measurement, describe_way, fingerprint
 from goc.report.results import FIRST_IMAGES, RESULT_FILE, SHOWN_IMAGES, git_commit, software, write_influence
 from goc.sampling.converged import Converged
@@ -194,7 +195,7 @@ def leave(
         from goc.report.alignment import plot_alignment  # matplotlib, which runs without an alignment never load
 
         plot_alignment(result, folder / "alignment.png")
-    if result["config"]["schedule"]["name"] in FOUND_SCHEDULES:
+    if SCHEDULES[result["config"]["schedule"]["name"]].found:
         steps, cached = len(result["cached_share"]), result["cached_steps"]
         computed = tuple(step for step in range(steps) if step not in cached)
         with room_for(folder / SCHEDULE_FILE):

@@ -1,100 +1,29 @@
-"""The choices a method is made of, as typed settings: a schedule (when) and a predictor (what stands in).
-
-Each class is an option of the Hydra group of the same name; `goc/caching` holds what it means. That is loaded only
-when a mask or a predictor is made, since it needs torch, and settings do not.
-"""
+"""The options of the group `schedule`: when a feature is reused."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
-from goc.caching.ratio import computed_at
+from goc.methods.base import SCHEDULES, ScheduleConfig, Situation
 from goc.system.errors import ConfigError
 from goc.system.files import read_json, resolve
 from goc.system.lazy import LazyModule
-from goc.system.precision import QUEUE_DTYPES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from goc import closest
-    from goc.caching import anchored, dynamic, expansion, predictor, schedule
+    from goc.caching import dynamic, schedule
+    from goc.methods import closest
     from goc.models import routers, schedules
 else:
-    predictor, schedule = LazyModule("goc.caching.predictor"), LazyModule("goc.caching.schedule")
-    anchored, expansion = LazyModule("goc.caching.anchored"), LazyModule("goc.caching.expansion")
-    dynamic = LazyModule("goc.caching.dynamic")
-    closest = LazyModule("goc.closest")
+    dynamic, schedule = LazyModule("goc.caching.dynamic"), LazyModule("goc.caching.schedule")
+    closest = LazyModule("goc.methods.closest")
     routers, schedules = LazyModule("goc.models.routers"), LazyModule("goc.models.schedules")
 
-AGAINST_DIVERGENCE = (
-    "try method=goc_anchored (predictor.gradients=computed), smaller gradient_weights, a higher inflection_threshold, "
-    "predictor=taylor, or a lower cache_ratio"
-)
 MOST_TRIED = 1_000_000  # schedules in a search, and samples of each
-GRADIENTS = ("used", "computed")
-
-
-@dataclass(frozen=True)
-class Situation:
-    """What a schedule may depend on besides its own settings.
-
-    steps: network evaluations, the first axis of a mask; one a step, but two with some solvers.
-    """
-
-    steps: int
-    depth: int
-    cache_ratio: float  # the target, in [0, 1)
-    model: str  # its name
-    sampler: str
-    router: str | None  # where its router for this number of steps is kept
-    branch_errors: Callable[[int], Tensor]  # lookahead -> SmoothCache's calibration, [steps, lookahead, 2]
-    input_changes: Callable[[], Tensor]  # TeaCache's calibration, [steps]
-    magnitude_ratios: Callable[[], Tensor]  # MagCache's calibration, [steps]
-    products: Callable[[], Tensor]  # inner products of every two steps' features, [steps, steps, blocks, 2]
-    search: Callable[[int, int, int], tuple[int, ...]]  # (computed, evaluations, samples) -> computed steps
-    extrapolates: bool  # whether the predictor does more than reuse
-    clock: Sequence[float] | None
-
-    @property
-    def computed(self) -> int:
-        """How many evaluations whole steps at the cache ratio leave."""
-        return computed_at(self.cache_ratio, self.steps)
-
-
-@dataclass
-class ScheduleConfig:
-    """When a feature is reused."""
-
-    name: str = "none"
-    takes_several_evaluations: ClassVar[bool] = True  # whether it means something where a solver has two a step
-    # settings that name a file it is read from -> the model's setting that stands in for one that is null, if any does
-    reads: ClassVar[Mapping[str, str | None]] = {}
-
-    def follows_ratio(self) -> bool:
-        """Whether cache_ratio decides the mask; otherwise the schedule's own settings do."""
-        return True
-
-    def calibrates(self) -> bool:
-        """Whether the schedule comes from a calibration run."""
-        return False
-
-    def check(self, steps: int) -> None:
-        """Raise ConfigError on a setting that cannot be run with so many steps."""
-
-    def mask(self, situation: Situation) -> Tensor:
-        """The mask, bool [steps, depth, 2]: the closest to the cache ratio if it follows it; raises ConfigError."""
-        raise NotImplementedError
-
-    def skip_threshold(self, situation: Situation) -> float | None:
-        """Accumulated change below which steps are skipped, if that is decided as it runs; `mask` is where it may be.
-
-        None: the mask is what is cached.
-        """
-        return None
 
 
 def _check_threshold(threshold: float | None) -> None:
@@ -103,6 +32,7 @@ def _check_threshold(threshold: float | None) -> None:
         raise ConfigError(f"schedule.threshold={threshold}: must be a finite number of at least 0, or null")
 
 
+@SCHEDULES.register
 @dataclass
 class NoCaching(ScheduleConfig):
     """Every feature of every step is computed."""
@@ -112,10 +42,14 @@ class NoCaching(ScheduleConfig):
     def follows_ratio(self) -> bool:
         return False
 
+    def caches(self) -> bool:
+        return False
+
     def mask(self, situation: Situation) -> Tensor:
         return schedule.whole_steps([], situation.steps, situation.depth)
 
 
+@SCHEDULES.register
 @dataclass
 class Uniform(ScheduleConfig):
     """Whole steps, evenly spread (the GOC paper's rule-based setting)."""
@@ -151,6 +85,7 @@ class IntervalSchedule(ScheduleConfig):
         return self.rule(steps, situation.depth, interval)
 
 
+@SCHEDULES.register
 @dataclass
 class Fora(IntervalSchedule):
     """Every interval-th step is computed, counted from the last (FORA)."""
@@ -161,6 +96,7 @@ class Fora(IntervalSchedule):
         return schedule.fora(steps, depth, interval)
 
 
+@SCHEDULES.register
 @dataclass
 class TaylorSeer(IntervalSchedule):
     """Two computed steps, then one after every interval - 1 cached ones (TaylorSeer)."""
@@ -171,6 +107,7 @@ class TaylorSeer(IntervalSchedule):
         return schedule.taylorseer(steps, depth, interval)
 
 
+@SCHEDULES.register
 @dataclass
 class L2C(ScheduleConfig):
     """The cells that a learned router gives up (Learning-to-Cache).
@@ -180,7 +117,9 @@ class L2C(ScheduleConfig):
     """
 
     name: str = "l2c"
-    takes_several_evaluations: ClassVar[bool] = False
+    several_evaluations: ClassVar[bool] = False
+    trained: ClassVar[bool] = True
+    correct_scope: ClassVar[str] = "block"  # as the authors' code does
     reads: ClassVar[Mapping[str, str | None]] = {"router": "routers"}
     router: str | None = None
     threshold: float | None = None
@@ -192,8 +131,6 @@ class L2C(ScheduleConfig):
         _check_threshold(self.threshold)
 
     def mask(self, situation: Situation) -> Tensor:
-        from goc.caching import schedule
-
         path = self.router or situation.router
         if path is None or (self.router is None and not resolve(path).is_file()):
             raise ConfigError(
@@ -211,6 +148,7 @@ class L2C(ScheduleConfig):
         return schedule.l2c(probabilities, threshold)
 
 
+@SCHEDULES.register
 @dataclass
 class SmoothCache(ScheduleConfig):
     """Branches reused where their change was small in a calibration run (SmoothCache).
@@ -258,6 +196,7 @@ class SmoothCache(ScheduleConfig):
         return mask
 
 
+@SCHEDULES.register
 @dataclass
 class TeaCache(ScheduleConfig):
     """Decides as it runs: a step is skipped while the first block's input has changed little (TeaCache).
@@ -267,7 +206,7 @@ class TeaCache(ScheduleConfig):
     """
 
     name: str = "teacache"
-    takes_several_evaluations: ClassVar[bool] = False
+    several_evaluations: ClassVar[bool] = False
     threshold: float | None = None
 
     def follows_ratio(self) -> bool:
@@ -289,6 +228,7 @@ class TeaCache(ScheduleConfig):
         return closest.closest_teacache(situation.input_changes(), situation.cache_ratio)
 
 
+@SCHEDULES.register
 @dataclass
 class MagCache(ScheduleConfig):
     """Steps skipped while what the blocks add kept its magnitude in a calibration run (MagCache).
@@ -331,6 +271,7 @@ class FoundSchedule(ScheduleConfig):
     """Whole steps at the cache ratio, found for a model; or a file's."""
 
     reads: ClassVar[Mapping[str, str | None]] = {"path": None}
+    found: ClassVar[bool] = True
     path: str | None = None
 
     def find(self, situation: Situation) -> Sequence[int]:
@@ -342,6 +283,9 @@ class FoundSchedule(ScheduleConfig):
 
     def calibrates(self) -> bool:
         return self.path is None
+
+    def placed(self, place: Callable[[str], str]) -> ScheduleConfig:
+        return self if self.path is None else replace(self, path=place(self.path))
 
     def mask(self, situation: Situation) -> Tensor:
         steps, depth = situation.steps, situation.depth
@@ -355,6 +299,7 @@ class FoundSchedule(ScheduleConfig):
         return schedule.computing(self.find(situation), steps, depth)
 
 
+@SCHEDULES.register
 @dataclass
 class Searched(FoundSchedule):
     """The whole steps whose samples end closest to the uncached ones, by local search on calibration seeds.
@@ -373,10 +318,14 @@ class Searched(FoundSchedule):
             if not 1 <= getattr(self, key) <= MOST_TRIED:
                 raise ConfigError(f"schedule.{key}={getattr(self, key)}: must be at least 1 and at most {MOST_TRIED}")
 
+    def of_weights(self, path: str) -> ScheduleConfig:
+        return Searched(path=self.path or path)
+
     def find(self, situation: Situation) -> Sequence[int]:
         return situation.search(situation.computed, self.search_evaluations, self.search_samples)
 
 
+@SCHEDULES.register
 @dataclass
 class Dynamic(FoundSchedule):
     """The whole steps with the smallest sum of calibrated feature errors, by dynamic programming (as CEM).
@@ -385,185 +334,8 @@ class Dynamic(FoundSchedule):
     """
 
     name: str = "dynamic"
+    against_clock: ClassVar[bool] = True
 
     def find(self, situation: Situation) -> Sequence[int]:
         errors = dynamic.extrapolation_errors(situation.products(), int(situation.extrapolates), situation.clock)
         return dynamic.dynamic_programming(errors, situation.computed)
-
-
-@dataclass
-class PredictorConfig:
-    """What stands in for a cached feature."""
-
-    name: str = "reuse"
-    reads: ClassVar[Mapping[str, str | None]] = {}  # as a schedule's
-
-    @property
-    def extrapolates(self) -> bool:
-        """Whether a stand-in is more than a reused feature."""
-        return True
-
-    @property
-    def divergence_hint(self) -> str:
-        """What to try when values stop being finite."""
-        return ""
-
-    def check(self) -> None:
-        """Raise ConfigError on a setting that cannot be run."""
-
-    def build(
-        self, mask: Tensor, weights: Sequence[float], correct: Tensor | None, clock: Sequence[float] | None
-    ) -> predictor.Predictor:
-        """A predictor with empty state for one batch.
-
-        mask and correct are bool [steps, blocks, 2] (correct None = everywhere); clock None = the step index.
-        """
-        raise NotImplementedError
-
-
-@dataclass
-class ReuseConfig(PredictorConfig):
-    """The last computed feature, unchanged."""
-
-    name: str = "reuse"
-
-    @property
-    def extrapolates(self) -> bool:
-        return False
-
-    def build(
-        self, mask: Tensor, weights: Sequence[float], correct: Tensor | None, clock: Sequence[float] | None
-    ) -> predictor.Predictor:
-        return predictor.Reuse(mask)
-
-
-@dataclass
-class GradientQueueConfig(PredictorConfig):
-    """The last feature plus weighted past changes (Gradient-Optimized Cache).
-
-    gradients: used = between the values used in the last steps, predictions among them (published); computed = between
-    computed features alone, which does not diverge. correct_scope: branch = correct wherever a branch is cached;
-    block = only where both branches of its block are, as the authors' code does on learned routers. null: block on
-    schedule=l2c, else branch. dtype: what the queue keeps its values in: fp32, bf16 or fp16. null: what the denoiser
-    gives (precision).
-    """
-
-    name: str = "gradient_queue"
-    gradients: str = "used"
-    correct_scope: str | None = None
-    dtype: str | None = None
-
-    @property
-    def anchored(self) -> bool:
-        """Whether gradients are taken between computed features."""
-        return self.gradients == "computed"
-
-    @property
-    def divergence_hint(self) -> str:
-        return "" if self.anchored else f"; the gradient queue diverged: {AGAINST_DIVERGENCE}"
-
-    def check(self) -> None:
-        if self.gradients not in GRADIENTS:
-            raise ConfigError(f"predictor.gradients={self.gradients}: must be one of {', '.join(GRADIENTS)}")
-        if self.dtype is not None and self.dtype not in QUEUE_DTYPES:
-            raise ConfigError(f"predictor.dtype={self.dtype}: must be one of {', '.join(QUEUE_DTYPES)}, or null")
-        if self.correct_scope not in ("branch", "block"):
-            raise ConfigError(f"predictor.correct_scope={self.correct_scope}: must be one of branch, block")
-
-    def build(
-        self, mask: Tensor, weights: Sequence[float], correct: Tensor | None, clock: Sequence[float] | None
-    ) -> predictor.Predictor:
-        import torch
-
-        dtype = None if self.dtype is None else getattr(torch, QUEUE_DTYPES[self.dtype])
-        queue = anchored.AnchoredQueue if self.anchored else predictor.GradientQueue
-        return queue(mask, weights, self.corrected(mask, correct), clock, dtype)
-
-    def corrected(self, mask: Tensor, correct: Tensor | None) -> Tensor:
-        """Where the correction is on, bool [steps, blocks, 2]."""
-        within = mask if self.correct_scope == "branch" else mask.all(dim=2, keepdim=True).expand(mask.shape)
-        return within if correct is None else within & correct
-
-
-@dataclass
-class TaylorConfig(PredictorConfig):
-    """Taylor expansion of the computed features (TaylorSeer). order: its highest derivative."""
-
-    name: str = "taylor"
-    order: int = 2
-
-    @property
-    def extrapolates(self) -> bool:
-        return self.order > 0
-
-    def check(self) -> None:
-        if self.order < 0:
-            raise ConfigError(f"predictor.order={self.order}: must be at least 0")
-
-    def build(
-        self, mask: Tensor, weights: Sequence[float], correct: Tensor | None, clock: Sequence[float] | None
-    ) -> predictor.Predictor:
-        return expansion.Taylor(mask, self.order, clock)
-
-
-@dataclass
-class HiCacheConfig(TaylorConfig):
-    """Taylor's differences in scaled Hermite polynomials (HiCache). order: the highest; sigma: their contraction."""
-
-    name: str = "hicache"
-    sigma: float = 0.5
-
-    def check(self) -> None:
-        super().check()
-        if not 0 < self.sigma < 1:
-            raise ConfigError(f"predictor.sigma={self.sigma}: must be in (0, 1)")
-
-    def build(
-        self, mask: Tensor, weights: Sequence[float], correct: Tensor | None, clock: Sequence[float] | None
-    ) -> predictor.Predictor:
-        return expansion.HiCache(mask, self.order, self.sigma, clock)
-
-
-@dataclass
-class FoCaConfig(PredictorConfig):
-    """The mean of a computed and of a predicted slope (FoCa).
-
-    divided: slopes are divided by the time between their values, as in the paper; false = not, as in cache-dit 1.5.3,
-    whose clock is the step index.
-    """
-
-    name: str = "foca"
-    divided: bool = True
-
-    def build(
-        self, mask: Tensor, weights: Sequence[float], correct: Tensor | None, clock: Sequence[float] | None
-    ) -> predictor.Predictor:
-        return expansion.FoCa(mask, clock, self.divided)
-
-
-@dataclass
-class LearnedConfig(PredictorConfig):
-    """Weights on the last computed features, trained for the schedule by goc train weights.
-
-    path: their JSON; null: the model's own (model.weights), or what the script writes.
-    """
-
-    name: str = "learned"
-    reads: ClassVar[Mapping[str, str | None]] = {"path": None}  # a normalised config names the model's own
-    path: str | None = None
-
-    def weights(self, trained_for: Mapping[str, Any], computed: Sequence[int], steps: int) -> Tensor:
-        """The trained weights, float32 [steps, K], for what they must have been trained for; raises ConfigError."""
-        assert self.path is not None  # a normalised config names it
-        return schedules.read_weights(self.path, trained_for, tuple(computed), steps)
-
-
-SCHEDULES: dict[str, type[ScheduleConfig]] = {
-    cls().name: cls
-    for cls in (NoCaching, Uniform, Fora, TaylorSeer, L2C, SmoothCache, TeaCache, MagCache, Searched, Dynamic)
-}
-FOUND_SCHEDULES = tuple(name for name, cls in SCHEDULES.items() if issubclass(cls, FoundSchedule))
-PREDICTORS: dict[str, type[PredictorConfig]] = {
-    cls().name: cls
-    for cls in (ReuseConfig, GradientQueueConfig, TaylorConfig, HiCacheConfig, FoCaConfig, LearnedConfig)
-}

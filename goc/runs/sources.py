@@ -17,10 +17,10 @@ from goc.models.checkpoint import require_checkpoint
 from goc.models.decoder import Decoder, decode_pixels, find_vae, vae_sha256
 from goc.models.dit import DiT
 from goc.pipelines.prompts import read_prompts
-from goc.plan import calibration_of
-from goc.samplers import plain
+from goc.planning.planner import calibration_of
 from goc.sampling.calibrate import Calibration
 from goc.sampling.generation import Generation
+from goc.sampling.options import plain
 from goc.system.device import torch_format
 from goc.system.errors import ConfigError, GocError
 from goc.system.files import file_sha256, resolve

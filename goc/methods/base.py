@@ -1,0 +1,196 @@
+"""What a method is made of, as typed settings: a schedule (when) and a predictor (what stands in).
+
+Each settings class is an option of the Hydra group of the same name, and says what it needs. What it means is in
+goc/caching, which is loaded only when a mask or a predictor is made, since it needs torch, and settings do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from goc.caching.ratio import computed_at
+from goc.system.lazy import LazyModule
+from goc.system.registry import Options, load_object
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from goc.caching.predictor import Predictor
+else:
+    torch = LazyModule("torch")
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a schedule may depend on besides its own settings.
+
+    steps: network evaluations, the first axis of a mask; one a step, but two with some solvers.
+    """
+
+    steps: int
+    depth: int
+    cache_ratio: float  # the target, in [0, 1)
+    model: str  # its name
+    sampler: str
+    router: str | None  # where its router for this number of steps is kept
+    branch_errors: Callable[[int], Tensor]  # lookahead -> SmoothCache's calibration, [steps, lookahead, 2]
+    input_changes: Callable[[], Tensor]  # TeaCache's calibration, [steps]
+    magnitude_ratios: Callable[[], Tensor]  # MagCache's calibration, [steps]
+    products: Callable[[], Tensor]  # inner products of every two steps' features, [steps, steps, blocks, 2]
+    search: Callable[[int, int, int], tuple[int, ...]]  # (computed, evaluations, samples) -> computed steps
+    extrapolates: bool  # whether the predictor does more than reuse
+    clock: Sequence[float] | None
+
+    @property
+    def computed(self) -> int:
+        """How many evaluations whole steps at the cache ratio leave."""
+        return computed_at(self.cache_ratio, self.steps)
+
+
+@dataclass
+class ScheduleConfig:
+    """When a feature is reused.
+
+    several_evaluations: whether it means something where a solver has two a step. reads: settings that name a file it
+    is read from, and the model's setting that stands in for one that is null, if any does. trained: whether it is
+    trained for a model. found: whether it is a choice of whole steps that was found for a model, and is left as a file.
+    against_clock:
+    whether it counts in the clock. correct_scope: where the gradient queue corrects on it unless
+    predictor.correct_scope says so.
+    """
+
+    name: str = "none"
+    several_evaluations: ClassVar[bool] = True
+    reads: ClassVar[Mapping[str, str | None]] = {}
+    trained: ClassVar[bool] = False
+    found: ClassVar[bool] = False
+    against_clock: ClassVar[bool] = False
+    correct_scope: ClassVar[str] = "branch"
+
+    def follows_ratio(self) -> bool:
+        """Whether cache_ratio decides the mask; otherwise the schedule's own settings do."""
+        return True
+
+    def caches(self) -> bool:
+        """Whether there can be anything in its mask."""
+        return True
+
+    def calibrates(self) -> bool:
+        """Whether the schedule comes from a calibration run."""
+        return False
+
+    def check(self, steps: int) -> None:
+        """Raise ConfigError on a setting that cannot be run with so many steps."""
+
+    def mask(self, situation: Situation) -> Tensor:
+        """The mask, bool [steps, depth, 2]: the closest to the cache ratio if it follows it; raises ConfigError."""
+        raise NotImplementedError
+
+    def placed(self, place: Callable[[str], str]) -> ScheduleConfig:
+        """The same with its files' paths as `place` makes them of ones with {model}, {steps}, ... in them."""
+        return self
+
+    def of_weights(self, path: str) -> ScheduleConfig:
+        """The schedule beside weights that were trained for one, which their file names."""
+        return self
+
+    def skip_threshold(self, situation: Situation) -> float | None:
+        """Accumulated change below which steps are skipped, if that is decided as it runs; `mask` is where it may be.
+
+        None: the mask is what is cached.
+        """
+        return None
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What a predictor is built for.
+
+    mask: the cached cells, bool [evaluations, blocks, 2]. correct: where predictions are corrected, None = everywhere.
+    clock: a number for each evaluation; None = the step index. gradient_weights: of a gradient queue. learned: trained
+    weights, float32 [evaluations, K].
+    """
+
+    mask: Tensor
+    correct: Tensor | None = None
+    clock: Sequence[float] | None = None
+    gradient_weights: Sequence[float] = ()
+    learned: Tensor | None = None
+
+
+@dataclass
+class PredictorConfig:
+    """What stands in for a cached feature.
+
+    implementation: `module:class` of the `goc.caching.predictor.Predictor`, which is given the mask, and by their names
+    the clock and the settings. reads: as a schedule's. trained: whether its weights are trained for a model and a
+    schedule of whole steps. queue: whether it has the gradient queue's settings: gradient_weights, correct_steps and
+    inflection_*. default_weights: its gradient_weights where they are null.
+    """
+
+    name: str = "reuse"
+    implementation: ClassVar[str] = ""
+    reads: ClassVar[Mapping[str, str | None]] = {}
+    trained: ClassVar[bool] = False
+    queue: ClassVar[bool] = False
+    default_weights: ClassVar[tuple[float, ...]] = ()
+
+    @property
+    def extrapolates(self) -> bool:
+        """Whether a stand-in is more than a reused feature."""
+        return True
+
+    @property
+    def against_clock(self) -> bool:
+        """Whether changes are taken against the clock."""
+        return True
+
+    @property
+    def anchored(self) -> bool:
+        """Whether it is a gradient queue whose gradients are taken between computed features alone."""
+        return False
+
+    @property
+    def divergence_hint(self) -> str:
+        """What to try when values stop being finite."""
+        return ""
+
+    def settled(self, gradient_weights: Sequence[float], schedule: ScheduleConfig) -> PredictorConfig:
+        """What it comes to with these gradient weights, on a schedule: equal runs have equal settings."""
+        return self
+
+    def placed(self, place: Callable[[str], str], weights: str) -> PredictorConfig:
+        """As a schedule's; weights: where the model's lie, for one whose path is null."""
+        return self
+
+    @property
+    def schedule_file(self) -> str | None:
+        """A file of its own that names the schedule it was trained for; None: it has none."""
+        return None
+
+    def check(self) -> None:
+        """Raise ConfigError on a setting that cannot be run."""
+
+    def build(self, cells: Cells) -> Predictor:
+        """A predictor with empty state for one batch."""
+        settings = {key: value for key, value in asdict(self).items() if key != "name"}
+        return load_object(self.implementation)(cells.mask, clock=cells.clock, **settings)
+
+    def corrected(self, cells: Cells) -> Tensor:
+        """Cells whose stand-in is more than a reused feature, bool as the mask."""
+        return cells.mask if self.extrapolates else torch.zeros_like(cells.mask)
+
+    def amplification(self, cells: Cells) -> float | None:
+        """How much it may amplify its own errors; None: that is not known of it."""
+        return None
+
+    def learned(self, trained_for: Mapping[str, Any], computed: Sequence[int], steps: int) -> Tensor:
+        """The trained weights, float32 [steps, K], for what they must have been trained for; raises ConfigError."""
+        raise NotImplementedError
+
+
+SCHEDULES: Options[ScheduleConfig] = Options("schedule")
+PREDICTORS: Options[PredictorConfig] = Options("predictor")

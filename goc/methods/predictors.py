@@ -1,0 +1,191 @@
+"""The options of the group `predictor`: what stands in for a cached feature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from goc.methods.base import PREDICTORS, Cells, PredictorConfig, ScheduleConfig
+from goc.system.errors import ConfigError
+from goc.system.lazy import LazyModule
+from goc.system.precision import QUEUE_DTYPES
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from goc.caching import anchored, predictor, stability
+    from goc.models import schedules
+else:
+    torch = LazyModule("torch")
+    anchored, predictor = LazyModule("goc.caching.anchored"), LazyModule("goc.caching.predictor")
+    stability = LazyModule("goc.caching.stability")
+    schedules = LazyModule("goc.models.schedules")
+
+AGAINST_DIVERGENCE = (
+    "try method=goc_anchored (predictor.gradients=computed), smaller gradient_weights, a higher inflection_threshold, "
+    "predictor=taylor, or a lower cache_ratio"
+)
+GRADIENTS = ("used", "computed")
+CORRECT_SCOPES = ("branch", "block")
+
+
+@PREDICTORS.register
+@dataclass
+class ReuseConfig(PredictorConfig):
+    """The last computed feature, unchanged."""
+
+    name: str = "reuse"
+
+    @property
+    def extrapolates(self) -> bool:
+        return False
+
+    @property
+    def against_clock(self) -> bool:
+        return False
+
+    def settled(self, gradient_weights: Sequence[float], schedule: ScheduleConfig) -> PredictorConfig:
+        return GradientQueueConfig().settled(gradient_weights, schedule) if gradient_weights else self
+
+    def build(self, cells: Cells) -> predictor.Predictor:
+        return predictor.Reuse(cells.mask)
+
+
+@PREDICTORS.register
+@dataclass
+class GradientQueueConfig(PredictorConfig):
+    """The last feature plus weighted past changes (Gradient-Optimized Cache).
+
+    gradients: used = between the values used in the last steps, predictions among them (published); computed = between
+    computed features alone, which does not diverge. correct_scope: branch = correct wherever a branch is cached;
+    block = only where both branches of its block are, as the authors' code does on learned routers. null: block on
+    schedule=l2c, else branch. dtype: what the queue keeps its values in: fp32, bf16 or fp16. null: what the denoiser
+    gives (precision).
+    """
+
+    name: str = "gradient_queue"
+    queue: ClassVar[bool] = True
+    default_weights: ClassVar[tuple[float, ...]] = (1.0,)
+    gradients: str = "used"
+    correct_scope: str | None = None
+    dtype: str | None = None
+
+    @property
+    def anchored(self) -> bool:
+        return self.gradients == "computed"
+
+    @property
+    def divergence_hint(self) -> str:
+        return "" if self.anchored else f"; the gradient queue diverged: {AGAINST_DIVERGENCE}"
+
+    def settled(self, gradient_weights: Sequence[float], schedule: ScheduleConfig) -> PredictorConfig:
+        if not gradient_weights:
+            return ReuseConfig()
+        return self if self.correct_scope is not None else replace(self, correct_scope=schedule.correct_scope)
+
+    def check(self) -> None:
+        if self.gradients not in GRADIENTS:
+            raise ConfigError(f"predictor.gradients={self.gradients}: must be one of {', '.join(GRADIENTS)}")
+        if self.dtype is not None and self.dtype not in QUEUE_DTYPES:
+            raise ConfigError(f"predictor.dtype={self.dtype}: must be one of {', '.join(QUEUE_DTYPES)}, or null")
+        if self.correct_scope not in CORRECT_SCOPES:
+            raise ConfigError(
+                f"predictor.correct_scope={self.correct_scope}: must be one of {', '.join(CORRECT_SCOPES)}"
+            )
+
+    def build(self, cells: Cells) -> predictor.Predictor:
+        dtype = None if self.dtype is None else getattr(torch, QUEUE_DTYPES[self.dtype])
+        queue = anchored.AnchoredQueue if self.anchored else predictor.GradientQueue
+        return queue(cells.mask, cells.gradient_weights, self.corrected(cells), cells.clock, dtype)
+
+    def corrected(self, cells: Cells) -> Tensor:
+        mask = cells.mask
+        within = mask if self.correct_scope == "branch" else mask.all(dim=2, keepdim=True).expand(mask.shape)
+        return within if cells.correct is None else within & cells.correct
+
+    def amplification(self, cells: Cells) -> float:
+        if self.anchored:
+            return 1.0  # of one computed value to the next: no prediction enters the queue
+        return stability.amplification(cells.mask, cells.gradient_weights, self.corrected(cells), cells.clock)
+
+
+@PREDICTORS.register
+@dataclass
+class TaylorConfig(PredictorConfig):
+    """Taylor expansion of the computed features (TaylorSeer). order: its highest derivative."""
+
+    name: str = "taylor"
+    implementation: ClassVar[str] = "goc.caching.expansion:Taylor"
+    order: int = 2
+
+    @property
+    def extrapolates(self) -> bool:
+        return self.order > 0
+
+    def check(self) -> None:
+        if self.order < 0:
+            raise ConfigError(f"predictor.order={self.order}: must be at least 0")
+
+
+@PREDICTORS.register
+@dataclass
+class HiCacheConfig(TaylorConfig):
+    """Taylor's differences in scaled Hermite polynomials (HiCache). order: the highest; sigma: their contraction."""
+
+    name: str = "hicache"
+    implementation: ClassVar[str] = "goc.caching.expansion:HiCache"
+    sigma: float = 0.5
+
+    def check(self) -> None:
+        super().check()
+        if not 0 < self.sigma < 1:
+            raise ConfigError(f"predictor.sigma={self.sigma}: must be in (0, 1)")
+
+
+@PREDICTORS.register
+@dataclass
+class FoCaConfig(PredictorConfig):
+    """The mean of a computed and of a predicted slope (FoCa).
+
+    divided: slopes are divided by the time between their values, as in the paper; false = not, as in cache-dit 1.5.3,
+    whose clock is the step index.
+    """
+
+    name: str = "foca"
+    implementation: ClassVar[str] = "goc.caching.expansion:FoCa"
+    divided: bool = True
+
+    @property
+    def against_clock(self) -> bool:
+        return self.divided
+
+
+@PREDICTORS.register
+@dataclass
+class LearnedConfig(PredictorConfig):
+    """Weights on the last computed features, trained for the schedule by goc train weights.
+
+    path: their JSON; null: the model's own (model.weights), or what the script writes.
+    """
+
+    name: str = "learned"
+    reads: ClassVar[Mapping[str, str | None]] = {"path": None}  # a normalised config names the model's own
+    trained: ClassVar[bool] = True
+    path: str | None = None
+
+    def placed(self, place: Callable[[str], str], weights: str) -> PredictorConfig:
+        return replace(self, path=place(self.path or weights))
+
+    @property
+    def schedule_file(self) -> str | None:
+        return self.path
+
+    def build(self, cells: Cells) -> predictor.Predictor:
+        assert cells.learned is not None  # a plan has them
+        return anchored.Learned(cells.mask, cells.learned)
+
+    def learned(self, trained_for: Mapping[str, Any], computed: Sequence[int], steps: int) -> Tensor:
+        assert self.path is not None  # a normalised config names it
+        return schedules.read_weights(self.path, trained_for, tuple(computed), steps)

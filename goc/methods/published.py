@@ -1,0 +1,129 @@
+"""The group `method`: published combinations of a schedule and a predictor, by the names that they are known by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from goc.methods.base import PREDICTORS, SCHEDULES
+from goc.system.registry import Registry
+
+DEFAULT_SITE, DEFAULT_CLOCK = "branch", "step"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A combination that has a name.
+
+    schedule, predictor: options of these groups. about: one line of help. site, clock: as the settings of these names.
+    paper: its arXiv number. settings: of the predictor, where the method is not its defaults.
+    """
+
+    schedule: str
+    predictor: str
+    about: str
+    site: str = DEFAULT_SITE
+    clock: str = DEFAULT_CLOCK
+    paper: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def trained(self) -> bool:
+        """Whether it needs something that was trained for the model."""
+        return SCHEDULES[self.schedule].trained or PREDICTORS[self.predictor].trained
+
+    def node(self) -> dict[str, Any]:
+        """What Hydra composes for it, in the package _global_."""
+        chosen = [{"override /schedule": self.schedule}, {"override /predictor": self.predictor}]
+        node: dict[str, Any] = {"defaults": chosen}
+        if self.settings:
+            node["predictor"] = dict(self.settings)
+        return node | {
+            key: getattr(self, key)
+            for key, default in (("site", DEFAULT_SITE), ("clock", DEFAULT_CLOCK))
+            if getattr(self, key) != default
+        }
+
+
+METHODS: Registry[Method] = Registry("method")
+
+
+def add_method(name: str, method: Method, module: str) -> Method:
+    """Enter a method under a name; `module` gives it."""
+    named.cache_clear()
+    return METHODS.add(name, method, module)
+
+
+def name_of(schedule: str, predictor: Any, site: str, clock: str) -> str:
+    """What tables call a combination: the published name, or else its parts.
+
+    predictor: its settings. Of them only those tell methods apart that a method sets.
+    """
+    kind = PREDICTORS[predictor.name]
+    pinned = {key for method in METHODS.values() if method.predictor == predictor.name for key in method.settings}
+    own = {key: getattr(predictor, key) for key in sorted(pinned) if getattr(predictor, key) != getattr(kind(), key)}
+    parts = (schedule, predictor.name, *map(str, own.values()), site, clock)
+    composed = "+".join(parts).removesuffix(f"+{DEFAULT_CLOCK}").removesuffix(f"+{DEFAULT_SITE}")
+    return named().get((schedule, predictor.name, tuple(own.items()), site, clock), composed)
+
+
+@cache
+def named() -> dict[tuple[Any, ...], str]:
+    """Names of the methods by what they are made of."""
+    return {
+        (m.schedule, m.predictor, tuple(sorted(m.settings.items())), m.site, m.clock): name
+        for name, m in METHODS.items()
+    }
+
+
+GOC, TAYLORSEER = "2503.05156", "2503.06923"
+COMPUTED = {"gradients": "computed"}
+for _name, _method in {
+    "none": Method("none", "reuse", "no cache: every feature of every step is computed"),
+    "reuse": Method("uniform", "reuse", "evenly spread whole steps, reused: the rule-based baseline of the GOC paper"),
+    "reuse_stack": Method("uniform", "reuse", "the same with one cell a step: what all blocks add", site="stack"),
+    "goc": Method("uniform", "gradient_queue", "Gradient-Optimized Cache: uniform whole steps, a gradient queue, gated "
+                  "at inflections", paper=GOC),
+    "goc_stack": Method("uniform", "gradient_queue", "GOC with one cell a step: what all blocks together add to the "
+                        "residual stream", site="stack"),
+    "goc_logsnr": Method("uniform", "gradient_queue", "GOC with gradients taken against the noise level",
+                         clock="logsnr"),
+    "goc_stack_logsnr": Method("uniform", "gradient_queue", "both", site="stack", clock="logsnr"),
+    "goc_anchored": Method("uniform", "gradient_queue", "GOC with gradients between computed features: does not "
+                           "diverge at any ratio", settings=COMPUTED),
+    "fora": Method("fora", "reuse", "every N-th step computed, its features reused; schedule.interval=N or the nearest "
+                   "to cache_ratio", paper="2407.01425"),
+    "fora_goc": Method("fora", "gradient_queue", "GOC on FORA's schedule"),
+    "taylorseer": Method("taylorseer", "taylor", "Taylor expansion of the computed features; schedule.interval=N "
+                         "predictor.order=O", paper=TAYLORSEER),
+    "taylorseer_lite": Method("taylorseer", "taylor", "TaylorSeer with one cell a step", site="stack"),
+    "taylorseer_logsnr": Method("taylorseer", "taylor", "TaylorSeer with derivatives against the noise level",
+                                clock="logsnr"),
+    "taylorseer_lite_logsnr": Method("taylorseer", "taylor", "both", site="stack", clock="logsnr"),
+    "taylorseer_goc": Method("taylorseer", "gradient_queue", "the gradient queue on TaylorSeer's schedule"),
+    "hicache": Method("taylorseer", "hicache", "TaylorSeer's schedule and differences, in scaled Hermite polynomials; "
+                      "predictor.sigma", paper="2508.16984"),
+    "foca": Method("taylorseer", "foca", "extrapolation by the mean of two slopes, on TaylorSeer's schedule",
+                   paper="2508.16211"),
+    "l2c": Method("l2c", "reuse", "Learning-to-Cache: the cells that a learned router gives up, reused",
+                  paper="2406.01733"),
+    "l2c_goc": Method("l2c", "gradient_queue", "GOC on a learned router (the GOC paper, table 2)", paper=GOC),
+    "smoothcache": Method("smoothcache", "reuse", "branches reused where calibration says that they change little",
+                          paper="2411.10510"),
+    "smoothcache_goc": Method("smoothcache", "gradient_queue", "GOC on SmoothCache's schedule"),
+    "teacache": Method("teacache", "reuse", "skips a step while the first block's input has changed little; "
+                       "schedule.threshold", site="stack", paper="2411.19108"),
+    "magcache": Method("magcache", "reuse", "skips steps while what the blocks add keeps its magnitude; "
+                       "schedule.threshold", site="stack", paper="2506.09045"),
+    "dynamic": Method("dynamic", "taylor", "whole steps by dynamic programming on calibrated feature errors (as CEM), "
+                      "with a Taylor expansion", paper="2512.23258"),
+    "searched": Method("searched", "taylor", "a schedule found on calibration seeds for this model and ratio, with a "
+                       "Taylor expansion"),
+    "searched_goc": Method("searched", "gradient_queue", "a searched schedule with the gradient queue between computed "
+                           "features", settings=COMPUTED),
+    "searched_learned": Method("searched", "learned", "a searched schedule with weights trained for each of its cached "
+                               "steps (goc train weights)"),
+}.items():  # fmt: skip
+    add_method(_name, _method, __name__)

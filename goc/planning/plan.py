@@ -1,0 +1,98 @@
+"""A plan: which cells are cached, where they are corrected, and a cache that does it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from goc.caching.cache import AdaptiveCache, ScheduledCache
+from goc.caching.calibration import FIRST_GRADIENT_STEP
+from goc.caching.inflection import step_alignment
+from goc.caching.predictor import Predictor
+from goc.caching.schedule import cached_steps_of
+from goc.config import Way
+from goc.methods import Cells
+from goc.models.dit import Site
+from goc.system.files import content_key
+
+LARGE_AMPLIFICATION = 10.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a cache needs. All masks are bool [steps, blocks, 2], or [steps, 1, 1] at site "stack"."""
+
+    way: Way
+    site: Site
+    mask: Tensor  # cached cells; for an adaptive schedule, those that may be cached
+    correct: Tensor | None  # where predictions are corrected; None = everywhere
+    alignment: Tensor | None  # float64, where it was measured
+    clock: Sequence[float] | None  # None = the step index
+    skip_threshold: float | None  # of an adaptive schedule; None = the mask is what is cached
+    learned: Tensor | None = None  # weights of predictor=learned, float32 [steps, K]
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the cached cells are decided as it runs."""
+        return self.skip_threshold is not None
+
+    @property
+    def nothing_cached(self) -> Tensor:
+        """The mask that caches nothing."""
+        return torch.zeros_like(self.mask)
+
+    @property
+    def cells(self) -> Cells:
+        """What its predictor is built for."""
+        return Cells(self.mask, self.correct, self.clock, self.way.gradient_weights or (), self.learned)
+
+    def new_cache(self) -> ScheduledCache:
+        """A cache with empty state for one batch."""
+        predictor = self.new_predictor()
+        if self.skip_threshold is not None:
+            return AdaptiveCache(self.mask, predictor, self.skip_threshold, self.site)
+        return ScheduledCache(self.mask, predictor, self.site)
+
+    def new_predictor(self) -> Predictor:
+        """A predictor with empty state for one batch."""
+        return self.way.predictor.build(self.cells)
+
+    def corrected(self) -> Tensor:
+        """Cells whose stand-in is more than a reused feature."""
+        corrected = self.way.predictor.corrected(self.cells).clone()
+        corrected[:FIRST_GRADIENT_STEP] = False
+        return corrected
+
+    @cached_property
+    def amplification(self) -> float | None:
+        """How much the gradient queue may amplify its own errors; None for other predictors."""
+        return self.way.predictor.amplification(self.cells)
+
+    @property
+    def diverges(self) -> bool:
+        """Whether the gradient queue amplifies its own errors so much that it will go astray."""
+        return self.amplification is not None and self.amplification > LARGE_AMPLIFICATION
+
+    def digest(self) -> str:
+        """A short name for all of the plan that is not in the way's settings: equal for equal plans."""
+        parts = {"mask": self.mask, "correct": self.correct, "learned": self.learned}
+        values = {name: None if part is None else [str(part.dtype), part.tolist()] for name, part in parts.items()}
+        return content_key({**values, "skip_threshold": self.skip_threshold, "clock": self.clock})
+
+    def describe(self) -> dict[str, Any]:
+        """The plan's part of result.json."""
+        described: dict[str, Any] = {"inflection": {}, "amplification": self.amplification}
+        described["cached_steps"] = None if self.adaptive else cached_steps_of(self.mask)
+        shares = self.mask.double().flatten(1).mean(dim=1)  # of each step's cells
+        described["cached_share"] = None if self.adaptive else shares.tolist()
+        described["skip_threshold"] = self.skip_threshold
+        if self.correct is not None:
+            steps = torch.tensor(cached_steps_of(self.mask), dtype=torch.long)
+            off = steps[~self.correct[steps].flatten(1).any(dim=1)]
+            described["inflection"]["uncorrected_steps"] = off.tolist()
+        if self.alignment is not None:
+            described["inflection"]["alignment"] = step_alignment(self.alignment).tolist()
+        return described
