@@ -12,8 +12,8 @@ from conftest import REPOSITORY
 
 GOC = REPOSITORY / "goc"
 # from the ground up; the modules at the entrance are rooms of their own
-ROOMS = ("system", "models", "caching", "sampling", "metrics", "methods", "config", "planning", "pipelines", "report",
-         "runs", "train", "tracking", "cli", "api", "mask", "reference", "__main__")  # fmt: skip
+ROOMS = ("system", "models", "caching", "sampling", "metrics", "methods", "plugin", "config", "planning", "pipelines",
+         "report", "runs", "train", "tracking", "cli", "api", "mask", "reference", "__main__")  # fmt: skip
 HEAVY = ("torch", "torchvision", "timm", "torch_fidelity", "scipy", "diffusers", "wandb")
 
 

@@ -8,7 +8,7 @@ Its path is then what model.reference names.
 import argparse
 from pathlib import Path
 
-from goc.metrics.kinds import EXTRACTORS
+from goc.metrics.registry import EXTRACTORS
 from goc.system.errors import GocError, fail
 
 

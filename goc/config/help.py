@@ -9,6 +9,7 @@ from goc.config.hydra import composed
 from goc.config.known import CHOSEN, GROUPS
 from goc.config.settings import Execution, Measurement, ModelConfig, Output, WandbConfig, Way
 from goc.methods import METHODS
+from goc.metrics.registry import METRICS
 from goc.system.files import CONF
 
 
@@ -43,6 +44,7 @@ def help_page(overrides: Sequence[str]) -> str:
     def rows(cls: type, prefix: str = "") -> str:
         return "\n".join(_help_rows(cls, prefix))
 
+    configuration = OmegaConf.to_yaml(composed(overrides))  # first, as overrides may name plugins
     groups = "\n".join(_options())
     return f"""Benchmark a feature cache on a diffusion transformer: generate images, score them, price them.
 
@@ -67,6 +69,7 @@ Settings (key=value) and their defaults:
 == Groups (group=option) ==
 {groups}
   method=... is a published combination of schedule and predictor.
+  metrics=[...]: {", ".join(METRICS)}
 
 == The model group's keys ==
 {rows(ModelConfig, "model.")}
@@ -75,4 +78,4 @@ Settings (key=value) and their defaults:
 {rows(WandbConfig, "wandb.")}
 
 == The configuration as it stands ==
-{OmegaConf.to_yaml(composed(overrides))}"""
+{configuration}"""

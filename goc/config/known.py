@@ -142,7 +142,8 @@ def refused(error: Exception, overrides: Sequence[str]) -> Exception:
     if not isinstance(error, HydraException) or not isinstance(cause, OmegaConfBaseException):
         return error
     cls = cause.object_type
-    if not (isinstance(cls, type) and is_dataclass(cls) and cls.__module__.startswith("goc.")):
+    ours = {Settings, *PARTS.values(), *(option for options in GROUPS.values() for option in options.values())}
+    if cls not in ours:
         return error  # Hydra's own keys are its own
     if not isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return error

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from goc.methods import PredictorConfig, ScheduleConfig
-from goc.metrics.kinds import EXTRACTORS, METRICS
+from goc.metrics.registry import EXTRACTORS, METRICS
 from goc.models.objective import OBJECTIVES, PIPELINE
 from goc.sampling.noise import TRAINING_STEPS
 from goc.sampling.options import SamplerConfig

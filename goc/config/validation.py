@@ -39,7 +39,7 @@ from goc.config.settings import (
     Way,
 )
 from goc.methods import PREDICTORS, SCHEDULES
-from goc.metrics.kinds import METRICS
+from goc.metrics.registry import METRICS
 from goc.models.objective import OBJECTIVES, PIPELINE
 from goc.sampling.noise import TRAINING_STEPS
 from goc.sampling.options import fitting
@@ -189,7 +189,9 @@ def check_scored(metrics: list[str], measurement: Measurement) -> None:
     model = measurement.model
     for name in metrics:
         metric = METRICS[name]
-        wanted = ["clip"] if metric.needs == "prompts" else ["extractor", *(["reference"] if metric.compares else [])]
+        wanted = ["extractor", *(["reference"] if metric.compares else [])]
+        if metric.score is not None:
+            wanted = ["clip"] if metric.needs == "prompts" else []
         if metric.needs == "prompts" and not model.is_pipeline:
             raise ConfigError(f"metrics={name}: must be another one with {model.name}, which has no prompts")
         for key in wanted:

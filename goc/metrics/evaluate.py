@@ -12,12 +12,13 @@ from torch import Tensor
 from goc.metrics.errors import binomial_error, standard_error
 from goc.metrics.features import Features
 from goc.metrics.fidelity import DEFAULTS, fid_statistics_to_metric, kernel_mmd
-from goc.metrics.kinds import EXTRACTORS, METRICS, PRC_NEIGHBORHOOD
 from goc.metrics.reference import Reference
+from goc.metrics.registry import EXTRACTORS, METRICS, PRC_NEIGHBORHOOD
 from goc.metrics.statistics import divergences, gather, moments, share_within
 from goc.metrics.statistics import inception_score as score
 from goc.metrics.uncertainty import FrechetDerivative, FrechetInfluence, score_influence
 from goc.system.errors import ConfigError
+from goc.system.registry import load_object
 
 IS_SPLITS = 10
 FEWEST_FOR_INFLUENCE = 3  # samples
@@ -122,15 +123,6 @@ def precision_recall(batches: Batches, count: int, reference: Reference) -> Scor
     return Scores({"precision": precision, "recall": recall, **errors})
 
 
-COMPUTE: dict[str, Callable[[Batches, int, Reference], Scores]] = {
-    "isc": inception_score,
-    "fid": fid,
-    "sfid": sfid,
-    "kid": kid,
-    "prc": precision_recall,
-}
-
-
 def needs_images(metrics: Iterable[str]) -> bool:
     """Whether any of the named metrics needs the features of the reference's single images."""
     return any(METRICS[name].needs == "images" for name in metrics)
@@ -185,7 +177,8 @@ def evaluate(metrics: Sequence[str], batches: Batches, count: int, reference: Re
     scores = Scores()
     for name in metrics:
         # those that compare nothing do not look at it
-        scores.add(COMPUTE[name](partial(_counted, batches, count), count, cast(Reference, reference)))
+        compute = load_object(METRICS[name].features or "")
+        scores.add(compute(partial(_counted, batches, count), count, cast(Reference, reference)))
     return scores
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from goc.metrics.digits import digits_weights
 from goc.metrics.fidelity import FeatureExtractorBase, create_feature_extractor
 from goc.metrics.inception import inception_weights
-from goc.metrics.kinds import EXTRACTORS, ExtractorKind
+from goc.metrics.registry import EXTRACTORS, ExtractorKind
 from goc.models.checkpoint import require_finite
 from goc.system.errors import ConfigError, GocError
 from goc.system.files import file_sha256

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from goc.metrics.fidelity import URL_INCEPTION_V3, FeatureExtractorInceptionV3, register_feature_extractor
-from goc.metrics.kinds import SPATIAL_CHANNELS
+from goc.metrics.registry import SPATIAL_CHANNELS
 from goc.models.checkpoint import read_tensors
 from goc.system.errors import GocError
 from goc.system.files import require_regular_file

@@ -7,44 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from goc.report.frame import COST, HIGHER_IS_BETTER, LOWER_IS_BETTER, PERCENT, WITH_ERROR
+from goc.report.columns import columns, lower_is_better, on_page, qualities
 from goc.report.pairs import Point, difference
 
-MORE_IS_CHEAPER = ("speedup", "cached", "macs_saved")
 COSTS = ("evaluations", "gmacs", "speedup")  # to choose from in the plot
-# column -> its name in a table's head, and what it says
-TITLES = {
-    "evaluations": ("evaluations", "network evaluations"),
-    "gmacs": ("GMACs", "GMACs per image"),
-    "speedup": ("speed-up", "measured speed-up"),
-    "cached": ("cached", "share of the features that are cached"),
-    "macs_saved": ("MACs saved", "share of the MACs that are saved"),
-    "ms_per_image": ("ms per image", "measured time per image, ms"),
-    "latency_ratio": ("latency ratio", "measured time, uncached run of the same steps = 1"),
-    "fid": ("FID", "FID to the real images"),
-    "sfid": ("sFID", "sFID to the real images"),
-    "is": ("IS", "Inception score"),
-    "kid": ("KID", "KID to the real images"),
-    "precision": ("precision", "precision"),
-    "recall": ("recall", "recall"),
-    "clip": ("CLIP score", "CLIP score of images and their prompts"),
-    "converged": ("to converged", "distance to the converged solution"),
-    "converged_median": ("to converged, median", "distance to the converged solution, median"),
-    "drift": ("drift", "drift: FID to the uncached samples"),
-    "relative_l2_mean": ("rel. L2, mean", "relative L2 to the uncached samples, mean"),
-    "relative_l2_median": ("rel. L2, median", "relative L2 to the uncached samples, median"),
-    "relative_l2_p95": ("rel. L2, p95", "relative L2 to the uncached samples, 95th percentile"),
-    "relative_l2": ("rel. L2, all", "relative L2 to the uncached samples, of all as one vector"),
-    "mse": ("MSE", "MSE to the uncached samples"),
-    "psnr_image": ("PSNR, mean", "PSNR to the uncached images, mean, dB"),
-    "psnr": ("PSNR, all", "PSNR to the uncached images, of all as one, dB"),
-    "ssim": ("SSIM", "SSIM to the uncached images"),
-    "lpips": ("LPIPS", "LPIPS to the uncached images"),
-}
-QUALITIES = tuple(column for column in TITLES if column in {*LOWER_IS_BETTER, *HIGHER_IS_BETTER})
 SETTINGS = ("gradient_weights", "inflection_threshold", "uncorrected_steps", "amplification")  # shown as they are
-# told of a point of the plot only where they are its axis
-ASIDE = ("relative_l2", "relative_l2_mean", "relative_l2_p95", "converged_median", "mse", "psnr", "ssim", "lpips")
 MOST_STEPS = 10_000  # of which the page draws which are computed
 WORST = 5  # samples of each row
 PAIRS = 5000  # differences of a column in the page: all of 100 rows, or those of more rows to a few of them
@@ -54,11 +21,6 @@ LEAST_BASELINES = 3
 def known(rows: pd.DataFrame, columns: Sequence[str]) -> list[str]:
     """The columns in which some row has a finite number."""
     return [column for column in columns if column in rows and np.isfinite(rows[column].astype(float)).any()]
-
-
-def lower_is_better(column: str) -> bool:
-    """Whether less of a quality is better, or less of a cost is cheaper."""
-    return column in LOWER_IS_BETTER or (column in (*COST, "speedup") and column not in MORE_IS_CHEAPER)
 
 
 def value_of(row: Mapping[Any, Any], column: str) -> float | None:
@@ -86,7 +48,7 @@ def cell(row: Mapping[Any, Any], column: str) -> str:
     value = value_of(row, column)
     if value is None:
         return ""
-    return f"{100 * value:.1f} %" if column in PERCENT else number(value, error_of(row, column))
+    return f"{100 * value:.1f} %" if on_page()[column].percent else number(value, error_of(row, column))
 
 
 def setting(row: Mapping[Any, Any], column: str) -> str:
@@ -131,7 +93,7 @@ def baselines(rows: pd.DataFrame) -> list[int] | None:
     uncached = [int(place) for place in np.argsort(-evaluations, kind="stable") if rows["cached"].iloc[place] == 0]
     best = [
         int(np.nanargmin(values if lower_is_better(column) else -values))
-        for column in known(rows, QUALITIES)
+        for column in known(rows, qualities())
         if not np.isnan(values := rows[column].to_numpy(float)).all()
     ]
     most = max(LEAST_BASELINES, PAIRS // len(rows))
@@ -154,7 +116,7 @@ def _short(value: float) -> float:
 
 def compared(rows: pd.DataFrame) -> list[str]:
     """The columns with errors in which some row has a number, in the order of the table."""
-    return known(rows, [column for column in QUALITIES if column in WITH_ERROR])
+    return known(rows, [column for column in qualities() if columns()[column].error])
 
 
 def worst_samples(point: Point) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from goc.config.settings import Output
-from goc.report.frame import COST, HIGHER_IS_BETTER, LOWER_IS_BETTER
+from goc.report.columns import cost, lower_is_better, qualities
 from goc.report.pairs import Point, difference, points_of
 from goc.report.result import Result
 from goc.report.results import measurement_of
@@ -61,13 +61,13 @@ def comparison(own: Point, other: Point) -> pd.DataFrame:
     """Every number that both points have: the one, the other, their difference with its error, and what follows."""
     rows = []
     (ours,), (theirs,) = own.rows.values(), other.rows.values()
-    for column in (*COST, *LOWER_IS_BETTER, *HIGHER_IS_BETTER):
+    for column in (*cost(), *qualities()):
         found = difference(own, other, column)
         if found is None:
             continue
         verdict = ""
         if found.error is not None:
-            better = "first" if (found.value < 0) == (column in LOWER_IS_BETTER) else "second"
+            better = "first" if (found.value < 0) == lower_is_better(column) else "second"
             verdict = f"{better} is better" if found.decided else "tie"
         rows.append(
             {

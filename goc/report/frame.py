@@ -7,73 +7,16 @@ from typing import Any
 import pandas as pd
 
 from goc.config.identity import FILES, told_apart
+from goc.report.columns import columns, cost, having_error, qualities
 from goc.report.results import measurement_of
 from goc.report.text import printable
 from goc.sampling.options import kind_of
 from goc.system.files import content_key
 
-# column of the table -> path in result.json
-COLUMNS = {
-    "method": ("method",),
-    "sampler": ("config", "sampler"),  # its name, and "solver" is how it is called with its settings and steps
-    "steps": ("config", "steps"),
-    "cached": ("cost", "cache_ratio"),
-    "evaluations": ("cost", "evaluations"),
-    "fid": ("metrics", "fid"),
-    "sfid": ("metrics", "sfid"),
-    "is": ("metrics", "is"),
-    "kid": ("metrics", "kid"),
-    "precision": ("metrics", "precision"),
-    "recall": ("metrics", "recall"),
-    "clip": ("metrics", "clip"),
-    "converged": ("converged", "mean"),
-    "converged_median": ("converged", "median"),
-    "converged_accuracy": ("converged", "accuracy"),
-    "drift": ("distance", "drift"),
-    "mse": ("distance", "mse"),
-    "relative_l2": ("distance", "relative_l2"),
-    "relative_l2_mean": ("distance", "relative_l2_mean"),
-    "relative_l2_median": ("distance", "relative_l2_median"),
-    "relative_l2_p95": ("distance", "relative_l2_p95"),
-    "psnr": ("distance", "psnr"),
-    "psnr_image": ("distance", "psnr_image"),
-    "ssim": ("distance", "ssim"),
-    "lpips": ("distance", "lpips"),
-    "gmacs": ("cost", "gmacs_per_image"),
-    "macs_saved": ("cost", "macs_saved"),
-    "ms_per_image": ("cost", "ms_per_image"),
-    "latency_ratio": ("cost", "latency_ratio"),
-    "gradient_weights": ("config", "gradient_weights"),
-    "inflection_threshold": ("config", "inflection_threshold"),
-    "amplification": ("amplification",),
-    "correct_steps": ("config", "correct_steps"),
-    "uncorrected_steps": ("inflection", "uncorrected_steps"),
-    "cached_steps": ("cached_steps",),
-    "cached_share": ("cached_share",),
-    "samples": ("config", "num_samples"),
-    "seed": ("config", "seed"),
-    "cfg_scale": ("config", "cfg_scale"),
-    "model": ("config", "model", "name"),
-    "family": ("config", "model", "family"),
-}
 INTERNAL = ["point", "way"]  # columns by which rows are put together, and that no file shows
 MEASUREMENT = ["model", "cfg_scale", "samples", "seed", "measurement"]  # rows compare where all are equal
 # settings that tell runs of one method apart, and their short names
 SETTINGS = {"gradient_weights": "w", "inflection_threshold": "threshold", "correct_steps": "corrected at"}
-LOWER_IS_BETTER = (
-    "fid", "sfid", "kid", "converged", "converged_median", "drift", "mse", "relative_l2", "relative_l2_mean",
-    "relative_l2_median", "relative_l2_p95", "lpips",
-)  # fmt: skip
-HIGHER_IS_BETTER = ("is", "precision", "recall", "clip", "psnr", "psnr_image", "ssim")
-# distances to the uncached run of the same sampler and steps
-TO_TARGET = ("drift", "mse", "relative_l2", "relative_l2_mean", "relative_l2_median", "relative_l2_p95", "lpips",
-             "psnr", "psnr_image", "ssim")  # fmt: skip
-COST = ("cached", "evaluations", "gmacs", "macs_saved", "ms_per_image", "latency_ratio")
-PERCENT = ("cached", "macs_saved")  # shares, written in per cent
-WITH_ERROR = (
-    "fid", "sfid", "is", "kid", "precision", "recall", "clip", "converged", "converged_median", "drift",
-    "relative_l2_mean", "relative_l2_median", "relative_l2_p95", "psnr_image", "ssim", "lpips",
-)  # fmt: skip
 
 
 def measurement_name(row: Mapping[Any, Any]) -> str:
@@ -95,15 +38,15 @@ def row_of(result: dict[str, Any]) -> dict[str, Any]:
     def without_seed(settings: Mapping[str, Any]) -> str:
         return content_key({key: value for key, value in settings.items() if key != "seed"})
 
-    row = {column: _lookup(result, path) for column, path in COLUMNS.items()}
+    row = {name: _lookup(result, column.path) for name, column in columns().items()}
     sampler = row["sampler"] or ""
     row["sampler"] = sampler if isinstance(sampler, str) else sampler.get("name")
     row["kind"] = kind_of(sampler)
     row |= {column: printable(value) for column, value in row.items() if isinstance(value, str)}
     row["solver"] = f"{row['kind']}-{row['steps']}"
-    row |= {
-        f"{column}_se": _lookup(result, (*COLUMNS[column][:-1], f"{COLUMNS[column][-1]}_se")) for column in WITH_ERROR
-    }
+    for name in having_error():
+        *parts, last = columns()[name].path
+        row[f"{name}_se"] = _lookup(result, (*parts, f"{last}_se"))
     if row["evaluations"] is None and row["steps"] is not None and row["cached"] is not None:
         row["evaluations"] = row["steps"] * (1 - row["cached"])
     if row["evaluations"] is not None:
@@ -111,7 +54,7 @@ def row_of(result: dict[str, Any]) -> dict[str, Any]:
     own = told_apart(result["config"])
     row["measurement"] = without_seed(measurement_of(result))
     row["point"] = without_seed(own)
-    row["way"] = without_seed(_of_any_model(own, str(_lookup(result, COLUMNS["model"]))))
+    row["way"] = without_seed(_of_any_model(own, str(_lookup(result, ("config", "model", "name")))))
     return row
 
 
@@ -129,12 +72,14 @@ def _of_any_model(settings: Mapping[str, Any], model: str) -> dict[str, Any]:
 def table(results: list[dict[str, Any]]) -> pd.DataFrame:
     """One row a run, one column a number, sorted by measurement, cost and method.
 
-    Beside COLUMNS: NAME_se, the standard errors; `solver`, the sampler with its settings and steps, and `kind`, without
-    the steps; `measurement`, equal for runs that differ in nothing but the way and the seed; `point`, equal for runs
-    that differ in nothing but the seed; `way`, equal for runs that differ in nothing but the model and the seed.
+    Beside `goc.report.columns.columns`: NAME_se, the standard errors; `solver`, the sampler with its settings and
+    steps, and `kind`, without the steps; `measurement`, equal for runs that differ in nothing but the way and the seed;
+    `point`, equal for runs that differ in nothing but the seed; `way`, equal for runs that differ in nothing but the
+    model and the seed.
     """
-    columns = [*COLUMNS, *(f"{column}_se" for column in WITH_ERROR), "kind", "solver", "measurement", "point", "way"]
-    frame = pd.DataFrame([row_of(result) for result in results], columns=columns)
+    errors = (f"{column}_se" for column in having_error())
+    names = [*columns(), *errors, "kind", "solver", "measurement", "point", "way"]
+    frame = pd.DataFrame([row_of(result) for result in results], columns=names)
     order = ["model", "cfg_scale", "measurement", "evaluations", "method", "steps", "kind", "weights",
              "inflection_threshold", "seed"]  # fmt: skip
     frame = frame.assign(weights=frame["gradient_weights"].map(str))
@@ -147,8 +92,8 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     `seed` lists the seeds. Standard errors are those of the mean. Points of a single run have no spread; without any
     other point there are no such columns.
     """
-    measured = [*LOWER_IS_BETTER, *HIGHER_IS_BETTER, *COST]
-    errors = [f"{column}_se" for column in WITH_ERROR]
+    measured = [*qualities(), *cost()]
+    errors = [f"{column}_se" for column in having_error()]
     frame = frame.reset_index(drop=True)
     records = frame.to_dict("records")
     numbers, squares = frame[measured].astype(float), frame[errors].astype(float) ** 2

@@ -14,7 +14,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from goc.report import cells
+from goc.report import cells, columns
 from goc.report.frame import full_evaluations, is_uncached, speedup
 from goc.report.front import foremost, pareto
 from goc.report.pairs import Point, damaged, targets
@@ -51,7 +51,7 @@ def write_html(
     if not len(frame) == len(images) == len(points):
         raise ValueError(f"{len(frame)} rows, {len(images)} entries of images, {len(points)} points")
     rows = frame.assign(place=range(len(frame)))
-    shown, pictured = (foremost(rows, most, cells.QUALITIES) for most in (ROWS, PICTURED))
+    shown, pictured = (foremost(rows, most, columns.qualities()) for most in (ROWS, PICTURED))
     groups = [
         (name, group, group[group["place"].isin(shown)])
         for name, every in measurements(rows)
@@ -94,14 +94,14 @@ def _data(every: pd.DataFrame, rows: pd.DataFrame, points: Sequence[Point]) -> d
 
     every: all rows of the measurement, of which no more than `rows` may be shown.
     """
-    qualities, costs = cells.known(rows, cells.QUALITIES), cells.known(rows, cells.COSTS)
+    qualities, costs = cells.known(rows, columns.qualities()), cells.known(rows, cells.COSTS)
     compared, baselines = cells.compared(rows), cells.baselines(rows)
     told = [*costs, *qualities]
-    tooltip = {"series": "series", "solver": "sampler"} | {column: cells.TITLES[column][0] for column in told}
+    tooltip = {"series": "series", "solver": "sampler"} | {column: columns.titles(column)[0] for column in told}
     return {
         "spec": tradeoff_spec(rows),
         "tooltip": [{"field": column, "title": title, "type": "nominal"} for column, title in tooltip.items()],
-        "aside": [column for column in told if column in cells.ASIDE],
+        "aside": [column for column in told if columns.on_page()[column].aside],
         "qualities": {column: _axis(rows, column, "better") for column in qualities},
         "costs": {column: _axis(rows, column, "cheaper") for column in costs},
         "rows": [
@@ -119,7 +119,7 @@ def _data(every: pd.DataFrame, rows: pd.DataFrame, points: Sequence[Point]) -> d
         "fronts": {quality: {cost: _front(every, rows, cost, quality) for cost in costs} for quality in qualities},
         "baseline": _longest(rows) if baselines is None else baselines[0],
         "baselines": baselines,
-        "compared": {column: [*cells.TITLES[column], cells.lower_is_better(column)] for column in compared},
+        "compared": {column: [*columns.titles(column), columns.lower_is_better(column)] for column in compared},
         "differences": cells.paired(points, compared)
         if baselines is None
         else cells.paired_to(baselines, points, compared),
@@ -128,13 +128,13 @@ def _data(every: pd.DataFrame, rows: pd.DataFrame, points: Sequence[Point]) -> d
 
 def _axis(rows: pd.DataFrame, column: str, praise: str) -> dict[str, Any]:
     """The name of an axis, the direction in which better (or cheaper) is, and whether it is logarithmic."""
-    _, title = cells.TITLES[column]
+    _, title = columns.titles(column)
     if column == "speedup":
         title += f" over {full_evaluations(rows).max():.0f} uncached evaluations"
     values = rows[column].to_numpy(float)
     values = values[np.isfinite(values)]
     less = "fewer" if column in ("evaluations", "gmacs") else "lower"
-    direction = less if cells.lower_is_better(column) else "more" if praise == "cheaper" else "higher"
+    direction = less if columns.lower_is_better(column) else "more" if praise == "cheaper" else "higher"
     return {
         "name": title,
         "direction": f"({direction} is {praise})",
@@ -144,8 +144,8 @@ def _axis(rows: pd.DataFrame, column: str, praise: str) -> dict[str, Any]:
 
 def _front(every: pd.DataFrame, rows: pd.DataFrame, cost: str, quality: str) -> list[int]:
     """Positions in `rows` of those that none of all rows beats in both."""
-    spent = every[cost].to_numpy(float) * (1 if cells.lower_is_better(cost) else -1)
-    front = pareto(spent, every[quality].to_numpy(float), cells.lower_is_better(quality))
+    spent = every[cost].to_numpy(float) * (1 if columns.lower_is_better(cost) else -1)
+    front = pareto(spent, every[quality].to_numpy(float), columns.lower_is_better(quality))
     return [int(position) for position in np.flatnonzero(rows.index.isin(every.index[front]))]
 
 
@@ -194,16 +194,16 @@ class Pictures(Mapping[str, Pixels]):
 
 def _group(name: str, rows: pd.DataFrame, points: Sequence[Point], pictures: Mapping[str, Strip]) -> dict[str, Any]:
     """What the template shows of one measurement."""
-    columns = cells.known(rows, tuple(cells.TITLES))
+    shown = cells.known(rows, tuple(columns.on_page()))
     own = [points[place] for place in rows["place"]]
     records, of_target = rows.to_dict("records"), targets(rows)
     baselines = cells.baselines(rows)
     return {
         "name": name,
-        "columns": [(column, *cells.TITLES[column], _arrow(column)) for column in columns],
+        "columns": [(column, *columns.titles(column), _arrow(column)) for column in shown],
         "settings": [column for column in cells.SETTINGS if any(cells.setting(row, column) for row in records)],
         "rows": [
-            _row(row, None if target is None else records[target], point, columns, pictures)
+            _row(row, None if target is None else records[target], point, shown, pictures)
             for row, target, point in zip(records, of_target, own, strict=True)
         ],
         "pictured": _picture_order(rows),
@@ -214,7 +214,7 @@ def _group(name: str, rows: pd.DataFrame, points: Sequence[Point], pictures: Map
 
 
 def _arrow(column: str) -> str:
-    return "↓" if cells.lower_is_better(column) else "↑"
+    return "↓" if columns.lower_is_better(column) else "↑"
 
 
 def _picture_order(rows: pd.DataFrame) -> list[int]:
@@ -227,7 +227,7 @@ def _row(
     row: Mapping[Any, Any],
     target: Mapping[Any, Any] | None,
     point: Point,
-    columns: list[str],
+    shown: list[str],
     pictures: Mapping[str, Strip],
 ) -> dict[str, Any]:
     """A row of the table with its strip of steps, its pictures and its worst samples; target: its uncached row."""
@@ -240,9 +240,9 @@ def _row(
         "solver": row["solver"],
         "uncached": uncached,
         "steps": cells.computed_steps(row),
-        "cells": [(cells.value_of(row, column), cells.cell(row, column)) for column in columns],
+        "cells": [(cells.value_of(row, column), cells.cell(row, column)) for column in shown],
         "settings": {column: cells.setting(row, column) for column in cells.SETTINGS},
-        "quality": next((f"{cells.TITLES[column][0]} {text}" for column in cells.QUALITIES
+        "quality": next((f"{columns.titles(column)[0]} {text}" for column in columns.qualities()
                          if (text := cells.cell(row, column))), ""),
         "pictures": strip if strip in pictures else None,
         "difference": difference if difference in pictures else None,

@@ -11,17 +11,12 @@ import numpy as np
 import pandas as pd
 
 from goc.metrics.errors import paired_error
-from goc.report.frame import TO_TARGET, WITH_ERROR, is_uncached, row_of
+from goc.report.columns import columns
+from goc.report.frame import is_uncached, row_of
 from goc.report.results import INFLUENCE_FILE, read_influence
 from goc.report.text import printable
 
 DECIDED = 2.0  # paired errors between two runs, from which on one of them is better
-# columns whose number is a mean over samples, or has an influence for each: their name in the influence file
-CONTRIBUTIONS = {
-    "fid": "fid", "sfid": "sfid", "is": "is", "drift": "drift", "converged": "converged",
-    "relative_l2_mean": "relative_l2", "psnr_image": "psnr_image", "ssim": "ssim", "lpips": "lpips",
-    "clip": "clip",
-}  # fmt: skip
 
 
 @dataclass
@@ -91,7 +86,7 @@ def difference(own: Point, other: Point, column: str) -> Difference | None:
     Distances to the uncached run are differences only between runs that have the same one. The error is the paired one,
     where samples' contributions are known; else that of two independent numbers.
     """
-    if column in TO_TARGET and own.solver != other.solver:
+    if columns()[column].to_target and own.solver != other.solver:
         return None
     known = [
         seed for seed in own.rows.keys() & other.rows.keys()
@@ -100,13 +95,13 @@ def difference(own: Point, other: Point, column: str) -> Difference | None:
     if not known:
         return None
     value = float(np.mean([own.rows[seed][column] - other.rows[seed][column] for seed in known]))
-    name = CONTRIBUTIONS.get(column, "")
+    name = columns()[column].contribution or ""
     both = [(own.contribution(seed, name), other.contribution(seed, name)) for seed in known]
     pairs = [(a, b) for a, b in both if a is not None and b is not None and a.shape == b.shape]
     if len(pairs) == len(known):
         return Difference(value, paired_error(pairs))
     errors = [point.rows[seed].get(f"{column}_se") for seed in known for point in (own, other)]
-    if column not in WITH_ERROR or any(pd.isna(error) for error in errors):
+    if not columns()[column].error or any(pd.isna(error) for error in errors):
         return Difference(value, None)
     return Difference(value, math.sqrt(sum(float(error) ** 2 for error in errors if error is not None)) / len(known))
 

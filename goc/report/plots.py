@@ -15,11 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from goc.report.columns import columns, lower_is_better
 from goc.report.figures import write_figure
 from goc.report.frame import (
-    LOWER_IS_BETTER,
     MEASUREMENT,
-    TO_TARGET,
     full_evaluations,
     is_uncached,
     measurement_name,
@@ -83,14 +82,14 @@ def _plot_lines(axis: Axes, panel: "Panel", cost: str, looks: dict[str, dict[str
             label = plot_text(str(name))
             axis.errorbar(rows[cost], rows[quality].astype(float), _errors(rows, quality), label=label, **look)
     levels = frame.loc[is_uncached(frame), quality].dropna()
-    if len(levels) == 1 and quality not in TO_TARGET:
+    if len(levels) == 1 and not columns()[quality].to_target:
         axis.axhline(levels.iloc[0], color="black", linestyle=":", linewidth=0.8)
     saved = frame[cost].to_numpy(float) * (-1 if cost == "speedup" else 1)
     front = np.zeros(len(frame), dtype=bool)
     solvers = frame["solver"]
-    for solver in solvers.unique() if quality in TO_TARGET else [None]:  # targets of other steps are other ones
+    for solver in solvers.unique() if columns()[quality].to_target else [None]:  # targets of other steps are other ones
         own = np.ones(len(frame), dtype=bool) if solver is None else (solvers == solver).to_numpy()
-        front[own] = pareto(saved[own], frame[quality].to_numpy(float)[own], quality in LOWER_IS_BETTER)
+        front[own] = pareto(saved[own], frame[quality].to_numpy(float)[own], lower_is_better(quality))
     ringed = frame[front & frame.index.isin(panel.shown.index)]
     axis.scatter(
         ringed[cost],
@@ -127,7 +126,7 @@ def _plot_bars(axis: Axes, rows: pd.DataFrame, quality: str) -> None:
 def _drawn(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
     """Which qualities and which costs there is something to draw of; of those to the uncached run, the first known."""
     qualities = [quality for quality in QUALITY if frame[quality].notna().any()]
-    to_target = [quality for quality in qualities if quality in TO_TARGET]
+    to_target = [quality for quality in qualities if columns()[quality].to_target]
     qualities = [quality for quality in qualities if quality not in to_target[1:]]
     return qualities, [cost for cost in COST if frame[cost].notna().any()]
 

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from goc.metrics.kinds import EXTRACTORS
+from goc.metrics.registry import EXTRACTORS
 from goc.report import families
 from goc.report.alignment import plot_alignments
 from goc.report.collect import Found, Why, find, tell
+from goc.report.columns import of_plugins
 from goc.report.frame import INTERNAL, over_seeds, series_names, table
 from goc.report.page import write_html
 from goc.report.pairs import Point, damaged, points_of
@@ -107,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
         return fail(error)
     tell(found.skipped[told:])
     for name, rows in measurements(points.assign(method=points["series"])):
-        shown = rows[[column for column in PRINTED if rows[column].notna().any()]]
+        shown = rows[[column for column in (*PRINTED, *of_plugins()) if rows[column].notna().any()]]
         print(f"{name}\n{shown.head(PRINTED_ROWS).to_string(index=False, float_format='{:.4g}'.format)}")
         print(f"and {len(rows) - PRINTED_ROWS} more\n" if len(rows) > PRINTED_ROWS else "")
     if warning(points):

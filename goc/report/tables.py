@@ -7,13 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from goc.report.columns import columns, having_error, lower_is_better, of_plugins, qualities
 from goc.report.frame import (
-    HIGHER_IS_BETTER,
-    LOWER_IS_BETTER,
     MEASUREMENT,
-    PERCENT,
-    TO_TARGET,
-    WITH_ERROR,
     is_uncached,
     measurement_name,
     method_names,
@@ -48,7 +44,7 @@ def _text(row: Mapping[Any, Any], column: str) -> str:
     value, error, spread = row[column], row.get(f"{column}_se"), row.get(f"{column}_spread")
     if pd.isna(value):
         return ""
-    if column in PERCENT:
+    if columns()[column].percent:
         return f"{100 * value:.1f} %"
     if error is not None and not pd.isna(error):
         return with_error(value, error)
@@ -75,7 +71,7 @@ def differences(frame: pd.DataFrame, points: Sequence[Point], column: str) -> pd
         known = [position for position in rows if not math.isnan(values[position])]
         if len(known) < 2:
             continue
-        first = min(known, key=lambda position: values[position] if column in LOWER_IS_BETTER else -values[position])
+        first = min(known, key=lambda position: values[position] if lower_is_better(column) else -values[position])
         for position in known:
             found = None if position == first else difference(points[position], points[first], column)
             text = "" if found is None else signed(with_error(found.value, found.error))
@@ -112,19 +108,19 @@ def _cells(frame: pd.DataFrame, points: Sequence[Point], safe: Form, bold: Form)
 
     Bold is what is better than every row of about the same cost by two paired errors.
     """
-    columns = [column for column in SHOWN if column in frame and frame[column].notna().any()]
+    shown = [column for column in (*SHOWN, *of_plugins()) if column in frame and frame[column].notna().any()]
     records = frame.to_dict("records")
-    texts = {column: [safe(_text(row, column)) for row in records] for column in columns}
+    texts = {column: [safe(_text(row, column)) for row in records] for column in shown}
     cells = pd.DataFrame(texts, index=frame.index)
-    for column in set(columns) & set(WITH_ERROR) & {*LOWER_IS_BETTER, *HIGHER_IS_BETTER}:
-        for rows in same_target(frame) if column in TO_TARGET else same_cost(frame):
+    for column in set(shown) & set(having_error()) & set(qualities()):
+        for rows in same_target(frame) if columns()[column].to_target else same_cost(frame):
             rivals = [points[position] for position in rows]
-            best = best_of(frame[[column]].iloc[rows], rivals, column, column in LOWER_IS_BETTER)
+            best = best_of(frame[[column]].iloc[rows], rivals, column, lower_is_better(column))
             if best is not None:
                 index = frame.index[rows[best]]
                 cells.loc[index, column] = bold(str(cells.loc[index, column]))
     for column in DIFFERENCES:
-        if column in columns:
+        if column in shown:
             beside = differences(frame, points, column)
             place = list(cells.columns).index(column) + 1
             cells.insert(place, f"{column} to best", beside["to best"])

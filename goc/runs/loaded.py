@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from goc.config import Config, Output
-from goc.metrics.clip import load_clip
 from goc.metrics.evaluate import check_metrics, needs_images
 from goc.metrics.features import Extractor, load_extractor
 from goc.metrics.keep import Score
 from goc.metrics.reference import Reference, load_reference
+from goc.metrics.registry import METRICS, Metric
 from goc.models.decoder import Decoder, decode_pixels, latent_decoder, load_vae, upsampling
 from goc.pipelines.prompts import read_prompts
 from goc.planning.plan import Plan
@@ -26,6 +26,7 @@ from goc.sampling.options import plain
 from goc.system.device import torch_format
 from goc.system.errors import GocError
 from goc.system.lazy import LazyModule
+from goc.system.registry import load_object
 
 if TYPE_CHECKING:
     from goc.pipelines import folder, generation, planning
@@ -61,8 +62,14 @@ class Loaded(ABC):
         return {**self.key, "seed": self.config.measurement.seed}
 
     def scores(self, metrics: Sequence[str]) -> Mapping[str, Score]:
-        """Numbers that each sample has by itself, by name, as far as metrics ask for them."""
-        return {}
+        """Numbers that each sample has by itself, by the metric's name, as far as metrics ask for them."""
+        scored = {name: METRICS[name] for name in metrics if METRICS[name].score is not None}
+        return {name: checked(name, self.score(metric)) for name, metric in scored.items()}
+
+    def score(self, metric: Metric) -> Score:
+        """What gives each sample a metric's number."""
+        of_images = load_object(metric.score or "")
+        return lambda _, images: of_images(images)
 
     def converged(self, count: int) -> Converged:
         """The converged solution of the first samples; raises GocError where there is none."""
@@ -76,6 +83,19 @@ class Loaded(ABC):
             reference = load_reference(path, self.extractor, self.image_size, wanted, Path(output.cache_dir))
         check_metrics(output.metrics, reference)
         return reference
+
+
+def checked(name: str, score: Score) -> Score:
+    """A metric's score that raises GocError unless it gives one number for each image."""
+
+    def one_each(indices: range, images: Tensor) -> Tensor:
+        values = torch.as_tensor(score(indices, images))
+        if values.shape != (len(images),):
+            shape = list(values.shape)
+            raise GocError(f"metrics={name}: gave {shape} for {len(images)} images; must be one number each")
+        return values
+
+    return one_each
 
 
 def load(config: Config, sources: Sources, device: torch.device) -> Loaded:
@@ -140,16 +160,16 @@ class LoadedPipeline(Loaded):
     def cached(self, plan: Plan, method: str, divergence_hint: str) -> SampleSource:
         return replace(self.uncached, new_cache=plan.new_cache, method=method, divergence_hint=divergence_hint)
 
-    def scores(self, metrics: Sequence[str]) -> Mapping[str, Score]:
-        if "clip" not in metrics:
-            return {}
-        assert self.clip is not None  # or the config is not valid
-        score, prompts = load_clip(self.clip, self.uncached.device), self.uncached.calls.prompts
+    def score(self, metric: Metric) -> Score:
+        if metric.needs != "prompts":
+            return super().score(metric)
+        load, prompts = load_object(metric.score or ""), self.uncached.calls.prompts
+        of_images = load(self.clip, self.uncached.device)
 
-        def clip(indices: range, images: Tensor) -> Tensor:
-            return score(images, [prompts[index % len(prompts)] for index in indices])
+        def with_prompts(indices: range, images: Tensor) -> Tensor:
+            return of_images(images, [prompts[index % len(prompts)] for index in indices])
 
-        return {"clip": clip}
+        return with_prompts
 
 
 def load_pipeline_run(

@@ -21,6 +21,7 @@ from goc.metrics.evaluate import Scores, drift, evaluate, mean_score
 from goc.metrics.features import Features
 from goc.metrics.lpips import load_lpips, lpips_sha256
 from goc.metrics.reference import Reference
+from goc.metrics.registry import plugins_of
 from goc.models.schedules import write_schedule
 from goc.planning.plan import Plan
 from goc.planning.warnings import warn_of_distance
@@ -36,6 +37,7 @@ from goc.system.files import replacing, room_for, write_json
 log = logging.getLogger(__name__)
 
 LPIPS = "lpips_sha256"  # of a result: of the weights that its LPIPS was measured with
+PLUGINS = "plugins"  # entry of a result: what its metrics of plugins were computed by
 SCHEDULE_FILE = "schedule.json"  # of a run whose schedule was found: what schedule.path takes
 
 
@@ -43,9 +45,9 @@ SCHEDULE_FILE = "schedule.json"  # of a run whose schedule was found: what sched
 class Generated:
     """What a run has made: its method, its samples, and the uncached ones it is compared with.
 
-    Without caching the two are the same. fields: names of the features in the shards; scores: of the numbers there that
-    each sample has by itself. peak_memory: of this process while it made the samples; empty values if nothing was left
-    to make.
+    Without caching the two are the same. fields: names of the features in the shards; scores: of metrics that each
+    sample has a number of by itself, and their names there. peak_memory: of this process while it made the samples;
+    empty values if nothing was left to make.
     """
 
     plan: Plan
@@ -54,7 +56,7 @@ class Generated:
     samples: SampleSet
     uncached_samples: SampleSet
     fields: tuple[str, ...]
-    scores: tuple[str, ...]
+    scores: dict[str, str]
     peak_memory: dict[str, int | None]
 
     @property
@@ -80,10 +82,9 @@ class Generated:
     def means(self) -> Scores:
         """The scores' means over the samples."""
         found = Scores()
-        for name in self.scores:
-            found.add(
-                mean_score(name, torch.cat([shard[name] for shard in self.samples.tensors(name)]).double().numpy())
-            )
+        for name, field in self.scores.items():
+            values = torch.cat([shard[field] for shard in self.samples.tensors(field)])
+            found.add(mean_score(name, values.double().numpy()))
         return found
 
     def to_converged(self, solution: Converged) -> np.ndarray:
@@ -163,6 +164,7 @@ def measure(
         "measurement": compared_in,
         "way": describe_way(way),
         "fingerprint": fingerprint(compared_in),
+        **({PLUGINS: used} if (used := plugins_of(config.output.metrics)) else {}),
         LPIPS: None if perceptual is None else lpips_sha256(),
         "software": software(),
         "device": str(uncached.device),

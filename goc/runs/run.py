@@ -10,9 +10,10 @@ from goc.config.identity import way_files
 from goc.config.settings import CONVERGED_SAMPLES
 from goc.metrics.keep import KeepFeatures
 from goc.metrics.lpips import lpips_sha256
+from goc.metrics.registry import field_of, plugins_of
 from goc.report.results import claim_folder, measurement_of, read_influence, read_result, sole_run
 from goc.runs.loaded import Loaded, load
-from goc.runs.measure import LPIPS, Generated, leave, measure
+from goc.runs.measure import LPIPS, PLUGINS, Generated, leave, measure
 from goc.runs.sources import Sources, require_same
 from goc.sampling.generate import generate
 from goc.sampling.generation import SampleSource
@@ -26,7 +27,7 @@ from goc.system.memory import peak_memory, reset_peak_memory
 
 log = logging.getLogger(__name__)
 
-TRACKING = ("tracker", "wandb")  # settings that change nothing in a run's folder
+TRACKING = ("tracker", "wandb", "plugins")  # settings that change nothing in a run's folder
 REFERENCE = "reference_sha256"  # of a result's measurement
 
 
@@ -59,6 +60,8 @@ def is_result_of(result: dict[str, Any], config: Config, sources: Sources) -> bo
         for settings in (result["config"], flat(config))
     )
     measured = measurement_of(result)
+    if result.get(PLUGINS, {}) != plugins_of(config.output.metrics):
+        return False
     if there != here or any(measured.get(name) != value for name, value in sources.weights().items()):
         return False
     # gigabytes are read for these, so they are asked for last, and only where the numbers depend on them; of what is
@@ -105,7 +108,9 @@ def generate_all(config: Config, folder: Path, sources: Sources, workers: Worker
     caching = bool(plan.mask.any())
     compared = compared_samples(measurement.num_samples, output.distance_samples, way.batch_size)
     kept = max(compared, converged_samples(config))
-    keep = KeepFeatures(loaded.extractor, kept, output.save_images != "none", loaded.scores(output.metrics))
+    scores = loaded.scores(output.metrics)
+    fields = {field_of(name): score for name, score in scores.items()}
+    keep = KeepFeatures(loaded.extractor, kept, output.save_images != "none", fields)
     key = {**loaded.samples_key(), **sources.weights()}
     count = compared if caching else measurement.num_samples
     uncached_samples = SampleSet(shared_path(cache_dir, "uncached", key), count, way.batch_size, content_key(key))
@@ -123,7 +128,9 @@ def generate_all(config: Config, folder: Path, sources: Sources, workers: Worker
     peak: dict[str, int | None] = {"peak_memory_bytes": None}
     if made:
         peak |= peak_memory(uncached.device)
-    return Generated(plan, cached, uncached, samples, uncached_samples, keep.fields, tuple(keep.scores), peak)
+    scored = {name: field_of(name) for name in scores}
+    scored = {name: field_of(name) for name in scores}
+    return Generated(plan, cached, uncached, samples, uncached_samples, keep.fields, scored, peak)
 
 
 def require_unchanged(config: Config) -> None:

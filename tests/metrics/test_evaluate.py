@@ -18,10 +18,10 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 import goc.metrics.evaluate
 import goc.metrics.statistics
 from goc.metrics.digits import real_digits
-from goc.metrics.evaluate import COMPUTE, check_metrics, evaluate, needs_images
+from goc.metrics.evaluate import check_metrics, evaluate, needs_images
 from goc.metrics.features import Features, load_extractor
-from goc.metrics.kinds import METRICS
 from goc.metrics.reference import Reference
+from goc.metrics.registry import METRICS
 from goc.metrics.statistics import Moments
 from goc.models.decoder import to_uint8
 from goc.system.errors import ConfigError
@@ -109,7 +109,8 @@ def test_metrics_are_torch_fidelitys_on_the_same_images(
 def test_metrics_of_batches_are_torch_fidelitys_functions_on_all_features_together(count: int, batch: int) -> None:
     generated, real = random_features(count, 24, 11, seed=1), random_features(1200, 24, 11, seed=0)
     reference = reference_of(real.features, real.spatial, "inception")
-    own = evaluate(list(COMPUTE), in_batches(generated, batch), count, reference).values
+    metrics = [name for name, metric in METRICS.items() if metric.features]
+    own = evaluate(metrics, in_batches(generated, batch), count, reference).values
     isc = isc_features_to_metric(generated.logits)
     kid = kid_features_to_metric(
         generated.features, real.features, kid_subset_size=min(1000, count), verbose=False

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from goc.metrics.features import load_extractor
-from goc.metrics.kinds import EXTRACTORS
+from goc.metrics.registry import EXTRACTORS
 from goc.system.errors import ConfigError, GocError
 from goc.system.files import ASSETS, file_sha256
 

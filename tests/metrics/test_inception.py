@@ -12,7 +12,7 @@ from torch_fidelity.utils import create_feature_extractor
 
 from goc.metrics.features import Extractor, extractor_weights, load_extractor
 from goc.metrics.inception import WEIGHTS, inception_weights
-from goc.metrics.kinds import EXTRACTORS
+from goc.metrics.registry import EXTRACTORS
 from goc.system.errors import ConfigError, GocError
 from goc.system.files import file_sha256
 

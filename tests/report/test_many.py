@@ -10,6 +10,7 @@ import pytest
 from benchmarks.reports import make_runs, result_of
 
 from goc.report import cells, page, plots, study
+from goc.report.columns import qualities
 from goc.report.frame import over_seeds, series_names, table
 from goc.report.front import foremost, pareto
 from goc.report.pairs import difference, points_of
@@ -73,7 +74,7 @@ def test_a_page_of_too_many_rows_shows_the_foremost_and_its_differences_are_thos
     frame["series"] = series_names(frame)
     by_key = points_of(runs)
     points = [by_key[key] for key in zip(frame["measurement"], frame["point"], strict=True)]
-    shown = [points[place] for place in foremost(frame, 40, cells.QUALITIES)]
+    shown = [points[place] for place in foremost(frame, 40, qualities())]
     for place, baseline in enumerate(data["baselines"]):
         for row, entry in enumerate(data["differences"]["fid"][place]):
             if row == baseline:
@@ -85,5 +86,5 @@ def test_a_page_of_too_many_rows_shows_the_foremost_and_its_differences_are_thos
                              expected.decided]  # fmt: skip
     # ringed are rows that none of all rows beats, shown or not
     front = pareto(frame["evaluations"].to_numpy(float), frame["is"].to_numpy(float), False)
-    kept = foremost(frame, 40, cells.QUALITIES)
+    kept = foremost(frame, 40, qualities())
     assert data["fronts"]["is"]["evaluations"] == np.flatnonzero(front[kept]).tolist()

@@ -84,8 +84,8 @@ def test_failed_runs_are_in_the_report_with_their_reasons(tmp_path: Path) -> Non
 def test_the_pareto_front_is_what_no_other_point_beats() -> None:
     saved = np.array([0.0, 0.25, 0.5, 0.5, 0.75, np.nan])
     fid = np.array([2.0, 1.9, 2.5, 3.0, 2.4, 0.0])
-    assert pareto(-saved, fid, lower_is_better=True).tolist() == [False, True, False, False, True, False]
-    assert pareto(-saved, -fid, lower_is_better=False).tolist() == [False, True, False, False, True, False]
+    assert pareto(-saved, fid, lower=True).tolist() == [False, True, False, False, True, False]
+    assert pareto(-saved, -fid, lower=False).tolist() == [False, True, False, False, True, False]
 
 
 def test_a_folder_without_runs_is_an_error(tmp_path, capsys) -> None:

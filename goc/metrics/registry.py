@@ -1,0 +1,103 @@
+"""The metrics and the feature extractors that there are, each one entry, known without loading what computes them."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from goc.metrics.columns import Column
+from goc.system.plugins import source_of
+from goc.system.registry import Registry
+
+PRC_NEIGHBORHOOD = 3
+SPATIAL_CHANNELS = 7
+SPATIAL_FEATURES = 17 * 17 * SPATIAL_CHANNELS
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What metrics=[NAME] asks for.
+
+    columns: its numbers in the table. about: one line of help. minimum_samples: the fewest it is defined for.
+
+    It is computed by one of two functions, named as `module:object`. features: of all samples' features,
+    `(batches, count, reference) -> goc.metrics.scores.Scores`; compares: whether it looks at real images; needs: what
+    not every extractor and reference has: spatial features, or the features of the reference's single images.
+    score: of single images, uint8 [n, C, H, W] -> [n], of which the mean is the metric. With needs="prompts", which
+    only pipelines have, it loads such a function of images and prompts, `(folder of model.clip, device) -> function`.
+    """
+
+    columns: tuple[Column, ...]
+    about: str
+    features: str | None = None
+    score: str | None = None
+    minimum_samples: int = 1
+    needs: Literal["spatial", "images", "prompts"] | None = None
+    compares: bool = True
+
+
+METRICS: Registry[Metric] = Registry("metrics")
+
+
+def add_metric(name: str, metric: Metric, module: str) -> Metric:
+    """Enter a metric under a name; `module` gives it."""
+    return METRICS.add(name, metric, module)
+
+
+def plugins_of(metrics: list[str]) -> dict[str, str]:
+    """The packages that metrics come from beside this one, and what they are known by: version and sources."""
+    packages = (METRICS.plugin_of(name) for name in metrics if name in METRICS)
+    return {package: source_of(package) for package in packages if package is not None}
+
+
+def field_of(metric: str) -> str:
+    """The name under which shards keep a metric's score of each sample: another one when its plugin changes."""
+    package = METRICS.plugin_of(metric)
+    return metric if package is None else f"{metric}@{source_of(package)}"
+
+
+def number(name: str, title: str, meaning: str, better: Literal["lower", "higher"], influences: bool = True) -> Column:
+    """The column of a metric's number, with an error, and with what each sample contributes if `influences`."""
+    path, contribution = ("metrics", name), name if influences else None
+    return Column(name, path, title, meaning, better, error=True, contribution=contribution)
+
+
+lower, higher = partial(number, better="lower"), partial(number, better="higher")
+EVALUATE = "goc.metrics.evaluate"
+for _name, _metric in {
+    "isc": Metric((higher("is", "IS", "Inception score"),), "Inception score", features=f"{EVALUATE}:inception_score",
+                  compares=False),
+    "fid": Metric((lower("fid", "FID", "FID to the real images"),), "Frechet distance of features to real images",
+                  features=f"{EVALUATE}:fid", minimum_samples=2),
+    "sfid": Metric((lower("sfid", "sFID", "sFID to the real images"),), "the same of spatial features",
+                   features=f"{EVALUATE}:sfid", minimum_samples=2, needs="spatial"),
+    "kid": Metric((lower("kid", "KID", "KID to the real images", influences=False),), "kernel distance of features",
+                  features=f"{EVALUATE}:kid", minimum_samples=2, needs="images"),
+    "prc": Metric((higher("precision", "precision", "precision", influences=False),
+                   higher("recall", "recall", "recall", influences=False)), "improved precision and recall",
+                  features=f"{EVALUATE}:precision_recall", minimum_samples=PRC_NEIGHBORHOOD + 1, needs="images"),
+    "clip": Metric((higher("clip", "CLIP score", "CLIP score of images and their prompts"),),
+                   "CLIP score of images and their prompts", score="goc.metrics.clip:load_clip", needs="prompts",
+                   compares=False),
+}.items():  # fmt: skip
+    add_metric(_name, _metric, __name__)
+
+
+@dataclass(frozen=True)
+class ExtractorKind:
+    """An extractor's outputs, and the images it takes.
+
+    layers are its outputs in the order of Features; size and spatial_size their D and S (0: it has no spatial
+    features); image_size the only size of images it takes (None: any).
+    """
+
+    layers: tuple[str, ...]
+    size: int
+    spatial_size: int
+    channels: int
+    image_size: int | None
+
+
+EXTRACTORS = {
+    "digits": ExtractorKind(("64", "logits_unbiased"), 64, 0, 1, 8),
+    "inception": ExtractorKind(("2048", "logits_unbiased", "sfid"), 2048, SPATIAL_FEATURES, 3, None),
+}

@@ -1,0 +1,44 @@
+"""What a plugin is made of: everything that a method, a solver, a metric or a model of your own needs to import.
+
+    from goc.plugin import ScheduleConfig, schedule
+
+    @schedule
+    @dataclass
+    class Mine(ScheduleConfig):
+        "One line of help."
+        name: str = "mine"
+        def mask(self, situation): ...
+
+A package that is installed with the entry point group `goc.plugins`, or a module named by plugins=[my_module], is
+imported in every process; `python run.py schedule=mine` then works as with a built-in one. docs/examples/plugin is a
+whole package. Nothing here imports torch: what computes is imported inside of functions, or named `module:object`.
+"""
+
+from goc.methods import PREDICTORS, SCHEDULES, Cells, Method, PredictorConfig, ScheduleConfig, Situation
+from goc.methods import add_method as method
+from goc.metrics.columns import Column
+from goc.metrics.registry import Metric, higher, lower
+from goc.metrics.registry import add_metric as metric
+from goc.sampling.options import SAMPLERS, SamplerConfig
+from goc.system.errors import ConfigError
+
+schedule, predictor, sampler = SCHEDULES.register, PREDICTORS.register, SAMPLERS.register
+
+__all__ = [
+    "Cells",
+    "Column",
+    "ConfigError",
+    "Method",
+    "Metric",
+    "PredictorConfig",
+    "SamplerConfig",
+    "ScheduleConfig",
+    "Situation",
+    "higher",
+    "lower",
+    "method",
+    "metric",
+    "predictor",
+    "sampler",
+    "schedule",
+]
