@@ -23,6 +23,7 @@ CONVERGED_SAMPLES = 128
 # keys of a pipeline of diffusers, which no denoiser of this project has
 OF_PIPELINES = {"measurement": ("prompts",), "model": ("pipeline", "call", "clip")}
 SHAPE = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes")
+LEFT_OPEN = ("num_heads", "num_classes")  # of these, what weights do not tell or may not tell
 # and those of a denoiser, which no pipeline has
 OF_DENOISERS = {
     "measurement": ("cfg_channels", "vae", "vae_batch_size"),

@@ -2,6 +2,7 @@
 
 import io
 import lzma
+import math
 import struct
 import warnings
 import zlib
@@ -23,7 +24,7 @@ DAMAGE = (
 GREY, COLOUR, PALETTE = ("1", "L", "LA", "La"), ("RGB", "RGBA", "RGBa", "RGBX"), ("P", "PA")
 BIT16 = ("I;16", "I;16L", "I;16B", "I;16N")
 UPRIGHT = (0, 1)  # of EXIF's orientations: not known, and as it is stored
-OPAQUE = 255
+OPAQUE, WIDEST = 255, 65535
 BITS_PER_SAMPLE, PHOTOMETRIC, MIN_IS_WHITE = 258, 262, 0  # tags of TIFF
 SRGB_GAMMA = 1 / 2.2
 
@@ -71,7 +72,30 @@ def check_layout(image: ImageFile) -> None:
 
 def has_16_bits(image: ImageFile) -> bool:
     """Whether an opened image is stored in 16 bits, of which Pillow gives the higher 8."""
-    return any(";16" in str(tile.args) for tile in image.tile)
+    return any(";16" in str(tile.args) for tile in image.tile) or _is_wide_ppm(image)
+
+
+def _is_wide_ppm(image: ImageFile) -> bool:
+    """Whether an opened image is a colour PPM of 16 bits, of which Pillow would give rounded values."""
+    return any(tile.codec_name in ("ppm", "ppm_plain") and tile.args == ("RGB", WIDEST) for tile in image.tile)
+
+
+def _wide_ppm(image: ImageFile) -> np.ndarray:
+    """The higher bytes of a colour PPM of 16 bits, uint8 [H, W, 3]; raises one of DAMAGE."""
+    (tile,) = image.tile
+    if tile.codec_name != "ppm":
+        raise RefusedError("is a PPM of 16 bits in text: store it as PNG")
+    assert image.fp is not None
+    image.fp.seek(tile.offset)
+    shape = (image.height, image.width, 3)
+    values = np.frombuffer(image.fp.read(2 * math.prod(shape)), ">u2").reshape(shape)
+    return (values >> 8).astype(np.uint8)
+
+
+def is_plain(image: ImageFile) -> bool:
+    """Whether an opened image is of 8 bits without alpha, of which every version reads the same pixels."""
+    sixteen = has_16_bits(image) or image.mode == "I" or image.mode in BIT16
+    return not sixteen and image.mode[-1] not in "Aa" and "transparency" not in image.info
 
 
 def pixels(image: ImageFile, channels: int) -> np.ndarray:
@@ -82,6 +106,7 @@ def pixels(image: ImageFile, channels: int) -> np.ndarray:
     """
     check_layout(image)
     halved = has_16_bits(image)
+    wide = _wide_ppm(image) if _is_wide_ppm(image) else None
     image.load()
     if image.has_transparency_data and (np.asarray(image.convert("RGBA"))[..., -1] != OPAQUE).any():
         raise RefusedError("has transparent pixels, and what is behind them is not known: composite it first")
@@ -90,7 +115,7 @@ def pixels(image: ImageFile, channels: int) -> np.ndarray:
         halved, array = True, (values >> 8).astype(np.uint8)
         dark = 0 < values.max() < 256
     else:
-        array = np.asarray(image.convert("L" if image.mode in GREY else "RGB"))
+        array = np.asarray(image.convert("L" if image.mode in GREY else "RGB")) if wide is None else wide
         dark = halved and not array.any()
     if halved and dark:
         raise RefusedError("is of 16 bits but has no value above 255: store it in 8 bits if 255 is white")

@@ -9,11 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from goc.metrics.image_folder import ImageFolder, find_images, folder_sha256, shown
-from goc.metrics.pixels import DAMAGE, RefusedError, check_layout, opened, other_colours, pixels
+from goc.metrics.image_folder import ImageFolder, find_images, shown
+from goc.metrics.pixels import DAMAGE, RefusedError, check_layout, is_plain, opened, other_colours, pixels
 from goc.system.errors import GocError
-
-__all__ = ["EXTRACTION_BATCH", "RealImages", "folder_images", "folder_sha256"]
 
 EXTRACTION_BATCH = 64
 PIXEL_RULE = "16 bits by the higher byte, no alpha"  # how files became pixels; kept features of another are not used
@@ -52,10 +50,11 @@ def folder_images(folder: Path, channels: int, size: int | None) -> RealImages:
     def damaged(error: Exception) -> str:
         return f"is damaged or no image ({textwrap.shorten(str(error) or type(error).__name__, 200)})"
 
-    coloured = 0
+    coloured, plain = 0, True
     for path in found.files:
         try:
             with opened(path.read_bytes()) as image:
+                plain = plain and is_plain(image)  # first: what is asked for next may load it
                 check_layout(image)
                 width, height = image.size
                 coloured += other_colours(image)
@@ -86,7 +85,29 @@ def folder_images(folder: Path, channels: int, size: int | None) -> RealImages:
 
     assert size is not None
     notes = _notes(found, coloured)
-    return RealImages(folder, found.sha256, len(found.files), size, batches, notes, PIXEL_RULE)
+    return RealImages(folder, _ruled(found.sha256, plain), len(found.files), size, batches, notes, PIXEL_RULE)
+
+
+def folder_sha256(folder: Path) -> str:
+    """What a folder of images is known by: SHA-256 of sorted names and contents, and by what rule they become pixels.
+
+    Of 8-bit images without alpha there is one rule, and it is not in it. It is `goc.metrics.reference.Reference.sha256`
+    of the folder. Raises GocError as `find_images` does.
+    """
+    found = find_images(folder)
+    return _ruled(found.sha256, all(map(_is_plain, found.files)))
+
+
+def _ruled(sha256: str, plain: bool) -> str:
+    return sha256 if plain else hashlib.sha256(f"{sha256} {PIXEL_RULE}".encode()).hexdigest()
+
+
+def _is_plain(path: Path) -> bool:
+    try:
+        with opened(path.read_bytes()) as image:
+            return is_plain(image)
+    except DAMAGE:  # which is said where it is read
+        return True
 
 
 def _notes(found: ImageFolder, coloured: int) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from goc.metrics.archive import IMAGES, Header, archived_images, listed, open_ar
 from goc.metrics.features import Extractor
 from goc.metrics.real_images import RealImages, folder_images
 from goc.metrics.statistics import Moments
+from goc.system.checksum import checksum
 from goc.system.errors import GocError
 from goc.system.files import content_key, file_sha256, require_regular_file, room_for, write_atomically
 from goc.system.locks import Lock
@@ -89,6 +90,7 @@ def save_reference(path: Path, reference: Reference) -> None:
         "image_size": reference.image_size,
         "source": reference.path.name,
         "source_sha256": reference.sha256,
+        "sha256": checksum(tensors),
     }
     metadata = {key: str(value) for key, value in header.items() if value is not None}
     write_atomically(path, save(tensors, metadata=metadata))
@@ -105,6 +107,8 @@ def _load_saved(path: Path, extractor: Extractor, need_features: bool) -> Refere
                 part, types = file.get_slice(name), FEATURES_TYPES if name == "features" else STATISTICS_TYPES
                 if part.get_dtype() not in types:
                     raise GocError(f"{prefix} {name} is of the type {part.get_dtype()}, must be {' or '.join(types)}")
+            if "sha256" in header and header["sha256"] != checksum({name: file.get_tensor(name) for name in names}):
+                raise GocError(f"{prefix} damaged (its checksum does not match)")
             statistics = {name: file.get_tensor(name).double().numpy() for name in STATISTICS if name in names}
             wanted = "features" in names and (need_features or "mu" not in names)
             features = file.get_tensor("features").float() if wanted else None
@@ -248,6 +252,7 @@ def extracted(images: RealImages, extractor: Extractor, cache_dir: Path | None) 
         if kept.exists():
             try:
                 reference = _load_saved(kept, extractor, need_features=True)
+                _require_source(kept, images.sha256)
                 _check(reference, extractor, images.size)
                 return replace(reference, path=images.path, sha256=images.sha256)
             except GocError as error:
@@ -256,6 +261,13 @@ def extracted(images: RealImages, extractor: Extractor, cache_dir: Path | None) 
         with room_for(kept, "what was finished before it is kept"):
             save_reference(kept, reference)
     return reference
+
+
+def _require_source(kept: Path, sha256: str) -> None:
+    """Raise GocError if a file that was loaded by now was made from other images than those of this hash."""
+    with safe_open(kept, framework="pt") as file:
+        if file.metadata().get("source_sha256") != sha256:
+            raise GocError(f"{kept}: of other images than its name says")
 
 
 def _extract_all(images: RealImages, extractor: Extractor) -> Reference:

@@ -12,10 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from goc.config.identity import told_apart
-from goc.report.results import CLAIM_FILE, FAILURE_FILE, RESULT_FILE, load_result, measurement_of, reason_in
+from goc.report.results import (
+    CLAIM_FILE,
+    FAILURE_FILE,
+    RESULT_FILE,
+    compared_of,
+    load_result,
+    reason_in,
+    run_key,
+)
 from goc.report.text import printable
-from goc.system.files import content_key
 
 Run = tuple[Path, dict[str, Any]]
 Why = tuple[str, str]  # (folder or run, why it is left out), both printable
@@ -78,25 +84,36 @@ def _folders(path: Path) -> Iterator[Path]:
 def _each_once(runs: Sequence[Run]) -> tuple[list[Run], list[Why]]:
     """The runs, one for each measurement, way and seed, and why the others are left out.
 
-    Of equal ones the one that knows most counts, and of those the first. Where they differ it is the one whose result
-    was written last.
+    Those count first that are compared over the most samples. Of equal ones the one that knows most counts, and of
+    those the first. Where they differ it is the one whose result was written last.
     """
     same: dict[str, list[Run]] = defaultdict(list)
     for folder, result in runs:
-        same[content_key([measurement_of(result), told_apart(result["config"])])].append((folder, result))
+        same[run_key(result)].append((folder, result))
     kept, again = [], []
     for copies in same.values():
-        differ = any(_difference(copies[0][1], result) for _, result in copies[1:])
-        folder, result = max(copies, key=_written if differ else _known)
+        most = max(_compared(result) for _, result in copies)
+        fullest = [run for run in copies if _compared(run[1]) == most]
+        differ = any(_difference(fullest[0][1], result) for _, result in fullest[1:])
+        folder, result = max(fullest, key=_written if differ else _known)
         kept.append((folder, result))
         for other, theirs in copies:
             if other == folder:
+                continue
+            if _compared(theirs) != most:
+                fewer = f"the same run as {printable(str(folder))}, whose distances are over more samples"
+                again.append((printable(str(other)), fewer))
                 continue
             why, difference = f"the same run as {printable(str(folder))}", _difference(theirs, result)
             if difference:
                 why = f"another result of {why}, which was written last and counts: {difference}"
             again.append((printable(str(other)), why))
     return kept, again
+
+
+def _compared(result: dict[str, Any]) -> tuple[int, int]:
+    """Over how many samples a run's distances are: to the uncached ones, and to the converged solution."""
+    return compared_of(result) or 0, (result.get("converged") or {}).get("samples") or 0
 
 
 def _written(run: Run) -> int:

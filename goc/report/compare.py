@@ -194,6 +194,8 @@ def main(arguments: list[str] | None = None) -> int:
         for name, folder, point in zip(("first", "second"), options.runs, (own, other), strict=True):
             print(f"{name}: {printable(str(folder))}{f' ({point.missing}: no paired errors)' if point.missing else ''}")
         print(f"\n{comparison(own, other).to_string(index=False)}\n")
+        if None not in (own.compared, other.compared) and own.compared != other.compared:
+            print(f"drift: over {own.compared} and {other.compared} samples, and smaller of more: not compared")
         path = (options.out or options.runs[0]) / PICTURE
         worst, compared = draw_most_different(runs, path, options.cache_dir)
         few = "" if compared == runs[0][1]["config"]["num_samples"] else f", of the first {compared}, which both keep"

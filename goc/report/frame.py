@@ -8,12 +8,12 @@ import pandas as pd
 
 from goc.config.identity import FILES, told_apart
 from goc.report.columns import columns, cost, having_error, qualities
-from goc.report.results import measurement_of
+from goc.report.results import compared_of, measurement_of
 from goc.report.text import printable
 from goc.sampling.options import kind_of
 from goc.system.files import content_key
 
-INTERNAL = ["point", "way"]  # columns by which rows are put together, and that no file shows
+INTERNAL = ["compared", "point", "way"]  # columns by which rows are put together, and that no file shows
 MEASUREMENT = ["model", "cfg_scale", "samples", "seed", "measurement"]  # rows compare where all are equal
 # settings that tell runs of one method apart, and their short names
 SETTINGS = {"gradient_weights": "w", "inflection_threshold": "threshold", "correct_steps": "corrected at"}
@@ -51,6 +51,7 @@ def row_of(result: dict[str, Any]) -> dict[str, Any]:
         row["evaluations"] = row["steps"] * (1 - row["cached"])
     if row["evaluations"] is not None:
         row["evaluations"] = round(row["evaluations"], 6)  # 50 (1 - 0.9) is a little less than 5, and no cheaper
+    row["compared"] = compared_of(result)
     own = told_apart(result["config"])
     row["measurement"] = without_seed(measurement_of(result))
     row["point"] = without_seed(own)
@@ -73,12 +74,12 @@ def table(results: list[dict[str, Any]]) -> pd.DataFrame:
     """One row a run, one column a number, sorted by measurement, cost and method.
 
     Beside `goc.report.columns.columns`: NAME_se, the standard errors; `solver`, the sampler with its settings and
-    steps, and `kind`, without the steps; `measurement`, equal for runs that differ in nothing but the way and the seed;
-    `point`, equal for runs that differ in nothing but the seed; `way`, equal for runs that differ in nothing but the
-    model and the seed.
+    steps, and `kind`, without the steps; `compared`, how many samples were also made without a cache; `measurement`,
+    equal for runs that differ in nothing but the way and the seed; `point`, equal for runs that differ in nothing but
+    the seed; `way`, equal for runs that differ in nothing but the model and the seed.
     """
     errors = (f"{column}_se" for column in having_error())
-    names = [*columns(), *errors, "kind", "solver", "measurement", "point", "way"]
+    names = [*columns(), *errors, "kind", "solver", "compared", "measurement", "point", "way"]
     frame = pd.DataFrame([row_of(result) for result in results], columns=names)
     order = ["model", "cfg_scale", "measurement", "evaluations", "method", "steps", "kind", "weights",
              "inflection_threshold", "seed"]  # fmt: skip

@@ -6,6 +6,7 @@ Most disputes over published FIDs are about one of these.
 from typing import Any
 
 from goc.config import Measurement, Way, label
+from goc.config.settings import LEFT_OPEN
 from goc.models.decoder import PIPELINES_UINT8_RULE, UINT8_RULE
 from goc.sampling.options import plain
 from goc.system.files import content_key
@@ -25,6 +26,7 @@ def describe_measurement(measurement: Measurement, hashes: dict[str, str | None]
         **hashes,
         **{key: getattr(measurement, key) for key in (*own, "num_samples", "seed", "precision")},
         **({"call": model.call} if model.is_pipeline else {}),
+        **({} if model.is_pipeline else {key: getattr(model, key) for key in LEFT_OPEN}),
         "extractor": model.extractor,
         "uint8": PIPELINES_UINT8_RULE if model.is_pipeline else UINT8_RULE,
     }

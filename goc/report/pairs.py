@@ -41,6 +41,11 @@ class Point:
         return None
 
     @property
+    def compared(self) -> Any:
+        """How many samples of each of its runs were compared with uncached ones."""
+        return next(iter(self.rows.values())).get("compared")
+
+    @property
     def solver(self) -> Any:
         """The sampler and its steps, which name the uncached run that a cache imitates."""
         return next(iter(self.rows.values())).get("solver")
@@ -83,10 +88,13 @@ def damaged(points: Sequence[Point]) -> list[tuple[str, str]]:
 def difference(own: Point, other: Point, column: str) -> Difference | None:
     """A column of one point less that of another; None if they have no seed in common in which both know it.
 
-    Distances to the uncached run are differences only between runs that have the same one. The error is the paired one,
+    Distances to the uncached run are differences only between runs that have the same one, and biased ones between runs
+    of as many compared samples. The error is the paired one,
     where samples' contributions are known; else that of two independent numbers.
     """
     if columns()[column].to_target and own.solver != other.solver:
+        return None
+    if columns()[column].biased and own.compared != other.compared:
         return None
     known = [
         seed for seed in own.rows.keys() & other.rows.keys()

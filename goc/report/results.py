@@ -1,6 +1,7 @@
 """result.json and the other files of a run's folder: what a run was, what it measured, and with which software."""
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -18,11 +19,13 @@ from filelock import Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from goc.models.objective import DIFFUSION
+from goc.config.identity import told_apart
+from goc.config.settings import LEFT_OPEN
+from goc.models.objective import DIFFUSION, PIPELINE
 from goc.report.shape import problem_of
 from goc.report.text import printable
 from goc.system.errors import GocError
-from goc.system.files import room_for, write_atomically, write_json
+from goc.system.files import content_key, room_for, write_atomically, write_json
 from goc.system.locks import Lock
 
 RESULT_FILE = "result.json"
@@ -41,6 +44,7 @@ IMAGES_HEADER = re.compile(
 LARGEST_RESULT = 64 * 2**20  # bytes of result.json; a run of 1,000 steps leaves a thousandth
 LARGEST_REASON = 2**16  # bytes of error.txt that are looked at
 LARGEST_IMAGES = 2**28  # bytes of first.npy: 8 of 3 x 3000 x 3000
+ABOUT = "about"  # entry of the influences' header: whose they are, and their checksums
 FLOATS = ("F16", "F32", "F64")  # safetensors' names
 OF_ALL = ("fid", "sfid", "is", "clip")  # influences of every sample; the others may be of the first ones alone
 OF_PAIRS = ("drift", "relative_l2", "psnr_image", "ssim", "lpips")  # of those that were also made without a cache
@@ -111,11 +115,28 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 def measurement_of(result: dict[str, Any]) -> dict[str, Any]:
     """What a result's numbers may be compared in.
 
-    Older results call it protocol, with the sampler and its steps in it, and do not name the objective, of which there
-    was one.
+    Older results call it protocol, with the sampler and its steps in it; they do not name the objective, of which there
+    was one, and have what a denoiser's weights leave open in their config alone.
     """
     found = result.get("measurement") or result["protocol"]
-    return {"objective": DIFFUSION} | {key: value for key, value in found.items() if key not in ("sampler", "steps")}
+    model = result["config"].get("model") or {}
+    settings = {key: model[key] for key in LEFT_OPEN if key in model and found.get("objective") != PIPELINE}
+    return {"objective": DIFFUSION} | settings | {k: v for k, v in found.items() if k not in ("sampler", "steps")}
+
+
+def compared_of(result: dict[str, Any]) -> int | None:
+    """How many of a result's samples were compared with uncached ones; None: that is not known."""
+    said = result.get("samples", {}).get("compared")
+    if said is not None:
+        return int(said)
+    config = result["config"]
+    count, wanted, size = (config.get(key) for key in ("num_samples", "distance_samples", "batch_size"))
+    return compared_samples(count, wanted, size) if count is not None and size else None
+
+
+def compared_samples(count: int, wanted: int | None, batch_size: int) -> int:
+    """How many of `count` samples are compared with uncached ones: as many as wanted (None: all), in whole shards."""
+    return count if wanted is None else min(count, -(-wanted // batch_size) * batch_size)
 
 
 def extractor_of(result: dict[str, Any]) -> str:
@@ -123,20 +144,32 @@ def extractor_of(result: dict[str, Any]) -> str:
     return str(measurement_of(result).get("extractor"))
 
 
-def write_influence(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Keep what each sample contributes to the numbers of a run: float32 [N] by name."""
+def run_key(result: dict[str, Any]) -> str:
+    """A short name of what made a result's samples and what they are compared in: measurement, way and seed."""
+    return content_key([measurement_of(result), told_apart(result["config"])])
+
+
+def write_influence(folder: Path, arrays: Mapping[str, np.ndarray], of: str | None = None) -> None:
+    """Keep what each sample contributes to the numbers of a run: float32 [N] by name. of: its `run_key`."""
     with room_for(folder / INFLUENCE_FILE):
         tensors = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in arrays.items()}
-        write_atomically(folder / INFLUENCE_FILE, save(tensors))
+        about = {"of": of, "sha256": {name: _sha256(array) for name, array in tensors.items()}}
+        # one entry, because safetensors writes several in any order
+        write_atomically(folder / INFLUENCE_FILE, save(tensors, metadata={ABOUT: json.dumps(about)}))
+
+
+def _sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(array.tobytes()).hexdigest()
 
 
 class Influence(Mapping[str, np.ndarray]):
     """What `write_influence` kept, read from the file when it is asked for: many runs have much of it.
 
-    Raises ValueError, of a few words, if it is missing, damaged, or of another N.
+    Raises ValueError, of a few words, if it is missing, damaged, of another run, or of another N. Files of older
+    versions do not say whose they are.
     """
 
-    def __init__(self, folder: Path, result: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, result: dict[str, Any]) -> None:
         self.path = folder / INFLUENCE_FILE
         if not self.path.is_file():
             raise ValueError(f"{INFLUENCE_FILE} is " + ("no file" if os.path.lexists(self.path) else "missing"))
@@ -144,8 +177,12 @@ class Influence(Mapping[str, np.ndarray]):
             with safe_open(self.path, framework="numpy") as file:
                 parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # no mapping
                 forms = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
-        except (SafetensorError, OSError, ValueError) as error:
+                about = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
+            of, self.hashes = about.get("of"), dict(about.get("sha256") or {})
+        except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{INFLUENCE_FILE} is damaged") from error
+        if of not in (None, run_key(result)):
+            raise ValueError(f"{INFLUENCE_FILE} is of another run")
         self.sizes = {name: _samples(name, shape, dtype) for name, (shape, dtype) in forms.items()}
         self._require_sizes(result)
 
@@ -163,7 +200,7 @@ class Influence(Mapping[str, np.ndarray]):
         """Float [N]; raises KeyError if it was not kept, or cannot be read any more."""
         if name not in self.sizes:
             raise KeyError(name)
-        return _contribution(self.path, name)
+        return _contribution(self.path, name, self.hashes.get(name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.sizes)
@@ -179,15 +216,17 @@ def _samples(name: str, shape: tuple[int, ...], dtype: str) -> int:
 
 
 @lru_cache(maxsize=256)  # 51 MB of 50,000 samples
-def _contribution(path: Path, name: str) -> np.ndarray:
+def _contribution(path: Path, name: str, sha256: str | None) -> np.ndarray:
     try:
         with safe_open(path, framework="numpy") as file:
-            return np.asarray(file.get_tensor(name))
+            values = np.asarray(file.get_tensor(name))
     except (SafetensorError, OSError) as error:
         raise KeyError(name) from error
+    # as others that are no numbers: whoever looks says so
+    return values if sha256 in (None, _sha256(values)) else np.full_like(values, np.nan)
 
 
-def read_influence(folder: Path, result: Mapping[str, Any]) -> Influence:
+def read_influence(folder: Path, result: dict[str, Any]) -> Influence:
     """What each sample contributes to a run's numbers; raises ValueError as `Influence` does."""
     return Influence(folder, result)
 

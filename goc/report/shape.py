@@ -80,6 +80,7 @@ SHAPE: dict[tuple[str, ...], tuple[Check, str]] = {
     ("cached_steps",): STEPS,
     ("cached_share",): (_list(lambda value: is_number(value) and 0 <= value <= 1), "a list of shares"),
     ("samples", "folder"): TEXT,
+    ("samples", "compared"): (_count, "a number of samples"),
     ("fingerprint",): TEXT,
 }
 

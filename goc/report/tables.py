@@ -153,6 +153,10 @@ def notes(frame: pd.DataFrame, points: Sequence[Point], features: int | None) ->
     said = ["Bold: better than every row of about as many evaluations by more than two paired errors."]
     if frame["drift"].notna().any() and frame["solver"].nunique() > 1:
         said.append("Drift, relative L2, PSNR and SSIM are to the uncached run of the same solver: not across solvers.")
+    counts = frame.loc[frame["drift"].notna(), "compared"].dropna().unique()
+    if len(counts) > 1:
+        numbers = ", ".join(f"{count:.0f}" for count in sorted(counts))
+        said.append(f"Drift is of {numbers} samples in different rows, and smaller of more: not across them.")
     accuracy = frame["converged_accuracy"].astype(float).max()
     if not math.isnan(accuracy):
         said.append(f"Distance to the converged solution: known to {accuracy:.2g}.")

@@ -26,7 +26,7 @@ from goc.models.schedules import write_schedule
 from goc.planning.plan import Plan
 from goc.planning.warnings import warn_of_distance
 from goc.report.measurement import describe_measurement, describe_way, fingerprint
-from goc.report.results import FIRST_IMAGES, RESULT_FILE, SHOWN_IMAGES, git_commit, software, write_influence
+from goc.report.results import FIRST_IMAGES, RESULT_FILE, SHOWN_IMAGES, git_commit, run_key, software, write_influence
 from goc.sampling.converged import Converged
 from goc.sampling.generation import SampleSource
 from goc.sampling.images import GRID_SAMPLES, image_grid, write_npz, write_pngs
@@ -170,7 +170,10 @@ def measure(
         "device": str(uncached.device),
         "threads": torch.get_num_threads(),
         "workers": workers,
-        "samples": {"folder": os.path.relpath(generated.samples.folder, folder)},
+        "samples": {
+            "folder": os.path.relpath(generated.samples.folder, folder),
+            "compared": generated.uncached_samples.num_samples if generated.compared else 0,
+        },
         "git_commit": git_commit(),
     }
     return result, {**scores.influence, **drifted.influence, **each}
@@ -202,6 +205,6 @@ def leave(
         computed = tuple(step for step in range(steps) if step not in cached)
         with room_for(folder / SCHEDULE_FILE):
             write_schedule(folder / SCHEDULE_FILE, steps, computed, found_by=result["config"]["schedule"])
-    write_influence(folder, influence)
+    write_influence(folder, influence, run_key(result))
     with room_for(folder / RESULT_FILE):
         write_json(folder / RESULT_FILE, result)

@@ -11,7 +11,7 @@ from goc.config.settings import CONVERGED_SAMPLES
 from goc.metrics.keep import KeepFeatures
 from goc.metrics.lpips import lpips_sha256
 from goc.metrics.registry import field_of, plugins_of
-from goc.report.results import claim_folder, measurement_of, read_influence, read_result, sole_run
+from goc.report.results import claim_folder, compared_samples, measurement_of, read_influence, read_result, sole_run
 from goc.runs.loaded import Loaded, load
 from goc.runs.measure import LPIPS, PLUGINS, Generated, leave, measure
 from goc.runs.sources import Sources, require_same
@@ -144,8 +144,3 @@ def converged_samples(config: Config) -> int:
     if wanted is None:
         wanted = CONVERGED_SAMPLES if config.way.sampler.deterministic else 0
     return min(wanted, config.measurement.num_samples)
-
-
-def compared_samples(count: int, wanted: int | None, batch_size: int) -> int:
-    """How many of `count` samples are compared with uncached ones: as many as wanted (None: all), in whole shards."""
-    return count if wanted is None else min(count, -(-wanted // batch_size) * batch_size)

@@ -1,6 +1,7 @@
 """A searched schedule: which steps to compute, tried out on calibration seeds, and kept on disk try by try."""
 
 import json
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +16,15 @@ from goc.models.schedules import write_schedule
 from goc.sampling.calibrate import Calibration
 from goc.sampling.distance import relative_distances
 from goc.sampling.local_search import Steps, local_search
-from goc.sampling.shared import shared_path
+from goc.sampling.shared import is_key, shared_path
 from goc.system.files import read_json, room_for, write_json
 from goc.system.locks import Lock
 from goc.system.stopping import keeping
 
 KIND = "search"
 TRIED = "the schedules tried so far are kept"
+
+log = logging.getLogger(__name__)
 
 
 @torch.inference_mode()
@@ -68,7 +71,7 @@ def searched(
         if (found := _found(file, asked, count)) is not None:
             return found
     with Lock(path.with_suffix(".lock")), keeping(f"{TRIED}; the same command goes on from there"):
-        known = _known(path)
+        known = _known(path, key)
         target = None  # made when the first schedule is tried
         with tqdm(total=evaluations, desc=f"schedule search, {count} of {steps}", unit="schedule") as progress:
 
@@ -102,10 +105,14 @@ def _found(path: Path | None, asked: dict[str, Any], count: int) -> Steps | None
     return found if len(found) == count else None
 
 
-def _known(path: Path) -> dict[str, float]:
-    """Distances that an earlier search measured, by schedule."""
+def _known(path: Path, key: dict[str, Any]) -> dict[str, float]:
+    """Distances that an earlier search of the same key measured, by schedule."""
     try:
-        distances = read_json(path)["distances"]
+        content = read_json(path)
+        distances = content["distances"]
+        if not is_key(content["key"], key):
+            log.warning("%s is of something else than its name says: it is made again", path)
+            return {}
         return {name: math.inf if distance is None else distance for name, distance in distances.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

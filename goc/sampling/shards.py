@@ -4,7 +4,6 @@ A shard is one safetensors file, written atomically, with a checksum of its tens
 independent of each other, so they may be made in any order and by any worker.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -16,22 +15,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from goc.system.checksum import checksum
 from goc.system.errors import GocError
 from goc.system.files import room_for, write_atomically
 from goc.system.locks import Lock
 
 SHARD = "shard"  # entry of a shard's header: its checksum and cost, and
-OF = "of"  # the identity of the run it is of
+OF = "of"  # the identity of the run it is of, and
+SAMPLES = "samples"  # its first and last one; older shards do not say
 
 log = logging.getLogger(__name__)
 
 
-def _checksum(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
-        digest.update(tensors[name].contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def _samples(indices: range) -> list[int]:
+    """The first and the last one of a shard."""
+    return [indices.start, indices.stop - 1]
 
 
 class Keep:
@@ -71,7 +69,9 @@ class SampleSet:
     def write(self, indices: range, tensors: dict[str, Tensor], cost: dict[str, Any]) -> None:
         """Put a finished shard on disk; `cost` is kept in its header. Raises GocError if there is no room."""
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        about = {"sha256": _checksum(tensors), "cost": cost} | ({OF: self.identity} if self.identity else {})
+        samples = _samples(indices)
+        about = {"sha256": checksum(tensors, str(samples)), SAMPLES: samples, "cost": cost}
+        about |= {OF: self.identity} if self.identity else {}
         with room_for(self.path(indices)):
             # one entry, because safetensors writes several in any order
             write_atomically(self.path(indices), save(tensors, metadata={SHARD: json.dumps(about)}))
@@ -84,8 +84,11 @@ class SampleSet:
                 tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
         except (SafetensorError, OSError, TypeError, KeyError) as error:
             raise ValueError(str(error)) from error
-        if about["sha256"] != _checksum(tensors):
+        samples = about.get(SAMPLES)
+        if about["sha256"] != checksum(tensors, "" if samples is None else str(samples)):
             raise ValueError("checksum does not match")
+        if samples not in (None, _samples(indices)):
+            raise ValueError(f"it is of samples {samples[0]} to {samples[1]}")
         if None not in (self.identity, of := about.get(OF)) and of != self.identity:  # older shards do not say
             raise GocError(
                 f"{self.path(indices)}: of another run, with other weights, another schedule or another calibration; "

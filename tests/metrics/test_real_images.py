@@ -253,3 +253,43 @@ def test_an_array_is_read_in_batches(tmp_path: Path) -> None:
         found = archived_images(tmp_path / "images.npz", "", archive)
     assert [len(batch) for batch in found.batches()] == [64, 64, 22]
     assert (found.count, found.size) == (150, 8)
+
+
+WIDE = np.random.default_rng(3).integers(256, 65536, (8, 8, 3)).astype(np.uint16)  # of real 16 bits, not 8-bit ones
+
+
+def wide_ppm(values: np.ndarray) -> bytes:
+    kind = b"P5" if values.ndim == 2 else b"P6"
+    return kind + b"\n8 8\n65535\n" + values.astype(">u2").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "channels"),
+    [
+        (".ppm", wide_ppm(WIDE), 3),
+        (".png", png(WIDE), 3),
+        (".pgm", wide_ppm(WIDE[..., 0]), 1),
+        (".png", png(WIDE[..., :1]), 1),
+    ],
+    ids=["ppm", "png", "pgm", "grey png"],
+)
+def test_16_bits_become_8_by_the_higher_byte_in_every_format(
+    suffix: str, content: bytes, channels: int, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}{suffix}").write_bytes(content)
+    (batch,) = folder_images(tmp_path, channels, 8).batches()
+    assert torch.equal(batch[0].permute(1, 2, 0), torch.from_numpy((WIDE[..., :channels] >> 8).astype(np.uint8)))
+
+
+def test_a_folder_is_known_by_the_rule_of_its_pixels_where_there_was_another_one(tmp_path: Path) -> None:
+    """A finished run of a release that clipped 16 bits has the hash of names and contents alone: no run has it now."""
+    plain, wide = tmp_path / "plain", tmp_path / "wide"
+    for folder, contents in ((plain, by("PNG")(COLOUR)), (wide, [png(WIDE), png(WIDE)])):
+        folder.mkdir()
+        for index, content in enumerate(contents):
+            (folder / f"{index}.png").write_bytes(content)
+        names = "".join(f"{p.name}\0{hashlib.sha256(p.read_bytes()).hexdigest()}\n" for p in sorted(folder.iterdir()))
+        alone = hashlib.sha256(names.encode()).hexdigest()
+        assert (folder_sha256(folder) == alone) is (folder == plain)
+        assert folder_images(folder, 3, 8).sha256 == folder_sha256(folder)
