@@ -11,6 +11,7 @@ import torch
 from conftest import Run, only_result
 from PIL import Image
 from refusals import assert_refused
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from goc.config import compose_config, run_id
@@ -154,7 +155,9 @@ def test_a_calibration_that_was_made_anew_and_differs_does_not_join_shards(run_h
     run_here(*command)
     (tmp_path / "own" / "result.json").unlink()
     (changes,) = (tmp_path / "outputs" / "cache").glob("changes-*.safetensors")
-    save_file({name: 1.5 * values for name, values in load_file(changes).items()}, changes)
+    with safe_open(changes, framework="pt") as file:
+        key = json.loads(file.metadata()["about"])["key"]
+    save_file({name: 1.5 * values for name, values in load_file(changes).items()}, changes, {"key": json.dumps(key)})
     assert_refused(run_here(*command, check=False), "of another run, .* another calibration")
 
 

@@ -13,13 +13,11 @@ import pytest
 import torch
 from benchmarks.reports import result_of
 from safetensors.torch import load_file, save_file
-from test_collect import write
 
 from goc.config import Measurement, ModelConfig, compose_config
 from goc.config.settings import SHAPE
 from goc.metrics.features import load_extractor
 from goc.metrics.reference import load_reference, save_reference
-from goc.report.collect import find
 from goc.report.measurement import describe_measurement
 from goc.report.pairs import difference, points_of
 from goc.report.results import INFLUENCE_FILE, measurement_of, read_influence, run_key, write_influence
@@ -172,19 +170,6 @@ def test_older_results_are_of_the_same_measurement_as_new_ones() -> None:
     assert measurement_of(new) == measurement_of(old)
     old["config"]["model"]["num_heads"] = 8
     assert measurement_of(new) != measurement_of(old)
-
-
-def test_of_two_results_of_a_run_the_one_over_more_samples_counts(tmp_path: Path) -> None:
-    def over(count: int, drift: float) -> Any:
-        return lambda result: result.update(
-            samples={"folder": "samples", "compared": count}, distance={**result["distance"], "drift": drift}
-        )
-
-    more = write(tmp_path / "a", change=over(20, 0.1))
-    fewer = write(tmp_path / "b", change=over(10, 0.3))
-    found = find([tmp_path])
-    assert [folder for folder, _ in found.runs] == [more]
-    assert found.skipped == [(str(fewer), f"the same run as {more}, whose distances are over more samples")]
 
 
 def test_drifts_over_different_numbers_of_samples_are_not_compared(tmp_path: Path) -> None:

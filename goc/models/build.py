@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from goc.models.checkpoint import fill, load_state_dict, recorded_objective
 from goc.models.dit import DiT
+from goc.models.layers import sincos_positions
 from goc.models.objective import DIFFUSION, FLOW
 from goc.system.errors import GocError
 
@@ -28,6 +29,8 @@ def load_model(shape: Mapping[str, int], checkpoint: Path, objective: str = DIFF
     if lacking:
         with torch.device("meta"):
             model = DiT(**shape, **lacking)
+    if "pos_embed" not in state:  # it is fixed, and not all keep it
+        state["pos_embed"] = sincos_positions(model.input_size // model.patch_size, shape["hidden_size"])[None]
     fill(model, state, checkpoint)
     if not model.null_label:
         log.warning(

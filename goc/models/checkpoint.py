@@ -14,8 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from goc.models.entries import LEARNT, Entry, find_entry, learnt_share, odd_kind, pick_model
+from goc.models.entries import LEARNT, Entry, find_entry, learnt_share, listed_entries, odd_kind, pick_model
 from goc.system.errors import GocError
+from goc.system.files import irregular
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ def require_checkpoint(path: Path) -> None:
     """Raise GocError, with how to get it, if there is no such file."""
     if path.is_dir():
         raise GocError(f"model.checkpoint={path}: is a folder; {ALLOWED}")
+    if path.exists() and (found := irregular(path)):
+        raise GocError(f"model.checkpoint={path}: is {found}; {ALLOWED}")
     if not path.is_file():
         raise GocError(
             f"model.checkpoint={path}: no such file (looked for {path.absolute()}); "
@@ -79,9 +82,11 @@ def read_entry(path: Path) -> Entry:
             return Entry(load_file(path))
         except DAMAGED as error:
             raise ValueError(f"truncated or not a checkpoint ({str(error).splitlines()[0]})") from error
-    entry = find_entry(read_pickle(path))
+    content = read_pickle(path)
+    entry = find_entry(content)
     if entry is None:
-        raise ValueError("holds no state dict")
+        entries = listed_entries(content)
+        raise ValueError(f"holds no state dict{f' (its entries: {entries})' if entries else ''}")
     return entry
 
 
@@ -141,9 +146,7 @@ def load_state_dict(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Ten
         others = f" ({model.left_out} with other names left out)" if model.left_out else ""
         log.info("model.checkpoint=%s: %s is taken%s", path, model.where, others)
     if model.unread:
-        log.warning(
-            'model.checkpoint=%s: its entry "%s" holds no state dict, and is not what is run', path, model.unread
-        )
+        log.warning('model.checkpoint=%s: its EMA "%s" cannot be read, and is not what is run', path, model.unread)
     share = None if model.beside is None else learnt_share(model.state, model.beside)
     if share is not None and share < LEARNT:
         log.warning(

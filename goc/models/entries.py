@@ -6,17 +6,20 @@ the other; DistributedDataParallel puts `module.` before the names, and torch.co
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-EMA_ENTRIES = ("ema", "model_ema", "ema_model")
-ENTRIES = (*EMA_ENTRIES, "model", "state_dict", "model_state_dict")  # the first that holds a state dict is the model
+EMA_ENTRY = re.compile(r"(^|[._])ema(s|_?\d+)?([._]|$)", re.IGNORECASE)  # ema, model_ema, ema_state_dict, ...
+NOT_THE_MODEL = re.compile(r"^(opt|lr|sched|scaler|discriminator|loss|args|vae)", re.IGNORECASE)
+ENTRIES = ("model", "state_dict", "model_state_dict")  # the first that holds a state dict is the model
 DEEPEST = 3  # an entry of an entry of an entry
+LISTED = 8  # entries that an error names
 WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+LIT_EMA = "model_ema."
 EMA_PREFIX = re.compile(r"(^|[._])ema[._]")
 FROM_ZERO = re.compile(r"(adaLN_modulation\.1|final_layer\.linear)\.weight$")  # what DiT's training starts from zeros
 LEARNT = 0.5  # an average that follows the training has about all of it
@@ -40,8 +43,8 @@ class Entry:
     """A state dict in a checkpoint.
 
     path: of the entries that lead to it, as "ema" or "model.state_dict"; "" for a file that is one itself. beside: the
-    state dict that it is an average of, where it is an EMA and the file has both. unread: an EMA's entry that holds
-    something, but no state dict.
+    state dict that it is an average of, where it is an EMA and the file has both. unread: what is named as an EMA, and
+    was not taken.
     """
 
     state: State
@@ -59,23 +62,54 @@ def is_state(content: Any) -> bool:
     )
 
 
-def find_entry(content: Any, names: Collection[str] = ENTRIES, depth: int = DEEPEST) -> Entry | None:
-    """The state dict in what a checkpoint holds: an EMA before others; None: there is none."""
+def find_entry(content: Any, depth: int = DEEPEST) -> Entry | None:
+    """The state dict in what a checkpoint holds: an EMA before others; None: there is none.
+
+    Raises ValueError if there are several, and no telling which is the model.
+    """
     if is_state(content):
         return Entry(dict(content))
     if not isinstance(content, Mapping) or depth == 0:
         return None
-    for name in names:
-        found = find_entry(content.get(name), depth=depth - 1)
-        if found is not None:
-            beside, unread = found.beside, found.unread
-            if name in EMA_ENTRIES:
-                trained = find_entry(content, [other for other in names if other not in EMA_ENTRIES], depth)
-                beside = None if trained is None else trained.state
-            else:
-                unread = unread or next((average for average in EMA_ENTRIES if _holds_something(content, average)), "")
-            return Entry(found.state, ".".join(filter(None, (name, found.path))), beside, unread)
-    return None
+    averages: dict[str, Entry] = {}
+    others: dict[str, Entry] = {}
+    for name, part in content.items():
+        if isinstance(name, str) and not NOT_THE_MODEL.match(name) and isinstance(part, Mapping):
+            found = find_entry(part, depth - 1)
+            if found is not None:
+                (averages if EMA_ENTRY.search(name) else others)[name] = found
+    trained = _only(others, "state dicts", ENTRIES)
+    if averages:
+        chosen = _only(averages, "EMAs", ("ema",))
+        assert chosen is not None
+        name, found = chosen
+        return replace(found, path=_joined(name, found.path), beside=trained[1].state if trained else found.beside)
+    if trained is None:
+        return None
+    name, found = trained
+    ignored = (other for other in content if isinstance(other, str) and EMA_ENTRY.search(other))
+    unread = found.unread or next((other for other in ignored if _holds_something(content, other)), "")
+    return replace(found, path=_joined(name, found.path), unread=unread)
+
+
+def _joined(name: str, path: str) -> str:
+    return ".".join(filter(None, (name, path)))
+
+
+def _only(found: Mapping[str, Entry], what: str, preferred: Sequence[str]) -> tuple[str, Entry] | None:
+    """The entry to take of several: the first preferred one, else the only one; raises ValueError if that is open."""
+    name = next((name for name in preferred if name in found), None)
+    if name is None and len(found) > 1:
+        raise ValueError(f"holds several {what}, in its entries {listed_entries(found)}: must hold one")
+    name = name or next(iter(found), None)
+    return None if name is None else (name, found[name])
+
+
+def listed_entries(content: Any) -> str:
+    """The names of a checkpoint's entries, as far as there is room for them."""
+    names = list(map(str, content)) if isinstance(content, Mapping) else []
+    shown = ", ".join(name if name.isprintable() else ascii(name) for name in names[:LISTED])
+    return shown + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
 
 
 def _holds_something(content: Mapping[str, Any], name: str) -> bool:
@@ -127,19 +161,46 @@ def pick_model(entry: Entry, expected: Collection[str]) -> Model:
     there = prefixes(state, expected)
     if "" in there or not there:
         trained = None if beside is None else _under(beside, prefixes(beside, expected))
-        return Model(state, where, trained, unread=entry.unread)
+        return Model(state, where, trained, unread=entry.unread or _odd_average(state, expected))
     averages = [prefix for prefix in there if EMA_PREFIX.search(prefix)]
     chosen = averages or there
     if len(chosen) > 1:
         raise ValueError(f"holds several models, under {', '.join(sorted(chosen))}: must hold one, or one EMA")
     (prefix,) = chosen
+    own = _under(state, [prefix])
+    if not averages and (average := lit_ema(state, expected)):
+        # it holds what is trained; buffers are in the trained model alone
+        return Model({**own, **average}, f"the EMA under {LIT_EMA}*", own, len(state) - len(own) - len(average))
     others = [other for other in there if other not in averages]
     if averages and len(others) == 1:
         beside = _under(state, others)
     elif beside is not None:
         beside = _under(beside, prefixes(beside, expected))
-    own = _under(state, [prefix])
-    return Model(own, f"{where or 'what is'} under {prefix}*", beside, len(state) - len(own), entry.unread)
+    unread = entry.unread or ("" if averages else _odd_average(state, expected))
+    return Model(own, f"{where or 'what is'} under {prefix}*", beside, len(state) - len(own), unread)
+
+
+def lit_ema(state: State, expected: Collection[str]) -> State:
+    """The EMA that latent diffusion's LitEma keeps in a state dict, whose names have lost their dots; {}: none."""
+    averaged = [name.removeprefix(LIT_EMA) for name in state if name.startswith(LIT_EMA)]
+    plain = {name.replace(".", ""): name for name in expected}
+    found: Counter[str] = Counter()
+    for name in averaged:
+        for dotless in plain:
+            if name.endswith(dotless):
+                found[name.removesuffix(dotless)] += 1
+    if not found:
+        return {}
+    prefix, count = found.most_common(1)[0]
+    if 2 * count <= len(expected):
+        return {}
+    taken = {name: f"{LIT_EMA}{prefix}{dotless}" for dotless, name in plain.items()}
+    return {name: state[source] for name, source in taken.items() if source in state}
+
+
+def _odd_average(state: State, expected: Collection[str]) -> str:
+    """The first name in a state dict that says it is of an EMA, which was not taken; "": there is none."""
+    return next((name for name in state if name not in expected and EMA_ENTRY.search(name)), "")
 
 
 def _under(state: State, there: list[str]) -> State:

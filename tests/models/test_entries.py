@@ -9,14 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from closeness import assert_near
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from goc.config import compose_config
 from goc.models.build import load_model
+from goc.models.checkpoint import load_state_dict
 from goc.models.dit import DiT
 from goc.sampling.generation import Generation
 from goc.sampling.options import SAMPLERS
-from goc.system.errors import ConfigError
+from goc.system.errors import ConfigError, GocError
+from goc.system.files import ASSETS
 
 SHAPE = {"input_size": 4, "patch_size": 2, "in_channels": 2, "hidden_size": 16, "depth": 3, "num_heads": 2,
          "num_classes": 5}  # fmt: skip
@@ -144,7 +148,7 @@ def test_an_ema_of_another_form_is_not_passed_over_in_silence(
     ema = {"decay": 0.999, "shadow_params": list(tiny_dit.state_dict().values())}
     torch.save({"model": tiny_dit.state_dict(), "ema": ema}, path := tmp_path / "w.pt")
     load_model(SHAPE, path)
-    assert 'its entry "ema" holds no state dict, and is not what is run' in caplog.text
+    assert 'its EMA "ema" cannot be read, and is not what is run' in caplog.text
 
 
 def generation(model: DiT, sampler: str, cfg_scale: float) -> Generation:
@@ -197,3 +201,81 @@ def test_latents_that_decode_to_no_numbers_are_no_black_images(tiny_dit: DiT) ->
     broken = Generation(tiny_dit, SAMPLERS["ddim"]().solver(4), 1.0, 3, 0, lambda x: x[:, :1] / 0, torch.device("cpu"))
     with pytest.raises(Exception, match=r"samples 0\.\.1: their decoded images are not finite"):
         broken.make(range(2))
+
+
+def weights_of(model: DiT, value: float) -> dict[str, torch.Tensor]:
+    """Weights of a model's names and shapes, all of one value."""
+    return {name: torch.full_like(tensor, value) for name, tensor in model.state_dict().items()}
+
+
+def dotless(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As latent diffusion's LitEma names what it averages: without dots, and without buffers."""
+    own = {f"diffusion_model.{name}".replace(".", ""): t for name, t in state.items() if name != "pos_embed"}
+    return {f"model_ema.{name}": tensor for name, tensor in own.items()}
+
+
+AVERAGED = {
+    name: lambda raw, ema, name=name: {"state_dict": raw, name: ema}
+    for name in ("state_dict_ema", "ema_state_dict", "model_ema_state_dict", "params_ema", "ema_params", "EMA",
+                 "ema_0.9999")
+} | {
+    "in an entry": lambda raw, ema: {"model": {"params": raw, "params_ema": ema}},
+    "LitEma": lambda raw, ema: {
+        "state_dict": {**{f"model.diffusion_model.{n}": t for n, t in raw.items()}, **dotless(ema),
+                       "model_ema.decay": torch.ones(1), "model_ema.num_updates": torch.ones(1)},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", AVERAGED.values(), ids=AVERAGED.keys())
+def test_an_ema_is_taken_by_whatever_name(layout: Any, tiny_dit: DiT, tmp_path: Path) -> None:
+    torch.save(layout(weights_of(tiny_dit, 1.0), weights_of(tiny_dit, 2.0)), tmp_path / "file.pt")
+    state = load_state_dict(tmp_path / "file.pt", tiny_dit.state_dict())
+    assert {name for name, tensor in state.items() if (tensor == 2).all()} >= state.keys() - {"pos_embed"}
+    assert state.keys() == tiny_dit.state_dict().keys()
+
+
+def test_an_ema_that_cannot_be_read_is_said(tiny_dit: DiT, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    raw = weights_of(tiny_dit, 1.0)
+    for content in ({"model": raw, "ema_state": {"shadow": [1, 2]}}, {**raw, "model_ema.other": torch.ones(2)}):
+        caplog.clear()
+        torch.save(content, tmp_path / "file.pt")
+        load_state_dict(tmp_path / "file.pt", tiny_dit.state_dict())
+        assert "cannot be read, and is not what is run" in caplog.text
+
+
+@pytest.mark.parametrize("layout", [
+    lambda state: {"net": state},
+    lambda state: {"module": state, "ds_config": {"a": 1}, "optimizer": {"x": torch.ones(1)}},
+    lambda state: {"generator": state, "step": 3}, lambda state: {"model": {"state_dict": state}},
+    lambda state: {"state_dict": {f"model.diffusion_model.{name}": t for name, t in state.items()}, "epoch": 1},
+])  # fmt: skip
+def test_the_only_state_dict_of_a_file_is_the_model(layout: Any, tiny_dit: DiT, tmp_path: Path) -> None:
+    torch.save(layout(weights_of(tiny_dit, 1.0)), tmp_path / "file.pt")
+    assert load_state_dict(tmp_path / "file.pt", tiny_dit.state_dict()).keys() == tiny_dit.state_dict().keys()
+
+
+@pytest.mark.parametrize(("content", "says"), [
+    ({"net": 1, "step": 2}, r"holds no state dict \(its entries: net, step\)"),
+    ({"a": {"w": torch.ones(1)}, "b": {"w": torch.ones(1)}}, "holds several state dicts, in its entries a, b"),
+    ({"ema_1": {"w": torch.ones(1)}, "ema_2": {"w": torch.ones(1)}}, "holds several EMAs, in its entries ema_1, ema_2"),
+])  # fmt: skip
+def test_a_file_that_leaves_it_open_is_refused_by_its_entries(
+    content: Any, says: str, tiny_dit: DiT, tmp_path: Path
+) -> None:
+    torch.save(content, tmp_path / "file.pt")
+    with pytest.raises(GocError, match=says):
+        load_state_dict(tmp_path / "file.pt", tiny_dit.state_dict())
+
+
+def test_positions_that_a_checkpoint_does_not_keep_are_computed(tmp_path: Path) -> None:
+    file = ASSETS / "digits" / "diffusion-0.safetensors"
+    state = load_file(file)
+    shape = compose_config([]).measurement.model.shape()
+    torch.save({name: tensor for name, tensor in state.items() if name != "pos_embed"}, tmp_path / "without.pt")
+    assert_near(
+        load_model(shape, tmp_path / "without.pt").pos_embed, state["pos_embed"], 1e-3
+    )  # stored in half precision
+    other = {**state, "pos_embed": state["pos_embed"] + 1}
+    torch.save(other, tmp_path / "other.pt")
+    assert torch.equal(load_model(shape, tmp_path / "other.pt").pos_embed, other["pos_embed"])

@@ -96,3 +96,16 @@ def test_a_seed_has_one_vote_also_where_rows_were_not_collected() -> None:
     once = over_seeds(table([result_of(3, 20)]))
     twice = over_seeds(table([result_of(3, 20), result_of(3, 20)]))
     pd.testing.assert_frame_equal(once, twice)
+
+
+def test_of_two_results_of_a_run_the_one_over_more_samples_counts(tmp_path: Path) -> None:
+    def over(count: int, drift: float) -> Any:
+        return lambda result: result.update(
+            samples={"folder": "samples", "compared": count}, distance={**result["distance"], "drift": drift}
+        )
+
+    more = write(tmp_path / "a", change=over(20, 0.1))
+    fewer = write(tmp_path / "b", change=over(10, 0.3))
+    found = find([tmp_path])
+    assert [folder for folder, _ in found.runs] == [more]
+    assert found.skipped == [(str(fewer), f"the same run as {more}, whose distances are over more samples")]
