@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from goc.config import compose_config, run_id, validate
 from goc.report.result import Result
-from goc.system.errors import GocError, one_line
+from goc.system.errors import ConfigError, GocError, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,7 +84,7 @@ def sweep(*overrides: str, **settings: Any) -> Sweep:
     overrides: as on the command line; a comma separates values to try. settings: as `run`'s, the same in every run.
     Runs that fail do not stop the others; why they did is in `failed`. Raises GocError where nothing can be started.
     """
-    from goc.cli.application import SweepReport, launch
+    from goc.cli.application import SweepRefused, SweepReport, launch
     from goc.report.collect import find
 
     logger = logging.getLogger()
@@ -90,6 +92,8 @@ def sweep(*overrides: str, **settings: Any) -> Sweep:
     try:
         with one_line_errors():
             launch(["-m", *overrides, *typed(settings)])
+    except SweepRefused as refused:
+        raise refused.__cause__ or refused from None
     finally:
         logger.handlers, logger.level = handlers, level
     assert SweepReport.study is not None  # a sweep that was started has a folder
@@ -120,19 +124,33 @@ def one_line_errors() -> Iterator[None]:
 
 def typed(settings: dict[str, Any]) -> list[str]:
     """Keywords as overrides, in Hydra's grammar."""
-    return [f"{key}={written(value)}" for key, value in settings.items()]
+    overrides = []
+    for key, value in settings.items():
+        try:
+            overrides.append(f"{key}={written(value)}")
+        except TypeError as error:
+            raise ConfigError(
+                f"{key}={value!r}: must be text, a number, or a list or dict of them, not {error}"
+            ) from None
+    return overrides
 
 
 def written(value: Any) -> str:
     """A Python value in the grammar of Hydra's overrides, which reads back as the same value."""
+    if hasattr(value, "tolist"):  # of numpy or torch
+        value = value.tolist()
+    if isinstance(value, Enum):
+        value = value.value
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, str | Path):
+    if isinstance(value, str | os.PathLike):
         return QuotedString(str(value), Quote.single).with_quotes()
     if isinstance(value, dict):
         return "{" + ",".join(f"{key}:{written(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, Sequence):
+    if isinstance(value, Sequence | Set) and not isinstance(value, bytes | bytearray):
         return "[" + ",".join(map(written, value)) + "]"
-    return repr(value)
+    if isinstance(value, int | float):
+        return repr(value)
+    raise TypeError(type(value).__name__)

@@ -1,10 +1,12 @@
 """Runs, sweeps and comparisons from Python."""
 
 import json
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,6 +34,19 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @settings(deadline=None)
 def test_a_python_value_is_the_same_on_the_command_line(value: object) -> None:
     assert OverridesParser.create().parse_override(f"key={written(value)}").value() == value
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+@pytest.mark.parametrize(("value", "same"), [
+    (np.float64(0.5), 0.5), (np.int64(3), 3), (np.bool_(True), True), (np.array([1, 2]), [1, 2]), ((1.5, 2), [1.5, 2]),
+    (torch.tensor([0.5]), [0.5]), (Path("a b/c,d"), "a b/c,d"), (Colour.RED, "red"), (np.str_("x,y"), "x,y"),
+    ("a\nb $x '${y}' \\", "a\nb $x '${y}' \\"), ({"a": np.float32(0.5)}, {"a": 0.5}), (range(3), [0, 1, 2]),
+], ids=str)  # fmt: skip
+def test_values_of_other_libraries_are_those_of_python(value: object, same: object) -> None:
+    assert OverridesParser.create().parse_override(f"key={written(value)}").value() == same
 
 
 @pytest.mark.slow
@@ -75,6 +90,9 @@ def test_a_sweep_has_its_runs_and_what_failed(tmp_path: Path) -> None:
         (lambda: goc.run("cach_ratio=0.5"), "cach_ratio"),
         (lambda: goc.run(cache_ratio=1.5), r"cache_ratio=1\.5: must be in \[0, 1\)"),
         (lambda: goc.run(method="gooc"), "gooc"),
+        (lambda: goc.run(steps=object()), r"steps=<object .*: must be text, a number, or a list or dict of them"),
+        (lambda: goc.run(metrics=[b"fid"]), r"metrics=.*: must be text, a number, .* not bytes"),
+        (lambda: goc.sweep("seed=0,1", "hydra.job.chdir=true"), r"hydra\.job\.chdir=True: must be false"),
         (lambda: goc.sweep("cach_ratio=0.5,0.6"), "cach_ratio"),
         (lambda: goc.compare("here", "there"), "here: holds no finished run"),
         (lambda: goc.Result.load("here"), "here: holds no finished run"),

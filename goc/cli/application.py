@@ -4,14 +4,17 @@ What a run needs is imported when there is one: help, completion and errors in t
 """
 
 import contextlib
+import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
@@ -21,13 +24,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from goc.config import from_hydra, register, validate
 from goc.config.help import help_page
-from goc.config.hydra import check_hydra, refusing
+from goc.config.hydra import check_hydra, refusing, without_effect
 from goc.report.collect import find
 from goc.report.result import Result
 from goc.report.results import FAILURE_FILE, reason_in
 from goc.system.errors import ConfigError, GocError, fail, memory_error, one_line
 from goc.system.files import CONF, room_for, write_text
 from goc.system.stopping import INTERRUPTED, STOPPED
+
+log = logging.getLogger(__name__)
 
 
 def task(node: DictConfig) -> float | tuple[float, float] | None:
@@ -43,6 +48,8 @@ def task(node: DictConfig) -> float | tuple[float, float] | None:
         check_hydra(HydraConfig.get())
         config = from_hydra(node)
         validate(config)
+        for setting in without_effect(node, config, HydraConfig.get().overrides.task):
+            log.warning("%s", setting)
         from goc.runs.run import run
         from goc.sampling.interrupt import StoppedError
 
@@ -85,8 +92,16 @@ def objectives(result: dict[str, Any], direction: Any) -> float | tuple[float, f
 def record_failure(folder: Path, error: BaseException, details: str) -> None:
     """Say why a job of a sweep failed, and leave it in the job's folder for SweepReport: one line, then the details."""
     fail(error)
-    with room_for(folder / FAILURE_FILE):
-        write_text(folder / FAILURE_FILE, f"{one_line(error)}\n{details}")
+    try:
+        with room_for(folder / FAILURE_FILE):
+            write_text(folder / FAILURE_FILE, f"{one_line(error)}\n{details}")
+    except GocError as unwritten:  # a full disk, as a rule: the other jobs may need no more room
+        log.warning("%s", unwritten)
+        SweepReport.untold.append(f"{one_line(error)}  ({folder})")
+
+
+class SweepRefused(SystemExit):
+    """Ends a sweep before its first job, because of the error that it is raised from."""
 
 
 class SweepReport(Callback):
@@ -94,12 +109,14 @@ class SweepReport(Callback):
 
     failed: ClassVar[bool] = False  # of the last sweep of this process, and
     study: ClassVar[Path | None] = None  # its folder
+    untold: ClassVar[list[str]] = []  # jobs of this process whose reasons found no room in their folders
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        SweepReport.untold.clear()
         try:
             check_hydra(config.hydra)
         except ConfigError as error:
-            raise SystemExit(fail(error)) from error  # past Hydra, which would only warn
+            raise SweepRefused from error  # past Hydra, which would only warn
         with contextlib.suppress(OSError, OmegaConfBaseException):  # Hydra meets it next, and then does not only warn
             self.started = Path(config.hydra.sweep.dir) / ".started"  # by the clock that the jobs' files are dated by
             self.started.parent.mkdir(parents=True, exist_ok=True)
@@ -122,19 +139,49 @@ class SweepReport(Callback):
             if report([str(folder)]):
                 return
             track_study(from_hydra(config).output, folder)
-        if reasons:
-            print(f"{len(reasons)} failed:", file=sys.stderr)
+        if reasons or SweepReport.untold:
+            print(f"{len(reasons) + len(SweepReport.untold)} failed:", file=sys.stderr)
+        for line in SweepReport.untold:
+            print(f"  {line}", file=sys.stderr)
         for path in reasons:
             try:
                 reason = reason_in(path.parent)
             except ValueError as error:
                 reason = str(error)
             print(f"  {reason}  ({path})", file=sys.stderr)
-        SweepReport.failed = bool(reasons)
+        SweepReport.failed = bool(reasons or SweepReport.untold)
+
+
+def in_order(arguments: Sequence[str]) -> list[str]:
+    """Options and then settings, which Hydra wants in one row; raises ConfigError for an option that it has not."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message}; settings are KEY=VALUE, and goc run --hydra-help lists options")
+
+    parser.error = refuse  # type: ignore[method-assign]  # or it prints its usage and ends the process
+    settings = parser.parse_intermixed_args(list(arguments)).overrides or []
+    options = list(arguments)
+    for setting in reversed(settings):
+        del options[len(options) - 1 - options[::-1].index(setting)]
+    check_search_path(settings)
+    return [*options, *settings]
+
+
+def check_search_path(settings: Sequence[str]) -> None:
+    """Raise ConfigError for a folder of more configurations that is not there, which Hydra would only warn of."""
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        if key.lstrip("+") != "hydra.searchpath":
+            continue
+        for place in re.findall(r"file://([^\s,'\"\]]+)", value):
+            if not Path(place).is_dir():
+                raise ConfigError(f"{setting}: {place} is no folder")
 
 
 def launch(arguments: Sequence[str]) -> None:
     """Run the application with these arguments of a command line; raises what goes wrong, but for a sweep's jobs."""
+    arguments = in_order(arguments)
     register(arguments)
     # Hydra then raises instead of printing several lines and exiting
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -156,6 +203,8 @@ def main() -> int:
         launch(sys.argv[1:])
     except (GocError, HydraException, OmegaConfBaseException, OSError) as error:
         return fail(error)
+    except SweepRefused as refused:
+        return fail(refused.__cause__ or refused)
     except KeyboardInterrupt:
         return INTERRUPTED
     return 1 if SweepReport.failed else 0

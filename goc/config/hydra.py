@@ -25,6 +25,10 @@ from goc.system.plugins import load_plugins
 
 SMOKE_MODELS = {DIFFUSION: ["digits"], FLOW: ["digits", "digits_flow"], PIPELINE: []}
 SMOKE_OF_PIPELINES: dict[str, Any] = {"metrics": []}  # whose features and references are the user's
+MAY_DO_NOTHING = (
+    "cache_ratio", "clock", "correct_steps", "inflection_threshold", "inflection_scope", "inflection_signal",
+    "calibration_samples", "calibration_seed",
+)  # fmt: skip
 NO_DENOISER = {**dict.fromkeys(SHAPE, 0), "checkpoint": ""}  # of a pipeline, which is not asked for these
 
 
@@ -94,6 +98,22 @@ def check_hydra(node: Any) -> None:
     size = OmegaConf.select(node, "sweeper.max_batch_size")
     if size is not None and not (isinstance(size, int) and size >= 1):
         raise ConfigError(f"hydra.sweeper.max_batch_size={size}: must be a whole number of at least 1, or null")
+
+
+def without_effect(node: DictConfig, config: Config, overrides: Sequence[str]) -> list[str]:
+    """A line for each setting of the way that was typed, and does nothing with the rest of it: another value is taken.
+
+    overrides: the command line's. Without a cache none of them does anything, and nothing is said.
+    """
+    if not config.way.schedule.caches():
+        return []
+    typed = dict.fromkeys(text.lstrip("+").partition("=")[0] for text in overrides)
+    chosen = f"schedule={config.way.schedule.name} and predictor={config.way.predictor.name}"
+    return [
+        f"{key}={node[key]}: has no effect with {chosen}"
+        for key in typed
+        if key in MAY_DO_NOTHING and node[key] is not None and node[key] != getattr(config.way, key)
+    ]
 
 
 def study_name(node: DictConfig) -> str:

@@ -139,6 +139,8 @@ def refused(error: Exception, overrides: Sequence[str]) -> Exception:
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
         named = [text for text in overrides if text.partition("=")[0] in CHOSEN and not NAMES.match(text)]
         return ConfigError(f"{' '.join(named) or 'a group'}: must be the name of an option, as in method=goc")
+    if isinstance(error, ValueError) and str(error).startswith("Only one of"):  # of Hydra's options
+        return ConfigError(str(error))
     if not isinstance(error, HydraException) or not isinstance(cause, OmegaConfBaseException):
         return error
     cls = cause.object_type

@@ -53,6 +53,8 @@ OF_A_CALL = {
     "generator": "seed",
     "latents": "seed",
     "num_inference_steps": "steps",
+    "timesteps": "steps",
+    "sigmas": "steps",
     "guidance_scale": "cfg_scale",
     "output_type": "the run",
     "return_dict": "the run",

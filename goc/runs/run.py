@@ -11,6 +11,7 @@ from goc.config.settings import CONVERGED_SAMPLES
 from goc.metrics.keep import KeepFeatures
 from goc.metrics.lpips import lpips_sha256
 from goc.metrics.registry import field_of, plugins_of
+from goc.planning.warnings import warn_of_seed
 from goc.report.results import claim_folder, compared_samples, measurement_of, read_influence, read_result, sole_run
 from goc.runs.loaded import Loaded, load
 from goc.runs.measure import LPIPS, PLUGINS, Generated, leave, measure
@@ -105,6 +106,8 @@ def generate_all(config: Config, folder: Path, sources: Sources, workers: Worker
     cache_dir = Path(output.cache_dir)
     plan = loaded.plan()
     require_unchanged(config)
+    if workers.leads:
+        warn_of_seed(config)
     caching = bool(plan.mask.any())
     compared = compared_samples(measurement.num_samples, output.distance_samples, way.batch_size)
     kept = max(compared, converged_samples(config))

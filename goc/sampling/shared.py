@@ -12,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from goc.system.checksum import checksum
+from goc.system.errors import ConfigError, GocError
 from goc.system.files import content_key, room_for, write_atomically
 from goc.system.locks import Lock
 from goc.system.stopping import keeping
@@ -23,8 +24,13 @@ log = logging.getLogger(__name__)
 
 def shared_path(cache_dir: Path, kind: str, key: dict[str, Any]) -> Path:
     """Where something that several runs share is kept: named by all that it depends on."""
-    with room_for(cache_dir):
-        cache_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with room_for(cache_dir):
+            cache_dir.mkdir(parents=True, exist_ok=True)
+    except GocError as error:
+        if isinstance(error.__cause__, FileExistsError | NotADirectoryError):
+            raise ConfigError(f"cache_dir={cache_dir}: must be a folder, and there is a file in its way") from None
+        raise
     return cache_dir / f"{kind}-{content_key(key)}"
 
 

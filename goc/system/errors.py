@@ -6,13 +6,13 @@ import re
 import sys
 from collections.abc import Iterator
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 # the beginning and the lines of Hydra's and OmegaConf's messages that tell a user nothing
 RESOLVING = re.compile(r"^\w+ raised while resolving interpolation: ")
 MERGING = re.compile(r"^Error merging override \+*(.*)$")
-HYDRA_DETAILS = ("Config search path", "provider=", "full_key:", "object_type=", "reference_type=")
+HYDRA_DETAILS = ("Config search path", "provider=", "full_key:", "object_type=", "reference_type=", "See https://hydra")
 # how the libraries say that there is no memory left, where it is no MemoryError: torch's allocators and PyTorch's C++
 # code, cuBLAS and cuDNN, safetensors' mapping of a file
 NO_MEMORY = re.compile(
@@ -84,8 +84,18 @@ def one_line(error: BaseException) -> str:
         lines += str(error.__cause__).splitlines()
     kept = [line.strip() for line in lines if line.strip() and not line.strip().startswith(HYDRA_DETAILS)]
     text = RESOLVING.sub("", " ".join(kept))
+    # what it is about, where the text does not say so
+    about = error.override if isinstance(error, OverrideParseException) else _full_key(error)
+    if about and re.split(r"[=\[]", about)[0] not in text:
+        text = f"{about}: {text}"
     known = isinstance(error, GocError | HydraException | OmegaConfBaseException | SystemExit)
     return text if known else f"{type(error).__name__}: {text}"
+
+
+def _full_key(error: BaseException) -> str:
+    """The setting that an error of OmegaConf's is about; "": it does not know, or it is another error."""
+    causes = (cause for cause in (error, error.__cause__) if isinstance(cause, OmegaConfBaseException))
+    return next((str(cause.full_key) for cause in causes if cause.full_key), "")
 
 
 def fail(error: BaseException, code: int = 1) -> int:

@@ -15,6 +15,7 @@ import goc.mask
 import goc.tracking.__main__ as tracking
 from goc.config import compose_config, run_id, validate
 from goc.config.known import nearest
+from goc.models.schedules import write_schedule
 from goc.system.errors import GocError, one_line
 
 HEUN = ("model=digits_flow", "sampler=heun")
@@ -59,7 +60,7 @@ REFUSED = [
     Bad("null", ("num_samples=null",), r"^num_samples=null: .*not Optional$"),
     Bad("a fraction", ("num_samples=1.5",), r"^num_samples=1\.5: .*could not be converted to Integer$"),
     Bad("a step that is a fraction", ("correct_steps=[1.5]",), r"^correct_steps=\[1\.5\]: .*to Integer$"),
-    Bad("no such interpolation", ("num_samples=${foo}",), r"^Interpolation key 'foo' not found$"),
+    Bad("no such interpolation", ("num_samples=${foo}",), r"^num_samples: Interpolation key 'foo' not found$"),
     # evaluations are answered for by themselves
     Bad("no evaluations", ("evaluations=0",), r"^evaluations=0: must be in \[2, 1000\]$"),
     Bad("less than none", ("evaluations=-2",), r"^evaluations=-2: must be in \[2, 1000\]$"),
@@ -130,6 +131,19 @@ ON_A_COMMAND_LINE = [
         "hydra.sweeper.max_batch_size=1.5"), r"hydra\.sweeper\.max_batch_size=1\.5: must be a whole number"),
     Bad("in another folder", ("hydra.job.chdir=true",), r"hydra\.job\.chdir=True: must be false; files are named from"),
     Bad("in another, swept", ("-m", "seed=0,1", "hydra.job.chdir=true"), r"hydra\.job\.chdir=True: must be false"),
+    Bad("an option that is none", ("--foo",), r"^error: unrecognized arguments: --foo; settings are KEY=VALUE"),
+    Bad("a short one", ("-x",), r"^error: unrecognized arguments: -x; settings are KEY=VALUE"),
+    Bad("an option without its value", ("-c",), r"^error: argument --cfg/-c: expected one argument"),
+    Bad("two things at once", ("-m", "--cfg=job", "seed=0,1"), r"^error: Only one of --run, --multirun, --cfg"),
+    Bad("a search path", ("hydra.searchpath=[file:///nowhere]",), r"hydra\.searchpath=\[file:///no.*: /nowhere is no"),
+    Bad("a text for grids", ("-m", "hydra/sweeper=union", "hydra.sweeper.grids=[a=1]"), r"hydra\.sweeper\.grids=\[a=1"),
+    Bad("an interpolation", ("model=pipeline", "model.pipeline=x", "prompts=y", "+model.call.height=${x}"),
+        r"^error: model\.call\.height: Interpolation key 'x' not found$"),
+    Bad("the steps of a call", ("model=pipeline", "model.pipeline=x", "prompts=y", "+model.call.sigmas=[1,0.5]"),
+        r"model\.call\.sigmas=\[.*: must not be there; steps decides it"),
+    Bad("the times of a call", ("model=pipeline", "model.pipeline=x", "prompts=y", "+model.call.timesteps=[999,1]"),
+        r"model\.call\.timesteps=\[.*: must not be there; steps decides it"),
+    Bad("a device as weights", ("model.checkpoint=/dev/zero",), r"model\.checkpoint=/dev/zero: is a device; must be"),
     Bad("in another, named", ("hydra.job.chdir=true", "hydra.run.dir=here"), r"hydra\.job\.chdir=True: must be false"),
 ]  # fmt: skip
 OVERLAYS = {
@@ -148,6 +162,45 @@ def test_a_bad_command_line_is_one_line_and_nothing_is_run(bad: Bad, run_here: R
     settings = [setting for setting in bad.settings if not setting.startswith("-")]
     assert_refused(run_here(*flags, f"--config-dir={tmp_path / 'own'}", *SMALL, *settings, check=False), bad.says)
     assert not list(tmp_path.rglob("result.json"))
+
+
+def test_options_may_stand_between_settings(run_here: Run, tmp_path: Path) -> None:
+    (tmp_path / "own" / "method").mkdir(parents=True)
+    text = "# @package _global_\ndefaults:\n  - override /schedule: fora\nsteps: 7\n"
+    (tmp_path / "own" / "method" / "mine.yaml").write_text(text)
+    shown = run_here("seed=1", f"--config-dir={tmp_path / 'own'}", "method=mine", "--cfg", "job", "seed=2").stdout
+    assert "steps: 7" in shown
+    assert "seed: 2" in shown
+
+
+def test_a_typed_setting_that_does_nothing_is_said(run_here: Run) -> None:
+    said = run_here("method=taylorseer", "inflection_threshold=0.5", "schedule.interval=2", "cache_ratio=0.3", *SMALL)
+    chosen = "with schedule=taylorseer and predictor=taylor"
+    for setting in ("inflection_threshold=0.5", "cache_ratio=0.3"):
+        assert f"{setting}: has no effect {chosen}" in said.stderr
+    assert "interval" not in said.stderr
+    assert "has no effect" not in run_here("method=goc", "inflection_threshold=0.5", "cache_ratio=0.3", *SMALL).stderr
+    assert "has no effect" not in run_here("method=none", "cache_ratio=0.3", *SMALL).stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "tuned"),
+    [
+        (("method=goc", "seed=2503"), "calibration_seed"),
+        (("method=dynamic", "calibration_seed=7", "seed=7"), "calibration_seed"),
+        (("method=searched", "schedule.path=found.json", "seed=3"), r"schedule\.path"),
+        (("method=goc", "seed=2504"), None),
+        (("method=goc", "inflection_threshold=null", "seed=2503"), None),
+        (("method=taylorseer", "seed=2503"), None),
+    ],
+)
+def test_samples_that_a_method_was_tuned_on_are_said(
+    settings: tuple[str, ...], tuned: str | None, run_here: Run, tmp_path: Path
+) -> None:
+    write_schedule(tmp_path / "found.json", 5, (0, 2), searched={"seed": 3})
+    said = run_here(*settings, *SMALL).stderr
+    found = re.search(r"seed=\d+: the method was tuned on samples of this seed \((.*?)\)", said)
+    assert (found is None) if tuned is None else (found is not None and re.fullmatch(tuned, found[1]))
 
 
 def test_a_pipelines_call_may_have_any_argument() -> None:
