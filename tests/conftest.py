@@ -49,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def oracle_folders(config: pytest.Config) -> list[Path]:
     """The folders of reference trajectories; the published routers and schedules are in data/ beside the first."""
-    from gpu_checks.oracles import FOLDERS  # a script's, which processes that import this file need not find
+    from goc.check.oracles import FOLDERS  # a script's, which processes that import this file need not find
 
     return config.getoption("--oracles") or list(FOLDERS)
 

@@ -13,7 +13,7 @@ from conftest import REPOSITORY
 GOC = REPOSITORY / "goc"
 # from the ground up; the modules at the entrance are rooms of their own
 ROOMS = ("system", "models", "caching", "sampling", "metrics", "methods", "plugin", "config", "planning", "pipelines",
-         "report", "runs", "train", "tracking", "cli", "api", "mask", "reference", "__main__")  # fmt: skip
+         "report", "runs", "train", "tracking", "cli", "check", "api", "mask", "reference", "__main__")  # fmt: skip
 HEAVY = ("torch", "torchvision", "timm", "torch_fidelity", "scipy", "diffusers", "wandb")
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import oracle_folders
-from gpu_checks.oracles import agreement, oracle_files
+
+from goc.check.oracles import agreement, oracle_files
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -25,6 +25,7 @@ COMMANDS = {
     ),
     "train weights": ("goc.train.weights", "weights of predictor=learned, for a model, a sampler and a schedule"),
     "train router": ("goc.train.router", "a router of Learning-to-Cache, for a model and a number of steps"),
+    "check": ("goc.check.command", "on a GPU: is it right there, and how fast; tables and a page"),
     "track": ("goc.tracking.__main__", "log finished runs to Weights & Biases"),
 }
 USAGE = "\n".join(

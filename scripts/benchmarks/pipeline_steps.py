@@ -13,7 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.contenders import (
+from goc.caching.cache import ScheduledCache
+from goc.caching.predictor import Predictor, Reuse
+from goc.caching.schedule import whole_steps
+from goc.check.contenders import (
     INTERVAL,
     ORDER,
     CachedSteps,
@@ -25,7 +28,7 @@ from benchmarks.contenders import (
     seer,
     seer_taylor,
 )
-from benchmarks.peers import (
+from goc.check.peers import (
     BLOCK,
     DiTWithCache,
     add_cache_dit,
@@ -34,9 +37,6 @@ from benchmarks.peers import (
     predicted,
     reason,
 )
-from goc.caching.cache import ScheduledCache
-from goc.caching.predictor import Predictor, Reuse
-from goc.caching.schedule import whole_steps
 from goc.models.dit import Site
 from goc.pipelines.enable import attach
 from goc.pipelines.session import PipelineCache, Run

@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.contenders import ORDER
-from benchmarks.peers import add_taylorseer, diffusers_dit, predicted
 from closeness import assert_near, relative_difference
 from tiny_pipelines import BLOCKS, MAKERS, call, dit, randomized
 from torch import Tensor
@@ -16,6 +14,8 @@ from goc.caching.cache import ScheduledCache
 from goc.caching.expansion import Taylor
 from goc.caching.predictor import GradientQueue, Predictor, Reuse
 from goc.caching.schedule import taylorseer, uniform, whole_steps
+from goc.check.contenders import ORDER
+from goc.check.peers import add_taylorseer, diffusers_dit, predicted
 from goc.models.dit import DiT, Site
 from goc.pipelines.enable import attach
 from goc.pipelines.session import Run

@@ -11,11 +11,11 @@ from pathlib import Path
 import benchmark
 import pytest
 import torch
-from benchmarks import peers, roofline, step_times
-from benchmarks.contenders import CachedSteps, Contender, Project, Workload, evenly, own_contenders
 from closeness import assert_near, relative_difference
 from torch import Tensor
 
+from goc.check import peers, roofline, step_times
+from goc.check.contenders import CachedSteps, Contender, Project, Workload, evenly, own_contenders
 from goc.models.cost import forward_macs
 from goc.models.dit import DiT
 

@@ -1,4 +1,4 @@
-"""scripts/gpu_check.py: it tells what is wrong, one part's trouble is no other's, and its page has every table."""
+"""goc check: it tells what is wrong, one part's trouble is no other's, and its page has every table."""
 
 import json
 import os
@@ -8,22 +8,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import gpu_check
 import pandas as pd
 import pytest
 import torch
-from benchmarks.contenders import Workload, own_contenders
-from closeness import assert_near
-from conftest import REPOSITORY, oracle_folders, run_environment
-from gpu_checks import beside, gates, isolated, oracles, page, steps, workers
-from gpu_checks.setting import TINY, Case, Outcome, Part, Table
+from conftest import oracle_folders, run_environment
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from goc.check import beside, command, isolated, oracles, page, steps, workers
+from goc.check.contenders import Workload, own_contenders
+from goc.check.setting import TINY, Case, Outcome, Part, Table
 from goc.models.dit import DiT
 
 Check = Callable[..., int]
@@ -58,13 +55,13 @@ def is_running(pid: str) -> bool:
 
 @pytest.fixture
 def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
-    """gpu_check.py --tiny in this process, with other parts if some are given."""
+    """goc check --tiny in this process, with other parts if some are given."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
     def run(*arguments: str, parts: list[Part] | None = None) -> int:
         if parts is not None:
-            monkeypatch.setattr(gpu_check, "parts_of", lambda setting, folders: parts)
-        return gpu_check.main(["--tiny", "--out", str(tmp_path / "out"), *arguments])
+            monkeypatch.setattr(command, "parts_of", lambda setting, folders: parts)
+        return command.main(["--tiny", "--out", str(tmp_path / "out"), *arguments])
 
     return run
 
@@ -104,7 +101,7 @@ def test_a_check_that_passes_leaves_its_tables_and_says_so(
 
 def test_parts_that_there_is_no_time_for_are_said_and_are_no_success(tmp_path: Path) -> None:
     waiting = Part("waiting", 60, partial(time.sleep, 0.2))  # type: ignore[arg-type]  # gives no outcome
-    reports = gpu_check.perform([waiting, Part("late", 60, outcome)], tmp_path, "fork", total=gpu_check.LEAST_S + 0.1)
+    reports = command.perform([waiting, Part("late", 60, outcome)], tmp_path, "fork", total=command.LEAST_S + 0.1)
     assert [report.state for report in reports] == ["failed", "skipped"]
     assert reports[1].says == ["not started: the 10 s for all parts are spent"]
 
@@ -121,7 +118,7 @@ def test_without_a_gpu_it_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert gpu_check.main(["--out", str(tmp_path / "out")]) != 0
+    assert command.main(["--out", str(tmp_path / "out")]) != 0
     shown = capsys.readouterr()
     (line,) = shown.err.splitlines()
     assert line.startswith("error: no CUDA GPU is visible")
@@ -132,7 +129,7 @@ def test_without_a_gpu_it_is_one_line(
 def test_a_part_that_there_is_not_is_one_line(check: Check, capsys: pytest.CaptureFixture[str]) -> None:
     assert check("--only", "gate") != 0
     (line,) = capsys.readouterr().err.splitlines()
-    assert "--only gate: must be of oracles, workers, gates, steps-" in line
+    assert "--only gate: must be of oracles, workers, steps-" in line
 
 
 def test_a_spawned_process_answers_as_well(tmp_path: Path) -> None:
@@ -215,63 +212,7 @@ def test_oracles_keep_all_their_tensors_on_the_datas_device(request: pytest.Fixt
         assert oracles.trajectory(model, case, data, predictor, mask).device == META
 
 
-@torch.inference_mode()
-def test_gates_keep_all_their_tensors_on_the_models_device() -> None:
-    model = on_meta()
-    activated = gates.condition(model, 4, META)
-    for way in (gates.OneByOne(model, activated), gates.Batched(model, activated)):
-        assert [gate.device for gate in way()] == [META] * 6
-
-
-# ---------------------------------------------------------------- gates, workers, steps
-
-
-@torch.inference_mode()
-def test_all_ways_give_the_gates_of_the_modulation(tiny_dit: DiT) -> None:
-    activated = gates.condition(tiny_dit, 3, torch.device("cpu"))
-    six = [block.adaLN_modulation[1](activated).chunk(6, dim=1) for block in tiny_dit.blocks]
-    expected = [vectors[place] for vectors in six for place in (2, 5)]
-    for way in (gates.OneByOne(tiny_dit, activated), gates.Batched(tiny_dit, activated)):
-        assert_near(way(), expected)
-
-
-@pytest.fixture
-def small_gates(tiny_dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gates, "random_model", lambda *_, **__: (tiny_dit, torch.device("cpu"), None))
-
-
-@pytest.mark.usefixtures("small_gates")
-def test_the_gates_table_names_the_quickest(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = {gates.PROJECT: [3.0, 4.0, 5.0], gates.SINGLE: [1.0, 2.0, 9.0]}
-    monkeypatch.setattr(gates, "timed", lambda ways, repeats, device: taken)
-    found = gates.check(TINY)
-    table = found.table.frame.set_index(["precision", "way"]).loc["fp32"]
-    assert table["quickest"].to_dict() == {gates.PROJECT: False, gates.SINGLE: True}
-    assert table["of_project"].to_dict() == {gates.PROJECT: 1.0, gates.SINGLE: 0.5}
-    assert found.failures == []
-    assert f"fp32, 2 images: quickest is {gates.SINGLE}, 2e+03 ms" in found.findings[1]
-
-
-@pytest.mark.usefixtures("small_gates")
-def test_other_gates_than_the_projects_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = gates.Modulation.gate
-    monkeypatch.setattr(gates.Modulation, "gate", lambda *at: 1.01 * right(*at))
-    failures = gates.check(TINY).failures
-    assert len(failures) == 1  # more than fp32 allows, less than bf16 does
-    assert failures[0].startswith(f"{gates.SINGLE}, fp32, 2 images: ")
-
-
-@pytest.mark.usefixtures("small_gates")
-def test_a_graph_that_cannot_be_recorded_leaves_the_others_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: object) -> None:
-        raise RuntimeError("stream is capturing")
-
-    monkeypatch.setattr(gates, "Graph", refused)
-    found = gates.check(replace(TINY, graphs=True))
-    assert found.failures[0] == f"{gates.GRAPH}, bf16, 1 image: RuntimeError: stream is capturing"
-    table = found.table.frame
-    assert table["median_ms"].notna().tolist() == [True, True, False] * 2
-    assert table.groupby(["precision"])["quickest"].sum().tolist() == [1, 1]
+# ---------------------------------------------------------------- workers, steps
 
 
 def test_shards_that_differ_are_counted_and_measured(tmp_path: Path) -> None:
@@ -313,7 +254,7 @@ def steps_table(**columns: list[float] | list[str]) -> pd.DataFrame:
 def test_a_row_of_ours_without_numbers_and_late_graphs_are_failures(
     columns: dict[str, list[float]], failures: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps.benchmark, "steps", lambda settings: steps_table(**columns))
+    monkeypatch.setattr(steps, "steps", lambda settings: steps_table(**columns))
     found = steps.check(TINY, Case("bf16", 8))
     assert found.failures == failures
     assert found.findings[0].startswith("goc 50 %: a cached step takes 5 ms, a full one 20 ms")
@@ -347,16 +288,16 @@ def test_cells_are_short(value: object, text: str) -> None:
 def test_the_tiny_check_runs_every_part_and_its_page_names_every_table(tmp_path: Path) -> None:
     if not all(folder.exists() for folder in oracles.FOLDERS):
         pytest.skip("the oracles in shared/ are absent")
-    command = [sys.executable, str(REPOSITORY / "scripts" / "gpu_check.py"), "--tiny"]
-    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=run_environment())
+    words = [sys.executable, "-m", "goc", "check", "--tiny"]
+    finished = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, env=run_environment())
     assert finished.returncode == 0, finished.stdout + finished.stderr
     folder = tmp_path / "outputs" / "gpu_check"
     tables = {path.stem: pd.read_csv(path) for path in folder.glob("*.csv")}
     cases = [case.name for case in TINY.cases]
-    assert set(tables) == {"oracles", "workers", "gates", *cases, "roofline", "memory"}
+    assert set(tables) == {"oracles", "workers", *cases, "roofline", "memory"}
     shown = (folder / "index.html").read_text()
     assert all(f"({name}.csv)" in shown for name in tables)
-    assert shown.count('class="passed"') == 3 + len(cases)
+    assert shown.count('class="passed"') == 2 + len(cases)
     assert "Its times mean nothing" in shown
     assert tables["workers"]["equal"].tolist() == tables["workers"]["shards"].tolist() == [8]
     assert tables["roofline"]["compiled"].tolist() == [False] * 3 + [True] * 3

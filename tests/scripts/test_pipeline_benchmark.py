@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks import pipeline_steps, step_times
-from benchmarks.contenders import Contender
-from benchmarks.peers import BLOCK
+from benchmarks import pipeline_steps
 
+from goc.check import step_times
+from goc.check.contenders import Contender
+from goc.check.peers import BLOCK
 from goc.cli.random_weights import randomize
 
 from diffusers import DiTTransformer2DModel  # isort: skip

@@ -19,6 +19,7 @@ from goc.caching.cache import ScheduledCache
 from goc.caching.expansion import Taylor
 from goc.caching.inflection import correct_at
 from goc.caching.predictor import GradientQueue, Predictor, Reuse
+from goc.check.setting import Outcome, Setting, Table
 from goc.methods import Cells
 from goc.methods.predictors import GradientQueueConfig
 from goc.models.build import prepare
@@ -29,11 +30,11 @@ from goc.sampling.noise import NoiseSchedule
 from goc.sampling.solvers import DDIM, DDPM, Euler, Heun, Midpoint, Solver
 from goc.system.device import choose_device, configure
 from goc.system.errors import GocError
-from gpu_checks.setting import REPOSITORY, Outcome, Setting, Table
+from goc.system.files import PACKAGE
 
 TOLERANCE, FLOW_TOLERANCE = 1e-3, 1e-4  # of any value of a trajectory, in fp32
 FLOW_SOLVERS: dict[str, Callable[[int], Solver]] = {"euler": Euler, "heun2": Heun, "midpoint": Midpoint}
-SHARED = REPOSITORY.parent / "shared"
+SHARED = PACKAGE.parent.parent / "shared"  # beside a checkout; elsewhere --oracles names them
 FOLDERS = (SHARED / "oracles", SHARED / "oracles_flow")
 
 

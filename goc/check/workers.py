@@ -14,8 +14,9 @@ from typing import Any
 import pandas as pd
 from safetensors.torch import load_file
 
+from goc.check.setting import Outcome, Setting, Table
 from goc.system.errors import GocError
-from gpu_checks.setting import REPOSITORY, Outcome, Setting, Table
+from goc.system.files import python_path
 
 COUNTS = (1, 2)
 # the embedded model, half cached; 8 shards, which two workers share
@@ -33,7 +34,11 @@ def started(command: Sequence[str], logs: Sequence[Path]) -> Iterator[list["subp
     try:
         for rank, log in enumerate(logs):
             place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": len(logs), "MASTER_PORT": port}
-            environment = {**os.environ, **{name: str(value) for name, value in place.items()}}
+            environment = {
+                **os.environ,
+                "PYTHONPATH": python_path(),
+                **{name: str(value) for name, value in place.items()},
+            }
             with log.open("wb") as file:
                 workers.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=file))
         yield workers
@@ -48,7 +53,7 @@ def shards(folder: Path, settings: Sequence[str], count: int) -> dict[str, Path]
     own = [f"hydra.run.dir={folder}/run", f"cache_dir={folder}/cache"]
     folder.mkdir(parents=True)
     logs = [folder / f"worker-{rank}.txt" for rank in range(count)]
-    with started([sys.executable, str(REPOSITORY / "run.py"), *RUN, *settings, *own], logs) as workers:
+    with started([sys.executable, "-m", "goc", "run", *RUN, *settings, *own], logs) as workers:
         codes = [worker.wait() for worker in workers]
     for rank, (code, log) in enumerate(zip(codes, logs, strict=True)):
         if code:
@@ -94,7 +99,7 @@ def check(setting: Setting) -> Outcome:
     table = Table(
         "workers",
         "One and two workers on one device",
-        f"python run.py {' '.join(RUN)} device={setting.device}, as one process and as two that share the device: "
+        f"goc run {' '.join(RUN)} device={setting.device}, as one process and as two that share the device: "
         "files of samples that have the same bytes. All must.",
         pd.DataFrame(rows),
         {

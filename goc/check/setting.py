@@ -1,12 +1,9 @@
-"""What a part of scripts/gpu_check.py is told, and what it gives back."""
+"""What a part of goc check is told, and what it gives back."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pandas as pd
-
-REPOSITORY = Path(__file__).parent.parent.parent
 
 
 def images(count: int) -> str:
@@ -41,12 +38,9 @@ class Setting:
     model: str
     image_size: int
     cases: tuple[Case, ...]  # in this order, the most telling first, as time may run out
-    gates: tuple[tuple[str, int], ...]  # precisions and batches
-    gate_repeats: int
-    graphs: bool  # whether CUDA graphs are measured
     steps: int  # of a timed trajectory
     repeats: int
-    rows: tuple[str, ...] | None  # of benchmark.py steps; None: all
+    rows: tuple[str, ...] | None  # of the table of steps; None: all
     compiled_rows: tuple[str, ...]
     worker_precisions: tuple[str, ...]
     cfg_scale: float = 1.5
@@ -71,9 +65,6 @@ FULL = Setting(
         Case("bf16", 32, compiled=True),
         Case("tf32", 32),
     ),
-    gates=(("bf16", 8), ("bf16", 32), ("fp32", 8), ("fp32", 32)),
-    gate_repeats=100,
-    graphs=True,
     steps=8,
     repeats=2,
     rows=None,
@@ -86,9 +77,6 @@ TINY = Setting(
     model="DiT-S/8",
     image_size=64,
     cases=(Case("bf16", 1), Case("tf32", 2, compiled=True)),
-    gates=(("bf16", 1), ("fp32", 2)),
-    gate_repeats=2,
-    graphs=False,
     steps=4,
     repeats=1,
     rows=("none", "reuse 50 %", "goc 50 %", "reuse stack 50 %", "diffusers first block 50 %"),

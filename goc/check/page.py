@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
-from goc.system.files import write_atomically
-from gpu_checks.setting import Outcome, Table
+from goc.check.setting import Outcome, Table
+from goc.system.files import resolve, write_atomically
 
-TEMPLATE = Path(__file__).with_name("page.html")
+TEMPLATE = "asset:report/gpu_check.html"
 LONG = 30  # rows
 BAR = "of_bound"  # the column that is drawn as a bar, too
 
@@ -51,7 +51,7 @@ def write(
     tables = [*extra, *(report.outcome.table for report in reports if report.outcome)]
     tables.sort(key=lambda table: len(table.frame) > LONG)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    page = environment.from_string(resolve(TEMPLATE).read_text(encoding="utf-8")).render(
         reports=reports,
         tables=[_shown(table) for table in tables],
         machine=machine,

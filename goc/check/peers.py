@@ -14,8 +14,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from benchmarks.contenders import INTERVAL, ORDER, CachedSteps, Contender, Entry, Foreign, Workload, evenly, never
 from goc.caching.cache import StepCache
+from goc.check.contenders import INTERVAL, ORDER, CachedSteps, Contender, Entry, Foreign, Workload, evenly, never
 from goc.models.dit import DiT, DiTBlock, adaln_linear
 from goc.system import torchvision  # noqa: F401  (first, as diffusers imports torchvision)
 

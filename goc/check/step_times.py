@@ -18,8 +18,8 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.contenders import Contender, Entry, Load
-from benchmarks.peers import reason
+from goc.check.contenders import Contender, Entry, Load
+from goc.check.peers import reason
 from goc.system.device import synchronize
 
 SCHEDULE_STEPS = 20  # images/s and speed-ups are those of DDIM-20

@@ -5,11 +5,11 @@ from typing import Any
 
 import pandas as pd
 import torch
-from benchmarks.roofline import H100_SXM, estimates
 
+from goc.check.roofline import H100_SXM, estimates
+from goc.check.setting import Case, Setting, Table
 from goc.cli.random_weights import DOWNSAMPLING
 from goc.models.dit import DiT
-from gpu_checks.setting import Case, Setting, Table
 
 # the kinds of step of the roofline, and the row and column of the steps' table that measures each
 FULL, CACHED, STACK = (

@@ -5,10 +5,10 @@ import shlex
 from functools import partial
 from unittest import mock
 
-import benchmark
 import torch
 
-from gpu_checks.setting import Case, Outcome, Setting, Table
+from goc.check.setting import Case, Outcome, Setting, Table
+from goc.check.step_table import steps
 
 COLUMNS = {
     "method": "row",
@@ -56,7 +56,7 @@ def check(setting: Setting, case: Case) -> Outcome:
     told = options(setting, case)
     traced = mock.patch.object(torch, "compile", partial(torch.compile, backend="eager"))
     with traced if setting.is_tiny else contextlib.nullcontext():
-        frame = benchmark.steps(told)
+        frame = steps(told)
     for kind in ("full", "cached"):
         frame[f"{kind}_median_ms"] = 1e3 * frame[f"{kind}_median_s"]
     failures, findings = [], []
