@@ -108,6 +108,8 @@ def without_effect(node: DictConfig, config: Config, overrides: Sequence[str]) -
     if not config.way.schedule.caches():
         return []
     typed = dict.fromkeys(text.lstrip("+").partition("=")[0] for text in overrides)
+    if config.way.schedule.found:
+        typed.pop("cache_ratio", None)  # its file may be named by how many steps it computes
     chosen = f"schedule={config.way.schedule.name} and predictor={config.way.predictor.name}"
     return [
         f"{key}={node[key]}: has no effect with {chosen}"

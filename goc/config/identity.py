@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from os.path import isfile
 from typing import Any
 
 from goc.config.settings import OF_DENOISERS, OF_PIPELINES, Config, Measurement, ModelConfig, Way
@@ -10,8 +9,9 @@ from goc.config.validation import place
 from goc.methods import PREDICTORS, SCHEDULES, name_of
 from goc.methods.predictors import GradientQueueConfig
 from goc.models.objective import PIPELINE
+from goc.models.plans import plan_sha256
 from goc.sampling.options import SAMPLERS, plain
-from goc.system.files import content_key, file_sha256, resolve
+from goc.system.files import content_key
 from goc.system.plugins import source_of
 from goc.system.registry import Registry
 
@@ -44,8 +44,8 @@ def way_files(way: Way, measurement: Measurement) -> dict[str, str]:
             if named is None and stand_in is not None:
                 template = getattr(measurement.model, stand_in)
                 named = template and place(template, way, measurement.model.name, measurement.cfg_scale)
-            if named is not None and isfile(resolve(named)):
-                hashes[f"{group}.{key}"] = file_sha256(resolve(named))
+            if named is not None and (sha256 := plan_sha256(named)) is not None:
+                hashes[f"{group}.{key}"] = sha256
     for group, name in (
         ("schedule", way.schedule.name),
         ("predictor", way.predictor.name),

@@ -5,7 +5,6 @@
 predictions were trained for. Whatever else is there says how it was found, and is not read.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from goc.models.plans import as_text, read_plan
 from goc.system.errors import ConfigError
-from goc.system.files import read_json, resolve, write_text
+from goc.system.files import write_text
 from goc.system.precision import LARGEST_WEIGHT
 
 
 def _read(key: str, path: str) -> dict[str, Any]:
     try:
-        content = read_json(resolve(path))
+        content = read_plan(path)
     except FileNotFoundError as error:
         raise ConfigError(
             f"{key}={path}: no such file; schedule=searched finds schedules, goc train weights trains weights"
@@ -88,9 +88,7 @@ def _is_weight(value: Any) -> bool:
 
 def write_schedule(path: Path, evaluations: int, computed: tuple[int, ...], **found: Any) -> None:
     """Write a schedule, with what else is said of it, one entry a line."""
-    content = {"evaluations": evaluations, "computed": list(computed), **found}
-    lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in content.items())
-    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+    write_text(path, as_text({"evaluations": evaluations, "computed": list(computed), **found}))
 
 
 def rows_of(weights: Tensor, computed: tuple[int, ...]) -> dict[str, list[float]]:
@@ -102,7 +100,7 @@ def rows_of(weights: Tensor, computed: tuple[int, ...]) -> dict[str, list[float]
 def tuned_on(path: str) -> int | None:
     """The seed that a file's schedule was searched with, or its weights were trained with; None: it does not say."""
     try:
-        content = read_json(resolve(path))
+        content = read_plan(path)
     except (OSError, ValueError):
         return None
     for part in ("training", "searched"):

@@ -29,7 +29,6 @@ from goc.sampling.generation import Generation
 from goc.sampling.local_search import Steps
 from goc.sampling.search import searched
 from goc.system.errors import ConfigError
-from goc.system.files import resolve
 
 PRODUCTS_BATCH = 4  # samples whose features of all steps are held together
 # of a way, what a schedule's distance to the target depends on besides its predictor
@@ -191,7 +190,7 @@ class Planner:
         }
         shipped = self.placed(self.model.schedules, count)
         calibration = replace(self.calibration, samples=samples)
-        return searched(calibration, cache_of, count, evaluations, method, resolve(shipped) if shipped else None)
+        return searched(calibration, cache_of, count, evaluations, method, shipped)
 
     def placed(self, template: str | None, computed: int | None = None) -> str | None:
         """Where one of the model's own files would lie, for the way and so many computed evaluations."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from goc.caching.cache import StepCache
+from goc.models.plans import read_plan
 from goc.models.schedules import write_schedule
 from goc.sampling.calibrate import Calibration
 from goc.sampling.distance import relative_distances
@@ -49,7 +50,7 @@ def searched(
     count: int,
     evaluations: int,
     method: dict[str, Any],
-    shipped: Path | None = None,
+    shipped: str | None = None,
 ) -> Steps:
     """The schedule of `count` computed evaluations whose samples end closest to the uncached ones.
 
@@ -67,7 +68,7 @@ def searched(
     asked = json.loads(json.dumps({**key, "schedules": evaluations}))
     path = shared_path(calibration.cache_dir, KIND, {**key, "computed": count}).with_suffix(".json")
     found_path = path.with_name(f"{path.stem}-found{evaluations}.json")
-    for file in (shipped, found_path):
+    for file in (shipped, str(found_path)):
         if (found := _found(file, asked, count)) is not None:
             return found
     with Lock(path.with_suffix(".lock")), keeping(f"{TRIED}; the same command goes on from there"):
@@ -95,10 +96,10 @@ def searched(
     return found
 
 
-def _found(path: Path | None, asked: dict[str, Any], count: int) -> Steps | None:
+def _found(path: str | None, asked: dict[str, Any], count: int) -> Steps | None:
     """The schedule in a file of `searched`, if it is there and of this very search."""
     try:
-        content = read_json(path) if path else {}
+        content = read_plan(path) if path else {}
         found = tuple(content["computed"]) if content.get("searched") == asked else ()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

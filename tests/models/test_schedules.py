@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from goc.models.plans import plan_sha256, read_plan
 from goc.models.schedules import read_schedule, read_weights, rows_of, write_schedule
 from goc.system.errors import ConfigError
 
 FOR = {"site": "branch", "model_sha256": "ab", "sampler": "ddim", "steps": 5, "cfg_scale": 1.0}
 COMPUTED = (0, 1, 3)
+
+SHA256_WHEN_IT_WAS_A_FILE = "7de9b308083864b968ea88f5348060dc1f73044ef46bffd6d68143903ce43b12"
 
 
 @pytest.fixture
@@ -75,3 +78,16 @@ def test_a_schedule_without_weights_and_weights_with_a_row_missing_are_refused(p
     path.write_text(json.dumps(content))
     with pytest.raises(ConfigError, match=r"as many weights for each cached step"):
         read_weights(str(path), FOR, COMPUTED, 5)
+
+
+def test_a_shipped_plan_is_an_entry_of_its_models_file_with_the_text_of_a_file_of_its_own(tmp_path: Path) -> None:
+    """Its SHA-256 is in the identity of runs, which stay what they were when each plan was a file."""
+    path = "asset:digits/plans/digits-1-ddim20-5-cfg1.json"
+    content = read_plan(path)
+    write_schedule(tmp_path / "own.json", content.pop("evaluations"), tuple(content.pop("computed")), **content)
+    assert plan_sha256(path) == plan_sha256(str(tmp_path / "own.json")) == SHA256_WHEN_IT_WAS_A_FILE
+    assert read_plan(path) == read_plan(str(tmp_path / "own.json"))
+    for missing in ("asset:digits/plans/digits-ddim20-99.json", "asset:digits/plans/none-ddim20-5.json"):
+        assert plan_sha256(missing) is None
+        with pytest.raises(FileNotFoundError):
+            read_plan(missing)
