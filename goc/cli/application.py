@@ -48,13 +48,11 @@ def task(node: DictConfig) -> float | tuple[float, float] | None:
         check_hydra(HydraConfig.get())
         config = from_hydra(node)
         validate(config)
-        for setting in without_effect(node, config, HydraConfig.get().overrides.task):
-            log.warning("%s", setting)
         from goc.runs.run import run
         from goc.sampling.interrupt import StoppedError
 
         try:
-            result = run(config, folder)
+            result = run(config, folder, without_effect(node, config, HydraConfig.get().overrides.task))
         except StoppedError as stopped:
             # past Hydra and past submitit, for which a job that was told to stop is then neither done nor failed
             raise SystemExit(fail(stopped, STOPPED)) from stopped

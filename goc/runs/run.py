@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from goc.config.settings import CONVERGED_SAMPLES
 from goc.metrics.keep import KeepFeatures
 from goc.metrics.lpips import lpips_sha256
 from goc.metrics.registry import field_of, plugins_of
+from goc.planning.plan import Plan
 from goc.planning.warnings import warn_of_seed
 from goc.report.results import claim_folder, compared_samples, measurement_of, read_influence, read_result, sole_run
 from goc.runs.loaded import Loaded, load
@@ -32,11 +34,11 @@ TRACKING = ("tracker", "wandb", "plugins")  # settings that change nothing in a 
 REFERENCE = "reference_sha256"  # of a result's measurement
 
 
-def run(config: Config, folder: Path) -> dict[str, Any] | None:
+def run(config: Config, folder: Path, notes: Sequence[str] = ()) -> dict[str, Any] | None:
     """Carry out one run in its folder and return its result; a finished run is only read back.
 
     Raises GocError for problems the user can solve. A stopped run goes on where it was when it is started again. With
-    several workers, those that do not lead return None.
+    several workers, those that do not lead return None. notes: warnings to give before anything is generated.
     """
     validate(config)
     sources = Sources.of(config.measurement)
@@ -49,7 +51,7 @@ def run(config: Config, folder: Path) -> dict[str, Any] | None:
                 claim_folder(folder, own)
             workers.agree("the config or the weights", content_key([identity(config), sources.weights()]))
             with memory_for(f"batch_size={config.way.batch_size}"):
-                carry_out(config, folder, sources, workers)
+                carry_out(config, folder, sources, workers, notes)
         result = read_result(folder)
     return result if workers.leads else None
 
@@ -81,7 +83,7 @@ def has_influence(folder: Path, result: dict[str, Any]) -> bool:
     return True
 
 
-def carry_out(config: Config, folder: Path, sources: Sources, workers: Workers) -> None:
+def carry_out(config: Config, folder: Path, sources: Sources, workers: Workers, notes: Sequence[str]) -> None:
     """Make what is missing of a run together with the other workers; the leader measures it and writes its files."""
     execution = config.execution
     device = choose_device(execution.device, workers.local_rank)
@@ -90,7 +92,13 @@ def carry_out(config: Config, folder: Path, sources: Sources, workers: Workers) 
     sources.require_unchanged()
     # before anything is generated in vain
     reference = loaded.reference(sources.reference, config.output) if workers.leads else None
-    generated = generate_all(config, folder, sources, workers, loaded)
+    plan = loaded.plan()
+    require_unchanged(config)
+    if workers.leads:
+        warn_of_seed(config)
+        for note in notes:
+            log.warning("%s", note)
+    generated = generate_all(config, folder, sources, workers, loaded, plan)
     if workers.leads:
         hashes = {**sources.weights(), REFERENCE: None if reference is None else reference.sha256}
         solution = None
@@ -100,14 +108,12 @@ def carry_out(config: Config, folder: Path, sources: Sources, workers: Workers) 
         leave(result, influence, generated.samples, config.output, folder)
 
 
-def generate_all(config: Config, folder: Path, sources: Sources, workers: Workers, loaded: Loaded) -> Generated:
+def generate_all(
+    config: Config, folder: Path, sources: Sources, workers: Workers, loaded: Loaded, plan: Plan
+) -> Generated:
     """Generate the run's samples, and before them the uncached ones that they are compared with."""
     measurement, way, output, uncached = config.measurement, config.way, config.output, loaded.uncached
     cache_dir = Path(output.cache_dir)
-    plan = loaded.plan()
-    require_unchanged(config)
-    if workers.leads:
-        warn_of_seed(config)
     caching = bool(plan.mask.any())
     compared = compared_samples(measurement.num_samples, output.distance_samples, way.batch_size)
     kept = max(compared, converged_samples(config))

@@ -83,10 +83,11 @@ def one_line(error: BaseException) -> str:
     if isinstance(error.__cause__, OmegaConfBaseException):
         lines += str(error.__cause__).splitlines()
     kept = [line.strip() for line in lines if line.strip() and not line.strip().startswith(HYDRA_DETAILS)]
-    text = RESOLVING.sub("", " ".join(kept))
+    whole = " ".join(kept)
+    text = RESOLVING.sub("", whole)
     # what it is about, where the text does not say so
     about = error.override if isinstance(error, OverrideParseException) else _full_key(error)
-    if about and re.split(r"[=\[]", about)[0] not in text:
+    if about and text == whole and re.split(r"[=\[]", about)[0] not in text:
         text = f"{about}: {text}"
     known = isinstance(error, GocError | HydraException | OmegaConfBaseException | SystemExit)
     return text if known else f"{type(error).__name__}: {text}"
