@@ -11,7 +11,7 @@ import torch
 from goc.config import Config, Measurement, ModelConfig, Way
 from goc.metrics.clip import clip_sha256, find_clip
 from goc.metrics.features import extractor_weights
-from goc.metrics.image_folder import folder_sha256
+from goc.metrics.real_images import folder_sha256
 from goc.models.build import load_model, prepare
 from goc.models.checkpoint import require_checkpoint
 from goc.models.decoder import Decoder, decode_pixels, find_vae, vae_sha256

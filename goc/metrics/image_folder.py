@@ -95,14 +95,6 @@ def find_images(folder: Path) -> ImageFolder:
     return ImageFolder(folder, tuple(files), digests, tuple(sorted(others)), hidden)
 
 
-def folder_sha256(folder: Path) -> str:
-    """SHA-256 of a folder of images, over their sorted names and contents; no image is decoded.
-
-    It is what `goc.metrics.reference.Reference.sha256` is of a folder. Raises GocError as `find_images` does.
-    """
-    return find_images(folder).sha256
-
-
 def _entries(folder: Path) -> Iterator[Path]:
     """All that is in a folder and its subfolders, but for subfolders themselves; hidden ones are not looked into."""
     with os.scandir(folder) as entries:

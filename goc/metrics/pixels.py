@@ -7,6 +7,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -24,7 +25,7 @@ GREY, COLOUR, PALETTE = ("1", "L", "LA", "La"), ("RGB", "RGBA", "RGBa", "RGBX"),
 BIT16 = ("I;16", "I;16L", "I;16B", "I;16N")
 UPRIGHT = (0, 1)  # of EXIF's orientations: not known, and as it is stored
 OPAQUE = 255
-BITS_PER_SAMPLE, PHOTOMETRIC, MIN_IS_WHITE = 258, 262, 0  # tags of TIFF
+BITS_PER_SAMPLE, PHOTOMETRIC, MIN_IS_WHITE, PLANAR, APART = 258, 262, 0, 284, 2  # tags of TIFF, and values
 SRGB_GAMMA = 1 / 2.2
 
 
@@ -33,12 +34,13 @@ class RefusedError(Exception):
 
 
 @contextmanager
-def opened(content: bytes) -> Iterator[ImageFile]:
-    """An image file's content, opened but not decoded; raises one of DAMAGE, also for a decompression bomb."""
+def opened(content: bytes | IO[bytes]) -> Iterator[ImageFile]:
+    """An image file, or its content, opened but not decoded; raises one of DAMAGE, also for a decompression bomb."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of odd tags; without pixels that are needed it is an error
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(content), formats=list(FORMATS)) as image:
+        file = io.BytesIO(content) if isinstance(content, bytes) else content
+        with Image.open(file, formats=list(FORMATS)) as image:
             yield image
 
 
@@ -58,20 +60,56 @@ def check_layout(image: ImageFile) -> None:
         raise RefusedError(
             f"is to be turned when shown (EXIF orientation {turned}): turn its pixels, or remove the tag"
         )
-    sixteen = image.mode in BIT16 or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    sixteen = is_16_bit_grey(image)
     if not (sixteen or image.mode in GREY + COLOUR + PALETTE):
         raise RefusedError(f"is of the mode {image.mode}, must be grey or RGB of 8 or 16 bits")
     if image.format == "TIFF" and sixteen:
         tags = image.tag_v2  # type: ignore[attr-defined]  # of Pillow's TIFF images
         if tags.get(PHOTOMETRIC) == MIN_IS_WHITE or tags.get(BITS_PER_SAMPLE, (16,)) != (16,):
             raise RefusedError("is a TIFF of grey where 0 is white, or of 9 to 15 bits: make it 8 bits")
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        if tags.get(PLANAR) == APART and max(tags.get(BITS_PER_SAMPLE, (1,))) > 8:  # Pillow takes its bytes for pixels
+            raise RefusedError("is a TIFF of more than 8 bits that keeps each colour apart: interleave them")
     if (sixteen or has_16_bits(image)) and "transparency" in image.info:
         raise RefusedError("is transparent in one of its 16-bit colours: composite it")
 
 
+def is_16_bit_grey(image: ImageFile) -> bool:
+    """Whether an opened image is grey of 16 bits, all of which Pillow gives."""
+    return image.mode in BIT16 or (image.mode == "I" and image.format in ("PNG", "PPM"))
+
+
 def has_16_bits(image: ImageFile) -> bool:
-    """Whether an opened image is stored in 16 bits, of which Pillow gives the higher 8."""
-    return any(";16" in str(tile.args) for tile in image.tile)
+    """Whether an opened image is stored in 16 bits, of which Pillow gives the higher 8, or for a PPM the nearest."""
+    return any(";16" in str(tile.args) for tile in image.tile) or is_wide_ppm(image)
+
+
+def is_wide_ppm(image: ImageFile) -> bool:
+    """Whether an opened image is a PPM in colour with more than 256 levels."""
+    largest = [tile.args[-1] for tile in image.tile if isinstance(tile.args, tuple)]
+    return image.format == "PPM" and image.mode == "RGB" and any(level > OPAQUE for level in largest)
+
+
+def read_otherwise_before(image: ImageFile) -> bool:
+    """Whether an older version read other pixels of an opened image, or may have: of 16 bits, transparent, turned, ..."""
+    try:
+        check_layout(image)
+    except RefusedError:
+        return True
+    return is_16_bit_grey(image) or has_16_bits(image) or image.has_transparency_data
+
+
+def _wide_values(image: ImageFile) -> np.ndarray:
+    """The 16-bit values [H, W, 3] of a PPM, by reading its colours as a grey image of three times its width."""
+    (width, height), tile = image.size, image.tile[0]
+    assert isinstance(tile.args, tuple)
+    assert image.fp is not None
+    image.fp.seek(tile.offset)
+    kind = "P2" if tile.codec_name == "ppm_plain" else "P5"
+    header = f"{kind} {3 * width} {height} {tile.args[-1]}\n".encode()
+    with opened(header + image.fp.read()) as grey:
+        return np.asarray(grey).reshape(height, width, 3)
 
 
 def pixels(image: ImageFile, channels: int) -> np.ndarray:
@@ -82,11 +120,13 @@ def pixels(image: ImageFile, channels: int) -> np.ndarray:
     """
     check_layout(image)
     halved = has_16_bits(image)
+    values = _wide_values(image) if is_wide_ppm(image) else None
     image.load()
     if image.has_transparency_data and (np.asarray(image.convert("RGBA"))[..., -1] != OPAQUE).any():
         raise RefusedError("has transparent pixels, and what is behind them is not known: composite it first")
-    if image.mode in BIT16 or image.mode == "I":
+    if values is None and is_16_bit_grey(image):
         values = np.asarray(image)
+    if values is not None:
         halved, array = True, (values >> 8).astype(np.uint8)
         dark = 0 < values.max() < 256
     else:

@@ -9,11 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from goc.metrics.image_folder import ImageFolder, find_images, folder_sha256, shown
-from goc.metrics.pixels import DAMAGE, RefusedError, check_layout, opened, other_colours, pixels
+from goc.metrics.image_folder import ImageFolder, find_images, shown
+from goc.metrics.pixels import DAMAGE, RefusedError, check_layout, opened, other_colours, pixels, read_otherwise_before
 from goc.system.errors import GocError
-
-__all__ = ["EXTRACTION_BATCH", "RealImages", "folder_images", "folder_sha256"]
 
 EXTRACTION_BATCH = 64
 PIXEL_RULE = "16 bits by the higher byte, no alpha"  # how files became pixels; kept features of another are not used
@@ -46,6 +44,8 @@ def folder_images(folder: Path, channels: int, size: int | None) -> RealImages:
         unused = f" (not used: {found.unused()})" if found.unused() else ""
         raise GocError(f"model.reference={folder}: {len(found.files)} images there, at least 2 are needed{unused}")
 
+    otherwise = False
+
     def refusal(path: Path, reason: object) -> GocError:
         return GocError(f"model.reference={folder}: {shown(path)} {reason}")
 
@@ -57,6 +57,7 @@ def folder_images(folder: Path, channels: int, size: int | None) -> RealImages:
         try:
             with opened(path.read_bytes()) as image:
                 check_layout(image)
+                otherwise |= read_otherwise_before(image)
                 width, height = image.size
                 coloured += other_colours(image)
         except RefusedError as error:
@@ -86,7 +87,30 @@ def folder_images(folder: Path, channels: int, size: int | None) -> RealImages:
 
     assert size is not None
     notes = _notes(found, coloured)
-    return RealImages(folder, found.sha256, len(found.files), size, batches, notes, PIXEL_RULE)
+    return RealImages(folder, _identity(found, otherwise), len(found.files), size, batches, notes, PIXEL_RULE)
+
+
+def folder_sha256(folder: Path) -> str:
+    """SHA-256 of a folder of images: of their sorted names and contents, and of how they are read if that changed.
+
+    It is what `goc.metrics.reference.Reference.sha256` is of a folder. Images are opened and not decoded; raises
+    GocError as `find_images` does.
+    """
+    found = find_images(folder)
+    return _identity(found, any(map(_read_otherwise_before, found.files)))
+
+
+def _read_otherwise_before(path: Path) -> bool:
+    try:
+        with path.open("rb") as file, opened(file) as image:
+            return read_otherwise_before(image)
+    except DAMAGE:
+        return False  # it is refused where its pixels are wanted
+
+
+def _identity(found: ImageFolder, otherwise: bool) -> str:
+    """otherwise: whether older versions, whose results know the folder by its files alone, read other pixels there."""
+    return hashlib.sha256(f"{found.sha256}\n{PIXEL_RULE}".encode()).hexdigest() if otherwise else found.sha256
 
 
 def _notes(found: ImageFolder, coloured: int) -> tuple[str, ...]:

@@ -1,17 +1,16 @@
 """What several runs share, kept on disk by all that it depends on."""
 
-import json
+import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from goc.system.files import content_key, room_for, write_atomically
 from goc.system.locks import Lock
+from goc.system.sealed import UnusableError, sealed, unsealed
 from goc.system.stopping import keeping
 
 log = logging.getLogger(__name__)
@@ -29,28 +28,29 @@ def shared_tensors(
 ) -> dict[str, Tensor]:
     """The named tensors that make() gives; from disk if any run made them before.
 
-    Of several processes one makes them, and the others wait. A damaged file is made again, with a warning. Raises
-    GocError if there is no room for it.
+    Of several processes one makes them, and the others wait. A file that is damaged, or of another key, is made again,
+    with a warning. Raises GocError if there is no room for it.
     """
     path = shared_path(cache_dir, kind, key).with_suffix(".safetensors")
-    if (kept := _kept(path, names)) is not None:  # by all who may read it
-        return kept
+    with contextlib.suppress(FileNotFoundError, UnusableError):  # by all who may read it
+        return _kept(path, key, names)
     with Lock(path.with_suffix(".lock")):
-        if (kept := _kept(path, names)) is not None:
-            return kept
-        if path.exists():
-            log.warning("%s is damaged: it is made again", path)
+        try:
+            return _kept(path, key, names)
+        except FileNotFoundError:
+            pass
+        except UnusableError as error:
+            log.warning("%s %s: it is made again", path, error)
         with keeping(f"{path.name} is begun anew by the same command; what was finished before it is kept"):
             made = make()
             with room_for(path, "what was finished before it is kept"):
-                write_atomically(path, save(made, metadata={"key": json.dumps(key)}))
+                write_atomically(path, sealed(made, key))
         return made
 
 
-def _kept(path: Path, names: set[str]) -> dict[str, Tensor] | None:
-    """The named tensors in a file; None if it is not there, or damaged."""
-    try:
-        tensors = load_file(path)
-        return {name: tensors[name] for name in names}
-    except (SafetensorError, OSError, KeyError):
-        return None
+def _kept(path: Path, key: dict[str, Any], names: set[str]) -> dict[str, Tensor]:
+    """The named tensors in a file of a key; raises FileNotFoundError, or UnusableError."""
+    tensors = unsealed(path, key)
+    if missing := sorted(names - tensors.keys()):
+        raise UnusableError(f"is damaged (without {', '.join(missing)})")
+    return {name: tensors[name] for name in names}
