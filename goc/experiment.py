@@ -8,6 +8,7 @@ from typing import Any
 from goc.config import Config, flat, identity, label, validate
 from goc.config.identity import way_files
 from goc.config.settings import CONVERGED_SAMPLES
+from goc.config.tuning import tuned_on
 from goc.loaded import Loaded, load
 from goc.metrics.keep import KeepFeatures
 from goc.metrics.lpips import lpips_sha256
@@ -93,7 +94,7 @@ def carry_out(config: Config, folder: Path, sources: Sources, workers: Workers) 
         if count := converged_samples(config):
             solution = loaded.converged(count)
         result, influence = measure(config, folder, generated, reference, solution, hashes, workers.count)
-        leave(result, influence, generated.samples, config.output, folder)
+        leave(result, influence, generated.samples, config.way, config.output, folder)
 
 
 def generate_all(config: Config, folder: Path, sources: Sources, workers: Workers, loaded: Loaded) -> Generated:
@@ -102,6 +103,8 @@ def generate_all(config: Config, folder: Path, sources: Sources, workers: Worker
     cache_dir = Path(output.cache_dir)
     plan = loaded.plan()
     require_unchanged(config)
+    if workers.leads:
+        warn_of_tuning(config)
     caching = bool(plan.mask.any())
     compared = compared_samples(measurement.num_samples, output.distance_samples, way.batch_size)
     kept = max(compared, converged_samples(config))
@@ -129,6 +132,19 @@ def generate_all(config: Config, folder: Path, sources: Sources, workers: Worker
 def require_unchanged(config: Config) -> None:
     """Raise GocError if a file that the way's method was read from has changed since the config was made."""
     require_same(config.files, way_files(config.way, config.measurement))
+
+
+def warn_of_tuning(config: Config) -> None:
+    """Say so where a run's method was tuned on samples that are scored."""
+    seed = config.measurement.seed
+    for what, count in tuned_on(config.way, config.measurement).items():
+        log.warning(
+            "seed=%d: the method was tuned on %d of the samples that are scored (by %s), so that its "
+            "numbers flatter it; choose another seed",
+            seed,
+            count,
+            what,
+        )
 
 
 def converged_samples(config: Config) -> int:

@@ -4,6 +4,7 @@ What a run needs is imported when there is one: help, completion and errors in t
 """
 
 import contextlib
+import logging
 import os
 import sys
 import traceback
@@ -26,8 +27,10 @@ from goc.report.collect import find
 from goc.report.result import Result
 from goc.report.results import FAILURE_FILE, reason_in
 from goc.system.errors import ConfigError, GocError, fail, memory_error, one_line
-from goc.system.files import CONF, room_for, write_text
+from goc.system.files import CONF, write_text
 from goc.system.stopping import INTERRUPTED, STOPPED
+
+log = logging.getLogger(__name__)
 
 
 def task(node: DictConfig) -> float | tuple[float, float] | None:
@@ -38,8 +41,8 @@ def task(node: DictConfig) -> float | tuple[float, float] | None:
     jobs go on.
     """
     folder = output_folder()
-    (folder / FAILURE_FILE).unlink(missing_ok=True)
     try:
+        (folder / FAILURE_FILE).unlink(missing_ok=True)
         check_hydra(HydraConfig.get())
         config = from_hydra(node)
         validate(config)
@@ -83,10 +86,20 @@ def objectives(result: dict[str, Any], direction: Any) -> float | tuple[float, f
 
 
 def record_failure(folder: Path, error: BaseException, details: str) -> None:
-    """Say why a job of a sweep failed, and leave it in the job's folder for SweepReport: one line, then the details."""
+    """Say why a job of a sweep failed, and leave it in the job's folder for SweepReport: one line, then the details.
+
+    Where it cannot be left there, as on a full disk, that is said too, and the other jobs go on.
+    """
     fail(error)
-    with room_for(folder / FAILURE_FILE):
+    try:
         write_text(folder / FAILURE_FILE, f"{one_line(error)}\n{details}")
+    except OSError as full:
+        log.warning("%s", one_line(full))
+        SweepReport.unwritten.append(f"{one_line(error)}  ({folder})")
+
+
+class RefusedSweep(SystemExit):  # it leaves Hydra, which would only warn of an error in a callback
+    """A sweep that is not started, because of its cause."""
 
 
 class SweepReport(Callback):
@@ -94,12 +107,14 @@ class SweepReport(Callback):
 
     failed: ClassVar[bool] = False  # of the last sweep of this process, and
     study: ClassVar[Path | None] = None  # its folder
+    unwritten: ClassVar[list[str]] = []  # why jobs in this process failed that could not leave it in their folder
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        SweepReport.unwritten.clear()
         try:
             check_hydra(config.hydra)
         except ConfigError as error:
-            raise SystemExit(fail(error)) from error  # past Hydra, which would only warn
+            raise RefusedSweep(error) from error
         with contextlib.suppress(OSError, OmegaConfBaseException):  # Hydra meets it next, and then does not only warn
             self.started = Path(config.hydra.sweep.dir) / ".started"  # by the clock that the jobs' files are dated by
             self.started.parent.mkdir(parents=True, exist_ok=True)
@@ -122,15 +137,17 @@ class SweepReport(Callback):
             if report([str(folder)]):
                 return
             track_study(from_hydra(config).output, folder)
-        if reasons:
-            print(f"{len(reasons)} failed:", file=sys.stderr)
+        if reasons or SweepReport.unwritten:
+            print(f"{len(reasons) + len(SweepReport.unwritten)} failed:", file=sys.stderr)
         for path in reasons:
             try:
                 reason = reason_in(path.parent)
             except ValueError as error:
                 reason = str(error)
             print(f"  {reason}  ({path})", file=sys.stderr)
-        SweepReport.failed = bool(reasons)
+        for reason in SweepReport.unwritten:
+            print(f"  {reason}", file=sys.stderr)
+        SweepReport.failed = bool(reasons or SweepReport.unwritten)
 
 
 def launch(arguments: Sequence[str]) -> None:
@@ -142,6 +159,8 @@ def launch(arguments: Sequence[str]) -> None:
     try:
         with refusing(arguments):
             hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(task)()
+    except RefusedSweep as refused:
+        raise refused.reason from None
     finally:
         sys.argv = before
 

@@ -23,6 +23,7 @@ DAMAGE = (
 )  # fmt: skip
 GREY, COLOUR, PALETTE = ("1", "L", "LA", "La"), ("RGB", "RGBA", "RGBa", "RGBX"), ("P", "PA")
 BIT16 = ("I;16", "I;16L", "I;16B", "I;16N")
+EXIF_MARKS = (b"exif", b"adobe.xmp")  # in the names of a PNG's chunks, or of the texts there
 UPRIGHT = (0, 1)  # of EXIF's orientations: not known, and as it is stored
 OPAQUE = 255
 BITS_PER_SAMPLE, PHOTOMETRIC, MIN_IS_WHITE, PLANAR, APART = 258, 262, 0, 284, 2  # tags of TIFF, and values
@@ -56,7 +57,8 @@ def check_layout(image: ImageFile) -> None:
     """Raise RefusedError for an opened image whose pixels mean something else than 8-bit or 16-bit grey or colour."""
     if (frames := getattr(image, "n_frames", 1)) != 1:
         raise RefusedError(f"has {frames} pictures in it, must have one")
-    if (turned := image.getexif().get(ExifTags.Base.Orientation, 1)) not in UPRIGHT and turned in range(9):
+    halved = has_16_bits(image)  # before what may decode it: Pillow forgets it then
+    if (turned := orientation(image)) not in UPRIGHT and turned in range(9):
         raise RefusedError(
             f"is to be turned when shown (EXIF orientation {turned}): turn its pixels, or remove the tag"
         )
@@ -71,8 +73,20 @@ def check_layout(image: ImageFile) -> None:
         tags = image.tag_v2  # type: ignore[attr-defined]
         if tags.get(PLANAR) == APART and max(tags.get(BITS_PER_SAMPLE, (1,))) > 8:  # Pillow takes its bytes for pixels
             raise RefusedError("is a TIFF of more than 8 bits that keeps each colour apart: interleave them")
-    if (sixteen or has_16_bits(image)) and "transparency" in image.info:
+    if (sixteen or halved) and "transparency" in image.info:
         raise RefusedError("is transparent in one of its 16-bit colours: composite it")
+
+
+def orientation(image: ImageFile) -> int:
+    """EXIF's orientation of an opened image; 1 where there is none. A PNG is decoded only if it may have one."""
+    if image.format == "PNG" and image.fp is not None:
+        place = image.fp.tell()
+        image.fp.seek(0)
+        content = image.fp.read().lower()
+        image.fp.seek(place)
+        if not any(mark in content for mark in EXIF_MARKS):
+            return 1
+    return int(image.getexif().get(ExifTags.Base.Orientation, 1))
 
 
 def is_16_bit_grey(image: ImageFile) -> bool:
@@ -92,12 +106,14 @@ def is_wide_ppm(image: ImageFile) -> bool:
 
 
 def read_otherwise_before(image: ImageFile) -> bool:
-    """Whether an older version read other pixels of an opened image, or may have: of 16 bits, transparent, turned, ..."""
+    """Whether an older version read other pixels of an opened image, or may have: of 16 bits, transparent, turned."""
+    if is_16_bit_grey(image) or has_16_bits(image) or image.has_transparency_data:
+        return True
     try:
         check_layout(image)
     except RefusedError:
         return True
-    return is_16_bit_grey(image) or has_16_bits(image) or image.has_transparency_data
+    return False
 
 
 def _wide_values(image: ImageFile) -> np.ndarray:
@@ -118,8 +134,8 @@ def pixels(image: ImageFile, channels: int) -> np.ndarray:
     16 bits become 8 by the higher byte, which is exact for 8-bit images stored in 16 bits. Opaque alpha is dropped; a
     grey image is the same in three channels. Raises RefusedError where that would be a guess, or one of DAMAGE.
     """
-    check_layout(image)
     halved = has_16_bits(image)
+    check_layout(image)
     values = _wide_values(image) if is_wide_ppm(image) else None
     image.load()
     if image.has_transparency_data and (np.asarray(image.convert("RGBA"))[..., -1] != OPAQUE).any():

@@ -56,7 +56,8 @@ COLUMNS = {
     "model": ("config", "model", "name"),
     "family": ("config", "model", "family"),
 }
-INTERNAL = ["point", "way"]  # columns by which rows are put together, and that no file shows
+TUNED_ON = "tuned_on"  # of the samples that are scored, how many the method was tuned on
+INTERNAL = ["point", "way", TUNED_ON]  # columns by which rows are put together, or noted, and that no file shows
 MEASUREMENT = ["model", "cfg_scale", "samples", "seed", "measurement"]  # rows compare where all are equal
 # settings that tell runs of one method apart, and their short names
 SETTINGS = {"gradient_weights": "w", "inflection_threshold": "threshold", "correct_steps": "corrected at"}
@@ -108,6 +109,7 @@ def row_of(result: dict[str, Any]) -> dict[str, Any]:
         row["evaluations"] = row["steps"] * (1 - row["cached"])
     if row["evaluations"] is not None:
         row["evaluations"] = round(row["evaluations"], 6)  # 50 (1 - 0.9) is a little less than 5, and no cheaper
+    row[TUNED_ON] = max((result.get(TUNED_ON) or {}).values(), default=0)
     own = told_apart(result["config"])
     row["measurement"] = without_seed(measurement_of(result))
     row["point"] = without_seed(own)
@@ -133,7 +135,7 @@ def table(results: list[dict[str, Any]]) -> pd.DataFrame:
     the steps; `measurement`, equal for runs that differ in nothing but the way and the seed; `point`, equal for runs
     that differ in nothing but the seed; `way`, equal for runs that differ in nothing but the model and the seed.
     """
-    columns = [*COLUMNS, *(f"{column}_se" for column in WITH_ERROR), "kind", "solver", "measurement", "point", "way"]
+    columns = [*COLUMNS, *(f"{column}_se" for column in WITH_ERROR), "kind", "solver", "measurement", *INTERNAL]
     frame = pd.DataFrame([row_of(result) for result in results], columns=columns)
     order = ["model", "cfg_scale", "measurement", "evaluations", "method", "steps", "kind", "weights",
              "inflection_threshold", "seed"]  # fmt: skip
@@ -156,6 +158,7 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     for places in frame.groupby(["measurement", "point"], sort=False).indices.values():
         places = frame.iloc[places]["seed"].drop_duplicates().index  # a seed has one vote, wherever the rows are from
         row = records[places[0]]
+        row[TUNED_ON] = max(records[place][TUNED_ON] for place in places)
         row["seed"] = ",".join(map(str, sorted(records[place]["seed"] for place in places)))
         if len(places) > 1:
             row |= numbers.loc[places].mean().to_dict()

@@ -81,6 +81,7 @@ SHAPE: dict[tuple[str, ...], tuple[Check, str]] = {
     ("cached_share",): (_list(lambda value: is_number(value) and 0 <= value <= 1), "a list of shares"),
     ("samples", "folder"): TEXT,
     ("fingerprint",): TEXT,
+    ("tuned_on",): (lambda value: _object(value) and all(map(_count, value.values())), "numbers of samples"),
 }
 
 
