@@ -98,7 +98,7 @@ def record_failure(folder: Path, error: BaseException, details: str) -> None:
         SweepReport.unwritten.append(f"{one_line(error)}  ({folder})")
 
 
-class RefusedSweep(SystemExit):  # noqa: N818  # it leaves Hydra, which would only warn of an error in a callback
+class RefusedSweep(SystemExit):  # it leaves Hydra, which would only warn of an error in a callback
     """A sweep that is not started, because of a setting."""
 
     def __init__(self, reason: ConfigError) -> None:
