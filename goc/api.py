@@ -84,7 +84,7 @@ def sweep(*overrides: str, **settings: Any) -> Sweep:
     overrides: as on the command line; a comma separates values to try. settings: as `run`'s, the same in every run.
     Runs that fail do not stop the others; why they did is in `failed`. Raises GocError where nothing can be started.
     """
-    from goc.cli.application import SweepRefused, SweepReport, launch
+    from goc.cli.application import SweepReport, launch
     from goc.report.collect import find
 
     logger = logging.getLogger()
@@ -92,8 +92,6 @@ def sweep(*overrides: str, **settings: Any) -> Sweep:
     try:
         with one_line_errors():
             launch(["-m", *overrides, *typed(settings)])
-    except SweepRefused as refused:
-        raise refused.__cause__ or refused from None
     finally:
         logger.handlers, logger.level = handlers, level
     assert SweepReport.study is not None  # a sweep that was started has a folder

@@ -1,5 +1,6 @@
 """Runs, sweeps and comparisons from Python."""
 
+import errno
 import json
 from enum import Enum
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 import goc
 from goc.api import written
+from goc.cli.application import SweepReport
 from goc.system.errors import GocError
 
 SMALL = {"num_samples": 24, "batch_size": 12, "steps": 5, "calibration_samples": 8, "converged_samples": 0,
@@ -84,6 +86,21 @@ def test_a_sweep_has_its_runs_and_what_failed(tmp_path: Path) -> None:
     assert row["two paired errors"] in ("first is better", "second is better")
 
 
+@pytest.mark.slow
+def test_a_reason_that_cannot_be_written_does_not_end_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("goc.cli.application.write_text", full)
+    study = goc.sweep("method=reuse", "cache_ratio=1.5,0.4", name="mine", **SMALL)
+    assert len(study) == 1
+    shown = capsys.readouterr().err
+    assert "1 failed:\n  cache_ratio=1.5: must be in [0, 1)" in shown
+    assert SweepReport.failed
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [
@@ -94,6 +111,7 @@ def test_a_sweep_has_its_runs_and_what_failed(tmp_path: Path) -> None:
         (lambda: goc.run(metrics=[b"fid"]), r"metrics=.*: must be text, a number, .* not bytes"),
         (lambda: goc.sweep("seed=0,1", "hydra.job.chdir=true"), r"hydra\.job\.chdir=True: must be false"),
         (lambda: goc.sweep("cach_ratio=0.5,0.6"), "cach_ratio"),
+        (lambda: goc.sweep("cache_ratio=0.5,0.6", "hydra.job.chdir=true"), "hydra.job.chdir"),
         (lambda: goc.compare("here", "there"), "here: holds no finished run"),
         (lambda: goc.Result.load("here"), "here: holds no finished run"),
     ],

@@ -1,5 +1,6 @@
 """Whatever file decides a sample or a score is part of a run by its content."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from conftest import Run, only_result
 from PIL import Image
 from refusals import assert_refused
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from goc.config import compose_config, run_id
 from goc.models.schedules import write_schedule
@@ -20,6 +21,7 @@ from goc.runs.run import run
 from goc.sampling.shards import SampleSet
 from goc.system.errors import GocError
 from goc.system.files import ASSETS, file_sha256
+from goc.system.sealed import KEY, SEAL, sealed
 
 SMALL = ("num_samples=24", "batch_size=12", "steps=5", "calibration_samples=8", "converged_samples=0",
          "latency_repeats=0", "metrics=[fid]")  # fmt: skip
@@ -156,8 +158,8 @@ def test_a_calibration_that_was_made_anew_and_differs_does_not_join_shards(run_h
     (tmp_path / "own" / "result.json").unlink()
     (changes,) = (tmp_path / "outputs" / "cache").glob("changes-*.safetensors")
     with safe_open(changes, framework="pt") as file:
-        key = json.loads(file.metadata()["about"])["key"]
-    save_file({name: 1.5 * values for name, values in load_file(changes).items()}, changes, {"key": json.dumps(key)})
+        key = json.loads(file.metadata()[SEAL])[KEY]
+    changes.write_bytes(sealed({name: 1.5 * values for name, values in load_file(changes).items()}, key))
     assert_refused(run_here(*command, check=False), "of another run, .* another calibration")
 
 
@@ -202,6 +204,23 @@ def test_a_checkpoint_that_changes_while_it_is_loaded_is_noticed(
     with pytest.raises(GocError, match=r"^model: its file changed while the run started"):
         run(config, tmp_path / "run")
     assert not list((tmp_path / "run").rglob("shard-*"))
+
+
+def test_an_older_versions_number_of_16_bit_images_is_not_read_back(run_here: Run, tmp_path: Path) -> None:
+    """It clipped them, and knew the folder by names and contents alone."""
+    images, names = tmp_path / "real", hashlib.sha256()
+    images.mkdir()
+    for index, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (8, 8, 8)).astype(np.uint16) * 257):
+        Image.fromarray(pixels).save(images / f"{index}.png")
+        names.update(f"{index}.png\0{file_sha256(images / f'{index}.png')}\n".encode())
+    command = (*SMALL, "model.reference=real", "hydra.run.dir=own")
+    run_here(*command)
+    right = only_result(tmp_path / "own")
+    wrong = json.loads(json.dumps(right))
+    wrong["measurement"]["reference_sha256"], wrong["metrics"]["fid"] = names.hexdigest(), 1234.5
+    (tmp_path / "own" / "result.json").write_text(json.dumps(wrong))
+    run_here(*command)
+    assert only_result(tmp_path / "own")["metrics"]["fid"] == right["metrics"]["fid"]
 
 
 def test_a_perceptual_distance_of_other_weights_is_measured_again(

@@ -1,129 +1,24 @@
 """Files say whose they are: one that was copied over another's name, or damaged, is noticed, and made again."""
 
-import contextlib
-import json
-import logging
-import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from benchmarks.reports import result_of
-from safetensors.torch import load_file, save_file
 
 from goc.config import Measurement, ModelConfig, compose_config
 from goc.config.settings import SHAPE
-from goc.metrics.features import load_extractor
-from goc.metrics.reference import load_reference, save_reference
 from goc.report.measurement import describe_measurement
 from goc.report.pairs import difference, points_of
 from goc.report.results import INFLUENCE_FILE, measurement_of, read_influence, run_key, write_influence
-from goc.sampling.images import write_pngs
-from goc.sampling.search import _known
-from goc.sampling.shards import SampleSet
-from goc.sampling.shared import shared_path, shared_tensors
-from goc.sampling.training import progress_of
-from goc.system.errors import GocError
 
 
 def damage(path: Path) -> None:
     """Change the last byte, which is of a tensor."""
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-
-
-def kept(folder: Path, value: float) -> float:
-    """What is shared by all that depends on a value: the value itself."""
-    made = shared_tensors(folder, "kind", {"value": value}, {"x"}, lambda: {"x": torch.full((3,), value)})
-    return made["x"][0].item()
-
-
-@pytest.mark.parametrize("how", ["copied", "damaged"])
-def test_what_several_runs_share_is_made_again_where_it_is_another_one(
-    how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert [kept(tmp_path, value) for value in (1.0, 2.0)] == [1.0, 2.0]
-    one, two = (shared_path(tmp_path, "kind", {"value": v}).with_suffix(".safetensors") for v in (1.0, 2.0))
-    whole = two.read_bytes()
-    shutil.copy(one, two) if how == "copied" else damage(two)
-    with caplog.at_level(logging.WARNING):
-        assert kept(tmp_path, 2.0) == 2.0
-    why = "of something else than its name says" if how == "copied" else "damaged"
-    assert [record.getMessage() for record in caplog.records] == [f"{two} is {why}: it is made again"]
-    assert two.read_bytes() == whole
-
-
-def test_what_an_older_version_kept_is_read_if_its_key_is_right(tmp_path: Path) -> None:
-    path = shared_path(tmp_path, "kind", {"value": 1.0}).with_suffix(".safetensors")
-    for key, expected in (({"value": 1.0}, 5.0), ({"value": 2.0}, 1.0)):
-        save_file({"x": torch.full((3,), 5.0)}, path, metadata={"key": json.dumps(key)})
-        assert kept(tmp_path, 1.0) == expected
-
-
-def test_distances_of_another_search_are_not_taken(tmp_path: Path) -> None:
-    path = tmp_path / "search.json"
-    path.write_text(json.dumps({"key": {"seed": 1}, "distances": {"0,3": 0.5}}))
-    assert _known(path, {"seed": 1}) == {"0,3": 0.5}
-    assert _known(path, {"seed": 2}) == {}
-
-
-def test_a_training_does_not_go_on_from_another_one(tmp_path: Path) -> None:
-    def train(seed: int, iterations: int) -> list[float]:
-        parameter = torch.nn.Parameter(torch.zeros(2))
-        optimizer = torch.optim.Adam([parameter])
-        random = torch.Generator().manual_seed(seed)
-        with contextlib.suppress(ZeroDivisionError), progress_of(tmp_path, {"seed": seed}) as progress:
-            losses = progress.resume(parameter, optimizer, random)
-            for _ in range(iterations):
-                parameter.grad = torch.ones(2)
-                optimizer.step()
-                losses.append(float(seed))
-                progress.keep(parameter, optimizer, random, losses)
-            raise ZeroDivisionError  # stopped
-        return losses
-
-    assert train(1, 2) == [1.0, 1.0]
-    assert train(1, 1) == [1.0, 1.0, 1.0]
-    assert train(2, 1) == [2.0]
-    one, two = sorted(tmp_path.glob("training-*.safetensors"), key=lambda path: len(load_file(path)["losses"]))[::-1]
-    shutil.copy(one, two)
-    assert train(2, 1) == [2.0]
-    damage(one)
-    assert train(1, 1) == [1.0]
-
-
-def test_a_shard_of_other_samples_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    samples = SampleSet(tmp_path, 8, 4, "run")
-    for indices in samples.shards:
-        samples.write(indices, {"x": torch.full((4,), float(indices.start))}, {})
-    first, second = map(samples.path, samples.shards)
-    shutil.copy(first, second)
-    assert not samples.finished(samples.shards[1])
-    assert "is damaged (it is of samples 0 to 3): it is made again" in caplog.text
-    assert not second.exists()
-    assert samples.finished(samples.shards[0])
-
-
-def test_features_of_other_images_are_extracted_again(tmp_path: Path) -> None:
-    extractor = load_extractor("digits", None, torch.device("cpu"))
-    images = torch.randint(0, 256, (2, 6, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    references = []
-    for index, folder in enumerate((tmp_path / "a", tmp_path / "b")):
-        write_pngs([images[index]], folder)
-        references.append(load_reference(folder, extractor, 8, True, tmp_path / f"cache{index}"))
-    (one,), (two,) = (list(tmp_path.glob(f"cache{index}/reference-*.safetensors")) for index in (0, 1))
-    for spoil in (lambda: shutil.copy(one, two), lambda: damage(two)):
-        spoil()
-        again = load_reference(tmp_path / "b", extractor, 8, True, tmp_path / "cache1")
-        assert np.array_equal(again.mu, references[1].mu)
-    saved = tmp_path / "saved.safetensors"
-    save_reference(saved, references[0])
-    damage(saved)
-    with pytest.raises(GocError, match=r"saved.safetensors: damaged \(its checksum does not match\)"):
-        load_reference(saved, extractor, 8, True, None)
 
 
 def test_influences_of_another_run_are_not_believed(tmp_path: Path) -> None:

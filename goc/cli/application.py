@@ -43,8 +43,8 @@ def task(node: DictConfig) -> float | tuple[float, float] | None:
     jobs go on.
     """
     folder = output_folder()
-    (folder / FAILURE_FILE).unlink(missing_ok=True)
     try:
+        (folder / FAILURE_FILE).unlink(missing_ok=True)
         check_hydra(HydraConfig.get())
         config = from_hydra(node)
         validate(config)
@@ -88,18 +88,25 @@ def objectives(result: dict[str, Any], direction: Any) -> float | tuple[float, f
 
 
 def record_failure(folder: Path, error: BaseException, details: str) -> None:
-    """Say why a job of a sweep failed, and leave it in the job's folder for SweepReport: one line, then the details."""
+    """Say why a job of a sweep failed, and leave it in the job's folder for SweepReport: one line, then the details.
+
+    Where it cannot be left there, as on a full disk, that is said too, and the other jobs go on.
+    """
     fail(error)
     try:
         with room_for(folder / FAILURE_FILE):
             write_text(folder / FAILURE_FILE, f"{one_line(error)}\n{details}")
     except GocError as unwritten:  # a full disk, as a rule: the other jobs may need no more room
         log.warning("%s", unwritten)
-        SweepReport.untold.append(f"{one_line(error)}  ({folder})")
+        SweepReport.unwritten.append(f"{one_line(error)}  ({folder})")
 
 
-class SweepRefused(SystemExit):
-    """Ends a sweep before its first job, because of the error that it is raised from."""
+class RefusedSweep(SystemExit):  # it leaves Hydra, which would only warn of an error in a callback
+    """A sweep that is not started, because of a setting."""
+
+    def __init__(self, reason: ConfigError) -> None:
+        super().__init__(1)
+        self.reason = reason
 
 
 class SweepReport(Callback):
@@ -107,14 +114,14 @@ class SweepReport(Callback):
 
     failed: ClassVar[bool] = False  # of the last sweep of this process, and
     study: ClassVar[Path | None] = None  # its folder
-    untold: ClassVar[list[str]] = []  # jobs of this process whose reasons found no room in their folders
+    unwritten: ClassVar[list[str]] = []  # why jobs in this process failed that could not leave it in their folder
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        SweepReport.untold.clear()
+        SweepReport.unwritten.clear()
         try:
             check_hydra(config.hydra)
         except ConfigError as error:
-            raise SweepRefused from error  # past Hydra, which would only warn
+            raise RefusedSweep(error) from error
         with contextlib.suppress(OSError, OmegaConfBaseException):  # Hydra meets it next, and then does not only warn
             self.started = Path(config.hydra.sweep.dir) / ".started"  # by the clock that the jobs' files are dated by
             self.started.parent.mkdir(parents=True, exist_ok=True)
@@ -137,17 +144,17 @@ class SweepReport(Callback):
             if report([str(folder)]):
                 return
             track_study(from_hydra(config).output, folder)
-        if reasons or SweepReport.untold:
-            print(f"{len(reasons) + len(SweepReport.untold)} failed:", file=sys.stderr)
-        for line in SweepReport.untold:
-            print(f"  {line}", file=sys.stderr)
+        if reasons or SweepReport.unwritten:
+            print(f"{len(reasons) + len(SweepReport.unwritten)} failed:", file=sys.stderr)
         for path in reasons:
             try:
                 reason = reason_in(path.parent)
             except ValueError as error:
                 reason = str(error)
             print(f"  {reason}  ({path})", file=sys.stderr)
-        SweepReport.failed = bool(reasons or SweepReport.untold)
+        SweepReport.failed = bool(reasons or SweepReport.unwritten)
+        for line in SweepReport.unwritten:
+            print(f"  {line}", file=sys.stderr)
 
 
 def in_order(arguments: Sequence[str]) -> list[str]:
@@ -187,6 +194,8 @@ def launch(arguments: Sequence[str]) -> None:
     try:
         with refusing(arguments):
             hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(task)()
+    except RefusedSweep as refused:
+        raise refused.reason from None
     finally:
         sys.argv = before
 
@@ -201,8 +210,6 @@ def main() -> int:
         launch(sys.argv[1:])
     except (GocError, HydraException, OmegaConfBaseException, OSError) as error:
         return fail(error)
-    except SweepRefused as refused:
-        return fail(refused.__cause__ or refused)
     except KeyboardInterrupt:
         return INTERRUPTED
     return 1 if SweepReport.failed else 0

@@ -1,6 +1,6 @@
 """What a run is: the settings that decide its images, its method's name, and the name of its folder."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -31,27 +31,29 @@ def flat(config: Config) -> dict[str, Any]:
     return _of_its_kind(settings) | ({FILES: dict(config.files)} if config.files else {})
 
 
-def way_files(way: Way, measurement: Measurement) -> dict[str, str]:
-    """SHA-256 of each file that a normalised way's method is read from, by the setting that names it.
-
-    An option of a plugin has what the plugin is known by: its version and sources. A file that is not there has none:
-    whether it is needed shows when the method is planned.
-    """
-    hashes = {}
+def files_of(way: Way, measurement: Measurement) -> Iterator[tuple[str, str]]:
+    """Each file that a normalised way's method is read from: the setting that names it, and its path."""
     for group, part in (("schedule", way.schedule), ("predictor", way.predictor)):
         for key, stand_in in part.reads.items():
             named = getattr(part, key)
             if named is None and stand_in is not None:
                 template = getattr(measurement.model, stand_in)
                 named = template and place(template, way, measurement.model.name, measurement.cfg_scale)
-            if named is not None and (sha256 := plan_sha256(named)) is not None:
-                hashes[f"{group}.{key}"] = sha256
-    for group, name in (
-        ("schedule", way.schedule.name),
-        ("predictor", way.predictor.name),
-        ("sampler", way.sampler.name),
-    ):
-        if (package := OPTIONS[group].plugin_of(name)) is not None:
+            if named is not None:
+                yield f"{group}.{key}", named
+
+
+def way_files(way: Way, measurement: Measurement) -> dict[str, str]:
+    """SHA-256 of each file that a normalised way's method is read from, by the setting that names it.
+
+    An option of a plugin has what the plugin is known by: its version and sources. A file that is not there has none:
+    whether it is needed shows when the method is planned.
+    """
+    found = ((setting, plan_sha256(path)) for setting, path in files_of(way, measurement))
+    hashes = {setting: sha256 for setting, sha256 in found if sha256 is not None}
+    for group, options in OPTIONS.items():
+        name = getattr(way, group).name
+        if (package := options.plugin_of(name)) is not None:
             hashes[f"{group}={name}"] = source_of(package)
     return hashes
 

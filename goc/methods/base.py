@@ -82,6 +82,10 @@ class ScheduleConfig:
         """Whether the schedule comes from a calibration run."""
         return False
 
+    def searched_samples(self) -> int:
+        """Of how many samples of the calibration's seed a search looks at; 0: there is none."""
+        return 0
+
     def check(self, steps: int) -> None:
         """Raise ConfigError on a setting that cannot be run with so many steps."""
 

@@ -318,6 +318,9 @@ class Searched(FoundSchedule):
             if not 1 <= getattr(self, key) <= MOST_TRIED:
                 raise ConfigError(f"schedule.{key}={getattr(self, key)}: must be at least 1 and at most {MOST_TRIED}")
 
+    def searched_samples(self) -> int:
+        return self.search_samples if self.calibrates() else 0
+
     def of_weights(self, path: str) -> ScheduleConfig:
         return Searched(path=self.path or path)
 

@@ -2,12 +2,12 @@
 
 import io
 import lzma
-import math
 import struct
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -23,9 +23,10 @@ DAMAGE = (
 )  # fmt: skip
 GREY, COLOUR, PALETTE = ("1", "L", "LA", "La"), ("RGB", "RGBA", "RGBa", "RGBX"), ("P", "PA")
 BIT16 = ("I;16", "I;16L", "I;16B", "I;16N")
+EXIF_MARKS = (b"exif", b"adobe.xmp")  # in the names of a PNG's chunks, or of the texts there
 UPRIGHT = (0, 1)  # of EXIF's orientations: not known, and as it is stored
-OPAQUE, WIDEST = 255, 65535
-BITS_PER_SAMPLE, PHOTOMETRIC, MIN_IS_WHITE = 258, 262, 0  # tags of TIFF
+OPAQUE = 255
+BITS_PER_SAMPLE, PHOTOMETRIC, MIN_IS_WHITE, PLANAR, APART = 258, 262, 0, 284, 2  # tags of TIFF, and values
 SRGB_GAMMA = 1 / 2.2
 
 
@@ -34,12 +35,13 @@ class RefusedError(Exception):
 
 
 @contextmanager
-def opened(content: bytes) -> Iterator[ImageFile]:
-    """An image file's content, opened but not decoded; raises one of DAMAGE, also for a decompression bomb."""
+def opened(content: bytes | IO[bytes]) -> Iterator[ImageFile]:
+    """An image file, or its content, opened but not decoded; raises one of DAMAGE, also for a decompression bomb."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of odd tags; without pixels that are needed it is an error
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(content), formats=list(FORMATS)) as image:
+        file = io.BytesIO(content) if isinstance(content, bytes) else content
+        with Image.open(file, formats=list(FORMATS)) as image:
             yield image
 
 
@@ -55,47 +57,75 @@ def check_layout(image: ImageFile) -> None:
     """Raise RefusedError for an opened image whose pixels mean something else than 8-bit or 16-bit grey or colour."""
     if (frames := getattr(image, "n_frames", 1)) != 1:
         raise RefusedError(f"has {frames} pictures in it, must have one")
-    if (turned := image.getexif().get(ExifTags.Base.Orientation, 1)) not in UPRIGHT and turned in range(9):
+    halved = has_16_bits(image)  # before what may decode it: Pillow forgets it then
+    if (turned := orientation(image)) not in UPRIGHT and turned in range(9):
         raise RefusedError(
             f"is to be turned when shown (EXIF orientation {turned}): turn its pixels, or remove the tag"
         )
-    sixteen = image.mode in BIT16 or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    sixteen = is_16_bit_grey(image)
     if not (sixteen or image.mode in GREY + COLOUR + PALETTE):
         raise RefusedError(f"is of the mode {image.mode}, must be grey or RGB of 8 or 16 bits")
     if image.format == "TIFF" and sixteen:
         tags = image.tag_v2  # type: ignore[attr-defined]  # of Pillow's TIFF images
         if tags.get(PHOTOMETRIC) == MIN_IS_WHITE or tags.get(BITS_PER_SAMPLE, (16,)) != (16,):
             raise RefusedError("is a TIFF of grey where 0 is white, or of 9 to 15 bits: make it 8 bits")
-    if (sixteen or has_16_bits(image)) and "transparency" in image.info:
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        if tags.get(PLANAR) == APART and max(tags.get(BITS_PER_SAMPLE, (1,))) > 8:  # Pillow takes its bytes for pixels
+            raise RefusedError("is a TIFF of more than 8 bits that keeps each colour apart: interleave them")
+    if (sixteen or halved) and "transparency" in image.info:
         raise RefusedError("is transparent in one of its 16-bit colours: composite it")
 
 
+def orientation(image: ImageFile) -> int:
+    """EXIF's orientation of an opened image; 1 where there is none. A PNG is decoded only if it may have one."""
+    if image.format == "PNG" and image.fp is not None:
+        place = image.fp.tell()
+        image.fp.seek(0)
+        content = image.fp.read().lower()
+        image.fp.seek(place)
+        if not any(mark in content for mark in EXIF_MARKS):
+            return 1
+    return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+def is_16_bit_grey(image: ImageFile) -> bool:
+    """Whether an opened image is grey of 16 bits, all of which Pillow gives."""
+    return image.mode in BIT16 or (image.mode == "I" and image.format in ("PNG", "PPM"))
+
+
 def has_16_bits(image: ImageFile) -> bool:
-    """Whether an opened image is stored in 16 bits, of which Pillow gives the higher 8."""
-    return any(";16" in str(tile.args) for tile in image.tile) or _is_wide_ppm(image)
+    """Whether an opened image is stored in 16 bits, of which Pillow gives the higher 8, or for a PPM the nearest."""
+    return any(";16" in str(tile.args) for tile in image.tile) or is_wide_ppm(image)
 
 
-def _is_wide_ppm(image: ImageFile) -> bool:
-    """Whether an opened image is a colour PPM of 16 bits, of which Pillow would give rounded values."""
-    return any(tile.codec_name in ("ppm", "ppm_plain") and tile.args == ("RGB", WIDEST) for tile in image.tile)
+def is_wide_ppm(image: ImageFile) -> bool:
+    """Whether an opened image is a PPM in colour with more than 256 levels."""
+    largest = [tile.args[-1] for tile in image.tile if isinstance(tile.args, tuple)]
+    return image.format == "PPM" and image.mode == "RGB" and any(level > OPAQUE for level in largest)
 
 
-def _wide_ppm(image: ImageFile) -> np.ndarray:
-    """The higher bytes of a colour PPM of 16 bits, uint8 [H, W, 3]; raises one of DAMAGE."""
-    (tile,) = image.tile
-    if tile.codec_name != "ppm":
-        raise RefusedError("is a PPM of 16 bits in text: store it as PNG")
+def read_otherwise_before(image: ImageFile) -> bool:
+    """Whether an older version read other pixels of an opened image, or may have: of 16 bits, transparent, turned."""
+    if is_16_bit_grey(image) or has_16_bits(image) or image.has_transparency_data:
+        return True
+    try:
+        check_layout(image)
+    except RefusedError:
+        return True
+    return False
+
+
+def _wide_values(image: ImageFile) -> np.ndarray:
+    """The 16-bit values [H, W, 3] of a PPM, by reading its colours as a grey image of three times its width."""
+    (width, height), tile = image.size, image.tile[0]
+    assert isinstance(tile.args, tuple)
     assert image.fp is not None
     image.fp.seek(tile.offset)
-    shape = (image.height, image.width, 3)
-    values = np.frombuffer(image.fp.read(2 * math.prod(shape)), ">u2").reshape(shape)
-    return (values >> 8).astype(np.uint8)
-
-
-def is_plain(image: ImageFile) -> bool:
-    """Whether an opened image is of 8 bits without alpha, of which every version reads the same pixels."""
-    sixteen = has_16_bits(image) or image.mode == "I" or image.mode in BIT16
-    return not sixteen and image.mode[-1] not in "Aa" and "transparency" not in image.info
+    kind = "P2" if tile.codec_name == "ppm_plain" else "P5"
+    header = f"{kind} {3 * width} {height} {tile.args[-1]}\n".encode()
+    with opened(header + image.fp.read()) as grey:
+        return np.asarray(grey).reshape(height, width, 3)
 
 
 def pixels(image: ImageFile, channels: int) -> np.ndarray:
@@ -104,18 +134,19 @@ def pixels(image: ImageFile, channels: int) -> np.ndarray:
     16 bits become 8 by the higher byte, which is exact for 8-bit images stored in 16 bits. Opaque alpha is dropped; a
     grey image is the same in three channels. Raises RefusedError where that would be a guess, or one of DAMAGE.
     """
-    check_layout(image)
     halved = has_16_bits(image)
-    wide = _wide_ppm(image) if _is_wide_ppm(image) else None
+    check_layout(image)
+    values = _wide_values(image) if is_wide_ppm(image) else None
     image.load()
     if image.has_transparency_data and (np.asarray(image.convert("RGBA"))[..., -1] != OPAQUE).any():
         raise RefusedError("has transparent pixels, and what is behind them is not known: composite it first")
-    if image.mode in BIT16 or image.mode == "I":
+    if values is None and is_16_bit_grey(image):
         values = np.asarray(image)
+    if values is not None:
         halved, array = True, (values >> 8).astype(np.uint8)
         dark = 0 < values.max() < 256
     else:
-        array = np.asarray(image.convert("L" if image.mode in GREY else "RGB")) if wide is None else wide
+        array = np.asarray(image.convert("L" if image.mode in GREY else "RGB"))
         dark = halved and not array.any()
     if halved and dark:
         raise RefusedError("is of 16 bits but has no value above 255: store it in 8 bits if 255 is white")

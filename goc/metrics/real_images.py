@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from goc.metrics.image_folder import ImageFolder, find_images, shown
-from goc.metrics.pixels import DAMAGE, RefusedError, check_layout, is_plain, opened, other_colours, pixels
+from goc.metrics.pixels import DAMAGE, RefusedError, check_layout, opened, other_colours, pixels, read_otherwise_before
 from goc.system.errors import GocError
 
 EXTRACTION_BATCH = 64
@@ -44,18 +44,20 @@ def folder_images(folder: Path, channels: int, size: int | None) -> RealImages:
         unused = f" (not used: {found.unused()})" if found.unused() else ""
         raise GocError(f"model.reference={folder}: {len(found.files)} images there, at least 2 are needed{unused}")
 
+    otherwise = False
+
     def refusal(path: Path, reason: object) -> GocError:
         return GocError(f"model.reference={folder}: {shown(path)} {reason}")
 
     def damaged(error: Exception) -> str:
         return f"is damaged or no image ({textwrap.shorten(str(error) or type(error).__name__, 200)})"
 
-    coloured, plain = 0, True
+    coloured = 0
     for path in found.files:
         try:
             with opened(path.read_bytes()) as image:
-                plain = plain and is_plain(image)  # first: what is asked for next may load it
                 check_layout(image)
+                otherwise |= read_otherwise_before(image)
                 width, height = image.size
                 coloured += other_colours(image)
         except RefusedError as error:
@@ -85,29 +87,30 @@ def folder_images(folder: Path, channels: int, size: int | None) -> RealImages:
 
     assert size is not None
     notes = _notes(found, coloured)
-    return RealImages(folder, _ruled(found.sha256, plain), len(found.files), size, batches, notes, PIXEL_RULE)
+    return RealImages(folder, _identity(found, otherwise), len(found.files), size, batches, notes, PIXEL_RULE)
 
 
 def folder_sha256(folder: Path) -> str:
-    """What a folder of images is known by: SHA-256 of sorted names and contents, and by what rule they become pixels.
+    """SHA-256 of a folder of images: of their sorted names and contents, and of how they are read if that changed.
 
-    Of 8-bit images without alpha there is one rule, and it is not in it. It is `goc.metrics.reference.Reference.sha256`
-    of the folder. Raises GocError as `find_images` does.
+    It is what `goc.metrics.reference.Reference.sha256` is of a folder. Images are opened and not decoded; raises
+    GocError as `find_images` does.
     """
     found = find_images(folder)
-    return _ruled(found.sha256, all(map(_is_plain, found.files)))
+    return _identity(found, any(map(_read_otherwise_before, found.files)))
 
 
-def _ruled(sha256: str, plain: bool) -> str:
-    return sha256 if plain else hashlib.sha256(f"{sha256} {PIXEL_RULE}".encode()).hexdigest()
-
-
-def _is_plain(path: Path) -> bool:
+def _read_otherwise_before(path: Path) -> bool:
     try:
-        with opened(path.read_bytes()) as image:
-            return is_plain(image)
-    except DAMAGE:  # which is said where it is read
-        return True
+        with path.open("rb") as file, opened(file) as image:
+            return read_otherwise_before(image)
+    except DAMAGE:
+        return False  # it is refused where its pixels are wanted
+
+
+def _identity(found: ImageFolder, otherwise: bool) -> str:
+    """otherwise: whether older versions, whose results know the folder by its files alone, read other pixels there."""
+    return hashlib.sha256(f"{found.sha256}\n{PIXEL_RULE}".encode()).hexdigest() if otherwise else found.sha256
 
 
 def _notes(found: ImageFolder, coloured: int) -> tuple[str, ...]:

@@ -13,17 +13,18 @@ from tqdm import tqdm
 
 from goc.metrics.archive import IMAGES, Header, archived_images, listed, open_archive, read_statistic
 from goc.metrics.features import Extractor
-from goc.metrics.real_images import RealImages, folder_images
+from goc.metrics.real_images import PIXEL_RULE, RealImages, folder_images
 from goc.metrics.statistics import Moments
-from goc.system.checksum import checksum
 from goc.system.errors import GocError
 from goc.system.files import content_key, file_sha256, require_regular_file, room_for, write_atomically
 from goc.system.locks import Lock
+from goc.system.sealed import json_sha256, tensors_sha256
 
 log = logging.getLogger(__name__)
 
 FORMAT = "goc reference 1"
 STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
+SHA256, PIXELS = "sha256", "pixels"  # in a header: the checksum of all else, and by which rule files became pixels
 SHOWN_HASH = 12
 STATISTICS_TYPES, FEATURES_TYPES = ("F32", "F64"), ("F16", "BF16", "F32", "F64")  # by the names of safetensors
 ROUNDING = 1e-4  # of a covariance, relative to its largest variance: what float32 and its sums may leave
@@ -71,6 +72,7 @@ def load_reference(
         reference = _load_npz(path, extractor, image_size, need_features, cache_dir)
     elif path.suffix.lower() == ".safetensors":
         reference = _load_saved(path, extractor, need_features)
+        _warn_of_pixels(path)
     else:
         raise GocError(f"model.reference={path}: must be a .safetensors or .npz file, or a folder of images")
     _check(reference, extractor, image_size)
@@ -78,7 +80,7 @@ def load_reference(
 
 
 def save_reference(path: Path, reference: Reference) -> None:
-    """Write a reference as .safetensors, with what it was made with and from in the header."""
+    """Write a reference as .safetensors, with what it was made with and from in the header, and a checksum."""
     arrays = {name: getattr(reference, name) for name in STATISTICS}
     tensors = {name: torch.from_numpy(array).contiguous() for name, array in arrays.items() if array is not None}
     if reference.features is not None:
@@ -90,15 +92,26 @@ def save_reference(path: Path, reference: Reference) -> None:
         "image_size": reference.image_size,
         "source": reference.path.name,
         "source_sha256": reference.sha256,
-        "sha256": checksum(tensors),
+        PIXELS: PIXEL_RULE,
     }
     metadata = {key: str(value) for key, value in header.items() if value is not None}
-    write_atomically(path, save(tensors, metadata=metadata))
+    write_atomically(path, save(tensors, metadata=metadata | {SHA256: _checksum(metadata, tensors)}))
+
+
+def _checksum(header: dict[str, str], tensors: dict[str, Tensor]) -> str:
+    """Of all that a saved reference says and holds."""
+    return json_sha256([{key: value for key, value in header.items() if key != SHA256}, tensors_sha256(tensors)])
+
+
+def header_of(path: Path) -> dict[str, str]:
+    """What the header of a saved reference says; raises SafetensorError or OSError."""
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
 
 
 def _load_saved(path: Path, extractor: Extractor, need_features: bool) -> Reference:
     """A .safetensors file: the full form, or `features` alone."""
-    prefix = f"model.reference={path}:"
+    prefix, damaged = f"model.reference={path}:", False
     require_regular_file(path, "model.reference")
     try:
         with safe_open(path, framework="pt") as file:
@@ -107,14 +120,16 @@ def _load_saved(path: Path, extractor: Extractor, need_features: bool) -> Refere
                 part, types = file.get_slice(name), FEATURES_TYPES if name == "features" else STATISTICS_TYPES
                 if part.get_dtype() not in types:
                     raise GocError(f"{prefix} {name} is of the type {part.get_dtype()}, must be {' or '.join(types)}")
-            if "sha256" in header and header["sha256"] != checksum({name: file.get_tensor(name) for name in names}):
-                raise GocError(f"{prefix} damaged (its checksum does not match)")
             statistics = {name: file.get_tensor(name).double().numpy() for name in STATISTICS if name in names}
             wanted = "features" in names and (need_features or "mu" not in names)
             features = file.get_tensor("features").float() if wanted else None
+            if SHA256 in header:  # not in files of an older version
+                damaged = header[SHA256] != _checksum(header, {name: file.get_tensor(name) for name in names})
         image_size = int(header["image_size"]) if "image_size" in header else None
     except (SafetensorError, OSError, ValueError) as error:
         raise GocError(f"{prefix} damaged, or not a reference ({error})") from error
+    if damaged:
+        raise GocError(f"{prefix} damaged (its checksum does not match)")
     if (found := header.get("format", FORMAT)) != FORMAT:
         raise GocError(f"{prefix} is of the format {found!a}, must be {FORMAT!a}")
     if features is not None and not features.isfinite().all():
@@ -137,6 +152,18 @@ def _load_saved(path: Path, extractor: Extractor, need_features: bool) -> Refere
         features=features,
         **statistics,
     )
+
+
+def _warn_of_pixels(path: Path) -> None:
+    """Say so if a saved reference is of files whose pixels an older version may have read otherwise."""
+    header = header_of(path)
+    if "source_sha256" in header and PIXELS not in header and not header.get("source", "").lower().endswith(".npz"):
+        log.warning(
+            "model.reference=%s: was made by an older version, which read 16-bit, transparent and turned images "
+            "otherwise; if there were any in %s, make it again with `goc reference`",
+            path,
+            ascii(header.get("source", "its folder")),
+        )
 
 
 def _load_npz(
@@ -252,9 +279,10 @@ def extracted(images: RealImages, extractor: Extractor, cache_dir: Path | None) 
         if kept.exists():
             try:
                 reference = _load_saved(kept, extractor, need_features=True)
-                _require_source(kept, images.sha256)
                 _check(reference, extractor, images.size)
-                return replace(reference, path=images.path, sha256=images.sha256)
+                if _is_of(kept, images, extractor):
+                    return replace(reference, path=images.path, sha256=images.sha256)
+                log.warning("%s is of other images or another extractor: it is made again", kept)
             except GocError as error:
                 log.warning("%s: it is made again", error)
         reference = _extract_all(images, extractor)
@@ -263,11 +291,16 @@ def extracted(images: RealImages, extractor: Extractor, cache_dir: Path | None) 
     return reference
 
 
-def _require_source(kept: Path, sha256: str) -> None:
-    """Raise GocError if a file that was loaded by now was made from other images than those of this hash."""
-    with safe_open(kept, framework="pt") as file:
-        if file.metadata().get("source_sha256") != sha256:
-            raise GocError(f"{kept}: of other images than its name says")
+def _is_of(kept: Path, images: RealImages, extractor: Extractor) -> bool:
+    """Whether a kept reference is of these images by this extractor, whatever its name."""
+    header = header_of(kept)
+    expected = {
+        "source_sha256": images.sha256,
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.weights_sha256,
+        "image_size": str(images.size),
+    }
+    return {key: header.get(key) for key in expected} == expected
 
 
 def _extract_all(images: RealImages, extractor: Extractor) -> Reference:

@@ -40,6 +40,15 @@ def load_router(path: Path, steps: int, depth: int) -> Tensor:
     return torch.stack([routers[r] for r in range(steps)]).float().view(steps, depth, BRANCHES).sigmoid()
 
 
+def trained_on(path: Path) -> tuple[int, int] | None:
+    """The seed that a router was trained on, and how many of its samples; None where its file does not say."""
+    try:
+        args = vars(read_pickle(path)["args"])
+        return int(args["seed"]), int(args["iterations"]) * int(args["batch"])
+    except (*DAMAGED, OSError, KeyError, TypeError, ValueError):
+        return None
+
+
 def _numbered(routers: Any) -> dict[int, Tensor]:
     """Logits [cells] by the router number, of a checkpoint's entry; raises ValueError for anything else."""
     if not isinstance(routers, dict) or not all(isinstance(name, str) for name in routers):

@@ -95,16 +95,3 @@ def rows_of(weights: Tensor, computed: tuple[int, ...]) -> dict[str, list[float]
     """Weights [evaluations, K] as a file has them: the rows of cached steps, six digits each."""
     rows = enumerate(weights.tolist())
     return {str(step): [round(weight, 6) for weight in row] for step, row in rows if step not in computed}
-
-
-def tuned_on(path: str) -> int | None:
-    """The seed that a file's schedule was searched with, or its weights were trained with; None: it does not say."""
-    try:
-        content = read_plan(path)
-    except (OSError, ValueError):
-        return None
-    for part in ("training", "searched"):
-        about = content.get(part) if isinstance(content, dict) else None
-        if isinstance(about, dict) and isinstance(about.get("seed"), int):
-            return int(about["seed"])
-    return None

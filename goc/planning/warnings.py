@@ -7,9 +7,8 @@ from torch import Tensor
 
 from goc.caching.calibration import FIRST_GRADIENT_STEP
 from goc.caching.schedule import cache_ratio_of
-from goc.config import Config, Way
+from goc.config import Way
 from goc.methods.predictors import AGAINST_DIVERGENCE
-from goc.models.schedules import tuned_on
 from goc.planning.plan import Plan
 
 LARGE_DISTANCE = 0.25  # relative L2 to the uncached samples; plain reuse stays below it up to 80 % cached digits
@@ -50,27 +49,6 @@ def warn_of_reuse(plan: Plan) -> None:
             "predictor.gradients=computed: before the cached steps %s fewer than two are computed: plain reuse there",
             ",".join(map(str, steps)),
         )
-
-
-def warn_of_seed(config: Config) -> None:
-    """Say so where the samples to be scored are those that the method was chosen, calibrated or trained on."""
-    seed, way = config.measurement.seed, config.way
-    tuned = {}
-    if way.schedule.calibrates() or way.inflection_threshold is not None:
-        tuned["calibration_seed"] = way.calibration_seed
-    for group, part in (("schedule", way.schedule), ("predictor", way.predictor)):
-        for key in part.reads:
-            path = getattr(part, key)
-            if path is not None and (of_file := tuned_on(path)) is not None:
-                tuned[f"{group}.{key}"] = of_file
-    for what, its_seed in tuned.items():
-        if its_seed == seed:
-            log.warning(
-                "seed=%d: the method was tuned on samples of this seed (%s): its scores are better than on others; "
-                "choose another seed",
-                seed,
-                what,
-            )
 
 
 def warn_of_distance(plan: Plan, relative_l2: float) -> None:

@@ -13,7 +13,9 @@ from goc.report.text import printable
 from goc.sampling.options import kind_of
 from goc.system.files import content_key
 
-INTERNAL = ["compared", "point", "way"]  # columns by which rows are put together, and that no file shows
+TUNED_ON = "tuned_on"  # of the samples that are scored, how many the method was tuned on
+# columns by which rows are put together, or noted, and that no file shows
+INTERNAL = ["compared", "point", "way", TUNED_ON]
 MEASUREMENT = ["model", "cfg_scale", "samples", "seed", "measurement"]  # rows compare where all are equal
 # settings that tell runs of one method apart, and their short names
 SETTINGS = {"gradient_weights": "w", "inflection_threshold": "threshold", "correct_steps": "corrected at"}
@@ -52,6 +54,7 @@ def row_of(result: dict[str, Any]) -> dict[str, Any]:
     if row["evaluations"] is not None:
         row["evaluations"] = round(row["evaluations"], 6)  # 50 (1 - 0.9) is a little less than 5, and no cheaper
     row["compared"] = compared_of(result)
+    row[TUNED_ON] = max((result.get(TUNED_ON) or {}).values(), default=0)
     own = told_apart(result["config"])
     row["measurement"] = without_seed(measurement_of(result))
     row["point"] = without_seed(own)
@@ -79,7 +82,7 @@ def table(results: list[dict[str, Any]]) -> pd.DataFrame:
     the seed; `way`, equal for runs that differ in nothing but the model and the seed.
     """
     errors = (f"{column}_se" for column in having_error())
-    names = [*columns(), *errors, "kind", "solver", "compared", "measurement", "point", "way"]
+    names = [*columns(), *errors, "kind", "solver", "measurement", *INTERNAL]
     frame = pd.DataFrame([row_of(result) for result in results], columns=names)
     order = ["model", "cfg_scale", "measurement", "evaluations", "method", "steps", "kind", "weights",
              "inflection_threshold", "seed"]  # fmt: skip
@@ -102,6 +105,7 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     for places in frame.groupby(["measurement", "point"], sort=False).indices.values():
         places = frame.iloc[places]["seed"].drop_duplicates().index  # a seed has one vote, wherever the rows are from
         row = records[places[0]]
+        row[TUNED_ON] = max(records[place][TUNED_ON] for place in places)
         row["seed"] = ",".join(map(str, sorted(records[place]["seed"] for place in places)))
         if len(places) > 1:
             row |= numbers.loc[places].mean().to_dict()

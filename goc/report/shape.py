@@ -82,6 +82,7 @@ SHAPE: dict[tuple[str, ...], tuple[Check, str]] = {
     ("samples", "folder"): TEXT,
     ("samples", "compared"): (_count, "a number of samples"),
     ("fingerprint",): TEXT,
+    ("tuned_on",): (lambda value: _object(value) and all(map(_count, value.values())), "numbers of samples"),
 }
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from goc.report.columns import columns, having_error, lower_is_better, of_plugins, qualities
 from goc.report.frame import (
     MEASUREMENT,
+    TUNED_ON,
     is_uncached,
     measurement_name,
     method_names,
@@ -168,6 +169,14 @@ def notes(frame: pd.DataFrame, points: Sequence[Point], features: int | None) ->
         said += [f"No paired error for {name}: {why}; run its command again." for name in names[:NAMED]]
         if len(names) > NAMED:
             said.append(f"Nor for {len(names) - NAMED} more: {why}.")
+    if TUNED_ON in frame and (frame[TUNED_ON] > 0).any():
+        tuned = frame[frame[TUNED_ON] > 0]
+        names = [str(name) for name in tuned["series"]]
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        said.append(
+            f"Tuned on up to {tuned[TUNED_ON].max():.0f} of the samples that are scored, which flatters: "
+            f"{', '.join(names[:NAMED])}{more}; choose another seed."
+        )
     few = frame["samples"].astype(float).min()
     if features is not None and few < features:
         said.append(f"{few:.0f} samples are fewer than the extractor's {features} features: FIDs are biased upward.")

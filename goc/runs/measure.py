@@ -15,6 +15,8 @@ from torch import Tensor
 
 from goc.caching.calibration import FIRST_GRADIENT_STEP
 from goc.config import Config, Output, flat, label
+from goc.config.settings import Way
+from goc.config.tuning import calibrated_on, tuned_on
 from goc.methods import SCHEDULES
 from goc.metrics.distance import described, distance, relative_distances
 from goc.metrics.evaluate import Scores, drift, evaluate, mean_score
@@ -170,6 +172,7 @@ def measure(
         "device": str(uncached.device),
         "threads": torch.get_num_threads(),
         "workers": workers,
+        "tuned_on": tuned_on(way, measurement),
         "samples": {
             "folder": os.path.relpath(generated.samples.folder, folder),
             "compared": generated.uncached_samples.num_samples if generated.compared else 0,
@@ -180,7 +183,7 @@ def measure(
 
 
 def leave(
-    result: dict[str, Any], influence: dict[str, np.ndarray], samples: SampleSet, output: Output, folder: Path
+    result: dict[str, Any], influence: dict[str, np.ndarray], samples: SampleSet, way: Way, output: Output, folder: Path
 ) -> None:
     """Write a run's pictures, its images if they are to be kept, what each sample contributes, and last its result.
 
@@ -203,8 +206,10 @@ def leave(
     if SCHEDULES[result["config"]["schedule"]["name"]].found:
         steps, cached = len(result["cached_share"]), result["cached_steps"]
         computed = tuple(step for step in range(steps) if step not in cached)
+        seen = calibrated_on(way)  # said where the schedule is named elsewhere
+        tuned = {} if seen is None else {"searched": {"seed": seen[0], "samples": seen[1]}}
         with room_for(folder / SCHEDULE_FILE):
-            write_schedule(folder / SCHEDULE_FILE, steps, computed, found_by=result["config"]["schedule"])
+            write_schedule(folder / SCHEDULE_FILE, steps, computed, found_by=result["config"]["schedule"], **tuned)
     write_influence(folder, influence, run_key(result))
     with room_for(folder / RESULT_FILE):
         write_json(folder / RESULT_FILE, result)

@@ -9,11 +9,11 @@ from typing import Any
 from goc.config import Config, flat, identity, label, validate
 from goc.config.identity import way_files
 from goc.config.settings import CONVERGED_SAMPLES
+from goc.config.tuning import tuned_on
 from goc.metrics.keep import KeepFeatures
 from goc.metrics.lpips import lpips_sha256
 from goc.metrics.registry import field_of, plugins_of
 from goc.planning.plan import Plan
-from goc.planning.warnings import warn_of_seed
 from goc.report.results import claim_folder, compared_samples, measurement_of, read_influence, read_result, sole_run
 from goc.runs.loaded import Loaded, load
 from goc.runs.measure import LPIPS, PLUGINS, Generated, leave, measure
@@ -95,7 +95,7 @@ def carry_out(config: Config, folder: Path, sources: Sources, workers: Workers, 
     plan = loaded.plan()
     require_unchanged(config)
     if workers.leads:
-        warn_of_seed(config)
+        warn_of_tuning(config)
         for note in notes:
             log.warning("%s", note)
     generated = generate_all(config, folder, sources, workers, loaded, plan)
@@ -105,7 +105,7 @@ def carry_out(config: Config, folder: Path, sources: Sources, workers: Workers, 
         if count := converged_samples(config):
             solution = loaded.converged(count)
         result, influence = measure(config, folder, generated, reference, solution, hashes, workers.count)
-        leave(result, influence, generated.samples, config.output, folder)
+        leave(result, influence, generated.samples, config.way, config.output, folder)
 
 
 def generate_all(
@@ -145,6 +145,19 @@ def generate_all(
 def require_unchanged(config: Config) -> None:
     """Raise GocError if a file that the way's method was read from has changed since the config was made."""
     require_same(config.files, way_files(config.way, config.measurement))
+
+
+def warn_of_tuning(config: Config) -> None:
+    """Say so where a run's method was tuned on samples that are scored."""
+    seed = config.measurement.seed
+    for what, count in tuned_on(config.way, config.measurement).items():
+        log.warning(
+            "seed=%d: the method was tuned on %d of the samples that are scored (by %s), so that its "
+            "numbers flatter it; choose another seed",
+            seed,
+            count,
+            what,
+        )
 
 
 def converged_samples(config: Config) -> int:

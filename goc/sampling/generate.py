@@ -27,6 +27,7 @@ def generate(
     """
     own_share_first = samples.shards[workers.rank :: workers.count]
     own_share_first += [indices for indices in samples.shards if indices not in own_share_first]
+    samples.remove_copies()
     pending = [indices for indices in own_share_first if not samples.finished(indices, keep.names(indices))]
     if not pending:
         return 0

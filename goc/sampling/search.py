@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,13 +17,17 @@ from goc.models.schedules import write_schedule
 from goc.sampling.calibrate import Calibration
 from goc.sampling.distance import relative_distances
 from goc.sampling.local_search import Steps, local_search
-from goc.sampling.shared import is_key, shared_path
+from goc.sampling.shared import shared_path
 from goc.system.files import read_json, room_for, write_json
 from goc.system.locks import Lock
+from goc.system.sealed import json_sha256
 from goc.system.stopping import keeping
 
 KIND = "search"
 TRIED = "the schedules tried so far are kept"
+SHA256 = "sha256"  # of all else in a file; those of an older version have none
+
+P = TypeVar("P", str, Path)
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +72,12 @@ def searched(
     asked = json.loads(json.dumps({**key, "schedules": evaluations}))
     path = shared_path(calibration.cache_dir, KIND, {**key, "computed": count}).with_suffix(".json")
     found_path = path.with_name(f"{path.stem}-found{evaluations}.json")
-    for file in (shipped, str(found_path)):
-        if (found := _found(file, asked, count)) is not None:
-            return found
+    if shipped is not None and (own := _found(shipped, read_plan, asked, count)) is not None:
+        return own
+    if (own := _found(found_path, _whole, asked, count)) is not None:
+        return own
+    if found_path.exists():
+        log.warning("%s is damaged, or of another search: it is made again", found_path)
     with Lock(path.with_suffix(".lock")), keeping(f"{TRIED}; the same command goes on from there"):
         known = _known(path, key)
         target = None  # made when the first schedule is tried
@@ -84,22 +91,38 @@ def searched(
                     distance = mean_distance(final_latents(calibration, cache_of(schedule)), target).item()
                     known[name] = distance if math.isfinite(distance) else math.inf
                     with room_for(path, TRIED):
-                        write_json(path, {"key": key, "distances": known})
+                        write_json(path, summed({"key": key, "distances": _without_infinity(known)}))
                 progress.update()
                 return known[name]
 
             found, distance = local_search(objective, steps, count, evaluations, calibration.seed)
             # of the denoiser, guided if that is asked for
             evaluated = calibration.samples * (steps + count * int(progress.n))
+    content = {"distance": distance, "denoiser_evaluations": evaluated, "searched": asked}
+    checksum = summed({"evaluations": steps, "computed": found, **content})[SHA256]
     with room_for(found_path, TRIED):
-        write_schedule(found_path, steps, found, distance=distance, denoiser_evaluations=evaluated, searched=asked)
+        write_schedule(found_path, steps, found, **content, **{SHA256: checksum})
     return found
 
 
-def _found(path: str | None, asked: dict[str, Any], count: int) -> Steps | None:
+def summed(content: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object with the checksum of all that is in it."""
+    return content | {SHA256: json_sha256(content)}
+
+
+def _whole(path: Path) -> Any:
+    """What is in such a file, or in one of an older version; raises ValueError, OSError or AttributeError."""
+    content = read_json(path)
+    checksum = content.pop(SHA256, None)
+    if checksum not in (None, json_sha256(content)):
+        raise ValueError("its checksum does not match")
+    return content
+
+
+def _found(path: P, read: Callable[[P], Any], asked: dict[str, Any], count: int) -> Steps | None:
     """The schedule in a file of `searched`, if it is there and of this very search."""
     try:
-        content = read_plan(path) if path else {}
+        content = read(path)
         found = tuple(content["computed"]) if content.get("searched") == asked else ()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -107,13 +130,21 @@ def _found(path: str | None, asked: dict[str, Any], count: int) -> Steps | None:
 
 
 def _known(path: Path, key: dict[str, Any]) -> dict[str, float]:
-    """Distances that an earlier search of the same key measured, by schedule."""
+    """Distances that an earlier search of a key measured, by schedule."""
     try:
-        content = read_json(path)
-        distances = content["distances"]
-        if not is_key(content["key"], key):
-            log.warning("%s is of something else than its name says: it is made again", path)
-            return {}
-        return {name: math.inf if distance is None else distance for name, distance in distances.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        content = _whole(path)
+        if content["key"] == json.loads(json.dumps(key)):
+            found = content["distances"].items()
+            return {name: math.inf if distance is None else float(distance) for name, distance in found}
+        reason = "is of another search"
+    except FileNotFoundError:
         return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"is damaged ({error})"
+    log.warning("%s %s: it is made again", path, reason)
+    return {}
+
+
+def _without_infinity(distances: dict[str, float]) -> dict[str, float | None]:
+    """Distances as JSON has them."""
+    return {name: distance if math.isfinite(distance) else None for name, distance in distances.items()}

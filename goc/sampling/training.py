@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from goc.sampling.shared import ABOUT, KEY, is_key, shared_path
-from goc.system.checksum import checksum
+from goc.sampling.shared import shared_path
 from goc.system.files import room_for, write_atomically
 from goc.system.locks import Lock
+from goc.system.sealed import UnusableError, sealed, unsealed
 from goc.system.stopping import keeping
 
 KIND = "training"
 DONE = "the iterations done so far are kept"
-log = logging.getLogger(__name__)
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what Adam holds
+
+log = logging.getLogger(__name__)
 
 
 class Progress:
@@ -31,18 +30,20 @@ class Progress:
         self.path, self.key = path, key
 
     def resume(self, parameter: Tensor, optimizer: torch.optim.Adam, random: torch.Generator) -> list[float]:
-        """Bring all three to where the training was stopped, if it was; returns the losses up to there."""
+        """Bring all three to where the training was stopped, if it was; returns the losses up to there.
+
+        A file that is damaged, or of another training, is not gone on with, with a warning.
+        """
         try:
-            with safe_open(self.path, framework="pt") as file:
-                about = json.loads((file.metadata() or {})[ABOUT])
-                kept = {name: file.get_tensor(name) for name in file.offset_keys()}
-            if not is_key(about[KEY], self.key) or about["sha256"] != checksum(kept):
-                log.warning("%s is damaged, or of another training: it begins anew", self.path)
-                return []
+            kept = unsealed(self.path, self.key)
             moments = {name: kept[name] for name in MOMENTS}
             losses, state = kept["losses"].tolist(), kept["random"]
             values = kept["parameter"].reshape(parameter.shape)
-        except (OSError, SafetensorError, KeyError, RuntimeError, ValueError, TypeError):
+        except FileNotFoundError:
+            return []
+        except (UnusableError, KeyError, RuntimeError) as error:
+            reason = error if isinstance(error, UnusableError) else f"is damaged ({error})"
+            log.warning("%s %s: the training begins anew", self.path, reason)
             return []
         with torch.no_grad():
             parameter.copy_(values)
@@ -59,8 +60,7 @@ class Progress:
         tensors |= {"parameter": parameter.detach().cpu().contiguous(), "random": random.get_state()}
         tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
         with room_for(self.path, DONE):
-            about = {KEY: self.key, "sha256": checksum(tensors)}
-            write_atomically(self.path, save(tensors, metadata={ABOUT: json.dumps(about)}))
+            write_atomically(self.path, sealed(tensors, self.key))
 
 
 @contextlib.contextmanager

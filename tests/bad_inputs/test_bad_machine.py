@@ -342,17 +342,6 @@ def test_a_report_without_room_names_its_file_and_a_sweep_its_job(
     assert not (filling / "tradeoff.png").exists()
 
 
-def test_a_sweep_goes_on_where_the_reason_of_a_failed_job_finds_no_room(
-    tmp_path: Path, no_room_for: Callable[[str], None], capfd: pytest.CaptureFixture[str]
-) -> None:
-    no_room_for("error.txt")
-    finished = call_here(tmp_path, capfd, "-m", "seed=-1,0", "method=none", *TINY, check=False)
-    assert finished.returncode == 1
-    assert "1 failed:\n  seed=-1: must be at least 0" in finished.stderr
-    assert len(list(tmp_path.rglob("result.json"))) == 1
-    assert list(tmp_path.rglob("report.html"))
-
-
 # --- folders -------------------------------------------------------------------------------------------------------
 
 FOLDERS = (

@@ -15,7 +15,6 @@ import goc.mask
 import goc.tracking.__main__ as tracking
 from goc.config import compose_config, run_id, validate
 from goc.config.known import nearest
-from goc.models.schedules import write_schedule
 from goc.system.errors import GocError, one_line
 
 HEUN = ("model=digits_flow", "sampler=heun")
@@ -181,26 +180,6 @@ def test_a_typed_setting_that_does_nothing_is_said(run_here: Run) -> None:
     assert "interval" not in said.stderr
     assert "has no effect" not in run_here("method=goc", "inflection_threshold=0.5", "cache_ratio=0.3", *SMALL).stderr
     assert "has no effect" not in run_here("method=none", "cache_ratio=0.3", *SMALL).stderr
-
-
-@pytest.mark.parametrize(
-    ("settings", "tuned"),
-    [
-        (("method=goc", "seed=2503"), "calibration_seed"),
-        (("method=dynamic", "calibration_seed=7", "seed=7"), "calibration_seed"),
-        (("method=searched", "schedule.path=found.json", "seed=3"), r"schedule\.path"),
-        (("method=goc", "seed=2504"), None),
-        (("method=goc", "inflection_threshold=null", "seed=2503"), None),
-        (("method=taylorseer", "seed=2503"), None),
-    ],
-)
-def test_samples_that_a_method_was_tuned_on_are_said(
-    settings: tuple[str, ...], tuned: str | None, run_here: Run, tmp_path: Path
-) -> None:
-    write_schedule(tmp_path / "found.json", 5, (0, 2), searched={"seed": 3})
-    said = run_here(*settings, *SMALL).stderr
-    found = re.search(r"seed=\d+: the method was tuned on samples of this seed \((.*?)\)", said)
-    assert (found is None) if tuned is None else (found is not None and re.fullmatch(tuned, found[1]))
 
 
 def test_a_pipelines_call_may_have_any_argument() -> None:

@@ -20,6 +20,7 @@ from goc.metrics.features import Extractor, load_extractor
 from goc.metrics.real_images import PIXEL_RULE, folder_images, folder_sha256
 from goc.metrics.reference import load_reference
 from goc.sampling.images import write_npz, write_pngs
+from goc.system.errors import GocError
 from goc.system.files import content_key, file_sha256
 
 GREY = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -126,6 +127,90 @@ def test_16_bit_tiffs_one_bit_images_and_gifs_are_read(tmp_path: Path) -> None:
     white = 255 * (GREY >= 128)
     assert read(fill(tmp_path / "dots", [saved(image, "PNG") for image in dots], ".png"), 1).equal(white.byte())
     assert read(fill(tmp_path / "gifs", [saved(image, "GIF") for image in dots], ".gif"), 1).equal(white.byte())
+
+
+@pytest.mark.parametrize("largest", [65535, 40000, 4095, 1023, 256])
+@pytest.mark.parametrize("kind", ["P2", "P3", "P5", "P6"])
+def test_wide_netpbm_images_are_read_by_the_higher_byte(tmp_path: Path, kind: str, largest: int) -> None:
+    """In colour as in grey, plain or binary, whatever their largest value."""
+    channels = 1 if kind in ("P2", "P5") else 3
+    values = np.random.default_rng(0).integers(0, largest + 1, (2, 8, 8, channels)).astype(np.uint16)
+    plain = [" ".join(map(str, value.ravel())).encode() for value in values]
+    bodies = plain if kind in ("P2", "P3") else [value.astype(">u2").tobytes() for value in values]
+    folder = fill(tmp_path / "images", [f"{kind} 8 8 {largest}\n".encode() + body for body in bodies], ".pnm")
+    expected = np.rint(values / largest * 65535).astype(int) >> 8
+    assert np.array_equal(nhwc(read(folder, channels)), expected)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_16_bit_pngs_are_read_by_the_higher_byte(tmp_path: Path, channels: int) -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (2, 8, 8, channels)).astype(np.uint16)
+    colours = channels - 1 + channels % 2
+    values[..., colours:] = 65535
+    folder = fill(tmp_path / "images", [png(value) for value in values], ".png")
+    assert np.array_equal(nhwc(read(folder, colours)), values[..., :colours] >> 8)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_16_bit_tiffs_are_read_by_the_higher_byte_or_refused(tmp_path: Path, channels: int, order: str) -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (2, 8, 8, channels)).astype(np.uint16)
+    values[..., 3:] = 65535
+    colours = min(channels, 3)
+    folder = fill(tmp_path / "images", [tiff(value, order) for value in values], ".tif")
+    assert np.array_equal(nhwc(read(folder, colours)), values[..., :colours] >> 8)
+    apart = fill(tmp_path / "apart", [tiff(value, order, apart=True) for value in values], ".tif")
+    with pytest.raises(GocError, match=r"0000\.tif is a TIFF of more than 8 bits that keeps each colour apart"):
+        read(apart, colours)
+
+
+def tiff(pixels: np.ndarray, order: str, apart: bool = False) -> bytes:
+    """A TIFF of 16 bits, uint16 [H, W, C] in a byte order; apart: one plane after the other."""
+    height, width, channels = pixels.shape
+    planes = [pixels[..., i] for i in range(channels)] if apart else [pixels]
+    strips = [plane.astype(f"{order}u2").tobytes() for plane in planes]
+    short, long = (3, "H"), (4, "I")
+    tags = {256: (short, [width]), 257: (short, [height]), 258: (short, [16] * channels), 259: (short, [1]),
+            262: (short, [1 if channels == 1 else 2]), 273: (long, [0] * len(strips)), 277: (short, [channels]),
+            278: (short, [height]), 279: (long, list(map(len, strips))), 284: (short, [2 if apart else 1])}  # fmt: skip
+    if channels == 4:
+        tags[338] = (short, [2])
+
+    def directory() -> tuple[bytes, bytes]:
+        entries, others, place = b"", b"", 8 + 2 + 12 * len(tags) + 4
+        for tag in sorted(tags):
+            (kind, form), values = tags[tag]
+            value = struct.pack(f"{order}{len(values)}{form}", *values)
+            if len(value) > 4:
+                others, value = others + value, struct.pack(f"{order}I", place + len(others))
+            entries += struct.pack(f"{order}HHI", tag, kind, len(values)) + value.ljust(4, b"\0")
+        return struct.pack(f"{order}H", len(tags)) + entries + bytes(4), others
+
+    start = 8 + sum(map(len, directory()))
+    tags[273] = (long, [start + sum(map(len, strips[:i])) for i in range(len(strips))])
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8)
+    return head + b"".join(directory()) + b"".join(strips)
+
+
+def test_a_folder_that_was_read_otherwise_before_has_another_hash(tmp_path: Path) -> None:
+    def by_names(folder: Path) -> str:
+        names = hashlib.sha256()
+        for path in sorted(folder.iterdir()):
+            names.update(f"{path.name}\0{file_sha256(path)}\n".encode())
+        return names.hexdigest()
+
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    otherwise = {"wide": png(np.full((8, 8, 3), 40000, np.uint16)), "grey": png(np.full((8, 8, 1), 40000, np.uint16)),
+                 "alpha": with_alpha(COLOUR)[0], "ppm": ppm(COLOUR)[0],
+                 "turned": saved(pictures(COLOUR)[0], "PNG", exif=turned)}  # fmt: skip
+    as_ever = {"png": by("PNG")(COLOUR)[0], "jpg": by("JPEG")(COLOUR)[0], "palette": palette(COLOUR)[0],
+               "netpbm": by("PPM")(COLOUR)[0], "damaged": b"none"}  # fmt: skip
+    for name, content in (otherwise | as_ever).items():
+        folder = fill(tmp_path / name, [content, by("PNG")(COLOUR)[1]], ".pnm" if name in ("ppm", "netpbm") else ".png")
+        assert (folder_sha256(folder) == by_names(folder)) == (name in as_ever), name
+    folder = fill(tmp_path / "16", sixteen(GREY, 257), ".png")
+    assert folder_images(folder, 1, 8).sha256 == folder_sha256(folder) != by_names(folder)
 
 
 def test_grey_images_are_the_same_in_three_channels_and_grey_colours_in_one(tmp_path: Path) -> None:

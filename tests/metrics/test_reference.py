@@ -1,4 +1,5 @@
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from goc.cli.reference import main
@@ -260,6 +262,47 @@ def test_what_is_kept_is_made_again_if_damaged(
     kept.write_bytes(kept.read_bytes()[:1000])
     assert_is_of(load(folder), features)
     assert "made again" in caplog.text
+
+
+def test_what_is_kept_of_other_images_is_not_taken_by_its_name(
+    tmp_path: Path, digits: Tensor, features: Features, load: Load, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_folder(tmp_path / "images", digits)
+    load(folder)
+    (kept,) = (tmp_path / "cache").glob("*.safetensors")
+    load(write_folder(tmp_path / "others", 255 - digits))
+    (other,) = set((tmp_path / "cache").glob("*.safetensors")) - {kept}
+    shutil.copy(other, kept)
+    assert_is_of(load(folder), features)
+    assert f"{kept.name} is of other images" in caplog.text
+    caplog.clear()
+    tensors = load_file(kept)
+    tensors["mu"] += 1.0
+    with safe_open(kept, framework="pt") as file:
+        save_file(tensors, kept, file.metadata())
+    assert_is_of(load(folder), features)
+    assert "checksum does not match" in caplog.text
+    caplog.clear()
+    assert_is_of(load(folder), features)
+    assert "made again" not in caplog.text
+
+
+def test_a_saved_reference_that_was_changed_is_refused_and_one_of_an_older_version_warned_of(
+    tmp_path: Path, digits: Tensor, load: Load, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved = tmp_path / "saved.safetensors"
+    save_reference(saved, load(write_folder(tmp_path / "images", digits)))
+    load(saved)
+    assert "older version" not in caplog.text
+    with safe_open(saved, framework="pt") as file:
+        header = file.metadata()
+    tensors = load_file(saved)
+    save_file({name: tensor + (name == "mu") for name, tensor in tensors.items()}, saved, header)
+    with pytest.raises(GocError, match="checksum does not match"):
+        load(saved)
+    save_file(tensors, saved, {name: value for name, value in header.items() if name not in ("sha256", "pixels")})
+    load(saved)
+    assert "made by an older version" in caplog.text
 
 
 def test_the_first_image_of_another_size_is_named(tmp_path: Path, digits: Tensor, load: Load) -> None:

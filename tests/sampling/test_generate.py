@@ -1,5 +1,7 @@
 """Generation: images depend on seed and settings only; shards survive kills and damage."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,8 @@ import pytest
 import torch
 from closeness import assert_near
 from conftest import REPOSITORY, run_environment
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from goc.models.decoder import decode_pixels
 from goc.models.dit import DiT
@@ -103,6 +107,45 @@ def test_only_missing_and_damaged_shards_are_made_again(tiny_dit: DiT, tmp_path:
     missing.unlink()
     assert generate(generation(tiny_dit), samples, KEEP, Workers()) == 4
     assert contents(tmp_path) == before
+
+
+def as_older_versions_wrote(path: Path) -> None:
+    """Without the samples' indices in the header."""
+    with safe_open(path, framework="pt") as file:
+        about = json.loads(file.metadata()["shard"])
+    kept = {name: about[name] for name in ("sha256", "cost", "of") if name in about}
+    save_file(load_file(path), path, {"shard": json.dumps(kept)})
+
+
+@pytest.mark.parametrize("older", [(), (0,), (1,), (0, 1)], ids=str)
+def test_a_shard_under_the_name_of_another_is_made_again(
+    tiny_dit: DiT, tmp_path: Path, caplog: pytest.LogCaptureFixture, older: tuple[int, ...]
+) -> None:
+    samples = SampleSet(tmp_path, 12, 4, "mine")
+    generate(generation(tiny_dit), samples, KEEP, Workers())
+    before = [samples.read(indices)[0]["latents"].clone() for indices in samples.shards]
+    shutil.copy(samples.path(samples.shards[0]), samples.path(samples.shards[1]))
+    for number in older:
+        as_older_versions_wrote(samples.path(samples.shards[number]))
+    assert generate(generation(tiny_dit), samples, KEEP, Workers()) in (4, 8)
+    assert all(samples.read(i)[0]["latents"].equal(x) for i, x in zip(samples.shards, before, strict=True))
+    assert "made again" in caplog.text
+    assert generate(generation(tiny_dit), samples, KEEP, Workers()) == 0
+
+
+def test_shards_of_older_versions_are_taken_and_a_changed_header_is_damage(tiny_dit: DiT, tmp_path: Path) -> None:
+    samples = SampleSet(tmp_path, 12, 4)
+    generate(generation(tiny_dit), samples, KEEP, Workers())
+    for indices in samples.shards:
+        as_older_versions_wrote(samples.path(indices))
+    assert generate(generation(tiny_dit), samples, KEEP, Workers()) == 0
+    path = samples.path(samples.shards[2])
+    path.unlink()
+    generate(generation(tiny_dit), samples, KEEP, Workers())
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"[8, 11]", b"[0, 03]").replace(b"cache_ratio", b"cache_rotio"))
+    assert path.read_bytes() != content
+    assert generate(generation(tiny_dit), samples, KEEP, Workers()) == 4
 
 
 def test_non_finite_values_name_the_step_and_the_samples(tiny_dit: DiT) -> None:

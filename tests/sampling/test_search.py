@@ -75,6 +75,33 @@ def test_a_stopped_search_goes_on_and_finds_the_same(
     assert distances(tmp_path / "stopped") == distances(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("kept", ["search-*[0-9a-f].json", "search-*found40.json"])
+def test_a_file_of_another_search_or_a_changed_one_is_made_again(
+    tiny_dit: DiT, tmp_path: Path, caplog: pytest.LogCaptureFixture, kept: str
+) -> None:
+    def file_in(folder: Path) -> Path:
+        (file,) = (file for file in folder.glob(kept) if ("found" in file.name) == ("found" in kept))
+        return file
+
+    right = found(tiny_dit, tmp_path / "own")
+    found(tiny_dit, tmp_path / "other", "calibration_seed=9", "predictor=reuse")
+    own, alone = file_in(tmp_path / "own"), distances(tmp_path / "own")
+    changed = json.loads(own.read_text())
+    if "found" in kept:
+        changed["computed"] = [0, 7, 8, 9]
+    else:
+        changed["distances"] = dict.fromkeys(changed["distances"], 1.0) | {"0,7,8,9": 0.0}
+    for content in (file_in(tmp_path / "other").read_text(), json.dumps(changed)):
+        own.write_text(content)
+        if "found" not in kept:
+            own.with_name(f"{own.stem}-found40.json").unlink()
+        caplog.clear()
+        assert found(tiny_dit, tmp_path / "own") == right
+        assert distances(tmp_path / "own") == alone
+        assert own.name in caplog.text
+        assert "made again" in caplog.text
+
+
 def test_the_models_own_schedule_is_taken_for_the_same_search_only(
     tiny_dit: DiT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

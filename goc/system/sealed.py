@@ -1,0 +1,68 @@
+"""Tensors on disk with what they are of and a checksum of both: a file is not trusted by its name."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+SEAL = "seal"  # entry of a file's header: its key, and the checksum
+KEY = "key"  # there; of a file of an older version, which has no checksum, the header's only entry
+
+
+class UnusableError(ValueError):
+    """A file that is damaged or of something else; the text goes on after its name: "is of another run"."""
+
+
+def tensors_sha256(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of tensors: their names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
+        digest.update(tensors[name].cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def json_sha256(value: Any) -> str:
+    """SHA-256 of a JSON-able value, whatever order its keys are in."""
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def sealed(tensors: dict[str, Tensor], key: Any) -> bytes:
+    """A safetensors file of tensors that belong to a key, a JSON-able value."""
+    seal = {KEY: key, "sha256": json_sha256([_plain(key), tensors_sha256(tensors)])}
+    return save(tensors, metadata={SEAL: json.dumps(seal)})  # one entry: safetensors writes several in any order
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def unsealed(path: Path, key: Any) -> dict[str, Tensor]:
+    """The tensors in a file of `sealed` that belong to a key; raises FileNotFoundError, or UnusableError.
+
+    A file of an older version has its key, and no checksum.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
+        seal = json.loads(header[SEAL]) if SEAL in header else {KEY: json.loads(header.get(KEY, "null"))}
+        own, checksum = seal[KEY], seal.get("sha256")
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UnusableError(f"is damaged ({error})") from error
+    if checksum is not None and checksum != json_sha256([own, tensors_sha256(tensors)]):
+        raise UnusableError("is damaged (its checksum does not match)")
+    if _canonical(own) != _canonical(_plain(key)):
+        raise UnusableError("does not say whose it is" if own is None else "is of another run")
+    return tensors
