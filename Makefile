@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kernels check lint setup clean
+.PHONY: help demo test test-nightly test-kernels check lint setup clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -24,8 +24,11 @@ demo: setup ## the main job on the embedded default: about 4 minutes on 2 cores
 	@echo 'The table, with paired errors:  outputs/demo/table.md'
 	@echo 'Each run below:                 result.json, samples.png, alignment.png'
 
-test: lint ## lint, types and all tests: about 11 minutes on 2 cores
+test: lint ## lint, types and the tests
 	$(RUN) -m pytest -n 4 # twice the cores, as some tests wait
+
+test-nightly: setup ## the long tests, whose claims shorter ones hold too
+	$(RUN) -m pytest -n 4 --nightly
 
 # the folders that compute: what is new in them is tested so as well
 NUMERIC := $(addprefix tests/,caching metrics models pipelines sampling test_golden.py test_oracles.py)

@@ -15,7 +15,6 @@ Reads a finished study (experiments/digits_ratios.yaml, or one like it) and prin
 """
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,13 +28,13 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from goc.methods.schedules import Searched
+from goc.models.plans import read_plan
 from goc.report.collect import find, tell
 from goc.report.families import pooled
 from goc.report.figures import write_figure
 from goc.report.frame import over_seeds, table
 from goc.report.pairs import Point, difference, points_of
 from goc.system.command import run_command
-from goc.system.files import resolve
 
 OURS = ("goc_anchored", "dynamic", "searched", "searched_goc", "searched_learned")
 DISTANCE = "relative_l2_mean"
@@ -131,7 +130,7 @@ def trainings(results: Iterable[dict[str, Any]]) -> dict[tuple[str, float, int, 
         if result["method"] == "searched_learned":
             config = result["config"]
             key = config["model"]["name"], config["cfg_scale"], config["steps"], round(result["cost"]["evaluations"])
-            found[key] = json.loads(resolve(config["predictor"]["path"]).read_text(encoding="utf-8"))["training"]
+            found[key] = read_plan(config["predictor"]["path"])["training"]
     return found
 
 

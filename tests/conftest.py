@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 from warm import WarmProcess
-from xdist.scheduler import LoadScopeScheduling
 
 import goc.cli.application
 from goc.cli.application import SweepReport
@@ -39,11 +38,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         help="folder of reference trajectories from the methods' authors (default: those in shared/)",
     )
+    parser.addoption("--nightly", action="store_true", help="the long tests that `make test` leaves out, alone")
     parser.addoption("--update-golden", action="store_true", help="write tests/golden anew")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)  # pytest-xdist runs one process for each core
+    config.addinivalue_line("markers", "nightly: long, and held by a shorter test as well; `make test-nightly`")
     config.addinivalue_line("markers", "slow: starts the application, compiles or trains; left out of `make check`")
 
 
@@ -54,20 +55,17 @@ def oracle_folders(config: pytest.Config) -> list[Path]:
     return config.getoption("--oracles") or list(FOLDERS)
 
 
-class TogetherScheduling(LoadScopeScheduling):
-    """pytest-xdist's: tests go where there is room, except that files in TOGETHER stay on one worker."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.split("::")[0]
-        return file if file in TOGETHER else nodeid
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TogetherScheduling:
-    return TogetherScheduling(config, log)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    nightly = [item for item in items if item.get_closest_marker("nightly")]
+    if config.getoption("--nightly"):
+        config.hook.pytest_deselected(items=[item for item in items if item not in nightly])
+        items[:] = nightly
+    elif not any("::" in argument for argument in config.args):  # one that is named is run
+        config.hook.pytest_deselected(items=nightly)
+        items[:] = [item for item in items if item not in nightly]
     for item in items:
+        if (file := item.nodeid.split("::")[0]) in TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(file))
         if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
     items.sort(key=lambda item: not item.nodeid.startswith(WAITING))  # while they wait, others compute

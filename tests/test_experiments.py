@@ -1,13 +1,20 @@
 """Every experiment in experiments/, in seconds, by the command that it names itself."""
 
+import itertools
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from conftest import REPOSITORY, Run
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from goc.config import from_hydra, run_id, validate
+from goc.config.hydra import composed
+from goc.config.known import CHOSEN
 
 EXPERIMENTS = sorted((REPOSITORY / "experiments").glob("*.yaml"))
 # jobs of the whole sweep; and, where that is large, values for some of its settings that keep all the others
@@ -45,6 +52,7 @@ ROWS = {
     "paper_rule_based": 7,
     "prompts": 3,
 }
+SHORT = ("digits_budget", "paper_rule_based")  # a union of grids, and a study of the paper: run whole each time
 ASKED = {"prompts": ("model.pipeline=FOLDER_OR_HUB_NAME", "prompts=FILE")}  # what only a user can name
 
 
@@ -76,7 +84,48 @@ def test_an_experiment_sweeps_over_what_it_says(name: str) -> None:
     assert jobs_of(REPOSITORY / "experiments" / f"{name}.yaml") == JOBS[name]
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def jobs(path: Path) -> Iterator[tuple[list[Override], list[Override]]]:
+    """Every job of an experiment's sweep: the options of groups, and the settings, that it chooses."""
+    sweeper = OmegaConf.to_container(OmegaConf.load(path))["hydra"]["sweeper"]
+    parser = OverridesParser.create()
+    for grid in sweeper["grids"] if "grids" in sweeper else [sweeper["params"]]:
+        every = parser.parse_overrides([f"{key}={value}" for key, value in grid.items()])
+        choices = [
+            parser.parse_overrides([f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()])
+            if one.is_choice_sweep()
+            else [one]
+            for one in every
+        ]
+        for job in itertools.product(*choices):
+            of_groups = [one for one in job if one.key_or_group in CHOSEN]
+            yield of_groups, [one for one in job if one.key_or_group not in CHOSEN]
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_every_job_of_an_experiment_can_be_run(name: str) -> None:
+    """Composed and checked, which is all but the computing; options of groups are composed once for all their jobs."""
+    named = ["model.pipeline=folder", "prompts=prompts.txt"] if name in ASKED else []
+    composed_for: dict[tuple[str, ...], DictConfig] = {}
+    ids = set()
+    for of_groups, settings in jobs(REPOSITORY / "experiments" / f"{name}.yaml"):
+        chosen = tuple(one.input_line for one in of_groups)
+        if chosen not in composed_for:
+            composed_for[chosen] = composed([f"experiment={name}", *chosen, *named])
+        node = composed_for[chosen].copy()
+        for setting in settings:
+            OmegaConf.update(node, setting.key_or_group, setting.value(), force_add=setting.is_add())
+        config = from_hydra(node)
+        validate(config)
+        ids.add(run_id(config))
+    assert ids
+    assert len(ids) <= JOBS[name]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.nightly] * (path.stem not in SHORT)) for path in EXPERIMENTS],
+    ids=lambda path: path.stem,
+)
 def test_an_experiment_runs_by_its_own_command(
     run_here: Run, tmp_path: Path, path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -37,6 +37,20 @@ metric("brightness", Metric((higher("brightness", "brightness", "mean pixel"),),
 """
 
 
+# several command lines of goc run in one process, which loads everything once
+ONE_AFTER_THE_OTHER = """
+import json, sys
+from goc.cli.application import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv[1:] = arguments
+    try:
+        code = main()
+    except SystemExit as ended:
+        code = ended.code
+    print("code", code, flush=True)
+"""
+
+
 def result_of(folder: Path, method: str) -> dict[str, Any]:
     (path,) = folder.glob(f"outputs/*/{method}*/result.json")
     return dict(json.loads(path.read_text()))
@@ -111,18 +125,22 @@ def test_the_example_is_a_package_that_installs_and_runs(tmp_path: Path) -> None
     subprocess.run([*pip, str(tmp_path / "source")], check=True, capture_output=True)
     environment = {**run_environment(), "PYTHONPATH": f"{tmp_path / 'site'}:{REPOSITORY}"}
 
-    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "goc", "run", *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-
-    assert "deep_blocks" in run("--help").stdout
-    refused = run("schedule=deep_blocks", "schedule.shar=0.5")
-    assert_refused(refused, "schedule.shar=0.5: no such setting; did you mean schedule.share?")
-    assert_refused(run("schedule=deep_blocks", "schedule.share=0"), "schedule.share=0.0: must be in")
     small = [setting for setting in SMALL if not setting.startswith("metrics")]
-    finished = run("method=deep_blocks", "schedule.share=0.25", "metrics=[fid,contrast]", "latency_repeats=0", *small)
-    assert finished.returncode == 0, finished.stderr
-    assert "contrast" in finished.stdout
+    run = ["method=deep_blocks", "schedule.share=0.25", "metrics=[fid,contrast]", "latency_repeats=0", *small]
+    lines = (
+        ["--help"],
+        ["schedule=deep_blocks", "schedule.shar=0.5"],
+        ["schedule=deep_blocks", "schedule.share=0"],
+        run,
+    )
+    command = [sys.executable, "-c", ONE_AFTER_THE_OTHER, json.dumps(lines)]
+    finished = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    codes = [line for line in finished.stdout.splitlines() if line.startswith("code ")]
+    assert codes == ["code 0", "code 1", "code 1", "code 0"], finished.stderr
+    assert "deep_blocks" in finished.stdout.partition("code 0")[0]
+    assert "error: schedule.shar=0.5: no such setting; did you mean schedule.share?" in finished.stderr
+    assert "error: schedule.share=0.0: must be in (0, 1]" in finished.stderr
+    assert "contrast" in finished.stdout.rpartition("code 1")[2]
     result = result_of(tmp_path, "deep_blocks")
     assert result["cost"]["cache_ratio"] == pytest.approx(0.25 * 0.5, abs=0.1)
     assert result["metrics"]["contrast_se"] > 0

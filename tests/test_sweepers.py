@@ -78,6 +78,7 @@ def test_numbers_of_jobs_run_on_from_batch_to_batch(tmp_path: Path) -> None:
     assert batches == [(0, whole[:4]), (4, whole[4:])]
 
 
+@pytest.mark.nightly
 def test_both_grids_of_an_experiment_are_in_one_report(run_here: Run, tmp_path: Path) -> None:
     finished = run_here("-m", "experiment=digits_budget", "smoke=true", "steps=20,50", "cache_ratio=0.5")
     folder = tmp_path / "outputs" / "digits_budget-smoke"

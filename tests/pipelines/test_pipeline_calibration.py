@@ -169,6 +169,7 @@ def test_saved_operations_are_those_of_the_skipped_modules(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("site", ["branch", "stack"])
+@pytest.mark.nightly
 def test_compiled_blocks_give_the_same(site: str) -> None:
     pipe = dit()
     goc.enable_cache(pipe, "goc", 0.5, site=site)

@@ -78,6 +78,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(run_tiny: Callable[..., dict[st
     assert again["cost"]["gmacs_per_image"] == first["cost"]["gmacs_per_image"]
 
 
+@pytest.mark.nightly
 def test_two_workers_make_what_one_makes(of_tiny: tuple[str, ...], tmp_path: Path) -> None:
     from sampling.test_workers import free_port
 
@@ -122,6 +123,7 @@ def test_clip_scores_each_image_beside_its_prompt(
     assert len(result["measurement"]["clip_sha256"]) == 64
 
 
+@pytest.mark.nightly
 def test_fid_and_drift_are_there_where_an_extractor_and_a_folder_of_images_are(
     run_tiny: Callable[..., dict[str, Any]], inception_file: Path, tmp_path: Path
 ) -> None:

@@ -100,7 +100,12 @@ def wait_for_progress(work: Work, process: WarmProcess) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize("work", WORK, ids=str)
+LONG = ("pipeline", "converged", "router")
+
+
+@pytest.mark.parametrize(
+    "work", [pytest.param(w, marks=[pytest.mark.nightly] * (str(w) in LONG)) for w in WORK], ids=str
+)
 def test_stopped_it_says_what_is_kept_and_killed_it_ends_in_the_same_bytes(
     start: Start, tmp_path: Path, work: Work
 ) -> None:
@@ -137,6 +142,7 @@ def test_stopped_it_says_what_is_kept_and_killed_it_ends_in_the_same_bytes(
     assert left_by(work, tmp_path / "again") == expected
 
 
+@pytest.mark.nightly
 def test_a_training_goes_on_where_it_was_stopped(start: Start, tmp_path: Path) -> None:
     work = next(work for work in WORK if work.name == "weights")
     first = start(work, tmp_path / "here")

@@ -214,6 +214,7 @@ def test_graphs_are_counted_when_they_are_compiled(
     assert table["recompiled"].tolist() == [0, 0, 0]
 
 
+@pytest.mark.nightly
 def test_the_command_writes_every_row_and_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     options = ["--model", "DiT-S/8", "--image-size", "64", "--batch", "1", "--steps", "8", "--repeats", "1"]

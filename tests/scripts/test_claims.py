@@ -18,6 +18,7 @@ def rows_of(text: str, title: str) -> list[dict[str, str]]:
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
+@pytest.mark.nightly
 def test_shares_are_those_of_the_runs_and_misses_are_said(
     run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

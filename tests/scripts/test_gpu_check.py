@@ -285,6 +285,7 @@ def test_cells_are_short(value: object, text: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_tiny_check_runs_every_part_and_its_page_names_every_table(tmp_path: Path) -> None:
     if not all(folder.exists() for folder in oracles.FOLDERS):
         pytest.skip("the oracles in shared/ are absent")

@@ -276,7 +276,11 @@ def dies_once_it_has_accepted_the_run(query: str, variables: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize(
-    ("reply", "last_answered"), [(hangs, None), (dies_once_it_has_accepted_the_run, "UpsertBucket")]
+    ("reply", "last_answered"),
+    [
+        pytest.param(hangs, None, marks=pytest.mark.nightly),
+        (dies_once_it_has_accepted_the_run, "UpsertBucket"),
+    ],
 )
 def test_a_server_that_hangs_or_dies_costs_a_run_one_warning(
     reply: Any, last_answered: str | None, run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
