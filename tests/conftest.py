@@ -55,6 +55,7 @@ def oracle_folders(config: pytest.Config) -> list[Path]:
     return config.getoption("--oracles") or list(FOLDERS)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     nightly = [item for item in items if item.get_closest_marker("nightly")]
     if config.getoption("--nightly"):

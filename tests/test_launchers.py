@@ -22,6 +22,7 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in listed.stdout.split()]
 
 
+@pytest.mark.nightly
 def test_a_local_sweep_gives_the_table_of_a_sweep_in_one_process(run_here: Run, tmp_path: Path) -> None:
     sweep = ("-m", "method=reuse,goc", "cache_ratio=0.4", "latency_repeats=0", *SMALL)
     run_here(*sweep, "name=here", "cache_dir=here")

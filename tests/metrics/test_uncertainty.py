@@ -55,7 +55,12 @@ def test_with_many_samples_influence_is_the_derivative() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "count", "decay"),
-    [(16, 500, 1.0), (16, 5000, 1.0), (64, 500, 1.0), (64, 50, 2.0)],  # the last: fewer samples than features
+    [
+        (16, 500, 1.0),
+        pytest.param(16, 5000, 1.0, marks=pytest.mark.nightly),
+        pytest.param(64, 500, 1.0, marks=pytest.mark.nightly),
+        (64, 50, 2.0),
+    ],  # the last: fewer samples than features
 )
 def test_predicted_errors_are_the_spread_over_repetitions(size: int, count: int, decay: float) -> None:
     """Single distances, and differences of two sets of the same seeds; variances of features fall as 1 / k^decay."""

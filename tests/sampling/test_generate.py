@@ -193,6 +193,7 @@ except GocError as error:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_full_disk_in_the_middle_of_a_shard_keeps_the_finished_ones(tmp_path: Path) -> None:
     script = NO_ROOM.format(tests=[str(REPOSITORY / "tests"), str(Path(__file__).parent)])
 
