@@ -102,7 +102,7 @@ def enable_cache(
         print(cache.summary())
         goc.disable_cache(pipe)
 
-    method: a name of conf/method that needs nothing trained for the model. cache_ratio: share of cells to cache, in [0,
+    method: a name that needs nothing trained for the model. cache_ratio: share of cells to cache, in [0,
     1), where the method follows one. settings: the method's, as for run.py but without their group: interval=4,
     order=1, site="stack", gradient_weights=[1.2]. With `method="goc"`, corrections are on everywhere: run.py's gates
     are measured in a calibration, which a plan remembers. plan: of `goc.calibrate`, in place of method and settings.
