@@ -29,7 +29,7 @@ from goc.pipelines.plan_file import PipelinePlan
 from goc.pipelines.session import NewCache, PipelineError, Run
 from goc.pipelines.structure import Blocks, Branches
 from goc.planning.plan import Plan
-from goc.planning.planner import at_site, correction
+from goc.planning.planner import at_site, correction, mask_of
 from goc.sampling.local_search import Steps, local_search
 from goc.sampling.search import mean_distance
 
@@ -107,7 +107,7 @@ def measured(way: Way, trial: "Trial", run: Run) -> Measured:
         products=lambda: measuring.products,
         search=measuring.search,
     )
-    mask, skip_threshold = at_site(way, way.schedule.mask(asked)), way.schedule.skip_threshold(asked)
+    mask, skip_threshold = mask_of(way, asked), way.schedule.skip_threshold(asked)
     return Measured(mask, skip_threshold, *measuring.correction(mask))
 
 

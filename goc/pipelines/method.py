@@ -16,7 +16,7 @@ from goc.methods import METHODS, PREDICTORS, SCHEDULES, Situation
 from goc.pipelines.clock import log_snr
 from goc.pipelines.session import PipelineError, Run
 from goc.planning.plan import Plan
-from goc.planning.planner import at_site
+from goc.planning.planner import mask_of
 from goc.planning.warnings import report_ratio, warn_of_divergence, warn_of_reuse
 from goc.sampling.noise import TRAINING_STEPS
 from goc.sampling.options import SchedulerConfig
@@ -134,7 +134,7 @@ def uncalibrated_plan(way: Way, run: Run) -> Plan:
     """The plan of a way for a pipeline call, from its settings alone."""
     way.schedule.check(run.steps)
     asked = situation(way, run)
-    mask = at_site(way, way.schedule.mask(asked))
+    mask = mask_of(way, asked)
     correct = None if way.correct_steps is None else correct_at(way.correct_steps, run.layout.shape(run.steps))
     return plan_with(way, run, mask, way.schedule.skip_threshold(asked), correct)
 

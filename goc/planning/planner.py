@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from goc.caching.cache import ScheduledCache
@@ -45,13 +46,26 @@ def make_plan(way: Way, model: ModelConfig, calibration: Calibration) -> Plan:
     """Turn the settings into masks; what needs a calibration run is measured only if a setting asks for it."""
     planner = Planner(way, model, calibration)
     situation = planner.situation()
-    mask, skip_threshold = at_site(way, way.schedule.mask(situation)), way.schedule.skip_threshold(situation)
+    mask, skip_threshold = mask_of(way, situation), way.schedule.skip_threshold(situation)
     if skip_threshold is None:
         report_ratio(way, mask)
     plan = planner.plan(mask, skip_threshold)
     warn_of_divergence(plan)
     warn_of_reuse(plan)
     return plan
+
+
+def mask_of(way: Way, situation: Situation) -> Tensor:
+    """A way's mask at its site; raises ConfigError for what is none, as another people's schedule may give."""
+    mask, shape = way.schedule.mask(situation), (situation.steps, situation.depth, BRANCHES)
+    is_mask = isinstance(mask, Tensor) and mask.dtype == torch.bool and tuple(mask.shape) == shape
+    if not is_mask or mask[0].any():
+        found = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+        raise ConfigError(
+            f"schedule={way.schedule.name}: its mask must be torch.bool {list(shape)} with nothing cached in step 0, "
+            f"not {'one that caches there' if is_mask else found}"
+        )
+    return at_site(way, mask)
 
 
 def at_site(way: Way, mask: Tensor) -> Tensor:
