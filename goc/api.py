@@ -40,8 +40,8 @@ def run(*overrides: str, **settings: Any) -> Result:
         config = compose_config([*overrides, *typed(settings)])
     validate(config)
     folder = OUTPUTS / config.output.name / run_id(config)
-    run_one(config, folder)
-    return Result.load(folder)
+    result = run_one(config, folder)
+    return Result.load(folder) if result is None else result  # of several workers one leads
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from goc.methods import add_method as method
 from goc.metrics.columns import Column
 from goc.metrics.registry import Metric, higher, lower
 from goc.metrics.registry import add_metric as metric
+from goc.models.registry import Model
+from goc.models.registry import add_model as model
 from goc.sampling.options import SAMPLERS, SamplerConfig
 from goc.system.errors import ConfigError
 
@@ -30,6 +32,7 @@ __all__ = [
     "ConfigError",
     "Method",
     "Metric",
+    "Model",
     "PredictorConfig",
     "SamplerConfig",
     "ScheduleConfig",
@@ -38,6 +41,7 @@ __all__ = [
     "lower",
     "method",
     "metric",
+    "model",
     "predictor",
     "sampler",
     "schedule",

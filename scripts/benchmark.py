@@ -86,7 +86,7 @@ def run_in(folder: Path, *settings: str) -> dict[str, Any]:
     result = goc.runs.run.run(config, folder / "run")
     if result is None:
         raise GocError("a benchmark is one process: start it without torchrun or srun")
-    return result
+    return dict(result.content)
 
 
 class Stopwatch:

@@ -34,6 +34,10 @@ class Mine(ScheduleConfig):
 def brightness(images): return images.float().flatten(1).mean(dim=1) * SCALE
 metric("brightness", Metric((higher("brightness", "brightness", "mean pixel"),), "mean pixel",
                             score=__name__ + ":brightness"), __name__)
+from omegaconf import OmegaConf
+from goc.system.files import CONF
+digits = OmegaConf.to_container(OmegaConf.load(CONF / "model" / "digits.yaml"))
+model("twin", Model({**digits, "name": "twin"}, sampler="unipc"), __name__)
 """
 
 
@@ -88,8 +92,10 @@ def test_a_named_module_is_loaded_in_every_process_of_a_sweep(run_apart: Run, tm
     scaled = result_of(tmp_path, "none")["metrics"]["brightness"]
     assert scaled == pytest.approx(3 * table["brightness"][1])
     (tmp_path / "my_module.py").write_text(source.replace("1::2", "1::3"))
-    run_apart("schedule=mine", "name=own", *settings)
+    run_apart("schedule=mine", "name=own", "model=twin", *settings)
     assert len(list(tmp_path.glob("outputs/own/mine*"))) == 2
+    (twin,) = tmp_path.glob("outputs/own/mine*unipc*/result.json")
+    assert json.loads(twin.read_text())["config"]["model"]["name"] == "twin"
 
 
 BROKEN = {

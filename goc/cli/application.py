@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -26,7 +26,6 @@ from goc.config import from_hydra, register, validate
 from goc.config.help import help_page
 from goc.config.hydra import check_hydra, refusing, without_effect
 from goc.report.collect import find
-from goc.report.result import Result
 from goc.report.results import FAILURE_FILE, reason_in
 from goc.system.errors import ConfigError, GocError, fail, memory_error, one_line
 from goc.system.files import CONF, room_for, write_text
@@ -67,9 +66,9 @@ def task(node: DictConfig) -> float | tuple[float, float] | None:
         return None
     from goc.tracking.track import track_run
 
-    print(Result(folder, result), flush=True)
+    print(result, flush=True)
     track_run(config.output, folder)
-    return objectives(result, HydraConfig.get().sweeper.get("direction"))
+    return objectives(result.content, HydraConfig.get().sweeper.get("direction"))
 
 
 def output_folder() -> Path:
@@ -79,7 +78,7 @@ def output_folder() -> Path:
     return Path(runtime["output_dir"])
 
 
-def objectives(result: dict[str, Any], direction: Any) -> float | tuple[float, float] | None:
+def objectives(result: Mapping[str, Any], direction: Any) -> float | tuple[float, float] | None:
     """What a sweeper that minimises in `direction` is told of a run: its FID, or (FID, GMACs per image); see `task`."""
     fid = result["metrics"].get("fid")
     if fid is None or isinstance(direction, str) or not isinstance(direction, Sequence):

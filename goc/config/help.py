@@ -10,6 +10,7 @@ from goc.config.known import CHOSEN, GROUPS
 from goc.config.settings import Execution, Measurement, ModelConfig, Output, WandbConfig, Way
 from goc.methods import METHODS
 from goc.metrics.registry import METRICS
+from goc.models.registry import MODELS
 from goc.system.files import CONF
 
 
@@ -25,7 +26,7 @@ def _help_rows(cls: type, prefix: str = "") -> Iterator[str]:
         yield f"  {prefix + f.name:<26}{text}{shown}"
 
 
-ENTRIES = {**GROUPS, "method": METHODS}
+ENTRIES = {**GROUPS, "method": METHODS, "model": MODELS}
 
 
 def _options() -> Iterator[str]:

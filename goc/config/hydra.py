@@ -19,6 +19,7 @@ from goc.config.settings import SHAPE, Config, Execution, Measurement, Output, S
 from goc.config.validation import check_name, normalise
 from goc.methods import METHODS
 from goc.models.objective import DIFFUSION, FLOW, PIPELINE
+from goc.models.registry import MODELS
 from goc.system.errors import ConfigError
 from goc.system.files import CONF
 from goc.system.plugins import load_plugins
@@ -158,6 +159,8 @@ def register(overrides: Sequence[str] = ()) -> None:
     for group, options in GROUPS.items():
         for name, option in options.items():
             store.store(group=group, name=name, node=option)
+    for name, model in MODELS.items():
+        store.store(group="model", name=name, node=model.node(name), package="_global_")
     for name, method in METHODS.items():
         store.store(group="method", name=name, node=method.node(), package="_global_")
     OmegaConf.register_new_resolver("run_id", lambda *, _root_: run_id(from_hydra(_root_)), replace=True)

@@ -28,7 +28,7 @@ def flat(config: Config) -> dict[str, Any]:
     settings = {**{key: value for part in parts for key, value in part.items()}, "sampler": plain(config.way.sampler)}
     if not config.execution.plugins:
         del settings["plugins"]
-    return _of_its_kind(settings) | ({FILES: dict(config.files)} if config.files else {})
+    return _applicable(settings) | ({FILES: dict(config.files)} if config.files else {})
 
 
 def files_of(way: Way, measurement: Measurement) -> Iterator[tuple[str, str]]:
@@ -58,7 +58,7 @@ def way_files(way: Way, measurement: Measurement) -> dict[str, str]:
     return hashes
 
 
-def _of_its_kind(settings: dict[str, Any]) -> dict[str, Any]:
+def _applicable(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings without those that only a pipeline has, or only what is none."""
     model = settings["model"]
     others = OF_DENOISERS if model["objective"] == PIPELINE else OF_PIPELINES
@@ -68,10 +68,10 @@ def _of_its_kind(settings: dict[str, Any]) -> dict[str, Any]:
 
 def identity(config: Config) -> dict[str, Any]:
     """What decides which images a run makes: its measurement and its way, as plain values."""
-    return {key: value for key, value in told_apart(flat(config)).items() if key != "compile"}
+    return {key: value for key, value in distinguishing(flat(config)).items() if key != "compile"}
 
 
-def told_apart(settings: Mapping[str, Any]) -> dict[str, Any]:
+def distinguishing(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The part of flat settings by which runs are told apart; those of an older version may lack some."""
     return _as_before({key: settings[key] for key in TOLD_APART if key in settings})
 
@@ -99,4 +99,4 @@ def run_id(config: Config) -> str:
     """Folder name of a run: readable, and different for every config that makes other images."""
     way = config.way
     ratio = "" if way.cache_ratio is None else f"-r{way.cache_ratio:g}"
-    return f"{label(way)}-{way.sampler.name}{way.steps}{ratio}-{content_key(told_apart(flat(config)))[:8]}"
+    return f"{label(way)}-{way.sampler.name}{way.steps}{ratio}-{content_key(distinguishing(flat(config)))[:8]}"

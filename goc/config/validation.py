@@ -180,7 +180,7 @@ def check_run_of_pipeline(config: Config) -> None:
     why = f"with model.objective={PIPELINE}"
     for group, part in (("schedule", config.way.schedule), ("predictor", config.way.predictor)):
         if part.trained:
-            raise ConfigError(f"{group}={part.name}: must be another one {why}, as it is trained for a model")
+            raise ConfigError(f"{group}={part.name}: not supported {why}, as it is trained for a model")
     _require(config.execution, not config.execution.compile, "compile", f"false {why}")
     converged = f"0 or null {why}, whose scheduler's converged solution is not known"
     _require(config.output, not config.output.converged_samples, "converged_samples", converged)
@@ -195,7 +195,7 @@ def check_scored(metrics: list[str], measurement: Measurement) -> None:
         if metric.score is not None:
             wanted = ["clip"] if metric.needs == "prompts" else []
         if metric.needs == "prompts" and not model.is_pipeline:
-            raise ConfigError(f"metrics={name}: must be another one with {model.name}, which has no prompts")
+            raise ConfigError(f"metrics={name}: not supported with {model.name}, which has no prompts")
         for key in wanted:
             if getattr(model, key) is None:
                 raise ConfigError(f"model.{key}=null: must be named for metrics=[{name}]")
@@ -241,7 +241,7 @@ def check_way(way: Way) -> None:
     sampler.check()
     if sampler.evaluations_per_step > 1 and not way.schedule.several_evaluations:
         raise ConfigError(
-            f"schedule={way.schedule.name}: must be another one with sampler={sampler.name}, "
+            f"schedule={way.schedule.name}: not supported with sampler={sampler.name}, "
             f"which evaluates the network {sampler.evaluations_per_step} times a step"
         )
     _one_of(way, "inflection_scope", INFLECTION_SCOPES)

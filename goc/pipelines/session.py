@@ -54,11 +54,6 @@ class Span:
     outputs: Inputs = ()
 
 
-def grows(before: Sequence[int], after: Sequence[int]) -> bool:
-    """Whether a tensor gets to another's shape when something is added to it: one text may serve several images."""
-    return len(before) == len(after) and all(n in (1, m) for n, m in zip(before, after, strict=True))
-
-
 @dataclass
 class Stream:
     """The calls of the transformer that share a cache, one in each step: conditional ones, say.

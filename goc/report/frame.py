@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from goc.config.identity import FILES, told_apart
+from goc.config.identity import FILES, distinguishing
 from goc.report.columns import columns, cost, having_error, qualities
 from goc.report.results import compared_of, measurement_of
 from goc.report.text import printable
@@ -35,7 +35,7 @@ def _lookup(result: Any, path: tuple[str, ...]) -> Any:
 
 
 def row_of(result: dict[str, Any]) -> dict[str, Any]:
-    """A result's row of the table; also of an older version's, which lack some numbers. Its texts are printable."""
+    """A result's row of the table; numbers that it lacks are None. Its texts are printable."""
 
     def without_seed(settings: Mapping[str, Any]) -> str:
         return content_key({key: value for key, value in settings.items() if key != "seed"})
@@ -49,13 +49,11 @@ def row_of(result: dict[str, Any]) -> dict[str, Any]:
     for name in having_error():
         *parts, last = columns()[name].path
         row[f"{name}_se"] = _lookup(result, (*parts, f"{last}_se"))
-    if row["evaluations"] is None and row["steps"] is not None and row["cached"] is not None:
-        row["evaluations"] = row["steps"] * (1 - row["cached"])
     if row["evaluations"] is not None:
         row["evaluations"] = round(row["evaluations"], 6)  # 50 (1 - 0.9) is a little less than 5, and no cheaper
     row["compared"] = compared_of(result)
     row[TUNED_ON] = max((result.get(TUNED_ON) or {}).values(), default=0)
-    own = told_apart(result["config"])
+    own = distinguishing(result["config"])
     row["measurement"] = without_seed(measurement_of(result))
     row["point"] = without_seed(own)
     row["way"] = without_seed(_of_any_model(own, str(_lookup(result, ("config", "model", "name")))))

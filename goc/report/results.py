@@ -19,9 +19,9 @@ from filelock import Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from goc.config.identity import told_apart
+from goc.config.identity import distinguishing
 from goc.config.settings import LEFT_OPEN
-from goc.models.objective import DIFFUSION, PIPELINE
+from goc.models.objective import PIPELINE
 from goc.report.shape import problem_of
 from goc.report.text import printable
 from goc.system.errors import GocError
@@ -115,13 +115,11 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 def measurement_of(result: dict[str, Any]) -> dict[str, Any]:
     """What a result's numbers may be compared in.
 
-    Older results call it protocol, with the sampler and its steps in it; they do not name the objective, of which there
-    was one, and have what a denoiser's weights leave open in their config alone.
+    Older results have what a denoiser's weights leave open in their config alone.
     """
-    found = result.get("measurement") or result["protocol"]
-    model = result["config"].get("model") or {}
+    found, model = result["measurement"], result["config"].get("model") or {}
     settings = {key: model[key] for key in LEFT_OPEN if key in model and found.get("objective") != PIPELINE}
-    return {"objective": DIFFUSION} | settings | {k: v for k, v in found.items() if k not in ("sampler", "steps")}
+    return settings | found
 
 
 def compared_of(result: dict[str, Any]) -> int | None:
@@ -146,7 +144,7 @@ def extractor_of(result: dict[str, Any]) -> str:
 
 def run_key(result: dict[str, Any]) -> str:
     """A short name of what made a result's samples and what they are compared in: measurement, way and seed."""
-    return content_key([measurement_of(result), told_apart(result["config"])])
+    return content_key([measurement_of(result), distinguishing(result["config"])])
 
 
 def write_influence(folder: Path, arrays: Mapping[str, np.ndarray], of: str | None = None) -> None:

@@ -55,7 +55,7 @@ NAMED = (_either(_text, _object), "a name or an object")
 # path in result.json -> what is there, unless it is missing or null
 SHAPE: dict[tuple[str, ...], tuple[Check, str]] = {
     ("method",): TEXT,
-    **{(part,): OBJECT for part in ("config", *MEASURED, "inflection", "measurement", "protocol", "samples")},
+    **{(part,): OBJECT for part in ("config", *MEASURED, "inflection", "measurement", "samples")},
     ("config", "name"): TEXT,
     ("config", "model"): OBJECT,
     **{("config", "model", key): TEXT for key in ("name", "family", "objective")},
@@ -97,7 +97,7 @@ def _problems(result: Any) -> Iterator[str]:
         return
     yield from _unreadable(result)
     yield from (f"{key} is missing" for key in REQUIRED if result.get(key) is None)
-    if not (result.get("measurement") or result.get("protocol")):
+    if not result.get("measurement"):
         yield "measurement is missing"
     for path, (check, expected) in SHAPE.items():
         value = _at(result, path)

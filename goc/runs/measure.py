@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +27,7 @@ from goc.models.schedules import write_schedule
 from goc.planning.plan import Plan
 from goc.planning.warnings import warn_of_distance
 from goc.report.measurement import describe_measurement, describe_way, fingerprint
+from goc.report.result import Result
 from goc.report.results import FIRST_IMAGES, RESULT_FILE, SHOWN_IMAGES, git_commit, run_key, software, write_influence
 from goc.sampling.converged import Converged
 from goc.sampling.generation import SampleSource
@@ -119,8 +119,8 @@ def measure(
     solution: Converged | None,
     hashes: dict[str, str | None],
     workers: int,
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Evaluate and price what was generated: the content of result.json, and what each sample contributes to it.
+) -> tuple[Result, dict[str, np.ndarray]]:
+    """Evaluate and price what was generated: the run's result, and what each sample contributes to it.
 
     folder: the run's. solution: the converged one of the first samples; None: not wanted. hashes: of all files that the
     numbers depend on. workers: how many made the samples.
@@ -151,7 +151,7 @@ def measure(
             "accuracy": solution.accuracy,
             "evaluations": solution.evaluations,
         }
-    result = {
+    content = {
         "method": label(way),
         "config": flat(config),
         "metrics": scores.values,
@@ -179,16 +179,15 @@ def measure(
         },
         "git_commit": git_commit(),
     }
-    return result, {**scores.influence, **drifted.influence, **each}
+    return Result(folder, content), {**scores.influence, **drifted.influence, **each}
 
 
-def leave(
-    result: dict[str, Any], influence: dict[str, np.ndarray], samples: SampleSet, way: Way, output: Output, folder: Path
-) -> None:
+def leave(result: Result, influence: dict[str, np.ndarray], samples: SampleSet, way: Way, output: Output) -> None:
     """Write a run's pictures, its images if they are to be kept, what each sample contributes, and last its result.
 
     Raises GocError naming the file that could not be written; the same command goes on from the samples.
     """
+    folder, content = result.folder, dict(result.content)
     first = samples.first_images(GRID_SAMPLES)
     with room_for(folder / "samples.png"), replacing(folder / "samples.png") as file:
         image_grid(first, columns=8).save(file, "PNG")
@@ -199,17 +198,17 @@ def leave(
     elif output.save_images == "npz":
         with room_for(folder / "images.npz"):
             write_npz(samples.images(), samples.num_samples, folder / "images.npz")
-    if "alignment" in result["inflection"] and result["config"]["steps"] > FIRST_GRADIENT_STEP:
+    if "alignment" in content["inflection"] and content["config"]["steps"] > FIRST_GRADIENT_STEP:
         from goc.report.alignment import plot_alignment  # matplotlib, which runs without an alignment never load
 
-        plot_alignment(result, folder / "alignment.png")
-    if SCHEDULES[result["config"]["schedule"]["name"]].found:
-        steps, cached = len(result["cached_share"]), result["cached_steps"]
+        plot_alignment(content, folder / "alignment.png")
+    if SCHEDULES[content["config"]["schedule"]["name"]].found:
+        steps, cached = len(content["cached_share"]), content["cached_steps"]
         computed = tuple(step for step in range(steps) if step not in cached)
         seen = calibrated_on(way)  # said where the schedule is named elsewhere
         tuned = {} if seen is None else {"searched": {"seed": seen[0], "samples": seen[1]}}
         with room_for(folder / SCHEDULE_FILE):
-            write_schedule(folder / SCHEDULE_FILE, steps, computed, found_by=result["config"]["schedule"], **tuned)
-    write_influence(folder, influence, run_key(result))
+            write_schedule(folder / SCHEDULE_FILE, steps, computed, found_by=content["config"]["schedule"], **tuned)
+    write_influence(folder, influence, run_key(content))
     with room_for(folder / RESULT_FILE):
-        write_json(folder / RESULT_FILE, result)
+        write_json(folder / RESULT_FILE, content)

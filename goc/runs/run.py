@@ -14,6 +14,7 @@ from goc.metrics.keep import KeepFeatures
 from goc.metrics.lpips import lpips_sha256
 from goc.metrics.registry import field_of, plugins_of
 from goc.planning.plan import Plan
+from goc.report.result import Result
 from goc.report.results import claim_folder, compared_samples, measurement_of, read_influence, read_result, sole_run
 from goc.runs.loaded import Loaded, load
 from goc.runs.measure import LPIPS, PLUGINS, Generated, leave, measure
@@ -34,7 +35,7 @@ TRACKING = ("tracker", "wandb", "plugins")  # settings that change nothing in a 
 REFERENCE = "reference_sha256"  # of a result's measurement
 
 
-def run(config: Config, folder: Path, notes: Sequence[str] = ()) -> dict[str, Any] | None:
+def run(config: Config, folder: Path, notes: Sequence[str] = ()) -> Result | None:
     """Carry out one run in its folder and return its result; a finished run is only read back.
 
     Raises GocError for problems the user can solve. A stopped run goes on where it was when it is started again. With
@@ -52,8 +53,8 @@ def run(config: Config, folder: Path, notes: Sequence[str] = ()) -> dict[str, An
             workers.agree("the config or the weights", content_key([identity(config), sources.weights()]))
             with memory_for(f"batch_size={config.way.batch_size}"):
                 carry_out(config, folder, sources, workers, notes)
-        result = read_result(folder)
-    return result if workers.leads else None
+        return Result.load(folder) if workers.leads else None
+    return Result(folder, result) if workers.leads else None
 
 
 def is_result_of(result: dict[str, Any], config: Config, sources: Sources) -> bool:
@@ -105,7 +106,7 @@ def carry_out(config: Config, folder: Path, sources: Sources, workers: Workers, 
         if count := converged_samples(config):
             solution = loaded.converged(count)
         result, influence = measure(config, folder, generated, reference, solution, hashes, workers.count)
-        leave(result, influence, generated.samples, config.way, config.output, folder)
+        leave(result, influence, generated.samples, config.way, config.output)
 
 
 def generate_all(

@@ -98,8 +98,7 @@ class Generation:
             )
         if self.solver.needs_variance and not self.model.learned_variance:
             raise ConfigError(
-                "sampler=ddpm: must be another one with this checkpoint, which has no learned variance "
-                "(learn_sigma=False)"
+                "sampler=ddpm: not supported with this checkpoint, which has no learned variance (learn_sigma=False)"
             )
 
     @property

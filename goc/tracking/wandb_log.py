@@ -14,7 +14,7 @@ import wandb
 from wandb.errors import Error as WandbError
 
 from goc.config import WandbConfig
-from goc.config.identity import told_apart
+from goc.config.identity import distinguishing
 from goc.report.collect import find, tell
 from goc.report.frame import INTERNAL, is_uncached, over_seeds, series_names, table
 from goc.report.plots import QUALITY
@@ -39,7 +39,7 @@ def log_run(settings: WandbConfig, folder: Path) -> str:
     """
     result = dict(Result.load(folder).content)
     config, study = result["config"], _study_of(result)
-    key = content_key([config.get("name"), folder.name, told_apart(config), result.get("fingerprint")])
+    key = content_key([config.get("name"), folder.name, distinguishing(config), result.get("fingerprint")])
     with _session(settings, folder, key, folder.name, study, "run", config) as (run, place):
         paths = {name: folder / f"{name}.png" for name in PICTURES}
         run.log({**numbers(result), **{name: wandb.Image(str(path)) for name, path in paths.items() if path.exists()}})

@@ -22,7 +22,7 @@ def result(method: str, cached: float, fid: float, **config) -> dict:
         "distance": {"mse": fid / 100} if cached else {},
         "cost": {"cache_ratio": cached, "macs_saved": cached, "latency_ratio": 1 - cached},
         "inflection": {},
-        "protocol": {"steps": 20, "seed": config.get("seed", 0)},
+        "measurement": {"seed": config.get("seed", 0)},
     }  # fmt: skip
 
 

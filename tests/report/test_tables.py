@@ -180,17 +180,6 @@ def test_rows_of_different_measurements_stand_in_tables_of_their_own_and_the_rep
     assert latex(frame, points).count(r"\begin{tabular}") == 2
 
 
-def test_results_of_an_older_version_still_load(tmp_path: Path) -> None:
-    old, new = result("goc", 20, 0.5, 3.5), result("reuse", 20, 0.5, 3.6)
-    old["protocol"] = {**old.pop("measurement"), "sampler": "ddim", "steps": 20}
-    old["metrics"] = {"fid": 3.5}
-    del old["cost"]["evaluations"]
-    frame, points = pointed(runs_in(tmp_path, old, new))
-    assert frame["measurement"].nunique() == 1
-    assert frame["evaluations"].tolist() == [10, 10]
-    assert cells(markdown(frame, points), "goc", "DDIM-20")["fid"].strip("*") == "3.5"
-
-
 def test_fewer_samples_than_features_are_told(runs: Runs) -> None:
     frame, points = pointed(runs)
     assert "400 samples are fewer than the extractor's 2048 features" in markdown(frame, points, 2048)
