@@ -23,7 +23,7 @@ from goc.report.page import write_html
 from goc.report.pairs import Point, damaged, points_of
 from goc.report.plots import plot_tradeoff
 from goc.report.results import extractor_of, read_first_images
-from goc.report.tables import latex, markdown, measurements, warning
+from goc.report.tables import latex, markdown, measurements, uneven_drift, warning
 from goc.report.text import csv_text, printable
 from goc.system.errors import GocError, fail
 from goc.system.files import room_for, write_text
@@ -111,6 +111,8 @@ def main(arguments: list[str] | None = None) -> int:
         shown = rows[[column for column in (*PRINTED, *of_plugins()) if rows[column].notna().any()]]
         print(f"{name}\n{shown.head(PRINTED_ROWS).to_string(index=False, float_format='{:.4g}'.format)}")
         print(f"and {len(rows) - PRINTED_ROWS} more\n" if len(rows) > PRINTED_ROWS else "")
+        if uneven := uneven_drift(rows):
+            print(f"{uneven}\n")
     if warning(points):
         print(warning(points))
     for line in left_out:

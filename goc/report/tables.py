@@ -149,15 +149,22 @@ def warning(frame: pd.DataFrame) -> str:
     return f"{len(groups)} measurements, which differ in {names}: rows of different tables must not be compared."
 
 
+def uneven_drift(frame: pd.DataFrame) -> str:
+    """Says that drifts of rows are over different numbers of samples, and not to be compared; "": they are not."""
+    counts = frame.loc[frame["drift"].notna(), "compared"].dropna().unique()
+    if len(counts) < 2:
+        return ""
+    numbers = ", ".join(f"{count:.0f}" for count in sorted(counts))
+    return f"Drift is of {numbers} samples in different rows, and smaller of more: not across them."
+
+
 def notes(frame: pd.DataFrame, points: Sequence[Point], features: int | None) -> list[str]:
     """What a reader of a table must know: what bold means, whose errors are missing, whether samples are too few."""
     said = ["Bold: better than every row of about as many evaluations by more than two paired errors."]
     if frame["drift"].notna().any() and frame["solver"].nunique() > 1:
         said.append("Drift, relative L2, PSNR and SSIM are to the uncached run of the same solver: not across solvers.")
-    counts = frame.loc[frame["drift"].notna(), "compared"].dropna().unique()
-    if len(counts) > 1:
-        numbers = ", ".join(f"{count:.0f}" for count in sorted(counts))
-        said.append(f"Drift is of {numbers} samples in different rows, and smaller of more: not across them.")
+    if uneven := uneven_drift(frame):
+        said.append(uneven)
     accuracy = frame["converged_accuracy"].astype(float).max()
     if not math.isnan(accuracy):
         said.append(f"Distance to the converged solution: known to {accuracy:.2g}.")
