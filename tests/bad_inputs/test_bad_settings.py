@@ -189,6 +189,19 @@ def test_a_pipelines_call_may_have_any_argument() -> None:
     assert config.measurement.model.call == {"height": 512, "extra": {"a": [1, 2]}}
 
 
+@pytest.mark.parametrize(("argument", "decides"), [
+    ("sigmas=[1,0.5]", "steps"), ("num_inference_steps=null", "steps"), ("strength=0.5", "steps"),
+    ("denoising_end=0.5", "steps"), ("num_videos_per_prompt=2", "num_samples"), ("seed=3", "seed"),
+    ("guidance_schedule=[1]", "cfg_scale"), ("prompt_2=x", "prompts"), ("prompt_embeds_2=[1]", "prompts"),
+    ("callback=f", "the run"), ("callback_on_step_end=f", "the run"), ("callback_steps=2", "the run"),
+])  # fmt: skip
+def test_a_pipelines_call_may_not_have_what_a_setting_decides(argument: str, decides: str) -> None:
+    config = compose_config(["model=pipeline", "model.pipeline=a/b", "prompts=p.txt", f"+model.call.{argument}"])
+    key = re.escape(argument.partition("=")[0])
+    with pytest.raises(GocError, match=rf"^model\.call\.{key}=.*: must not be there; {decides} decides it$"):
+        validate(config)
+
+
 def test_known_keys_may_have_a_plus_and_stay_the_same_run() -> None:
     assert run_id(compose_config(["++seed=3", "++schedule={}"])) == run_id(compose_config(["seed=3"]))
 
