@@ -6,7 +6,6 @@ What a run needs is imported when there is one: help, completion and errors in t
 import contextlib
 import logging
 import os
-import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from goc.config import from_hydra, register, validate
 from goc.config.help import help_page
-from goc.config.hydra import check_hydra, refusing, without_effect
+from goc.config.hydra import check_form, check_hydra, refusing, without_effect
 from goc.report.collect import find
 from goc.report.result import Result
 from goc.report.results import FAILURE_FILE, reason_in
@@ -158,7 +157,7 @@ class SweepReport(Callback):
 
 
 def in_order(arguments: Sequence[str]) -> list[str]:
-    """Options and then settings, which Hydra wants in one row; raises ConfigError for an option that it has not."""
+    """Options and then settings, which Hydra wants in one row; raises ConfigError for what is neither."""
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
@@ -166,22 +165,11 @@ def in_order(arguments: Sequence[str]) -> list[str]:
 
     parser.error = refuse  # type: ignore[method-assign]  # or it prints its usage and ends the process
     settings = parser.parse_intermixed_args(list(arguments)).overrides or []
+    check_form(settings)
     options = list(arguments)
     for setting in reversed(settings):
         del options[len(options) - 1 - options[::-1].index(setting)]
-    check_search_path(settings)
     return [*options, *settings]
-
-
-def check_search_path(settings: Sequence[str]) -> None:
-    """Raise ConfigError for a folder of more configurations that is not there, which Hydra would only warn of."""
-    for setting in settings:
-        key, _, value = setting.partition("=")
-        if key.lstrip("+") != "hydra.searchpath":
-            continue
-        for place in re.findall(r"file://([^\s,'\"\]]+)", value):
-            if not Path(place).is_dir():
-                raise ConfigError(f"{setting}: {place} is no folder")
 
 
 def launch(arguments: Sequence[str]) -> None:
