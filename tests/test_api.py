@@ -51,14 +51,18 @@ def test_a_python_value_is_the_same_on_the_command_line(value: object) -> None:
     assert arriving(value) == value
 
 
-@pytest.mark.parametrize("text", ["a,b", "a'b\" c", "a\\", "$x", "${seed}", "\\${seed}", "a${", "a\nb\t", "null", "[1]"])
+@pytest.mark.parametrize(
+    "text", ["a,b", "a'b\" c", "a\\", "$x", "${seed}", "\\${seed}", "a${", "a\nb\t", "null", "[1]"]
+)
 def test_a_text_arrives_as_it_is_typed(text: str) -> None:
     config = compose_config(typed({"model.checkpoint": text, "++model.call": {"k": [text]}, "name": text}))
     assert config.measurement.model.checkpoint == config.output.name == text
     assert config.measurement.model.call == {"k": [text]}
 
 
-@pytest.mark.parametrize("value", [{"a:b": 1}, {None: 1}, {"a'": 1}, {"": 1}, {"null": 1}, [{"x": {"a,b": 1}}], "???", ["???"]])
+@pytest.mark.parametrize(
+    "value", [{"a:b": 1}, {None: 1}, {"a'": 1}, {"": 1}, {"null": 1}, [{"x": {"a,b": 1}}], "???", ["???"]]
+)
 def test_a_value_that_cannot_be_typed_names_its_key(value: object) -> None:
     with pytest.raises(GocError, match=r"^model\.call=.*: must be text, a number, or a list or dict of them, not "):
         typed({"model.call": value})

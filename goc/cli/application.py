@@ -15,7 +15,6 @@ from typing import Any, ClassVar, NoReturn
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -29,7 +28,7 @@ from goc.report.result import Result
 from goc.report.results import FAILURE_FILE, reason_in
 from goc.system.errors import ConfigError, GocError, fail, memory_error, one_line
 from goc.system.files import CONF, room_for, write_text
-from goc.system.stopping import INTERRUPTED, STOPPED
+from goc.system.stopping import STOPPED
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +139,10 @@ class SweepReport(Callback):
         start = self.started.stat().st_mtime
         reasons = [path for path in sorted(folder.glob(f"*/{FAILURE_FILE}")) if path.stat().st_mtime >= start]
         if find([folder]).runs:
-            if report([str(folder)]):
+            try:
+                report([str(folder)])
+            except (GocError, OSError) as error:  # which Hydra would log in its own words
+                fail(error)
                 return
             track_study(from_hydra(config).output, folder)
         if reasons or SweepReport.unwritten:
@@ -191,13 +193,8 @@ def launch(arguments: Sequence[str]) -> None:
 def main() -> int:
     """Run the application on sys.argv; returns the exit code."""
     SweepReport.failed = False
-    try:
-        if {"-h", "--help"} & set(sys.argv[1:]):
-            print(help_page([argument for argument in sys.argv[1:] if not argument.startswith("-")]))
-            return 0
-        launch(sys.argv[1:])
-    except (GocError, HydraException, OmegaConfBaseException, OSError) as error:
-        return fail(error)
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(help_page([argument for argument in sys.argv[1:] if not argument.startswith("-")]))
+        return 0
+    launch(sys.argv[1:])
     return 1 if SweepReport.failed else 0

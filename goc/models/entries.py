@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# ema, model_ema, ema_state_dict, netEMA, emaModel, ...
-EMA_ENTRY = re.compile(r"(?:^|[._])(?i:ema)(?:s|_?\d+)?(?:[._]|$)|(?<=[a-z\d])E(?:MA|ma)(?![a-z])|(?:^|[._])ema(?=[A-Z])")
+EMA_ENTRY = re.compile(  # ema, model_ema, ema_state_dict, ema_0.9999, netEMA, modelEma, emaModel
+    r"(?:^|[._])(?i:ema)(?:s|_?\d+)?(?:[._]|$)|(?<=[a-z\d])E(?:MA|ma)(?![a-z])|(?:^|[._])ema(?=[A-Z])"
+)
 NOT_THE_MODEL = re.compile(
     r"^(opt|lr|sched|scaler|discriminator|loss|args|vae|rng|random|cuda_rng|torch_rng)|optim|sched(ul|$)|scaler",
     re.IGNORECASE,

@@ -252,9 +252,7 @@ def test_an_ema_that_cannot_be_read_is_said(tiny_dit: DiT, tmp_path: Path, caplo
         assert "may be an EMA, and is not what is run" in caplog.text
 
 
-def test_what_is_no_average_is_not_warned_of(
-    tiny_dit: DiT, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_is_no_average_is_not_warned_of(tiny_dit: DiT, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rest = {"schema": {"version": 1}, "ema_decay": 0.9, "ema_optimizer": {"a": torch.ones(1)}}
     torch.save({"model": weights_of(tiny_dit, 1.0), **rest}, tmp_path / "file.pt")
     load_state_dict(tmp_path / "file.pt", tiny_dit.state_dict())
