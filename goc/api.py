@@ -11,11 +11,13 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from goc.config import compose_config, run_id, validate
+from goc.config.hydra import literal
 from goc.report.result import Result
 from goc.system.errors import ConfigError, GocError, one_line
 
@@ -121,20 +123,23 @@ def one_line_errors() -> Iterator[None]:
 
 
 def typed(settings: dict[str, Any]) -> list[str]:
-    """Keywords as overrides, in Hydra's grammar."""
+    """Keywords as overrides, in Hydra's grammar; raises ConfigError for a value that it cannot hold."""
     overrides = []
     for key, value in settings.items():
         try:
             overrides.append(f"{key}={written(value)}")
         except TypeError as error:
-            raise ConfigError(
-                f"{key}={value!r}: must be text, a number, or a list or dict of them, not {error}"
-            ) from None
+            shown = " ".join(repr(value).split())
+            allowed = "text, a number, or a list or dict of them"
+            raise ConfigError(f"{key}={shown}: must be {allowed}, not {error}") from None
     return overrides
 
 
 def written(value: Any) -> str:
-    """A Python value in the grammar of Hydra's overrides, which reads back as the same value."""
+    """A Python value in the grammar of Hydra's overrides, which arrives in a config as the same value.
+
+    Raises TypeError, of what it is, for one that has no such form.
+    """
     if hasattr(value, "tolist"):  # of numpy or torch
         value = value.tolist()
     if isinstance(value, Enum):
@@ -144,11 +149,26 @@ def written(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str | os.PathLike):
-        return QuotedString(str(value), Quote.single).with_quotes()
+        text = os.fspath(value)
+        if not isinstance(text, str) or text == "???":
+            raise TypeError("???, which says that a value is missing" if text == "???" else type(text).__name__)
+        return QuotedString(literal(text), Quote.single).with_quotes()
     if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{written(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{_written_key(key)}:{written(item)}" for key, item in value.items()) + "}"
     if isinstance(value, Sequence | Set) and not isinstance(value, bytes | bytearray):
         return "[" + ",".join(map(written, value)) + "]"
     if isinstance(value, int | float):
         return repr(value)
     raise TypeError(type(value).__name__)
+
+
+def _written_key(key: Any) -> str:
+    """A dict's key, which Hydra's grammar has no quotes for; raises TypeError for one that would be read otherwise."""
+    text = key if isinstance(key, str) else written(key)
+    try:
+        same = OverridesParser.create().parse_override(f"key={{{text}:0}}").value() == {key: 0}
+    except HydraException:
+        same = False
+    if key is None or not same:  # OmegaConf has no such key
+        raise TypeError(f"a dict with the key {key!r}")
+    return text

@@ -1,21 +1,63 @@
-"""Hydra's hydra/sweeper=union: several grids, each with all of its combinations, as one sweep.
+"""The sweepers: Hydra's own, which checks all jobs first, and hydra/sweeper=union: several grids as one sweep.
 
 Hydra takes sweepers from the package hydra_plugins only. The jobs go to the launcher together, so that Slurm sees one
 array and one report follows.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import OverrideParseException
+from hydra.core.utils import filter_overrides
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
 
-from goc.system.errors import ConfigError
+from goc.system.errors import ConfigError, GocError, one_line
+
+LISTED = 8  # jobs that are told one by one
+
+log = logging.getLogger(__name__)
 
 
-class UnionSweeper(BasicSweeper):
+class CheckedSweeper(BasicSweeper):
+    """Hydra's own sweeper, which says before the first job runs which of them will be refused; the others do run."""
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Compose and check each job; raises what Hydra raises for one that cannot be composed."""
+        from goc.config import from_hydra, validate  # not at every start, as Hydra imports all its plugins
+
+        assert self.hydra_context is not None
+        assert self.config is not None
+        refused = []
+        for overrides in batch:
+            node = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+            try:
+                validate(from_hydra(node))
+            except (GocError, HydraException, OmegaConfBaseException) as error:
+                refused.append(f"{one_line(error)}  ({' '.join(filter_overrides(overrides))})")
+        for line in refused[:LISTED]:
+            log.warning("WARNING: a job will be refused: %s", line)
+        if len(refused) > LISTED:
+            log.warning("WARNING: and %d more of %d jobs", len(refused) - LISTED, len(batch))
+
+
+@dataclass
+class CheckedSweeperConf(BasicSweeperConf):
+    """The settings of Hydra's own sweeper."""
+
+    _target_: str = f"{__name__}.{CheckedSweeper.__name__}"
+
+
+# in the place of Hydra's own, which is stored when it is imported above
+ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=CheckedSweeperConf, provider="goc")
+
+
+class UnionSweeper(CheckedSweeper):
     """Hydra's own sweeper for a list of grids: the jobs of the first, then those of the second, and so on.
 
     What the command line sets applies on top of every grid, with all combinations as usual.

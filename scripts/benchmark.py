@@ -31,7 +31,6 @@ import pandas as pd
 import torch
 from benchmarks import pipeline_steps
 from benchmarks import reports as report_runs
-from hydra.errors import HydraException
 
 import goc.runs.loaded
 import goc.runs.measure
@@ -54,7 +53,7 @@ from goc.sampling.shards import SampleSet
 from goc.system.arguments import check_numbers
 from goc.system.command import run_command
 from goc.system.device import choose_device, configure
-from goc.system.errors import GocError, fail
+from goc.system.errors import GocError
 from goc.system.files import write_json
 
 RUN = Path(__file__).parent.parent / "run.py"
@@ -265,10 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("subject", choices=SUBJECTS)
     parser.add_argument("settings", nargs=argparse.REMAINDER, help="the subject's own")
     options = parser.parse_args(argv)
-    try:
-        frame = SUBJECTS[options.subject](options.settings)
-    except (GocError, HydraException) as error:
-        return fail(error)
+    frame = SUBJECTS[options.subject](options.settings)
     print(frame.to_string(index=False, float_format="{:.4g}".format, na_rep=""))
     path = Path("outputs/benchmark") / f"{options.subject}.json"
     about = {"command": [options.subject, *options.settings], "machine": machine()}

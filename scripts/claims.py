@@ -35,6 +35,7 @@ from goc.report.figures import write_figure
 from goc.report.frame import over_seeds, table
 from goc.report.pairs import Point, difference, points_of
 from goc.system.command import run_command
+from goc.system.errors import GocError
 
 OURS = ("goc_anchored", "dynamic", "searched", "searched_goc", "searched_learned")
 DISTANCE = "relative_l2_mean"
@@ -243,8 +244,7 @@ def main() -> int:
     tell(found.skipped)
     runs = found.runs
     if not runs:
-        print("error: no finished runs there", file=sys.stderr)
-        return 1
+        raise GocError("no finished runs there")
     frame, points = over_seeds(table([result for _, result in runs])), points_of(runs)
     for among in (PUBLISHED, COMPOSED):
         show(f"Our own, as shares of the best distance {among}", pd.DataFrame(claims(frame, among)))

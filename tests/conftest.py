@@ -20,6 +20,7 @@ import goc.cli.application
 from goc.cli.application import SweepReport
 from goc.metrics.fidelity import FeatureExtractorInceptionV3
 from goc.models.dit import DiT
+from goc.system.command import run_command
 
 REPOSITORY = Path(__file__).parent.parent
 TOGETHER = (
@@ -181,7 +182,7 @@ def call_here(folder: Path, capture: pytest.CaptureFixture[str], *arguments: str
         patch.setattr(warnings, "showwarning", show_on_stderr)  # pytest would keep them for its summary
         os.chdir(folder)
         try:
-            code = goc.cli.application.main()
+            code = run_command(goc.cli.application.main)
         except SystemExit as ended:
             code = ended.code
         finally:

@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ from PIL import Image
 
 from goc.cli.mask import main, states
 from goc.config import compose_config
+from goc.system.command import run_command
 
 
 @pytest.fixture(autouse=True)
@@ -43,10 +45,10 @@ def test_the_command_draws_a_picture(tmp_path: Path, capsys: pytest.CaptureFixtu
     with Image.open(tmp_path / "masks" / "fora.png") as picture:
         assert np.asarray(picture).std() > 20
     assert "70.0% cached" in capsys.readouterr().out
-    assert main(["method=fora", "schedule.interval=99"]) == 1
+    assert run_command(partial(main, ["method=fora", "schedule.interval=99"])) == 1
     assert "schedule.interval=99: must be in [1, 20]" in capsys.readouterr().err
 
 
 def test_a_pipeline_has_no_mask_before_it_is_called(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["model=pipeline", "model.pipeline=x", "prompts=y"]) == 1
+    assert run_command(partial(main, ["model=pipeline", "model.pipeline=x", "prompts=y"])) == 1
     assert "model.objective=pipeline: must be diffusion or flow here" in capsys.readouterr().err

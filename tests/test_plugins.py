@@ -45,10 +45,11 @@ model("twin", Model({**digits, "name": "twin"}, sampler="unipc"), __name__)
 ONE_AFTER_THE_OTHER = """
 import json, sys
 from goc.cli.application import main
+from goc.system.command import run_command
 for arguments in json.loads(sys.argv[1]):
     sys.argv[1:] = arguments
     try:
-        code = main()
+        code = run_command(main)
     except SystemExit as ended:
         code = ended.code
     print("code", code, flush=True)

@@ -1,4 +1,4 @@
-"""hydra/sweeper=union: several grids as one sweep."""
+"""Sweeps: jobs are checked before the first of them runs; and hydra/sweeper=union, several grids as one."""
 
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +12,8 @@ from conftest import Run
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 from test_cli import SMALL
+
+from goc.config.hydra import composed
 
 Plugins.instance()  # its scan loads Hydra's own sweepers anew, so what derives from them is imported after it
 
@@ -30,7 +32,8 @@ def launches(folder: Path, grids: list[dict[str, Any]], *arguments: str, **setti
         return []
 
     sweeper = UnionSweeper(grids, **settings)
-    sweeper.hydra_context = SimpleNamespace(config_loader=Mock())
+    loader = Mock(load_sweep_config=Mock(return_value=composed([])))
+    sweeper.hydra_context = SimpleNamespace(config_loader=loader)
     sweeper.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}})
     sweeper.launcher = SimpleNamespace(launch=launch)
     sweeper.sweep(list(arguments))
@@ -122,3 +125,25 @@ def test_a_bad_setting_or_choice_in_a_grid_is_one_line(run_here: Run, grid: str,
     (line,) = finished.stderr.splitlines()
     assert line.startswith("error: ")
     assert all(part in line for part in expected), line
+
+
+@pytest.mark.parametrize("settings", [
+    ("predictor=taylor,reuse", "++predictor.order=1", "method=taylorseer"),
+    ("hydra/sweeper=union", "hydra.sweeper.grids=[{predictor:'taylor,reuse'}]", "++predictor.order=1",
+     "method=taylorseer"),
+    ("hydra.sweeper.max_batch_size=2", "predictor=taylor,reuse", "++predictor.order=1", "method=taylorseer"),
+])  # fmt: skip
+def test_jobs_that_will_be_refused_are_told_before_the_first_one_runs(
+    settings: tuple[str, ...], run_here: Run, tmp_path: Path
+) -> None:
+    finished = run_here("-m", *settings, "metrics=[]", "latency_repeats=0", *SMALL, check=False)
+    (told,) = [line for line in finished.stdout.splitlines() if line.startswith("WARNING: a job will be refused: ")]
+    assert "predictor.order=1: no such setting; predictor=reuse has none" in told
+    assert finished.stdout.index(told) < finished.stdout.index("#0 :")
+    assert finished.returncode == 1
+    assert len(list((tmp_path / "outputs").rglob("result.json"))) == 1  # the others run
+
+
+def test_a_sweep_whose_jobs_can_all_run_warns_of_none(run_here: Run) -> None:
+    said = run_here("-m", "predictor=reuse,gradient_queue", "metrics=[]", "latency_repeats=0", *SMALL)
+    assert "will be refused" not in said.stdout + said.stderr

@@ -25,7 +25,7 @@ from goc.check import beside, isolated, oracles, page, steps, workers
 from goc.check.page import Report
 from goc.check.setting import FULL, TINY, Part, Setting, Table
 from goc.check.step_table import machine
-from goc.system.errors import ConfigError, GocError, fail
+from goc.system.errors import ConfigError
 from goc.system.files import write_atomically
 
 TOTAL_S = 450.0  # of all parts; what is around them fits into the half minute that is left of the 8
@@ -127,7 +127,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", metavar="PART", help="these parts alone")
     parser.add_argument("--oracles", type=Path, action="append", metavar="DIR", help="default those in ../shared")
     words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        return run(parser.parse_args(words), shlex.join(["goc", "check", *words]))
-    except (GocError, OSError) as error:
-        return fail(error)
+    return run(parser.parse_args(words), shlex.join(["goc", "check", *words]))

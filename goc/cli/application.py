@@ -6,7 +6,6 @@ What a run needs is imported when there is one: help, completion and errors in t
 import contextlib
 import logging
 import os
-import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,6 @@ from typing import Any, ClassVar, NoReturn
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -24,12 +22,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from goc.config import from_hydra, register, validate
 from goc.config.help import help_page
-from goc.config.hydra import check_hydra, refusing, without_effect
+from goc.config.hydra import check_form, check_hydra, refusing, without_effect
 from goc.report.collect import find
 from goc.report.results import FAILURE_FILE, reason_in
 from goc.system.errors import ConfigError, GocError, fail, memory_error, one_line
 from goc.system.files import CONF, room_for, write_text
-from goc.system.stopping import INTERRUPTED, STOPPED
+from goc.system.stopping import STOPPED
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +138,10 @@ class SweepReport(Callback):
         start = self.started.stat().st_mtime
         reasons = [path for path in sorted(folder.glob(f"*/{FAILURE_FILE}")) if path.stat().st_mtime >= start]
         if find([folder]).runs:
-            if report([str(folder)]):
+            try:
+                report([str(folder)])
+            except (GocError, OSError) as error:  # which Hydra would log in its own words
+                fail(error)
                 return
             track_study(from_hydra(config).output, folder)
         if reasons or SweepReport.unwritten:
@@ -157,7 +158,7 @@ class SweepReport(Callback):
 
 
 def in_order(arguments: Sequence[str]) -> list[str]:
-    """Options and then settings, which Hydra wants in one row; raises ConfigError for an option that it has not."""
+    """Options and then settings, which Hydra wants in one row; raises ConfigError for what is neither."""
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
@@ -165,22 +166,11 @@ def in_order(arguments: Sequence[str]) -> list[str]:
 
     parser.error = refuse  # type: ignore[method-assign]  # or it prints its usage and ends the process
     settings = parser.parse_intermixed_args(list(arguments)).overrides or []
+    check_form(settings)
     options = list(arguments)
     for setting in reversed(settings):
         del options[len(options) - 1 - options[::-1].index(setting)]
-    check_search_path(settings)
     return [*options, *settings]
-
-
-def check_search_path(settings: Sequence[str]) -> None:
-    """Raise ConfigError for a folder of more configurations that is not there, which Hydra would only warn of."""
-    for setting in settings:
-        key, _, value = setting.partition("=")
-        if key.lstrip("+") != "hydra.searchpath":
-            continue
-        for place in re.findall(r"file://([^\s,'\"\]]+)", value):
-            if not Path(place).is_dir():
-                raise ConfigError(f"{setting}: {place} is no folder")
 
 
 def launch(arguments: Sequence[str]) -> None:
@@ -202,13 +192,8 @@ def launch(arguments: Sequence[str]) -> None:
 def main() -> int:
     """Run the application on sys.argv; returns the exit code."""
     SweepReport.failed = False
-    try:
-        if {"-h", "--help"} & set(sys.argv[1:]):
-            print(help_page([argument for argument in sys.argv[1:] if not argument.startswith("-")]))
-            return 0
-        launch(sys.argv[1:])
-    except (GocError, HydraException, OmegaConfBaseException, OSError) as error:
-        return fail(error)
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(help_page([argument for argument in sys.argv[1:] if not argument.startswith("-")]))
+        return 0
+    launch(sys.argv[1:])
     return 1 if SweepReport.failed else 0

@@ -12,7 +12,6 @@ folder, and is checked from then on.
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
-from goc.system.errors import GocError
+from goc.system.errors import GocError, fail
 from goc.system.files import file_sha256, write_atomically, write_json
 from goc.system.locks import Lock
 from goc.system.published import PUBLISHED_SHA256
@@ -261,10 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     fetch(file, args.out, args.mirror)
                 except GocError as error:
                     failed = True
-                    print(f"error: {error}", file=sys.stderr)
+                    fail(error)
     except OSError as error:
-        print(f"error: {args.out}: cannot be written ({error})", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+        raise GocError(f"{args.out}: cannot be written ({error})") from error
     return int(failed)

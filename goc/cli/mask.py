@@ -9,12 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
 from goc.config import Config, compose_config, label, validate
 from goc.system.arguments import check_out
-from goc.system.errors import GocError, fail
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,18 +43,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("settings", nargs="*", help="as for run.py: method=..., cache_ratio=..., steps=...")
     parser.add_argument("--out", type=Path, default=Path("mask.png"))
     options = parser.parse_args(arguments)
-    try:
-        config = compose_config(options.settings)
-        validate(config)
-        from goc.caching.schedule import cache_ratio_of
-        from goc.report.masks import PICTURES, draw_mask
+    config = compose_config(options.settings)
+    validate(config)
+    from goc.caching.schedule import cache_ratio_of
+    from goc.report.masks import PICTURES, draw_mask
 
-        check_out(options.out, PICTURES)
-        cells = states(config)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        ratio, name = cache_ratio_of(cells > 0), label(config.way)
-        draw_mask(cells, f"{name}, {config.way.sampler.label(config.way.steps)}, {ratio:.0%} cached", options.out)
-    except (GocError, HydraException, OmegaConfBaseException, OSError) as error:
-        return fail(error)
+    check_out(options.out, PICTURES)
+    cells = states(config)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    ratio, name = cache_ratio_of(cells > 0), label(config.way)
+    draw_mask(cells, f"{name}, {config.way.sampler.label(config.way.steps)}, {ratio:.0%} cached", options.out)
     print(f"{name}: {ratio:.1%} cached, {options.out}")
     return 0

@@ -25,7 +25,7 @@ from goc.metrics.fidelity import FeatureExtractorInceptionV3
 from goc.models.dit import PUBLISHED_PATCHES, DiT
 from goc.system import torchvision  # noqa: F401  (first, as diffusers imports torchvision)
 from goc.system.arguments import check_numbers
-from goc.system.errors import ConfigError, GocError, fail
+from goc.system.errors import ConfigError
 
 # isort: split
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -153,14 +153,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--reference-images", type=int, default=64, help="images in reference.npz (default 64)")
     parser.add_argument("--tiny-vae", action="store_true", help="a very small VAE with the same downsampling factor")
     args = parser.parse_args(argv)
-    try:
-        check_numbers(args, {"image_size": 1, "seed": 0, "reference_images": 1})
-        if args.pipeline is not None:
-            from goc.cli import random_pipeline  # loads diffusers and transformers
+    check_numbers(args, {"image_size": 1, "seed": 0, "reference_images": 1})
+    if args.pipeline is not None:
+        from goc.cli import random_pipeline  # loads diffusers and transformers
 
-            print("\n".join(map(str, random_pipeline.write(args.pipeline, args.seed, randomize))))
-            return 0
-        write(args.out, args.model, args.image_size, args.seed, args.reference_images, args.tiny_vae)
-    except (GocError, OSError) as error:
-        return fail(error)
+        print("\n".join(map(str, random_pipeline.write(args.pipeline, args.seed, randomize))))
+        return 0
+    write(args.out, args.model, args.image_size, args.seed, args.reference_images, args.tiny_vae)
     return 0

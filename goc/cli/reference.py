@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from goc.metrics.registry import EXTRACTORS
-from goc.system.errors import GocError, fail
+from goc.system.errors import GocError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,14 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
     from goc.metrics.reference import load_reference, save_reference
     from goc.system.device import choose_device
 
-    try:
-        if options.out.suffix != ".safetensors":
-            raise GocError(f"--out={options.out}: must end in .safetensors")
-        extractor = load_extractor(options.extractor, options.weights, choose_device("auto"))
-        reference = load_reference(options.images, extractor, None, need_features=True, cache_dir=None)
-        save_reference(options.out, reference)
-    except (GocError, OSError) as error:
-        return fail(error)
+    if options.out.suffix != ".safetensors":
+        raise GocError(f"--out={options.out}: must end in .safetensors")
+    extractor = load_extractor(options.extractor, options.weights, choose_device("auto"))
+    reference = load_reference(options.images, extractor, None, need_features=True, cache_dir=None)
+    save_reference(options.out, reference)
     held = "no single images" if reference.features is None else f"features of {len(reference.features)} images"
     print(f"{options.out}: statistics on {reference.extractor}, {held}")
     return 0

@@ -1,6 +1,7 @@
 """Hydra's view of the settings: flat keys, groups, and the resolvers of folder names."""
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -14,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from goc.config.identity import run_id, way_files
-from goc.config.known import GROUPS, check_known, refused
+from goc.config.known import GROUPS, NOT_THERE, check_known, refused
 from goc.config.settings import SHAPE, Config, Execution, Measurement, Output, Settings, Way
 from goc.config.validation import check_name, normalise
 from goc.methods import METHODS
@@ -50,7 +51,7 @@ def from_hydra(node: DictConfig) -> Config:
     if "hydra" in node:
         check_hydra(node.hydra)
     own = OmegaConf.masked_copy(node, [f.name for f in fields(Settings)])
-    settings: list[Any] = [_schema(), own, {"name": study_name(node)}]
+    settings: list[Any] = [_schema(), own, {"name": literal(study_name(node))}]
     if node.smoke:
         settings.append(OmegaConf.load(CONF / "smoke.yaml"))
         settings += [{"model": embedded(name)} for name in SMOKE_MODELS.get(node.model.objective, ["digits"])]
@@ -74,16 +75,30 @@ def compose_config(overrides: Sequence[str]) -> Config:
 
 def composed(overrides: Sequence[str]) -> DictConfig:
     """Hydra's config of settings as on run.py's command line, without Hydra's own node."""
+    check_form(overrides)
     register(overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"), refusing(overrides):
         return compose("config", overrides=list(overrides))
 
 
+def check_form(overrides: Sequence[str]) -> None:
+    """Raise ConfigError for the first text that is no KEY=VALUE, nor the ~KEY that takes a setting out."""
+    for text in overrides:
+        key, equals, _ = text.partition("=")
+        if not key.strip(" +~") or not (equals or key.startswith("~")):
+            raise ConfigError(f"{text}: must be KEY=VALUE; --help lists settings")
+
+
 @contextmanager
 def refusing(overrides: Sequence[str]) -> Iterator[None]:
-    """While Hydra composes overrides: a key that it does not know is refused as one that only `from_hydra` finds."""
+    """While Hydra composes overrides: a key that it does not know is refused as one that only `from_hydra` finds.
+
+    So is a search path that is not there, of which Hydra would only warn. overrides: options may be among them.
+    """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=NOT_THERE.pattern)
+            yield
     except Exception as error:
         if (own := refused(error, overrides)) is error:
             raise
@@ -117,6 +132,11 @@ def without_effect(node: DictConfig, config: Config, overrides: Sequence[str]) -
         for key in typed
         if key in MAY_DO_NOTHING and node[key] is not None and node[key] != getattr(config.way, key)
     ]
+
+
+def literal(text: str) -> str:
+    """A text as OmegaConf has to be given it, so that a `${` in it is one, and no interpolation."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 
 def study_name(node: DictConfig) -> str:

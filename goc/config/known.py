@@ -26,6 +26,7 @@ HYDRA = "hydra"
 RESOLVERS = ("run_id", "study")  # of folder names, which come from the settings
 IN_FILE = re.compile(r"^In '([^']+)': ")
 OVERRIDE = re.compile(r"^(?:To append to your config use |Error merging override \+?)\+(.*)", re.MULTILINE)
+NOT_THERE = re.compile(r"provider=hydra\.searchpath.*, path=(.*) is not available")
 NAMES = re.compile(r"\w+=(?!null$|true$|false$)[^\W\d]", re.IGNORECASE)  # an option, where a group is chosen
 
 
@@ -64,6 +65,8 @@ def _check_key(node: DictConfig, key: str, prefix: str, cls: type) -> None:
     if isinstance(value, DictConfig) and isinstance(kind, type) and is_dataclass(kind):
         for inner in value:
             _check_key(value, str(inner), f"{prefix}{key}.", kind)
+    elif isinstance(value, DictConfig | ListConfig) and (missing := sorted(OmegaConf.missing_keys(value))):
+        raise ConfigError(f"{missing[0]}=???: must have a value")
     elif isinstance(value, ListConfig) and _is_nested(value):
         raise ConfigError(f"{prefix}{key}={value}: must be a list of single values")
 
@@ -139,8 +142,10 @@ def refused(error: Exception, overrides: Sequence[str]) -> Exception:
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
         named = [text for text in overrides if text.partition("=")[0] in CHOSEN and not NAMES.match(text)]
         return ConfigError(f"{' '.join(named) or 'a group'}: must be the name of an option, as in method=goc")
-    if isinstance(error, ValueError) and str(error).startswith("Only one of"):  # of Hydra's options
-        return ConfigError(str(error))
+    if isinstance(error, ValueError) and str(error).startswith(("Only one of", "Expecting one subcommand")):
+        return ConfigError(str(error))  # of Hydra's options
+    if isinstance(error, UserWarning) and (absent := NOT_THERE.search(str(error))):
+        return ConfigError(f"hydra.searchpath={absent[1]}: is not there; must be folders, as in [file:///FOLDER]")
     if not isinstance(error, HydraException) or not isinstance(cause, OmegaConfBaseException):
         return error
     cls = cause.object_type

@@ -4,6 +4,7 @@ import math
 import operator
 import os
 from dataclasses import fields, is_dataclass
+from fnmatch import fnmatchcase
 from pathlib import PurePath
 from string import Formatter
 from types import SimpleNamespace
@@ -46,18 +47,27 @@ from goc.sampling.options import fitting
 from goc.system.errors import ConfigError
 from goc.system.precision import LARGEST_WEIGHT, PRECISIONS
 
-# arguments of a pipeline's call that settings of a run decide
+# arguments of a pipeline's call, as patterns, that settings of a run decide
 OF_A_CALL = {
     "prompt": "prompts",
-    "num_images_per_prompt": "num_samples",
+    "prompt_[2-9]": "prompts",
+    "prompt_embeds*": "prompts",
+    "prompt_attention_mask*": "prompts",
+    "pooled_prompt_embeds": "prompts",
+    "num_*_per_prompt": "num_samples",
     "generator": "seed",
     "latents": "seed",
+    "seed": "seed",
     "num_inference_steps": "steps",
     "timesteps": "steps",
     "sigmas": "steps",
+    "strength": "steps",
+    "denoising_*": "steps",
     "guidance_scale": "cfg_scale",
+    "guidance_schedule": "cfg_scale",
     "output_type": "the run",
     "return_dict": "the run",
+    "callback*": "the run",
 }
 SECONDS = f"more than 0 and at most {LONGEST_S:g}"
 OWN_WEIGHTS = "outputs/weights/{model}-{sampler}{steps}-{computed}-cfg{cfg_scale}.json"  # of goc train weights
@@ -286,9 +296,10 @@ def check_pipeline(measurement: Measurement) -> None:
                       "prompts": "a text file with a prompt a line"}.items():  # fmt: skip
         _require(measurement, operator.attrgetter(key)(measurement) is not None, key, what)
     _require(measurement, measurement.vae is None, "vae", f"null with model.objective={PIPELINE}, which has its own")
-    for key in OF_A_CALL:
-        if key in model.call:
-            raise ConfigError(f"model.call.{key}={model.call[key]}: must not be there; {OF_A_CALL[key]} decides it")
+    for key, value in model.call.items():
+        decides = next((setting for pattern, setting in OF_A_CALL.items() if fnmatchcase(str(key), pattern)), None)
+        if decides is not None:
+            raise ConfigError(f"model.call.{key}={value}: must not be there; {decides} decides it")
 
 
 def check_denoiser(measurement: Measurement) -> None:

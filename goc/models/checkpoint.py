@@ -146,7 +146,7 @@ def load_state_dict(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Ten
         others = f" ({model.left_out} with other names left out)" if model.left_out else ""
         log.info("model.checkpoint=%s: %s is taken%s", path, model.where, others)
     if model.unread:
-        log.warning('model.checkpoint=%s: its EMA "%s" cannot be read, and is not what is run', path, model.unread)
+        log.warning('model.checkpoint=%s: its "%s" may be an EMA, and is not what is run', path, model.unread)
     share = None if model.beside is None else learnt_share(model.state, model.beside)
     if share is not None and share < LEARNT:
         log.warning(

@@ -13,14 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-EMA_ENTRY = re.compile(r"(^|[._])ema(s|_?\d+)?([._]|$)", re.IGNORECASE)  # ema, model_ema, ema_state_dict, ...
-NOT_THE_MODEL = re.compile(r"^(opt|lr|sched|scaler|discriminator|loss|args|vae)", re.IGNORECASE)
+EMA_ENTRY = re.compile(  # ema, model_ema, ema_state_dict, ema_0.9999, netEMA, modelEma, emaModel
+    r"(?:^|[._])(?i:ema)(?:s|_?\d+)?(?:[._]|$)|(?<=[a-z\d])E(?:MA|ma)(?![a-z])|(?:^|[._])ema(?=[A-Z])"
+)
+NOT_THE_MODEL = re.compile(
+    r"^(opt|lr|sched|scaler|discriminator|loss|args|vae|rng|random|cuda_rng|torch_rng)|optim|sched(ul|$)|scaler",
+    re.IGNORECASE,
+)
 ENTRIES = ("model", "state_dict", "model_state_dict")  # the first that holds a state dict is the model
 DEEPEST = 3  # an entry of an entry of an entry
 LISTED = 8  # entries that an error names
 WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 LIT_EMA = "model_ema."
-EMA_PREFIX = re.compile(r"(^|[._])ema[._]")
 FROM_ZERO = re.compile(r"(adaLN_modulation\.1|final_layer\.linear)\.weight$")  # what DiT's training starts from zeros
 LEARNT = 0.5  # an average that follows the training has about all of it
 
@@ -43,8 +47,8 @@ class Entry:
     """A state dict in a checkpoint.
 
     path: of the entries that lead to it, as "ema" or "model.state_dict"; "" for a file that is one itself. beside: the
-    state dict that it is an average of, where it is an EMA and the file has both. unread: what is named as an EMA, and
-    was not taken.
+    state dict that it is an average of, where it is an EMA and the file has both. unread: what may be an EMA,
+    and was not taken.
     """
 
     state: State
@@ -74,7 +78,7 @@ def find_entry(content: Any, depth: int = DEEPEST) -> Entry | None:
     averages: dict[str, Entry] = {}
     others: dict[str, Entry] = {}
     for name, part in content.items():
-        if isinstance(name, str) and not NOT_THE_MODEL.match(name) and isinstance(part, Mapping):
+        if isinstance(name, str) and not NOT_THE_MODEL.search(name) and isinstance(part, Mapping):
             found = find_entry(part, depth - 1)
             if found is not None:
                 (averages if EMA_ENTRY.search(name) else others)[name] = found
@@ -87,9 +91,8 @@ def find_entry(content: Any, depth: int = DEEPEST) -> Entry | None:
     if trained is None:
         return None
     name, found = trained
-    ignored = (other for other in content if isinstance(other, str) and EMA_ENTRY.search(other))
-    unread = found.unread or next((other for other in ignored if _holds_something(content, other)), "")
-    return replace(found, path=_joined(name, found.path), unread=unread)
+    untaken = (other for other in content if other != name and _may_be_average(other, content, found.state, others))
+    return replace(found, path=_joined(name, found.path), unread=found.unread or next(untaken, ""))
 
 
 def _joined(name: str, path: str) -> str:
@@ -112,9 +115,19 @@ def listed_entries(content: Any) -> str:
     return shown + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
 
 
-def _holds_something(content: Mapping[str, Any], name: str) -> bool:
-    part = content.get(name)
-    return isinstance(part, Mapping | list | tuple) and len(part) > 0
+def _may_be_average(name: Any, content: Mapping[Any, Any], taken: State, others: Mapping[str, Entry]) -> bool:
+    """Whether an entry that was not taken says that it is an EMA, or holds the weights of the same model again."""
+    if not isinstance(name, str) or NOT_THE_MODEL.search(name):
+        return False
+    part = content[name]
+    if "ema" in name.lower() and isinstance(part, Mapping | list | tuple) and len(part) > 0:
+        return bool(EMA_ENTRY.search(name)) or _holds_tensors(part)
+    return name in others and 2 * len(others[name].state.keys() & taken.keys()) > len(taken)
+
+
+def _holds_tensors(part: Any) -> bool:
+    inside = part.values() if isinstance(part, Mapping) else part
+    return any(isinstance(value, Tensor) or (isinstance(value, Mapping) and _holds_tensors(value)) for value in inside)
 
 
 def unwrapped(state: State) -> State:
@@ -159,24 +172,29 @@ def pick_model(entry: Entry, expected: Collection[str]) -> Model:
     state, where = unwrapped(entry.state), f'its entry "{entry.path}"' if entry.path else ""
     beside = None if entry.beside is None else unwrapped(entry.beside)
     there = prefixes(state, expected)
-    if "" in there or not there:
-        trained = None if beside is None else _under(beside, prefixes(beside, expected))
-        return Model(state, where, trained, unread=entry.unread or _odd_average(state, expected))
-    averages = [prefix for prefix in there if EMA_PREFIX.search(prefix)]
+    averages = [prefix for prefix in there if EMA_ENTRY.search(prefix)]
     chosen = averages or there
+    if len(chosen) > 1 and chosen != averages and "" in chosen:
+        chosen = [""]
     if len(chosen) > 1:
         raise ValueError(f"holds several models, under {', '.join(sorted(chosen))}: must hold one, or one EMA")
-    (prefix,) = chosen
-    own = _under(state, [prefix])
-    if not averages and (average := lit_ema(state, expected)):
+    prefix = next(iter(chosen), "")
+    bare = {name: tensor for name, tensor in state.items() if name in expected}
+    own = _under(state, [prefix]) if prefix else bare
+    if not averages and there and (average := lit_ema(state, expected)):
         # it holds what is trained; buffers are in the trained model alone
-        return Model({**own, **average}, f"the EMA under {LIT_EMA}*", own, len(state) - len(own) - len(average))
+        lacking = ", ".join([name for name in own if name not in average][:LISTED])
+        where = f"the EMA under {LIT_EMA}*{f', and {lacking} of the trained model,' if lacking else ''}"
+        return Model({**own, **average}, where, own, len(state) - len(own) - len(average))
+    unread = entry.unread or ("" if averages else _odd_average(state, expected))
+    if not prefix:
+        trained = None if beside is None else _under(beside, prefixes(beside, expected))
+        return Model(state, where, trained, unread=unread)
     others = [other for other in there if other not in averages]
     if averages and len(others) == 1:
-        beside = _under(state, others)
+        beside = _under(state, others) if others[0] else bare
     elif beside is not None:
         beside = _under(beside, prefixes(beside, expected))
-    unread = entry.unread or ("" if averages else _odd_average(state, expected))
     return Model(own, f"{where or 'what is'} under {prefix}*", beside, len(state) - len(own), unread)
 
 

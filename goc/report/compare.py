@@ -22,7 +22,7 @@ from goc.report.result import Result
 from goc.report.results import measurement_of
 from goc.report.tables import signed, with_error
 from goc.report.text import printable
-from goc.system.errors import GocError, fail
+from goc.system.errors import GocError
 from goc.system.files import replacing, room_for
 
 if TYPE_CHECKING:
@@ -188,19 +188,16 @@ def main(arguments: list[str] | None = None) -> int:
         "--cache-dir", type=Path, help="where uncached samples are kept, if not below the folder that holds the study"
     )
     options = parser.parse_args(arguments)
-    try:
-        runs = [(folder, dict(Result.load(folder).content)) for folder in options.runs]
-        own, other = compared_points(runs)
-        for name, folder, point in zip(("first", "second"), options.runs, (own, other), strict=True):
-            print(f"{name}: {printable(str(folder))}{f' ({point.missing}: no paired errors)' if point.missing else ''}")
-        print(f"\n{comparison(own, other).to_string(index=False)}\n")
-        if None not in (own.compared, other.compared) and own.compared != other.compared:
-            print(f"drift: over {own.compared} and {other.compared} samples, and smaller of more: not compared")
-        path = (options.out or options.runs[0]) / PICTURE
-        worst, compared = draw_most_different(runs, path, options.cache_dir)
-        few = "" if compared == runs[0][1]["config"]["num_samples"] else f", of the first {compared}, which both keep"
-        shown = ", ".join(map(str, worst))
-        print(f"samples that differ most (first run, second run, difference){few}: {shown}; {path}")
-    except (GocError, OSError) as error:
-        return fail(error)
+    runs = [(folder, dict(Result.load(folder).content)) for folder in options.runs]
+    own, other = compared_points(runs)
+    for name, folder, point in zip(("first", "second"), options.runs, (own, other), strict=True):
+        print(f"{name}: {printable(str(folder))}{f' ({point.missing}: no paired errors)' if point.missing else ''}")
+    print(f"\n{comparison(own, other).to_string(index=False)}\n")
+    if None not in (own.compared, other.compared) and own.compared != other.compared:
+        print(f"drift: over {own.compared} and {other.compared} samples, and smaller of more: not compared")
+    path = (options.out or options.runs[0]) / PICTURE
+    worst, compared = draw_most_different(runs, path, options.cache_dir)
+    few = "" if compared == runs[0][1]["config"]["num_samples"] else f", of the first {compared}, which both keep"
+    shown = ", ".join(map(str, worst))
+    print(f"samples that differ most (first run, second run, difference){few}: {shown}; {path}")
     return 0

@@ -25,7 +25,7 @@ from goc.report.plots import plot_tradeoff
 from goc.report.results import extractor_of, read_first_images
 from goc.report.tables import latex, markdown, measurements, uneven_drift, warning
 from goc.report.text import csv_text, printable
-from goc.system.errors import GocError, fail
+from goc.system.errors import GocError
 from goc.system.files import room_for, write_text
 
 PRINTED = ("method", "steps", "evaluations", "fid", "fid_se", "sfid", "is", "clip", "converged", "drift",
@@ -99,13 +99,10 @@ def main(arguments: list[str] | None = None) -> int:
     told = len(found.skipped)
     if not found.runs:
         names = ", ".join(printable(str(path)) for path in options.paths)
-        return fail(GocError(f"no finished run below {names}"))
+        raise GocError(f"no finished run below {names}")
     out = options.out or options.paths[0]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        points, left_out = write_report(found, out)
-    except (GocError, OSError) as error:
-        return fail(error)
+    out.mkdir(parents=True, exist_ok=True)
+    points, left_out = write_report(found, out)
     tell(found.skipped[told:])
     for name, rows in measurements(points.assign(method=points["series"])):
         shown = rows[[column for column in (*PRINTED, *of_plugins()) if rows[column].notna().any()]]

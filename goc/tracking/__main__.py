@@ -13,7 +13,7 @@ from goc.report.collect import tell
 from goc.report.results import RESULT_FILE, load_result
 from goc.report.text import printable
 from goc.system.command import run_command
-from goc.system.errors import GocError, fail
+from goc.system.errors import GocError, one_line
 
 
 def run_folders(paths: list[Path]) -> list[Path]:
@@ -65,8 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(wandb_log.log_run(settings, folder), flush=True)
         if options.summary is not None:
             print(wandb_log.log_summary(settings, options.summary), flush=True)
-    except (GocError, wandb_log.WandbError) as error:
-        return fail(error)
+    except wandb_log.WandbError as error:
+        raise GocError(one_line(error)) from error
     return 0
 
 

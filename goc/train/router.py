@@ -16,8 +16,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 from tqdm import trange
 
@@ -34,7 +32,7 @@ from goc.sampling.options import SamplerConfig
 from goc.sampling.solvers import Solver, no_noise
 from goc.sampling.training import DONE, Progress, progress_of
 from goc.system.arguments import check_numbers, check_out
-from goc.system.errors import ConfigError, GocError, fail, memory_for
+from goc.system.errors import ConfigError, memory_for
 from goc.system.files import file_sha256, resolve, room_for
 
 INITIAL_LOGIT = 2.0  # probability 0.88: nearly everything is computed
@@ -150,27 +148,24 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=0.05, help="learning rate (default 0.05)")
     parser.add_argument("--out", type=Path, help="default: outputs/routers/MODEL/router-SAMPLERSTEPS.pt")
     args = parser.parse_args()
-    try:
-        check_numbers(args, {"iterations": 1, "batch": 1, "penalty": 0, "rate": 0})
-        if args.out is not None:
-            check_out(args.out)
-        config = compose_config(args.settings)
-        validate(config)
-        check_sampler(config.way.sampler)
-        model = config.measurement.model
-        checkpoint = resolve(model.checkpoint)
-        denoiser = load_model(model.shape(), checkpoint, model.objective)
-        measurement, steps = config.measurement, config.way.steps
-        out = args.out or Path("outputs/routers") / model.name / f"router-{config.way.sampler.name}{steps}.pt"
-        trained = {key: value for key, value in vars(args).items() if key not in ("out", "settings")}
-        depends_on = {**trajectory_key(measurement, config.way, False, file_sha256(checkpoint), denoiser), **trained}
-        cache_dir, own = Path(config.output.cache_dir), {**depends_on, "router": True, "seed": measurement.seed}
-        with progress_of(cache_dir, own) as progress, memory_for(f"--batch={args.batch}"):
-            logits = train(config, denoiser, args.iterations, args.batch, args.penalty, args.rate, progress)
-            settings = {"model": model.name, "num_sampling_steps": steps, "cfg_scale": measurement.cfg_scale}
-            with room_for(out, DONE):
-                save_router(out, logits, argparse.Namespace(**settings, seed=measurement.seed, **trained))
-    except (GocError, HydraException, OmegaConfBaseException, OSError) as error:
-        return fail(error)
+    check_numbers(args, {"iterations": 1, "batch": 1, "penalty": 0, "rate": 0})
+    if args.out is not None:
+        check_out(args.out)
+    config = compose_config(args.settings)
+    validate(config)
+    check_sampler(config.way.sampler)
+    model = config.measurement.model
+    checkpoint = resolve(model.checkpoint)
+    denoiser = load_model(model.shape(), checkpoint, model.objective)
+    measurement, steps = config.measurement, config.way.steps
+    out = args.out or Path("outputs/routers") / model.name / f"router-{config.way.sampler.name}{steps}.pt"
+    trained = {key: value for key, value in vars(args).items() if key not in ("out", "settings")}
+    depends_on = {**trajectory_key(measurement, config.way, False, file_sha256(checkpoint), denoiser), **trained}
+    cache_dir, own = Path(config.output.cache_dir), {**depends_on, "router": True, "seed": measurement.seed}
+    with progress_of(cache_dir, own) as progress, memory_for(f"--batch={args.batch}"):
+        logits = train(config, denoiser, args.iterations, args.batch, args.penalty, args.rate, progress)
+        settings = {"model": model.name, "num_sampling_steps": steps, "cfg_scale": measurement.cfg_scale}
+        with room_for(out, DONE):
+            save_router(out, logits, argparse.Namespace(**settings, seed=measurement.seed, **trained))
     print(f"{cache_ratio_of(l2c(logits.sigmoid(), PUBLISHED_THRESHOLD)):.1%} cached at {PUBLISHED_THRESHOLD}: {out}")
     return 0

@@ -17,8 +17,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from tqdm import trange
@@ -42,7 +40,7 @@ from goc.sampling.solvers import no_noise
 from goc.sampling.training import DONE, Progress, progress_of
 from goc.system.arguments import check_numbers, check_out
 from goc.system.device import choose_device, configure
-from goc.system.errors import ConfigError, GocError, fail, memory_for
+from goc.system.errors import ConfigError, memory_for
 from goc.system.files import room_for
 
 LENGTH = 3  # computed features that a prediction may use
@@ -170,36 +168,31 @@ def main() -> int:
     args = parser.parse_args()
     settings = {name: getattr(args, name) for name in ("iterations", "batch", "samples", "rate")}
     started = time.perf_counter()
-    try:
-        check_numbers(args, {"iterations": 1, "batch": 1, "samples": 1, "rate": 0})
-        if args.out is not None:
-            check_out(args.out)
-        config = compose_config(["method=searched", *args.settings])
-        validate(config)
-        way, measurement, execution = config.way, config.measurement, config.execution
-        check_way(way)
-        device = choose_device(execution.device, 0)
-        configure(device, measurement.precision, execution.deterministic, execution.threads)
-        calibration = calibration_alone(config, device, compiled=False)
-        plan = make_plan(way, measurement.model, calibration)
-        calibration = replace(calibration, samples=args.samples)
-        trained_for = planner_of(way, measurement.model, calibration).measurements.trained_for()
-        computed = tuple(computed_steps_of(plan.mask))
-        out = args.out or Path(place(OWN_WEIGHTS, way, measurement.model.name, measurement.cfg_scale, len(computed)))
-        training = {**settings, "seed": calibration.seed, "start": asdict(way.predictor)}
-        depends_on = {
-            **calibration.key, **training, "site": way.site, "computed": computed,
-            "weights": start(plan, LENGTH).tolist(), "device": str(device),
-        }  # fmt: skip
-        with progress_of(calibration.cache_dir, depends_on) as progress, memory_for(f"--batch={args.batch}"):
-            weights, losses = train(plan, calibration, args.iterations, args.batch, args.rate, args.keep, progress)
-            training["distance"], rows = losses[-1], rows_of(weights, computed)
-            with room_for(out, DONE):
-                write_schedule(
-                    out, way.num_evaluations, computed, trained_for=trained_for, weights=rows, training=training
-                )
-    except (GocError, HydraException, OmegaConfBaseException, OSError) as error:
-        return fail(error)
+    check_numbers(args, {"iterations": 1, "batch": 1, "samples": 1, "rate": 0})
+    if args.out is not None:
+        check_out(args.out)
+    config = compose_config(["method=searched", *args.settings])
+    validate(config)
+    way, measurement, execution = config.way, config.measurement, config.execution
+    check_way(way)
+    device = choose_device(execution.device, 0)
+    configure(device, measurement.precision, execution.deterministic, execution.threads)
+    calibration = calibration_alone(config, device, compiled=False)
+    plan = make_plan(way, measurement.model, calibration)
+    calibration = replace(calibration, samples=args.samples)
+    trained_for = planner_of(way, measurement.model, calibration).measurements.trained_for()
+    computed = tuple(computed_steps_of(plan.mask))
+    out = args.out or Path(place(OWN_WEIGHTS, way, measurement.model.name, measurement.cfg_scale, len(computed)))
+    training = {**settings, "seed": calibration.seed, "start": asdict(way.predictor)}
+    depends_on = {
+        **calibration.key, **training, "site": way.site, "computed": computed,
+        "weights": start(plan, LENGTH).tolist(), "device": str(device),
+    }  # fmt: skip
+    with progress_of(calibration.cache_dir, depends_on) as progress, memory_for(f"--batch={args.batch}"):
+        weights, losses = train(plan, calibration, args.iterations, args.batch, args.rate, args.keep, progress)
+        training["distance"], rows = losses[-1], rows_of(weights, computed)
+        with room_for(out, DONE):
+            write_schedule(out, way.num_evaluations, computed, trained_for=trained_for, weights=rows, training=training)
     passed = time.perf_counter() - started
     first, last = (sum(part) / len(part) for part in (losses[:10], losses[-10:]))
     print(f"distance to the target {first:.4f} -> {last:.4f} in {passed:.0f} s: {out}")

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -256,7 +257,7 @@ def test_a_run_a_sweep_and_a_training_name_what_to_make_smaller(
         monkeypatch.setattr(script, function, lambda *_, **__: allocate_too_much())
         own = () if script is router else ("cache_ratio=0.5", "schedule=uniform", "--samples=4")
         monkeypatch.setattr(sys, "argv", ["train", "steps=4", *own, "--batch=3"])
-        assert script.main() == 1
+        assert run_command(script.main) == 1
         assert "error: --batch=3: out of memory" in capfd.readouterr().err
 
 
@@ -337,7 +338,7 @@ def test_a_report_without_room_names_its_file_and_a_sweep_its_job(
 ) -> None:
     call_here(filling, capfd, *WRITING)
     no_room_for("tradeoff.png")
-    assert study.main([str(filling)]) == 1
+    assert run_command(partial(study.main, [str(filling)])) == 1
     assert "/tradeoff.png: could not be written (No space left on device)" in capfd.readouterr().err
     assert not (filling / "tradeoff.png").exists()
 

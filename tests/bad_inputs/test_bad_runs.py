@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from goc.report.pairs import Point
 from goc.report.shape import problem_of
 from goc.report.tables import latex, markdown
 from goc.report.text import csv_text
+from goc.system.command import run_command
 from goc.system.errors import GocError
 from goc.tracking.__main__ import run_folders
 
@@ -279,7 +281,7 @@ def test_the_report_on_the_others_is_as_if_the_damaged_ones_were_not_there(repor
 def test_nothing_but_damaged_runs_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "result.json").write_text("{")
-    assert study.main([str(tmp_path), str(tmp_path / "nowhere")]) == 1
+    assert run_command(partial(study.main, [str(tmp_path), str(tmp_path / "nowhere")])) == 1
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in lines] == ["skipped", "skipped", "error"]
     assert "does not exist" in lines[0]

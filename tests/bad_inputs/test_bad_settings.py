@@ -1,6 +1,7 @@
 """Bad settings: what no setting reads, what is forged, and what cannot be run are one line each."""
 
 import re
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import goc.mask
 import goc.tracking.__main__ as tracking
 from goc.config import compose_config, run_id, validate
 from goc.config.known import nearest
+from goc.system.command import run_command
 from goc.system.errors import GocError, one_line
 
 HEUN = ("model=digits_flow", "sampler=heun")
@@ -134,7 +136,15 @@ ON_A_COMMAND_LINE = [
     Bad("a short one", ("-x",), r"^error: unrecognized arguments: -x; settings are KEY=VALUE"),
     Bad("an option without its value", ("-c",), r"^error: argument --cfg/-c: expected one argument"),
     Bad("two things at once", ("-m", "--cfg=job", "seed=0,1"), r"^error: Only one of --run, --multirun, --cfg"),
-    Bad("a search path", ("hydra.searchpath=[file:///nowhere]",), r"hydra\.searchpath=\[file:///no.*: /nowhere is no"),
+    Bad("a search path", ("hydra.searchpath=[file:///nowhere]",), r"^error: hydra\.searchpath=/nowhere: is not there"),
+    Bad("a package to search", ("hydra.searchpath=[pkg://nowhere]",), r"^error: hydra\.searchpath=nowhere: is not"),
+    Bad("a path to search", ("hydra.searchpath=[/nowhere]",), r"^error: hydra\.searchpath=/nowhere: is not there"),
+    Bad("a word", ("fora",), r"^error: fora: must be KEY=VALUE; --help lists settings$"),
+    Bad("a number", ("1",), r"^error: 1: must be KEY=VALUE; --help lists settings$"),
+    Bad("a value without a key", ("=1",), r"^error: =1: must be KEY=VALUE; --help lists settings$"),
+    Bad("completion of what", ("-sc",), r"^error: Expecting one subcommand"),
+    Bad("a missing argument of a call", ("model=pipeline", "model.pipeline=x", "prompts=y", "+model.call.height=???"),
+        r"^error: model\.call\.height=\?\?\?: must have a value$"),
     Bad("a text for grids", ("-m", "hydra/sweeper=union", "hydra.sweeper.grids=[a=1]"), r"hydra\.sweeper\.grids=\[a=1"),
     Bad("an interpolation", ("model=pipeline", "model.pipeline=x", "prompts=y", "+model.call.height=${x}"),
         r"^error: model\.call\.height: Interpolation key 'x' not found$"),
@@ -189,6 +199,19 @@ def test_a_pipelines_call_may_have_any_argument() -> None:
     assert config.measurement.model.call == {"height": 512, "extra": {"a": [1, 2]}}
 
 
+@pytest.mark.parametrize(("argument", "decides"), [
+    ("sigmas=[1,0.5]", "steps"), ("num_inference_steps=null", "steps"), ("strength=0.5", "steps"),
+    ("denoising_end=0.5", "steps"), ("num_videos_per_prompt=2", "num_samples"), ("seed=3", "seed"),
+    ("guidance_schedule=[1]", "cfg_scale"), ("prompt_2=x", "prompts"), ("prompt_embeds_2=[1]", "prompts"),
+    ("callback=f", "the run"), ("callback_on_step_end=f", "the run"), ("callback_steps=2", "the run"),
+])  # fmt: skip
+def test_a_pipelines_call_may_not_have_what_a_setting_decides(argument: str, decides: str) -> None:
+    config = compose_config(["model=pipeline", "model.pipeline=a/b", "prompts=p.txt", f"+model.call.{argument}"])
+    key = re.escape(argument.partition("=")[0])
+    with pytest.raises(GocError, match=rf"^model\.call\.{key}=.*: must not be there; {decides} decides it$"):
+        validate(config)
+
+
 def test_known_keys_may_have_a_plus_and_stay_the_same_run() -> None:
     assert run_id(compose_config(["++seed=3", "++schedule={}"])) == run_id(compose_config(["seed=3"]))
 
@@ -220,7 +243,7 @@ def test_nothing_is_said_to_be_tracked_that_is_not(
 
 
 def test_a_long_group_is_refused_before_wandb_is_asked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert tracking.main([str(tmp_path), f"--group={'g' * 129}"]) == 1
+    assert run_command(partial(tracking.main, [str(tmp_path), f"--group={'g' * 129}"])) == 1
     assert "must be 1 to 128 characters on one line" in capsys.readouterr().err
 
 
@@ -238,7 +261,7 @@ def test_a_mask_is_only_drawn_where_a_picture_can_be(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    assert goc.mask.main(["steps=5", "--out", out]) == 1
+    assert run_command(partial(goc.mask.main, ["steps=5", "--out", out])) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert says in line
@@ -263,6 +286,6 @@ def test_a_scripts_bad_option_is_one_line_at_once(
     script: str, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", [script, *arguments])
-    assert import_module(script).main() == 1
+    assert run_command(import_module(script).main) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {says}")

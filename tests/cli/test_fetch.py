@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from conftest import oracle_folders
 
 from goc.cli import fetch as fetch_weights
 from goc.config import compose_config
+from goc.system.command import run_command
 from goc.system.files import file_sha256
 
 NAME = "DiT-XL-2-512x512.pt"  # no published SHA-256 of it is known
@@ -372,7 +374,7 @@ def test_a_wrong_argument_is_named(arguments: list[str], message: str, capsys: p
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    assert fetch_weights.main(["dit-512", "--out", str(tmp_path / "file" / "x")]) == 1
+    assert run_command(partial(fetch_weights.main, ["dit-512", "--out", str(tmp_path / "file" / "x")])) == 1
     assert "cannot be written" in error_of(capsys)
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from goc.config import compose_config
 from goc.models.build import load_model
 from goc.models.checkpoint import load_weights
 from goc.models.dit import BRANCHES, DiT
+from goc.system.command import run_command
 from goc.system.errors import GocError
 from goc.system.files import file_sha256
 
@@ -24,7 +26,7 @@ DENOISER = f"DiT-S-8-{IMAGE_SIZE}x{IMAGE_SIZE}.pt"
 
 def generate(folder: Path, *options: str) -> int:
     size = ["--model", "DiT-S/8", "--image-size", str(IMAGE_SIZE), "--reference-images", "3", "--tiny-vae"]
-    return random_weights.main(["--out", str(folder), *size, *options])
+    return run_command(partial(random_weights.main, ["--out", str(folder), *size, *options]))
 
 
 @pytest.fixture(scope="module")

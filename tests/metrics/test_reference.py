@@ -2,6 +2,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from goc.metrics.evaluate import evaluate
 from goc.metrics.features import Extractor, Features, load_extractor
 from goc.metrics.reference import Reference, load_reference, save_reference
 from goc.models.decoder import to_uint8
+from goc.system.command import run_command
 from goc.system.errors import GocError
 from goc.system.files import ASSETS, file_sha256
 
@@ -451,7 +453,7 @@ def test_the_command_lines_errors_are_one_line(tmp_path: Path, capsys: pytest.Ca
         [str(tmp_path), "--extractor", "digits", "--out", str(tmp_path / "stats.npz")],
         [str(tmp_path), "--weights", str(tmp_path / "none"), "--out", str(tmp_path / "stats.safetensors")],
     ):
-        assert main(arguments) == 1
+        assert run_command(partial(main, arguments)) == 1
         text = capsys.readouterr().err
         assert text.startswith("error: ")
         assert text.count("\n") == 1

@@ -148,7 +148,7 @@ def test_an_ema_of_another_form_is_not_passed_over_in_silence(
     ema = {"decay": 0.999, "shadow_params": list(tiny_dit.state_dict().values())}
     torch.save({"model": tiny_dit.state_dict(), "ema": ema}, path := tmp_path / "w.pt")
     load_model(SHAPE, path)
-    assert 'its EMA "ema" cannot be read, and is not what is run' in caplog.text
+    assert 'its "ema" may be an EMA, and is not what is run' in caplog.text
 
 
 def generation(model: DiT, sampler: str, cfg_scale: float) -> Generation:
@@ -217,8 +217,11 @@ def dotless(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 AVERAGED = {
     name: lambda raw, ema, name=name: {"state_dict": raw, name: ema}
     for name in ("state_dict_ema", "ema_state_dict", "model_ema_state_dict", "params_ema", "ema_params", "EMA",
-                 "ema_0.9999")
+                 "ema_0.9999", "netEMA", "modelEma", "emaModel")
 } | {
+    "beside bare names": lambda raw, ema: raw | under("ema.", ema),
+    "LitEma beside bare names": lambda raw, ema: {"state_dict": raw | dotless(ema)},
+    "an optimizer of it": lambda raw, ema: {"model": raw, "ema": ema, "ema_optimizer": {"a": torch.ones(1)}},
     "in an entry": lambda raw, ema: {"model": {"params": raw, "params_ema": ema}},
     "LitEma": lambda raw, ema: {
         "state_dict": {**{f"model.diffusion_model.{n}": t for n, t in raw.items()}, **dotless(ema),
@@ -237,16 +240,29 @@ def test_an_ema_is_taken_by_whatever_name(layout: Any, tiny_dit: DiT, tmp_path: 
 
 def test_an_ema_that_cannot_be_read_is_said(tiny_dit: DiT, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     raw = weights_of(tiny_dit, 1.0)
-    for content in ({"model": raw, "ema_state": {"shadow": [1, 2]}}, {**raw, "model_ema.other": torch.ones(2)}):
+    for content in (
+        {"model": raw, "ema_state": {"shadow": [1, 2]}},
+        {**raw, "model_ema.other": torch.ones(2)},
+        {"model": raw, "modelema": raw},
+        {"model": raw, "averaged_model": raw},
+    ):
         caplog.clear()
         torch.save(content, tmp_path / "file.pt")
         load_state_dict(tmp_path / "file.pt", tiny_dit.state_dict())
-        assert "cannot be read, and is not what is run" in caplog.text
+        assert "may be an EMA, and is not what is run" in caplog.text
+
+
+def test_what_is_no_average_is_not_warned_of(tiny_dit: DiT, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rest = {"schema": {"version": 1}, "ema_decay": 0.9, "ema_optimizer": {"a": torch.ones(1)}}
+    torch.save({"model": weights_of(tiny_dit, 1.0), **rest}, tmp_path / "file.pt")
+    load_state_dict(tmp_path / "file.pt", tiny_dit.state_dict())
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("layout", [
     lambda state: {"net": state},
     lambda state: {"module": state, "ds_config": {"a": 1}, "optimizer": {"x": torch.ones(1)}},
+    lambda state: {"net": state, "rng_state": {"cpu": torch.ones(1)}, "grad_scaler": {"scale": torch.ones(1)}},
     lambda state: {"generator": state, "step": 3}, lambda state: {"model": {"state_dict": state}},
     lambda state: {"state_dict": {f"model.diffusion_model.{name}": t for name, t in state.items()}, "epoch": 1},
 ])  # fmt: skip

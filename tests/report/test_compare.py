@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from goc.report.compare import draw_most_different, main
 from goc.report.results import load_result
 from goc.sampling.shards import SampleSet
+from goc.system.command import run_command
 
 COUNT = 20
 
@@ -103,7 +105,7 @@ def test_what_is_not_a_runs_own_is_one_line(
             shard.symlink_to(tmp_path / "content")
         elif case == "shard is a pipe":
             os.mkfifo(shard)
-    assert main([str(first), str(target)]) == 1
+    assert run_command(partial(main, [str(first), str(target)])) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert says in line
@@ -116,5 +118,5 @@ def test_uncached_samples_in_the_runs_cache_are_found_and_in_another_one_if_it_i
     second = run(study / "b", LATENTS, 4, where="../../cache/uncached-0123456789abcdef")
     third = run(study / "c", LATENTS, 4, where="../../../far/cache/uncached-0123456789abcdef")
     assert main([str(first), str(second)]) == 0
-    assert main([str(first), str(third)]) == 1
+    assert run_command(partial(main, [str(first), str(third)])) == 1
     assert main([str(first), str(third), "--cache-dir", str(tmp_path / "far" / "cache")]) == 0

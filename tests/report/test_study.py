@@ -1,4 +1,5 @@
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from goc.report.frame import table
 from goc.report.plots import pareto
 from goc.report.study import main
 from goc.sampling.images import image_grid
+from goc.system.command import run_command
 
 
 def result(method: str, cached: float, fid: float, **config) -> dict:
@@ -89,7 +91,7 @@ def test_the_pareto_front_is_what_no_other_point_beats() -> None:
 
 
 def test_a_folder_without_runs_is_an_error(tmp_path, capsys) -> None:
-    assert main([str(tmp_path)]) == 1
+    assert run_command(partial(main, [str(tmp_path)])) == 1
     assert "no finished run" in capsys.readouterr().err
 
 

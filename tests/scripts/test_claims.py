@@ -10,6 +10,8 @@ import pytest
 from conftest import Run
 from PIL import Image
 
+from goc.system.command import run_command
+
 
 def rows_of(text: str, title: str) -> list[dict[str, str]]:
     """The rows of a printed table."""
@@ -71,5 +73,5 @@ def test_a_folder_without_runs_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["claims.py", str(tmp_path)])
-    assert claims.main() == 1
+    assert run_command(claims.main) == 1
     assert capsys.readouterr().err == "error: no finished runs there\n"

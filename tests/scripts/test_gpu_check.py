@@ -22,6 +22,7 @@ from goc.check import beside, command, isolated, oracles, page, steps, workers
 from goc.check.contenders import Workload, own_contenders
 from goc.check.setting import TINY, Case, Outcome, Part, Table
 from goc.models.dit import DiT
+from goc.system.command import run_command
 
 Check = Callable[..., int]
 
@@ -61,7 +62,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
     def run(*arguments: str, parts: list[Part] | None = None) -> int:
         if parts is not None:
             monkeypatch.setattr(command, "parts_of", lambda setting, folders: parts)
-        return command.main(["--tiny", "--out", str(tmp_path / "out"), *arguments])
+        return run_command(partial(command.main, ["--tiny", "--out", str(tmp_path / "out"), *arguments]))
 
     return run
 
@@ -118,7 +119,7 @@ def test_without_a_gpu_it_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert command.main(["--out", str(tmp_path / "out")]) != 0
+    assert run_command(partial(command.main, ["--out", str(tmp_path / "out")])) == 1
     shown = capsys.readouterr()
     (line,) = shown.err.splitlines()
     assert line.startswith("error: no CUDA GPU is visible")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from goc.models.routers import load_router
+from goc.system.command import run_command
 from goc.train import router as train_router
 
 pytestmark = pytest.mark.slow
@@ -13,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 def train(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["goc train router", *arguments, "--iterations=2", "--batch=2"])
-    return train_router.main()
+    return run_command(train_router.main)
 
 
 @pytest.mark.parametrize("settings", [["model=digits"], ["model=digits_flow"], ["sampler=unipc"]])

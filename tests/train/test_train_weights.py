@@ -21,6 +21,7 @@ from goc.planning.plan import Plan
 from goc.sampling.calibrate import Calibration
 from goc.sampling.search import final_latents, mean_distance
 from goc.sampling.solvers import no_noise
+from goc.system.command import run_command
 from goc.system.files import resolve
 from goc.train import weights as train_weights
 
@@ -96,7 +97,7 @@ def test_a_predictor_that_uses_more_than_the_last_features_is_no_start(tiny_dit:
 
 def train(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["goc train weights", *arguments, "--iterations=2", "--batch=2", "--samples=4"])
-    return train_weights.main()
+    return run_command(train_weights.main)
 
 
 def test_the_file_it_writes_runs_and_only_where_it_was_trained_for(
