@@ -17,7 +17,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 setup: $(VENV)/.installed ## install the project and its tools into .venv
 
 # what ten and five network evaluations buy: fewer steps, and caches on 20 and 50 steps
-demo: setup ## the main job on the embedded default: about 4 minutes on 2 cores
+demo: setup ## the main job on the embedded default: 4 minutes on 2 quiet cores
 	$(RUN) run.py -m experiment=digits_budget name=demo num_samples=500 batch_size=125 cache_ratio=0.5,0.75,0.8 latency_repeats=1
 	@echo
 	@echo 'Image quality against cost:     outputs/demo/tradeoff.png, the page outputs/demo/report.html'

@@ -60,6 +60,21 @@ def test_no_imports_go_in_a_circle() -> None:
     TopologicalSorter(graph).prepare()  # raises CycleError
 
 
+def test_the_rooms_are_few_and_know_few_others() -> None:
+    """A bound, so that it is noticed when the house grows: it was 24 rooms on 13 levels with 115 arrows."""
+    arrows = {
+        (room(module), room(name))
+        for module in MODULES
+        if module != "goc"
+        for name in imports(module)
+        if name != "goc" and room(name) != room(module)
+    }
+    levels: dict[str, int] = {}
+    for name in ROOMS:  # from the ground up
+        levels[name] = 1 + max((levels[other] for own, other in arrows if own == name), default=0)
+    assert (len(ROOMS), max(levels.values()), len(arrows)) <= (20, 11, 85)
+
+
 def test_caching_knows_nothing_of_hydra_files_or_pictures() -> None:
     for module in MODULES:
         if room(module + ".") == "caching":

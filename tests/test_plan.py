@@ -15,8 +15,8 @@ from goc.models.build import load_model
 from goc.models.dit import BRANCHES, DiT
 from goc.models.routers import save_router
 from goc.models.schedules import write_schedule
+from goc.planning.denoiser import calibration_of, make_plan
 from goc.planning.plan import Plan
-from goc.planning.planner import calibration_of, make_plan
 from goc.runs.sources import uncached_generation
 from goc.sampling.generation import Generation
 from goc.sampling.search import mean_distance

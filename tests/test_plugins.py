@@ -102,6 +102,17 @@ BROKEN = {
         MINE.replace('"mine"', '"uniform"').replace("FACTOR", "2"),
         "error: schedule=uniform: is there twice, in goc.methods.\\w+ and in broken",
     ),
+    "nothing of ours": ("os", "", "plugins=.os.: enters no method, solver or metric"),
+    "no mask": (
+        "broken",
+        MINE.replace("return mask", "return mask[1:]").replace("FACTOR", "2"),
+        "schedule=mine: its mask must be torch.bool .5, 12, 2. with nothing cached .*, not torch.bool .4, 12, 2.",
+    ),
+    "a mask without a first step": (
+        "broken",
+        MINE.replace("mask[1::FACTOR]", "mask[:]"),
+        "schedule=mine: its mask must be .* in step 0, not one that caches there",
+    ),
     "a metric of the wrong shape": (
         "broken",
         MINE.replace("FACTOR", "2").replace(".mean(dim=1) * SCALE", ""),
@@ -114,7 +125,8 @@ BROKEN = {
 def test_a_plugin_that_does_not_work_is_one_line(case: tuple[str, str, str], run_apart: Run, tmp_path: Path) -> None:
     module, source, line = case
     (tmp_path / "broken.py").write_text(source)
-    finished = run_apart(f"plugins=['{module}']", "metrics=[fid,brightness]", "method=none", *SMALL, check=False)
+    chosen = "schedule=mine" if "mask" in line else "method=none"
+    finished = run_apart(f"plugins=['{module}']", "metrics=[fid,brightness]", chosen, *SMALL, check=False)
     assert_refused(finished, line)
 
 

@@ -22,7 +22,7 @@ def states(config: Config) -> "Tensor":
     """What is done in each cell, as an index into masks.STATES: int64 [steps, blocks, 2], or [steps, 1, 1]."""
     import torch
 
-    from goc.planning.planner import make_plan
+    from goc.planning.denoiser import make_plan
     from goc.runs.sources import calibration_alone
 
     calibration = calibration_alone(config, torch.device("cpu"), config.execution.compile)

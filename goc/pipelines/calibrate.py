@@ -19,17 +19,16 @@ from goc.caching.calibration import (
     ProductRecorder,
 )
 from goc.caching.inflection import step_alignment
-from goc.caching.schedule import computing
 from goc.config.settings import Way
 from goc.models.dit import BRANCHES
 from goc.pipelines.enable import attach, disable_cache, planned, transformer_of
 from goc.pipelines.fingerprint import MadeFor
-from goc.pipelines.method import plan_with, situation, way_of
+from goc.pipelines.method import PipelineCall, way_of
 from goc.pipelines.plan_file import PipelinePlan
 from goc.pipelines.session import NewCache, PipelineError, Run
 from goc.pipelines.structure import Blocks, Branches
 from goc.planning.plan import Plan
-from goc.planning.planner import at_site, correction
+from goc.planning.planner import Cells, Planner, of_cells
 from goc.sampling.local_search import Steps, local_search
 from goc.sampling.search import mean_distance
 
@@ -96,19 +95,10 @@ class Measured:
 
 def measured(way: Way, trial: "Trial", run: Run) -> Measured:
     """What a way's plan is made of, for calls like this run, as a trial's calls tell; raises GocError."""
-    measuring = Measuring(trial, way, run)
     way.schedule.check(run.steps)
-    asked = situation(
-        way,
-        run,
-        branch_errors=measuring.branch_errors,
-        input_changes=measuring.input_changes,
-        magnitude_ratios=measuring.magnitude_ratios,
-        products=lambda: measuring.products,
-        search=measuring.search,
-    )
-    mask, skip_threshold = at_site(way, way.schedule.mask(asked)), way.schedule.skip_threshold(asked)
-    return Measured(mask, skip_threshold, *measuring.correction(mask))
+    planner = Planner(way, Measuring(way, run, trial))
+    mask, skip_threshold = planner.choose()
+    return Measured(mask, skip_threshold, *planner.correction(mask))
 
 
 def _numbers(values: Tensor) -> tuple[float | None, ...]:
@@ -185,21 +175,11 @@ class Seen(StepCache):
         self.recorder.store(block, branch, feature)
 
 
-def of_cells(values: Tensor, cells: Sequence[int]) -> Tensor:
-    """The last two dimensions [places, outputs] reduced to some cells: [..., cells, 1]."""
-    return values.flatten(-2)[..., list(cells)].unsqueeze(-1)
-
-
 @dataclass(frozen=True)
-class Measuring:
-    """What may be asked of a pipeline for a way; each is measured when it is asked for.
-
-    run: of one of its calls.
-    """
+class Measuring(PipelineCall):
+    """`goc.planning.planner.Measurements` of a pipeline, by a trial's calls without a cache."""
 
     trial: Trial
-    way: Way
-    run: Run
 
     def seen(self, site: str, make: Callable[[Run], StepCache]) -> list[Seen]:
         """Recorders that saw all prompts' uncached calls, one for each of a step's calls of the transformer.
@@ -270,51 +250,29 @@ class Measuring:
         """Of a cache's masks."""
         return self.run.layout.shape(self.run.steps)
 
-    @property
-    def products(self) -> Tensor:
-        """Inner products of every two steps' features, [steps, steps, cells, 1]."""
-        return self.products_seen[1]
+    def products(self) -> tuple[Tensor, Cells]:
+        cells, products = self.products_seen
+        return products, cells
 
-    def correction(self, mask: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Where a schedule's predictions are corrected, [steps, places, outputs], and the alignment of its cells.
+    def alignment(self) -> tuple[Tensor, Cells]:
+        cells, alignment = self.alignment_seen
+        return alignment, cells
 
-        mask: of the way's site. None: everywhere; none was measured.
-        """
-        way = self.way
-        if way.correct_steps is None and way.inflection_threshold is None:
-            return None, None
-        measured = way.correct_steps is None
-        by_span = way.inflection_signal == "span"
-        cells = (self.products_seen if by_span else self.alignment_seen)[0] if measured else [0]
-        seen_mask = of_cells(self.run.layout.spread(mask), cells)
-        seen, alignment = correction(way, seen_mask, lambda: self.alignment_seen[1], lambda: self.products)
-        assert seen is not None
-        if not measured:
-            return seen.expand(self.shape).clone(), None
-        # cells that were not seen are not there: where they were corrected, errors would seem to grow
-        correct = seen.flatten(1).any(dim=1)[:, None, None].expand(self.shape).clone()
-        correct.flatten(1)[:, cells] = seen.squeeze(-1)
-        return correct, alignment
-
-    def search(self, count: int, evaluations: int, samples: int) -> Steps:
+    def search(self, plan_of: Callable[[Steps], Plan], count: int, evaluations: int, samples: int) -> Steps:
         """The schedule of `count` computed steps whose samples end closest to the uncached ones, of so many tried."""
-        steps, depth = self.run.steps, self.run.layout.depth
         trial = replace(self.trial, prompts=self.trial.prompts[:samples])
         target = torch.cat(trial.samples())
-        with tqdm(total=evaluations, desc=f"schedule search, {count} of {steps}", unit="schedule") as progress:
+        with tqdm(total=evaluations, desc=f"schedule search, {count} of {self.steps}", unit="schedule") as progress:
 
             def objective(schedule: Steps) -> float:
-                mask = at_site(self.way, computing(schedule, steps, depth))
-                correct, _ = self.correction(mask)
-
-                def plan_for(run: Run) -> Plan:
-                    return plan_with(self.way, run, mask, None, correct, warn=False)
-
-                distance = mean_distance(torch.cat(trial.samples(self.way.site, planned(plan_for))), target).item()
+                plan = plan_of(schedule)
+                distance = mean_distance(
+                    torch.cat(trial.samples(self.way.site, planned(lambda _: plan))), target
+                ).item()
                 progress.update()
                 return distance if math.isfinite(distance) else math.inf
 
-            found, _ = local_search(objective, steps, count, evaluations, self.trial.seed)
+            found, _ = local_search(objective, self.steps, count, evaluations, self.trial.seed)
         return found
 
 

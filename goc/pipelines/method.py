@@ -2,21 +2,20 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, NoReturn
 
 from omegaconf import ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from goc.caching.inflection import correct_at
 from goc.config.settings import Way
 from goc.config.validation import check_way, normalise
-from goc.methods import METHODS, PREDICTORS, SCHEDULES, Situation
+from goc.methods import METHODS, PREDICTORS, SCHEDULES
 from goc.pipelines.clock import log_snr
 from goc.pipelines.session import PipelineError, Run
 from goc.planning.plan import Plan
-from goc.planning.planner import at_site
+from goc.planning.planner import Planner
 from goc.planning.warnings import report_ratio, warn_of_divergence, warn_of_reuse
 from goc.sampling.noise import TRAINING_STEPS
 from goc.sampling.options import SchedulerConfig
@@ -89,54 +88,65 @@ def check_uncalibrated(way: Way, method: str) -> None:
         )
 
 
-def situation(way: Way, run: Run, **measured: Any) -> Situation:
-    """What a schedule may depend on in a pipeline call; measured: the calibrations of a Situation, by name."""
+@dataclass(frozen=True)
+class PipelineCall:
+    """What a planner must know of a pipeline's call before anything is measured. run: the call, or one like it."""
 
-    def missing(*_: Any) -> Any:
-        raise ConfigError(f"schedule={way.schedule.name}: needs a calibration, see goc.calibrate")
+    way: Way
+    run: Run
+    model = "the pipeline"
+    router = None
 
-    names = ("branch_errors", "input_changes", "magnitude_ratios", "products", "search")
-    return Situation(
-        steps=run.steps,
-        depth=run.layout.depth,
-        cache_ratio=way.cache_ratio or 0.0,
-        model="the pipeline",
-        sampler=type(run.scheduler).__name__,
-        router=None,
-        extrapolates=way.predictor.extrapolates,
-        clock=clock_of(way, run),
-        **{name: measured.get(name, missing) for name in names},
-    )
+    @property
+    def steps(self) -> int:
+        return self.run.steps
+
+    @property
+    def depth(self) -> int:
+        return self.run.layout.depth
+
+    @property
+    def sampler(self) -> str:
+        return type(self.run.scheduler).__name__
+
+    def log_snr(self) -> list[float]:
+        return log_snr(self.run.scheduler, self.run.timesteps)
+
+    def spread(self, mask: Tensor) -> Tensor:
+        return self.run.layout.spread(mask)
+
+    def missing(self, *_: Any) -> NoReturn:
+        """Raise ConfigError: only a calibration tells."""
+        raise ConfigError(f"schedule={self.way.schedule.name}: needs a calibration, see goc.calibrate")
+
+    trained_for = missing  # methods that need it are refused before
 
 
-def clock_of(way: Way, run: Run) -> list[float] | None:
-    """A number for each step; None: the step index."""
-    return log_snr(run.scheduler, run.timesteps) if way.clock == "logsnr" else None
+@dataclass(frozen=True)
+class Unmeasured(PipelineCall):
+    """`goc.planning.planner.Measurements` of a pipeline's call of which nothing was measured."""
+
+    branch_errors = input_changes = magnitude_ratios = products = alignment = search = PipelineCall.missing
 
 
-def plan_with(
-    way: Way, run: Run, mask: Tensor, skip_threshold: float | None, correct: Tensor | None, warn: bool = True
-) -> Plan:
+def plan_with(way: Way, run: Run, mask: Tensor, skip_threshold: float | None, correct: Tensor | None) -> Plan:
     """A way's plan with the mask of its site, [steps, blocks, 2] or [steps, 1, 1], spread over the run's places.
 
-    correct: as the plan's own masks, [steps, places, OUTPUTS]. warn: of what cannot go well.
+    correct: as the plan's own masks, [steps, places, OUTPUTS].
     """
-    plan = Plan(way, run.layout.site, run.layout.spread(mask), correct, None, clock_of(way, run), skip_threshold)
-    if warn and skip_threshold is None:
+    clock = Planner(way, Unmeasured(way, run)).clock
+    plan = Plan(way, run.layout.site, run.layout.spread(mask), correct, None, clock, skip_threshold)
+    if skip_threshold is None:
         report_ratio(way, mask)
-    if warn:
-        warn_of_divergence(plan)
-        warn_of_reuse(plan)
+    warn_of_divergence(plan)
+    warn_of_reuse(plan)
     return plan
 
 
 def uncalibrated_plan(way: Way, run: Run) -> Plan:
     """The plan of a way for a pipeline call, from its settings alone."""
     way.schedule.check(run.steps)
-    asked = situation(way, run)
-    mask = at_site(way, way.schedule.mask(asked))
-    correct = None if way.correct_steps is None else correct_at(way.correct_steps, run.layout.shape(run.steps))
-    return plan_with(way, run, mask, way.schedule.skip_threshold(asked), correct)
+    return Planner(way, Unmeasured(way, run)).make()
 
 
 def warn_of_gating(way: Way) -> None:

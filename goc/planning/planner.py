@@ -1,57 +1,86 @@
-"""A way's method on its model: which cells are cached, where they are corrected, and a cache that does it."""
+"""Makes the plan of a way: one planner for denoisers and for pipelines, which differ in what is measured and how."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
-from goc.caching.cache import ScheduledCache
-from goc.caching.calibration import (
-    AlignmentRecorder,
-    ErrorRecorder,
-    InputChangeRecorder,
-    MagnitudeRecorder,
-    ProductRecorder,
-)
 from goc.caching.inflection import correct_at, inflections, span_alignment
 from goc.caching.schedule import computed_steps_of, computing, is_whole_steps
-from goc.config import ModelConfig, Way
-from goc.config.validation import place
+from goc.config import Way
 from goc.methods import Situation
 from goc.models.dit import BRANCHES, Site
 from goc.planning.plan import Plan
 from goc.planning.warnings import report_ratio, warn_of_divergence, warn_of_reuse
-from goc.sampling.calibrate import Calibration
-from goc.sampling.generation import Generation
 from goc.sampling.local_search import Steps
-from goc.sampling.search import searched
 from goc.system.errors import ConfigError
 
-PRODUCTS_BATCH = 4  # samples whose features of all steps are held together
-# of a way, what a schedule's distance to the target depends on besides its predictor
-SEARCH_DEPENDS_ON = ("gradient_weights", "correct_steps", "site", "clock")
-GATING = ("inflection_threshold", "inflection_signal", "inflection_scope", "calibration_samples")  # if there is any
+Cells = Sequence[int] | None  # numbers of those that were seen, over places and their outputs; None: all
 
 
-def calibration_of(way: Way, generation: Generation, key: dict[str, Any], cache_dir: str) -> Calibration:
-    """The uncached run that a way's recorders look at; key: what its trajectories depend on apart from the seeds."""
-    return Calibration(generation, key, way.calibration_seed, way.calibration_samples, way.batch_size, Path(cache_dir))
+class Measurements(Protocol):
+    """What may be asked of a model without a cache for a way; each is measured when it is asked for."""
+
+    @property
+    def steps(self) -> int:
+        """Network evaluations, the first axis of a mask."""
+
+    @property
+    def depth(self) -> int:
+        """Blocks."""
+
+    @property
+    def model(self) -> str:
+        """Its name in errors; and the sampler's."""
+
+    @property
+    def sampler(self) -> str: ...
+
+    @property
+    def router(self) -> str | None:
+        """Where a router for it is kept, if there is one."""
+
+    def log_snr(self) -> list[float]:
+        """A number for each evaluation: the clock logsnr."""
+
+    def spread(self, mask: Tensor) -> Tensor:
+        """A schedule's mask at the way's site as a cache's, bool [steps, places, outputs]."""
+
+    def branch_errors(self, lookahead: int) -> Tensor:
+        """SmoothCache's calibration, [steps, lookahead, 2]."""
+
+    def input_changes(self) -> Tensor:
+        """TeaCache's calibration, [steps]."""
+
+    def magnitude_ratios(self) -> Tensor:
+        """MagCache's calibration, [steps]."""
+
+    def products(self) -> tuple[Tensor, Cells]:
+        """Inner products of every two steps' features, [steps, steps, places, outputs] or [steps, steps, cells, 1]."""
+
+    def alignment(self) -> tuple[Tensor, Cells]:
+        """How well each step's change continues the one before, [steps, places, outputs] or [steps, cells, 1]."""
+
+    def trained_for(self) -> dict[str, Any]:
+        """What learned weights must have been trained for, besides their schedule."""
+
+    def search(self, plan_of: Callable[[Steps], Plan], count: int, evaluations: int, samples: int) -> Steps:
+        """The schedule of `count` computed evaluations whose samples end closest to the uncached ones."""
 
 
-def make_plan(way: Way, model: ModelConfig, calibration: Calibration) -> Plan:
-    """Turn the settings into masks; what needs a calibration run is measured only if a setting asks for it."""
-    planner = Planner(way, model, calibration)
-    situation = planner.situation()
-    mask, skip_threshold = at_site(way, way.schedule.mask(situation)), way.schedule.skip_threshold(situation)
-    if skip_threshold is None:
-        report_ratio(way, mask)
-    plan = planner.plan(mask, skip_threshold)
-    warn_of_divergence(plan)
-    warn_of_reuse(plan)
-    return plan
+def mask_of(way: Way, situation: Situation) -> Tensor:
+    """A way's mask at its site; raises ConfigError for what is none, as another people's schedule may give."""
+    mask, shape = way.schedule.mask(situation), (situation.steps, situation.depth, BRANCHES)
+    is_mask = isinstance(mask, Tensor) and mask.dtype == torch.bool and tuple(mask.shape) == shape
+    if not is_mask or mask[0].any():
+        found = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+        raise ConfigError(
+            f"schedule={way.schedule.name}: its mask must be torch.bool {list(shape)} with nothing cached in step 0, "
+            f"not {'one that caches there' if is_mask else found}"
+        )
+    return at_site(way, mask)
 
 
 def at_site(way: Way, mask: Tensor) -> Tensor:
@@ -66,19 +95,9 @@ def at_site(way: Way, mask: Tensor) -> Tensor:
     return mask[:, :1, :1]
 
 
-def correction(
-    way: Way, mask: Tensor, alignment: Callable[[], Tensor], products: Callable[[], Tensor]
-) -> tuple[Tensor | None, Tensor | None]:
-    """Where a mask's predictions are corrected (None: everywhere), and the alignment that says so, if any does.
-
-    alignment, products: what a calibration measures for the mask's cells, asked for where the way needs it.
-    """
-    if way.correct_steps is not None:
-        return correct_at(way.correct_steps, tuple(mask.shape)), None
-    if way.inflection_threshold is None:
-        return None, None
-    measured = span_alignment(products(), mask) if way.inflection_signal == "span" else alignment()
-    return ~inflections(measured, way.inflection_threshold, way.inflection_scope == "cell"), measured
+def of_cells(values: Tensor, cells: Sequence[int]) -> Tensor:
+    """The last two dimensions [places, outputs] reduced to some cells: [..., cells, 1]."""
+    return values.flatten(-2)[..., list(cells)].unsqueeze(-1)
 
 
 @dataclass(frozen=True)
@@ -86,8 +105,7 @@ class Planner:
     """Makes plans of one way for any mask, and what a schedule may ask to choose one."""
 
     way: Way
-    model: ModelConfig
-    calibration: Calibration
+    measurements: Measurements
 
     @property
     def site(self) -> Site:
@@ -96,103 +114,78 @@ class Planner:
     @property
     def clock(self) -> list[float] | None:
         """A number for each evaluation; None = the step index."""
-        return self.calibration.generation.solver.grid.log_snr.tolist() if self.way.clock == "logsnr" else None
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of a mask: evaluations, blocks, branches."""
-        depth = self.calibration.generation.model.depth
-        return (self.way.num_evaluations, 1, 1) if self.site == "stack" else (self.way.num_evaluations, depth, BRANCHES)
+        return self.measurements.log_snr() if self.way.clock == "logsnr" else None
 
     def situation(self) -> Situation:
         """What a schedule may depend on."""
-        way, model, generation = self.way, self.model, self.calibration.generation
+        way, measured = self.way, self.measurements
         return Situation(
-            steps=way.num_evaluations,
-            depth=generation.model.depth,
+            steps=measured.steps,
+            depth=measured.depth,
             cache_ratio=way.cache_ratio or 0.0,
-            model=model.name,
-            sampler=way.sampler.name,
-            router=self.placed(model.routers),
-            branch_errors=self.branch_errors,
-            input_changes=self.input_changes,
-            magnitude_ratios=self.magnitude_ratios,
-            products=lambda: self.products,
-            search=self.search,
+            model=measured.model,
+            sampler=measured.sampler,
+            router=measured.router,
+            branch_errors=measured.branch_errors,
+            input_changes=measured.input_changes,
+            magnitude_ratios=measured.magnitude_ratios,
+            products=lambda: measured.products()[0],
+            search=lambda *asked: measured.search(self.computing, *asked),
             extrapolates=way.predictor.extrapolates,
             clock=self.clock,
         )
 
-    def branch_errors(self, lookahead: int) -> Tensor:
-        """SmoothCache's calibration, [steps, lookahead, 2]."""
-        evaluations, depth = self.way.num_evaluations, self.calibration.generation.model.depth
-        recorder = ErrorRecorder((evaluations, depth, BRANCHES), lookahead, self.calibration.generation.device)
-        return self.calibration.measured("errors", recorder, recorder.errors, lookahead=lookahead)
-
-    def input_changes(self) -> Tensor:
-        """TeaCache's calibration, [steps]."""
-        recorder = InputChangeRecorder(self.way.num_evaluations)
-        return self.calibration.measured("changes", recorder, recorder.changes)
-
-    def magnitude_ratios(self) -> Tensor:
-        """MagCache's calibration, [steps]."""
-        recorder = MagnitudeRecorder(self.way.num_evaluations)
-        return self.calibration.measured("magnitudes", recorder, recorder.ratios)
-
-    @cached_property
-    def products(self) -> Tensor:
-        """Inner products of every two steps' features, [steps, steps, blocks, 2]."""
-        recorder = ProductRecorder(self.shape, self.site, self.calibration.generation.device)
-        calibration = replace(self.calibration, batch_size=min(self.calibration.batch_size, PRODUCTS_BATCH))
-        return calibration.measured("products", recorder, recorder.products, site=self.site)
-
-    @cached_property
-    def alignment(self) -> Tensor:
-        """How well each step's change continues the one before, [steps, blocks, 2]."""
-        recorder = AlignmentRecorder(self.shape, self.site, self.calibration.generation.device)
-        return self.calibration.measured("alignment", recorder, recorder.alignment, site=self.site)
+    def choose(self) -> tuple[Tensor, float | None]:
+        """The way's mask at its site, and the threshold of a schedule that decides as it runs; raises ConfigError."""
+        situation = self.situation()
+        return mask_of(self.way, situation), self.way.schedule.skip_threshold(situation)
 
     def correction(self, mask: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Where a mask's predictions are corrected (None: everywhere), and the alignment that says so, if any does."""
-        return correction(self.way, mask, lambda: self.alignment, lambda: self.products)
+        """Where a mask's predictions are corrected, [steps, places, outputs], and the alignment that says so.
 
-    def trained_for(self) -> dict[str, Any]:
-        """What learned weights must have been trained for, besides their schedule."""
-        key = self.calibration.key
-        guided = ("cfg_scale", "cfg_channels") if key.get("cfg_scale") != 1.0 else ("cfg_scale",)
-        names = {"model_sha256": "weights", **{name: name for name in ("sampler", "steps", *guided)}}
-        return {"site": self.site, **{name: key.get(source) for name, source in names.items()}}
+        None: everywhere; none was measured.
+        """
+        way, cells = self.way, self.measurements.spread(mask)
+        if way.correct_steps is not None:
+            return correct_at(way.correct_steps, tuple(cells.shape)), None
+        if way.inflection_threshold is None:
+            return None, None
+        by_span = way.inflection_signal == "span"
+        measured, seen = self.measurements.products() if by_span else self.measurements.alignment()
+        if by_span:
+            measured = span_alignment(measured, cells if seen is None else of_cells(cells, seen))
+        correct = ~inflections(measured, way.inflection_threshold, way.inflection_scope == "cell")
+        if seen is None:
+            return correct, measured
+        # cells that were not seen are not there: where they were corrected, errors would seem to grow
+        everywhere = correct.flatten(1).any(dim=1)[:, None, None].expand(cells.shape).clone()
+        everywhere.flatten(1)[:, list(seen)] = correct.squeeze(-1)
+        return everywhere, measured
 
     def plan(self, mask: Tensor, skip_threshold: float | None = None) -> Plan:
-        """The way's plan with this mask, bool [steps, blocks, 2], or [steps, 1, 1] at site "stack"."""
+        """The way's plan with this mask at its site, bool [steps, blocks, 2] or [steps, 1, 1]."""
         learned = None
         if self.way.predictor.trained:
             if not is_whole_steps(mask):
                 raise ConfigError(
                     f"predictor=learned: must have a schedule of whole steps, not {self.way.schedule.name}"
                 )
-            learned = self.way.predictor.learned(self.trained_for(), computed_steps_of(mask), len(mask))
+            trained_for = self.measurements.trained_for()
+            learned = self.way.predictor.learned(trained_for, computed_steps_of(mask), len(mask))
         correct, alignment = self.correction(mask)
-        return Plan(self.way, self.site, mask, correct, alignment, self.clock, skip_threshold, learned)
+        spread = self.measurements.spread(mask)
+        return Plan(self.way, self.site, spread, correct, alignment, self.clock, skip_threshold, learned)
 
-    def search(self, count: int, evaluations: int, samples: int) -> Steps:
-        """The schedule of `count` computed evaluations that a search finds, or found before for the shipped file."""
-        way = self.way
-        _, depth, branches = self.shape
+    def computing(self, steps: Steps) -> Plan:
+        """The way's plan with the schedule that computes these steps."""
+        return self.plan(at_site(self.way, computing(steps, self.measurements.steps, self.measurements.depth)))
 
-        def cache_of(schedule: Steps) -> Callable[[], ScheduledCache]:
-            return self.plan(computing(schedule, way.num_evaluations, depth)[:, :, :branches]).new_cache
-
-        depends_on = SEARCH_DEPENDS_ON + (() if way.inflection_threshold is None else GATING)
-        method = {
-            "predictor": asdict(way.predictor),
-            **{key: getattr(way, key) for key in depends_on if getattr(way, key) is not None},
-        }
-        shipped = self.placed(self.model.schedules, count)
-        calibration = replace(self.calibration, samples=samples)
-        return searched(calibration, cache_of, count, evaluations, method, shipped)
-
-    def placed(self, template: str | None, computed: int | None = None) -> str | None:
-        """Where one of the model's own files would lie, for the way and so many computed evaluations."""
-        cfg_scale = self.calibration.generation.cfg_scale
-        return template and place(template, self.way, self.model.name, cfg_scale, computed)
+    def make(self) -> Plan:
+        """The way's plan with the mask of its schedule, and a warning of what cannot go well."""
+        mask, skip_threshold = self.choose()
+        if skip_threshold is None:
+            report_ratio(self.way, mask)
+        plan = self.plan(mask, skip_threshold)
+        warn_of_divergence(plan)
+        warn_of_reuse(plan)
+        return plan

@@ -17,8 +17,8 @@ from goc.metrics.reference import Reference, load_reference
 from goc.metrics.registry import METRICS, Metric
 from goc.models.decoder import Decoder, decode_pixels, latent_decoder, load_vae, upsampling
 from goc.pipelines.prompts import read_prompts
+from goc.planning.denoiser import calibration_of, make_plan
 from goc.planning.plan import Plan
-from goc.planning.planner import calibration_of, make_plan
 from goc.runs.sources import Sources, loaded_generation, trajectory_key
 from goc.sampling.converged import Converged, converged
 from goc.sampling.generation import Generation, SampleSource

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from goc.system.errors import ConfigError, one_line
 from goc.system.files import content_key, file_sha256
+from goc.system.registry import GIVING
 
 GROUP = "goc.plugins"
 NAMED = "GOC_PLUGINS"  # modules, separated by commas
@@ -31,6 +32,8 @@ def load_plugins(named: Iterable[str] = ()) -> None:
     for name in dict.fromkeys([*before, *named]):
         if name not in sys.modules:
             _import(name, f"plugins=[{name}]")
+        if name.partition(".")[0] not in GIVING:
+            raise ConfigError(f"plugins=[{name}]: enters no method, solver or metric (see goc/plugin.py)")
     if wanted := ",".join(dict.fromkeys([*before, *named])):
         os.environ[NAMED] = wanted
 

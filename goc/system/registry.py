@@ -10,12 +10,16 @@ from goc.system.errors import ConfigError
 
 T = TypeVar("T")
 HOUSE = "goc"  # the package whose entries are built in
+GIVING: set[str] = set()  # packages that have entered anything
 
 
 def load_object(reference: str) -> Any:
-    """What `module:object` names; its module is imported, and may load what is heavy."""
+    """What `module:object` names; its module is imported, and may load what is heavy. Raises ConfigError."""
     module, _, name = reference.partition(":")
-    return getattr(import_module(module), name)
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{reference}: cannot be loaded: {error}") from error
 
 
 class Registry(Mapping[str, T]):
@@ -37,6 +41,7 @@ class Registry(Mapping[str, T]):
         if self._modules.get(name, module) != module:
             raise ConfigError(f"{self.group}={name}: is there twice, in {self._modules[name]} and in {module}")
         self._entries[name], self._modules[name] = entry, module
+        GIVING.add(module.partition(".")[0])
         return entry
 
     def plugin_of(self, name: str) -> str | None:

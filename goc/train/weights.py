@@ -29,8 +29,8 @@ from goc.config import Way, compose_config, validate
 from goc.config.validation import OWN_WEIGHTS, place
 from goc.models.dit import Site, Terms
 from goc.models.schedules import rows_of, write_schedule
+from goc.planning.denoiser import make_plan, planner_of
 from goc.planning.plan import Plan
-from goc.planning.planner import Planner, make_plan
 from goc.runs.sources import calibration_alone
 from goc.sampling.calibrate import Calibration
 from goc.sampling.generation import Generation
@@ -180,7 +180,7 @@ def main() -> int:
     calibration = calibration_alone(config, device, compiled=False)
     plan = make_plan(way, measurement.model, calibration)
     calibration = replace(calibration, samples=args.samples)
-    trained_for = Planner(way, measurement.model, calibration).trained_for()
+    trained_for = planner_of(way, measurement.model, calibration).measurements.trained_for()
     computed = tuple(computed_steps_of(plan.mask))
     out = args.out or Path(place(OWN_WEIGHTS, way, measurement.model.name, measurement.cfg_scale, len(computed)))
     training = {**settings, "seed": calibration.seed, "start": asdict(way.predictor)}

@@ -11,7 +11,7 @@ from test_plan import planned
 from goc.caching.schedule import computed_steps_of, computing
 from goc.config import compose_config
 from goc.models.dit import DiT
-from goc.planning.planner import calibration_of, make_plan
+from goc.planning.denoiser import calibration_of, make_plan
 from goc.sampling import search
 from goc.system.errors import ConfigError
 

@@ -16,8 +16,8 @@ from goc.caching.cache import ScheduledCache
 from goc.config import compose_config
 from goc.models.build import load_model
 from goc.models.dit import DiT
+from goc.planning.denoiser import calibration_of
 from goc.planning.plan import Plan
-from goc.planning.planner import calibration_of
 from goc.sampling.calibrate import Calibration
 from goc.sampling.search import final_latents, mean_distance
 from goc.sampling.solvers import no_noise
