@@ -127,11 +127,20 @@ def without_effect(node: DictConfig, config: Config, overrides: Sequence[str]) -
     if config.way.schedule.found:
         typed.pop("cache_ratio", None)  # its file may be named by how many steps it computes
     chosen = f"schedule={config.way.schedule.name} and predictor={config.way.predictor.name}"
-    return [
-        f"{key}={node[key]}: has no effect with {chosen}"
-        for key in typed
-        if key in MAY_DO_NOTHING and node[key] is not None and node[key] != getattr(config.way, key)
-    ]
+    if config.way.correct_steps is not None:
+        chosen += " and correct_steps"
+    lines = []
+    for key in typed:
+        group, _, name = key.partition(".")
+        if key in MAY_DO_NOTHING:
+            nothing = node[key] is not None and node[key] != getattr(config.way, key)
+        else:  # of an option that became another one, as gradient_weights=[] makes reuse of the gradient queue
+            nothing = (
+                group in ("schedule", "predictor") and bool(name) and not hasattr(getattr(config.way, group), name)
+            )
+        if nothing:
+            lines.append(f"{key}={OmegaConf.select(node, key)}: has no effect with {chosen}")
+    return lines
 
 
 def literal(text: str) -> str:

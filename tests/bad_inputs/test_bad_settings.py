@@ -14,7 +14,8 @@ from test_cli import SMALL
 
 import goc.mask
 import goc.tracking.__main__ as tracking
-from goc.config import compose_config, run_id, validate
+from goc.config import compose_config, from_hydra, run_id, validate
+from goc.config.hydra import composed, without_effect
 from goc.config.known import nearest
 from goc.system.command import run_command
 from goc.system.errors import GocError, one_line
@@ -180,6 +181,19 @@ def test_options_may_stand_between_settings(run_here: Run, tmp_path: Path) -> No
     shown = run_here("seed=1", f"--config-dir={tmp_path / 'own'}", "method=mine", "--cfg", "job", "seed=2").stdout
     assert "steps: 7" in shown
     assert "seed: 2" in shown
+
+
+@pytest.mark.parametrize(("typed", "line"), [
+    (("gradient_weights=[]", "predictor.gradients=computed"),
+     "predictor.gradients=computed: has no effect with schedule=uniform and predictor=reuse"),
+    (("correct_steps=[3]", "++inflection_threshold=0.3"), "inflection_threshold=0.3: has no effect with "
+     "schedule=uniform and predictor=gradient_queue and correct_steps"),
+    (("predictor=reuse", "gradient_weights=[1.2]"), None),  # which is the gradient queue
+    (("predictor.gradients=computed", "correct_steps=[3]"), None),
+])  # fmt: skip
+def test_why_a_typed_setting_does_nothing(typed: tuple[str, ...], line: str | None) -> None:
+    node = composed(typed)
+    assert without_effect(node, from_hydra(node), typed) == ([] if line is None else [line])
 
 
 def test_a_typed_setting_that_does_nothing_is_said(run_here: Run) -> None:
