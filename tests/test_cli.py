@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from goc.report.compare import main as compare
 from goc.report.study import main as report
+from goc.system.command import run_command
 from goc.system.files import ASSETS
 
 # small enough for a test: 5 steps of a few digits
@@ -335,7 +336,7 @@ def test_a_result_of_another_shape_is_damaged(run_here: Run, tmp_path: Path) -> 
     whole = json.loads(path.read_text())
     for content in ('{"a": 1}', "[]", "null", '{"config": {}}', "half"):
         path.write_text(content)
-        assert report([str(tmp_path / "outputs")]) == 1
+        assert run_command(lambda: report([str(tmp_path / "outputs")])) == 1
     run_here(*SMALL, "latency_repeats=0")
     assert json.loads(path.read_text())["metrics"] == whole["metrics"]
 
@@ -413,7 +414,8 @@ def test_two_runs_are_compared_in_pairs_with_the_samples_that_differ_most(
         ("other", "have no seeds in common (seed=0 and 1)"),
         ("nowhere", "nowhere: holds no finished run"),
     ):
-        assert compare([first, str(tmp_path / other)]) == 1
+        runs = [first, str(tmp_path / other)]
+        assert run_command(lambda: compare(runs)) == 1  # noqa: B023  (called at once)
         assert why in capfd.readouterr().err
 
 

@@ -139,6 +139,17 @@ def worst_samples(point: Point) -> list[dict[str, Any]]:
 
 
 def computed_steps(row: Mapping[Any, Any]) -> list[float] | None:
-    """The share of each step's cells that is computed; None where it is decided as it runs."""
+    """The share of each step's cells that is computed; None where it is decided as it runs.
+
+    A result of an older version, which did not record it, tells it where steps are cached as a whole.
+    """
     shares = row.get("cached_share")
-    return [1.0 - share for share in shares] if isinstance(shares, list) and len(shares) <= MOST_STEPS else None
+    if isinstance(shares, list) and len(shares) <= MOST_STEPS:
+        return [1.0 - share for share in shares]
+    cached, share = row.get("cached_steps"), value_of(row, "cached")
+    if not isinstance(cached, list) or share is None:
+        return None
+    evaluations = value_of(row, "evaluations")
+    steps = 0 if evaluations is None else min(round(evaluations / (1.0 - share)), MOST_STEPS)
+    whole = steps > 0 and math.isclose(len(cached), share * steps, abs_tol=1e-6)
+    return [float(step not in cached) for step in range(steps)] if whole else None

@@ -49,6 +49,8 @@ def row_of(result: dict[str, Any]) -> dict[str, Any]:
     for name in having_error():
         *parts, last = columns()[name].path
         row[f"{name}_se"] = _lookup(result, (*parts, f"{last}_se"))
+    if row["evaluations"] is None and row["steps"] is not None and row["cached"] is not None:
+        row["evaluations"] = row["steps"] * (1 - row["cached"])  # a result of an older version
     if row["evaluations"] is not None:
         row["evaluations"] = round(row["evaluations"], 6)  # 50 (1 - 0.9) is a little less than 5, and no cheaper
     row["compared"] = compared_of(result)
