@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-import claims
+import digits_ratios as claims
 import pandas as pd
 import pytest
 from conftest import Run
@@ -31,7 +31,7 @@ def test_shares_are_those_of_the_runs_and_misses_are_said(
         result = json.loads(file.read_text())
         found[result["method"]] = result["distance"].get("relative_l2_mean")
     monkeypatch.setattr(
-        sys, "argv", ["claims.py", str(tmp_path / "outputs/study"), "--picture", str(tmp_path / "ratios.png")]
+        sys, "argv", ["digits_ratios.py", str(tmp_path / "outputs/study"), "--picture", str(tmp_path / "ratios.png")]
     )
     assert claims.main() == 0
     printed = capfd.readouterr().out
@@ -72,6 +72,6 @@ def test_a_mean_above_the_claim_is_a_miss_that_names_the_models() -> None:
 def test_a_folder_without_runs_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["claims.py", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["digits_ratios.py", str(tmp_path)])
     assert run_command(claims.main) == 1
     assert capsys.readouterr().err == "error: no finished runs there\n"
