@@ -12,7 +12,7 @@ from goc.config import Measurement, ModelConfig, compose_config
 from goc.config.settings import SHAPE
 from goc.report.measurement import describe_measurement
 from goc.report.pairs import difference, points_of
-from goc.report.results import INFLUENCE_FILE, measurement_of, read_influence, run_key, write_influence
+from goc.report.results import INFLUENCE_FILE, Influence, measurement_of, run_key, write_influence
 
 
 def damage(path: Path) -> None:
@@ -26,13 +26,13 @@ def test_influences_of_another_run_are_not_believed(tmp_path: Path) -> None:
     count = ours["config"]["num_samples"]
     write_influence(tmp_path, {"fid": np.arange(count)}, run_key(theirs))
     with pytest.raises(ValueError, match=f"{INFLUENCE_FILE} is of another run"):
-        read_influence(tmp_path, ours)
-    assert read_influence(tmp_path, theirs)["fid"][3] == 3
+        Influence(tmp_path, ours)
+    assert Influence(tmp_path, theirs)["fid"][3] == 3
     write_influence(tmp_path, {"is": np.arange(count)}, run_key(theirs))
     damage(tmp_path / INFLUENCE_FILE)
-    assert np.isnan(read_influence(tmp_path, theirs)["is"]).all()  # as what is not finite: said, and not used
+    assert np.isnan(Influence(tmp_path, theirs)["is"]).all()  # as what is not finite: said, and not used
     write_influence(tmp_path, {"fid": np.arange(count)})  # as older versions did
-    assert read_influence(tmp_path, ours)["fid"][3] == 3
+    assert Influence(tmp_path, ours)["fid"][3] == 3
 
 
 # what of a measurement is told by a hash of its file, or does not decide a number beyond rounding

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
@@ -69,7 +70,7 @@ def cell(value: Any) -> str:
         return value
     if pd.isna(value):
         return ""
-    if isinstance(value, bool) or type(value).__name__ == "bool":  # numpy's has another name before version 2
+    if isinstance(value, bool | np.bool):
         return "yes" if value else "no"
     return f"{value:.4g}"
 

@@ -145,13 +145,11 @@ def check_metrics(metrics: Iterable[str], reference: Reference | None) -> None:
             raise ConfigError(
                 f"metrics={name}: the reference {reference.path} has no spatial statistics (mu_s, sigma_s)"
             )
-        if metric.needs == "images" and reference.features is None:
+        if metric.needs != "images":
+            continue
+        if reference.features is None:
             raise ConfigError(f"metrics={name}: the reference {reference.path} has no images (arr_0)")
-        if (
-            metric.needs == "images"
-            and reference.features is not None
-            and len(reference.features) < metric.minimum_samples
-        ):
+        if len(reference.features) < metric.minimum_samples:
             raise ConfigError(
                 f"metrics={name}: the reference {reference.path} has {len(reference.features)} images, "
                 f"at least {metric.minimum_samples} are needed"

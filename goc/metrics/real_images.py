@@ -3,6 +3,7 @@
 import hashlib
 import textwrap
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,17 @@ class RealImages:
     rule: str | None = None
 
 
+@contextmanager
+def _named(folder: Path, path: Path) -> Iterator[None]:
+    """Whatever is wrong with an image of a folder is a GocError that names it."""
+    try:
+        yield
+    except (RefusedError, *DAMAGE) as error:
+        damage = f"is damaged or no image ({textwrap.shorten(str(error) or type(error).__name__, 200)})"
+        reason = error if isinstance(error, RefusedError) else damage
+        raise GocError(f"model.reference={folder}: {shown(path)} {reason}") from error
+
+
 def folder_images(folder: Path, channels: int, size: int | None) -> RealImages:
     """The images in a folder and its subfolders, sorted by name; all size x size (None: the first's).
 
@@ -46,39 +58,23 @@ def folder_images(folder: Path, channels: int, size: int | None) -> RealImages:
 
     otherwise = False
 
-    def refusal(path: Path, reason: object) -> GocError:
-        return GocError(f"model.reference={folder}: {shown(path)} {reason}")
-
-    def damaged(error: Exception) -> str:
-        return f"is damaged or no image ({textwrap.shorten(str(error) or type(error).__name__, 200)})"
-
     coloured = 0
     for path in found.files:
-        try:
-            with opened(path.read_bytes()) as image:
-                check_layout(image)
-                otherwise |= read_otherwise_before(image)
-                width, height = image.size
-                coloured += other_colours(image)
-        except RefusedError as error:
-            raise refusal(path, error) from error
-        except DAMAGE as error:
-            raise refusal(path, damaged(error)) from error
-        size = size or width
-        if (width, height) != (size, size):
-            raise refusal(path, f"is {width}x{height} pixels, not {size}x{size}")
+        with _named(folder, path), opened(path.read_bytes()) as image:
+            check_layout(image)
+            otherwise |= read_otherwise_before(image)
+            size = size or image.width
+            if image.size != (size, size):
+                raise RefusedError(f"is {image.width}x{image.height} pixels, not {size}x{size}")
+            coloured += other_colours(image)
 
     def read(path: Path, digest: str) -> Tensor:
-        try:
+        with _named(folder, path):
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() != digest:
                 raise RefusedError("was changed while the images were read")
             with opened(content) as image:
                 return torch.from_numpy(pixels(image, channels)).permute(2, 0, 1)
-        except RefusedError as error:
-            raise refusal(path, error) from error
-        except DAMAGE as error:
-            raise refusal(path, damaged(error)) from error
 
     def batches() -> Iterator[Tensor]:
         known = list(zip(found.files, found.digests, strict=True))

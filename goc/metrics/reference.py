@@ -197,10 +197,8 @@ def _load_npz(
         extractor=extractor.name,
         extractor_sha256=None,
         image_size=None if images is None else images.size,
-        mu=statistics["mu"],
-        sigma=statistics["sigma"],
-        mu_s=statistics.get("mu_s"),
-        sigma_s=statistics.get("sigma_s"),
+        features=None,
+        **statistics,
     )
     _check(reference, extractor, image_size)  # before the images, which take long
     if images is None or not need_features:

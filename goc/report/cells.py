@@ -9,6 +9,7 @@ import pandas as pd
 
 from goc.report.columns import columns, lower_is_better, on_page, qualities
 from goc.report.pairs import Point, difference
+from goc.report.text import number
 
 COSTS = ("evaluations", "gmacs", "speedup")  # to choose from in the plot
 SETTINGS = ("gradient_weights", "inflection_threshold", "uncorrected_steps", "amplification")  # shown as they are
@@ -33,14 +34,6 @@ def error_of(row: Mapping[Any, Any], column: str) -> float | None:
     """Its standard error, or its spread over seeds where that is all there is; None if neither is known."""
     errors = (value_of(row, f"{column}_se"), value_of(row, f"{column}_spread"))
     return next((error for error in errors if error), None)
-
-
-def number(value: float, error: float | None = None) -> str:
-    """A number for people: to two digits of its error, "3.21 ± 0.12", or four digits without one."""
-    if not error:
-        return f"{value:.4g}"
-    decimals = max(0, 1 - math.floor(math.log10(error)))
-    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
 
 
 def cell(row: Mapping[Any, Any], column: str) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 from goc.report.frame import is_uncached, method_names
 from goc.report.pairs import DECIDED, Point, difference
 from goc.report.tables import same_cost, signed, with_error
-from goc.report.text import markdown_cell
+from goc.report.text import markdown_cell, number
 
 QUALITIES = {"fid": "FID", "converged": "to converged", "relative_l2_mean": "to target", "drift": "drift"}
 PAIRED = ("fid", "converged")  # also as differences to the best row of as many evaluations
@@ -41,13 +41,7 @@ def families(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 def spread(values: Sequence[float]) -> str:
     """The mean of some numbers and their standard deviation, "2.36 ± 0.12"; empty where one is missing."""
-    if any(map(math.isnan, values)):
-        return ""
-    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
-    if deviation == 0 or not math.isfinite(deviation):
-        return f"{mean:.4g}"
-    decimals = max(0, 1 - math.floor(math.log10(deviation)))
-    return f"{mean:.{decimals}f} ± {deviation:.{decimals}f}"
+    return "" if any(map(math.isnan, values)) else number(float(np.mean(values)), float(np.std(values, ddof=1)))
 
 
 def pooled(own: Sequence[Point], others: Sequence[Point], column: str) -> str:

@@ -9,7 +9,6 @@ from goc.config import Measurement, Way, label
 from goc.config.settings import LEFT_OPEN
 from goc.models.decoder import PIPELINES_UINT8_RULE, UINT8_RULE
 from goc.sampling.options import plain
-from goc.system.files import content_key
 
 
 def describe_measurement(measurement: Measurement, hashes: dict[str, str | None]) -> dict[str, Any]:
@@ -43,8 +42,3 @@ def describe_way(way: Way) -> dict[str, Any]:
         "site": way.site,
         "clock": way.clock,
     }
-
-
-def fingerprint(measurement: dict[str, Any]) -> str:
-    """A short name of a measurement: equal for equal ones."""
-    return content_key(measurement)

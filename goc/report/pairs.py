@@ -13,7 +13,7 @@ import pandas as pd
 from goc.metrics.errors import paired_error
 from goc.report.columns import columns
 from goc.report.frame import is_uncached, row_of
-from goc.report.results import INFLUENCE_FILE, read_influence
+from goc.report.results import INFLUENCE_FILE, Influence
 from goc.report.text import printable
 
 DECIDED = 2.0  # paired errors between two runs, from which on one of them is better
@@ -72,7 +72,7 @@ def points_of(runs: Sequence[tuple[Path, dict[str, Any]]]) -> dict[tuple[str, st
         point, seed = points.setdefault((row["measurement"], row["point"]), Point()), int(row["seed"] or 0)
         point.folders[seed], point.rows[seed] = folder, row
         try:
-            point.influence[seed] = read_influence(folder, result)
+            point.influence[seed] = Influence(folder, result)
         except ValueError as error:
             point.missing = str(error)
             if os.path.lexists(folder / INFLUENCE_FILE):

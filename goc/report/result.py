@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from goc.report.results import FIRST_IMAGES, INFLUENCE_FILE, RESULT_FILE, Influence, load_result, read_influence
+from goc.report.results import FIRST_IMAGES, INFLUENCE_FILE, RESULT_FILE, Influence, load_result
 from goc.report.text import printable
 from goc.sampling.options import kind_of
 from goc.system.errors import GocError
@@ -79,7 +79,7 @@ class Result:
     def influence(self) -> Influence:
         """What each sample contributes to the numbers, float32 [N] by name; raises GocError if that is not there."""
         try:
-            return read_influence(self.folder, dict(self.content))
+            return Influence(self.folder, dict(self.content))
         except ValueError as error:
             raise GocError(f"{self.folder}: {error}") from error
 

@@ -224,11 +224,6 @@ def _contribution(path: Path, name: str, sha256: str | None) -> np.ndarray:
     return values if sha256 in (None, _sha256(values)) else np.full_like(values, np.nan)
 
 
-def read_influence(folder: Path, result: dict[str, Any]) -> Influence:
-    """What each sample contributes to a run's numbers; raises ValueError as `Influence` does."""
-    return Influence(folder, result)
-
-
 def read_first_images(folder: Path) -> np.ndarray | None:
     """The first samples of a run, uint8 [n, C, H, W], C = 1 or 3; None if it kept none.
 

@@ -1,7 +1,7 @@
 """Tables for papers: Markdown and LaTeX, errors in the field's notation, and measured numbers beside published ones."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from goc.report.frame import (
     method_names,
 )
 from goc.report.pairs import Point, best_of, difference, targets
-from goc.report.text import latex_cell, markdown_cell
+from goc.report.text import decimals_of, latex_cell, markdown_cell
 from goc.system.files import CONF
 
 SHOWN = ("cached", "evaluations", "fid", "sfid", "is", "converged", "drift", "relative_l2_mean", "relative_l2_median",
@@ -25,7 +25,6 @@ DIFFERENCES = ("fid",)  # shown beside the number: to the uncached run, and to t
 COMPARED = ("fid", "sfid", "is", "precision", "recall")
 SAME_RATIO = 0.03  # rows match published ones where their ratios are this close
 PUBLISHED = CONF / "experiment" / "published.csv"
-DIGITS = 2  # of an error
 
 NAMED = 10  # rows that a note names one by one
 
@@ -36,7 +35,7 @@ def with_error(value: float, error: float | None) -> str:
     """A number in the field's notation, 2.16(23): the error in units of the last digits; four digits without one."""
     if error is None or not math.isfinite(error) or error <= 0:
         return f"{value:.4g}"
-    decimals = max(0, DIGITS - 1 - math.floor(math.log10(error)))
+    decimals = decimals_of(error)
     return f"{value:.{decimals}f}({round(error * 10**decimals)})"
 
 
@@ -137,6 +136,13 @@ def measurements(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(measurement_name(rows.iloc[0].to_dict()), rows) for _, rows in groups]
 
 
+def _with_points(frame: pd.DataFrame, points: Sequence[Point]) -> Iterator[tuple[str, pd.DataFrame, list[Point]]]:
+    """The same, with the points of each one's rows."""
+    by_index = dict(zip(frame.index, points, strict=True))
+    for name, rows in measurements(frame):
+        yield name, rows, [by_index[index] for index in rows.index]
+
+
 def warning(frame: pd.DataFrame) -> str:
     """Says that the runs are of several measurements, and in which columns they differ; empty if there is only one."""
     groups = frame.drop_duplicates(MEASUREMENT)
@@ -224,9 +230,7 @@ def markdown(frame: pd.DataFrame, points: Sequence[Point], features: int | None 
     many the extractor has.
     """
     parts = [warning(frame)]
-    by_index = dict(zip(frame.index, points, strict=True))
-    for name, rows in measurements(frame):
-        own = [by_index[index] for index in rows.index]
+    for name, rows, own in _with_points(frame, points):
         cells = _cells(rows, own, markdown_cell, "**{}**".format)
         parts += [f"## {markdown_cell(name)}", cells.to_markdown(index=False, disable_numparse=True)]
         parts.append("\n".join(f"- {markdown_cell(note)}" for note in notes(rows, own, features)))
@@ -239,9 +243,8 @@ def markdown(frame: pd.DataFrame, points: Sequence[Point], features: int | None 
 def latex(frame: pd.DataFrame, points: Sequence[Point]) -> str:
     """The same tables for LaTeX with the package booktabs, one `tabular` a measurement."""
     parts = [f"% {warning(frame)}"] if warning(frame) else []
-    by_index = dict(zip(frame.index, points, strict=True))
-    for name, rows in measurements(frame):
-        cells = _cells(rows, [by_index[index] for index in rows.index], latex_cell, "\\textbf{{{}}}".format)
+    for name, rows, own in _with_points(frame, points):
+        cells = _cells(rows, own, latex_cell, "\\textbf{{{}}}".format)
         heads = [latex_cell(str(column)) for column in cells.columns]
         lines = [" & ".join(map(str, row)) + r" \\" for row in [heads, *cells.to_numpy()]]
         form = "l" + "r" * (len(cells.columns) - 1)

@@ -1,5 +1,6 @@
 """Text that others chose, such as names of models, methods and folders, made safe for each format of the report."""
 
+import math
 import re
 import textwrap
 
@@ -33,6 +34,19 @@ def printable(text: str, longest: int = LONGEST) -> str:
         else character.encode("unicode_escape", "surrogatepass").decode("ascii")
         for character in text
     )  # fmt: skip
+
+
+def decimals_of(error: float) -> int:
+    """So many decimals show an error, and the number that it is of, to the error's second digit."""
+    return max(0, 1 - math.floor(math.log10(error)))
+
+
+def number(value: float, error: float | None = None) -> str:
+    """A number for people: to two digits of its error, "3.21 ± 0.12", or four digits without one."""
+    if not error or not math.isfinite(error):
+        return f"{value:.4g}"
+    decimals = decimals_of(error)
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
 
 
 def csv_text(frame: pd.DataFrame) -> str:

@@ -26,7 +26,7 @@ from goc.metrics.registry import plugins_of
 from goc.models.schedules import write_schedule
 from goc.planning.plan import Plan
 from goc.planning.warnings import warn_of_distance
-from goc.report.measurement import describe_measurement, describe_way, fingerprint
+from goc.report.measurement import describe_measurement, describe_way
 from goc.report.result import Result
 from goc.report.results import FIRST_IMAGES, RESULT_FILE, SHOWN_IMAGES, git_commit, run_key, software, write_influence
 from goc.sampling.converged import Converged
@@ -34,7 +34,7 @@ from goc.sampling.generation import SampleSource
 from goc.sampling.images import GRID_SAMPLES, image_grid, write_npz, write_pngs
 from goc.sampling.pricing import latency, price
 from goc.sampling.shards import SampleSet
-from goc.system.files import replacing, room_for, write_json
+from goc.system.files import content_key, replacing, room_for, write_json
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ def measure(
         **plan.describe(),
         "measurement": compared_in,
         "way": describe_way(way),
-        "fingerprint": fingerprint(compared_in),
+        "fingerprint": content_key(compared_in),
         **({PLUGINS: used} if (used := plugins_of(config.output.metrics)) else {}),
         LPIPS: None if perceptual is None else lpips_sha256(),
         "software": software(),

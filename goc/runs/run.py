@@ -15,7 +15,7 @@ from goc.metrics.lpips import lpips_sha256
 from goc.metrics.registry import field_of, plugins_of
 from goc.planning.plan import Plan
 from goc.report.result import Result
-from goc.report.results import claim_folder, compared_samples, measurement_of, read_influence, read_result, sole_run
+from goc.report.results import Influence, claim_folder, compared_samples, measurement_of, read_result, sole_run
 from goc.runs.loaded import Loaded, load
 from goc.runs.measure import LPIPS, PLUGINS, Generated, leave, measure
 from goc.runs.sources import Sources, require_same
@@ -77,7 +77,7 @@ def is_result_of(result: dict[str, Any], config: Config, sources: Sources) -> bo
 def has_influence(folder: Path, result: dict[str, Any]) -> bool:
     """Whether what each sample contributes lies beside a result; if not, it is made again from the shards."""
     try:
-        read_influence(folder, result)
+        Influence(folder, result)
     except ValueError as error:
         log.warning("%s: %s: made again", folder, error)
         return False
