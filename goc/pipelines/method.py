@@ -134,6 +134,8 @@ def plan_with(way: Way, run: Run, mask: Tensor, skip_threshold: float | None, co
 
     correct: as the plan's own masks, [steps, places, OUTPUTS].
     """
+    if correct is not None and tuple(correct.shape) != run.layout.shape(run.steps):
+        raise PipelineError("plan: is for other places in the transformer; calibrate anew")
     clock = Planner(way, Unmeasured(way, run)).clock
     plan = Plan(way, run.layout.site, run.layout.spread(mask), correct, None, clock, skip_threshold)
     if skip_threshold is None:

@@ -11,7 +11,7 @@ from goc.caching.schedule import BRANCH_NAMES
 from goc.models.dit import ATTENTION, BRANCHES, MLP, Site
 from goc.system.errors import GocError
 
-OUTPUTS = 3  # tensors that a branch may give: attention's for the image, for the text, and for an image prompt
+OUTPUTS = 3  # tensors that a place may give in a pass: attention's for the image, for the text, and for an image prompt
 FEED_FORWARD = re.compile(r"(ff|ffn|mlp|feed_forward|feedforward)(_\w+)?", re.IGNORECASE)
 FEED_FORWARD_CLASS = re.compile(r"FeedForward|Mlp|MLP|FFN")
 
@@ -25,16 +25,16 @@ class StructureError(GocError):
 
 @dataclass(frozen=True)
 class Place:
-    """A module whose output is kept: a branch of a block, or a block or list of blocks as one.
+    """A module whose output is kept: a branch of a block, or a block.
 
-    name: in the transformer. block: its number over all lists (of a list: the list's). branches: the columns of a mask
-    [steps, blocks, 2] that it stands in; it is cached where all of them are.
+    name: in the transformer. block: its number over all lists. branches: the columns of a mask [steps, blocks, 2] that
+    it stands in; it is cached where all of them are.
     """
 
     name: str
     block: int
     branches: tuple[int, ...]
-    whole: bool  # a block or a list of blocks: what is kept is what it adds to its inputs
+    whole: bool  # a block: what is kept is what it, or the span of blocks that it begins, adds to its inputs
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,13 @@ def layout_of(
         )
     if branches is not None and (not branches or not set(branches) <= set(BRANCH_NAMES)):
         raise StructureError(f"branches={sorted(branches)}: must be {{'attn': [...], 'mlp': [...]}}")
-    if site == "stack":
-        return Layout(site, tuple(Place(name, i, (0,), True) for i, name in enumerate(lists)), lists)
     places: list[Place] = []
-    number = 0
-    for list_name, members in lists.items():
-        for index, block in enumerate(members):
-            name = f"{list_name}.{index}"
-            places += _places_in(name, number, block, branches)
-            number += 1
+    all_blocks = [(f"{name}.{i}", block) for name, members in lists.items() for i, block in enumerate(members)]
+    for number, (name, block) in enumerate(all_blocks):
+        whole = Place(name, number, tuple(range(BRANCHES)), True)
+        places += [whole] if site == "stack" else _places_in(name, number, block, branches)
+    if site == "stack":
+        return Layout(site, tuple(places), lists)
     if branches is not None and not any(not place.whole for place in places):
         raise StructureError(f"branches={dict(branches)}: no block of {kind} has a module of one of these names")
     return Layout(site, tuple(places), lists)

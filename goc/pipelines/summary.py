@@ -46,6 +46,7 @@ class Record:
     """What is counted while a cache works. A call is one of the transformer; guidance may make several in a step."""
 
     pipeline_calls: int = 0
+    passes: int = 0  # of the transformer
     steps: int = 0  # of the last pipeline call
     calls: Counter[str] = field(default_factory=Counter)
     times: dict[str, deque[Stopwatch]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=TIMED)))
