@@ -99,7 +99,8 @@ class PipelineCache:
 
     def summary(self) -> Summary:
         """What it did so far, over all calls of the pipeline."""
-        return Summary.of(self.method, self.record)
+        others = dict.fromkeys(name for cached in self.transformers for name in cached.layout.others)
+        return Summary.of(self.method, self.record, tuple(others))
 
     def tensors_held(self) -> int:
         """Tensors that are kept now; none between two calls of the pipeline."""

@@ -39,11 +39,15 @@ class Place:
 
 @dataclass(frozen=True)
 class Layout:
-    """The places of a transformer that are cached, at a site; `lists` are its blocks, by list."""
+    """The places of a transformer that are cached, at a site.
+
+    lists: its blocks, by list. others: lists of blocks that are computed in every step, as a refiner's of the text.
+    """
 
     site: Site
     places: tuple[Place, ...]
     lists: Mapping[str, Sequence[nn.Module]] = field(repr=False)
+    others: tuple[str, ...] = ()
 
     @property
     def depth(self) -> int:
@@ -73,7 +77,10 @@ def layout_of(
     and classes. A block without a feed-forward module of its own (attention and feed-forward in parallel, as FLUX's
     single blocks) is one place. Raises StructureError.
     """
-    lists = _named_lists(transformer, blocks) if blocks is not None else _found_lists(transformer)
+    all_lists = _all_lists(transformer)
+    own = {name: members for name, members in all_lists.items() if "." not in name}
+    lists = _named_lists(transformer, blocks) if blocks is not None else own or all_lists
+    others = tuple(name for name in all_lists if name not in lists)
     kind = type(transformer).__name__
     if not lists:
         raise StructureError(
@@ -87,10 +94,10 @@ def layout_of(
         whole = Place(name, number, tuple(range(BRANCHES)), True)
         places += [whole] if site == "stack" else _places_in(name, number, block, branches)
     if site == "stack":
-        return Layout(site, tuple(places), lists)
+        return Layout(site, tuple(places), lists, others)
     if branches is not None and not any(not place.whole for place in places):
         raise StructureError(f"branches={dict(branches)}: no block of {kind} has a module of one of these names")
-    return Layout(site, tuple(places), lists)
+    return Layout(site, tuple(places), lists, others)
 
 
 def _places_in(name: str, number: int, block: nn.Module, branches: Branches | None) -> list[Place]:
@@ -118,15 +125,14 @@ def _named_lists(transformer: nn.Module, blocks: Blocks) -> dict[str, list[nn.Mo
     return lists
 
 
-def _found_lists(transformer: nn.Module) -> dict[str, list[nn.Module]]:
+def _all_lists(transformer: nn.Module) -> dict[str, list[nn.Module]]:
+    """Lists of blocks that have attention, outermost ones only."""
     found = {
         name: list(module)
         for name, module in transformer.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) and all(map(_has_attention, module))
     }
-    outer = {name: blocks for name, blocks in found.items() if not any(name.startswith(f"{o}.") for o in found)}
-    own = {name: blocks for name, blocks in outer.items() if "." not in name}
-    return own or outer
+    return {name: blocks for name, blocks in found.items() if not any(name.startswith(f"{o}.") for o in found)}
 
 
 def _has_attention(block: nn.Module) -> bool:

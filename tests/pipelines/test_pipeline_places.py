@@ -7,20 +7,19 @@ from typing import Any
 import pytest
 import torch
 from closeness import assert_near, relative_difference
-from tiny_pipelines import STEPS, call, flux, randomized, sd3, text, wan
-from torch import Tensor, nn
-
-import goc
-from goc.pipelines.session import PipelineError
-
-from diffusers import (  # isort: skip
+from diffusers import (
     CogView4Pipeline,
     CogView4Transformer2DModel,
     FirstBlockCacheConfig,
     FlowMatchEulerDiscreteScheduler,
     WanPipeline,
 )
-from diffusers.callbacks import SD3CFGCutoffCallback  # isort: skip
+from diffusers.callbacks import SD3CFGCutoffCallback
+from tiny_pipelines import STEPS, call, flux, randomized, sd3, text, wan
+from torch import Tensor, nn
+
+import goc
+from goc.pipelines.session import PipelineError
 
 SITES = ["branch", "stack"]
 
@@ -237,3 +236,11 @@ def test_a_cache_of_diffusers_and_one_of_ours_do_not_work_at_once() -> None:
     pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
     with pytest.raises(PipelineError, match="has a cache of diffusers"):
         call(pipe)
+
+
+def test_blocks_that_run_in_every_step_are_named() -> None:
+    pipe = sd3()
+    pipe.transformer.refiner = nn.ModuleDict({"layers": copy.deepcopy(pipe.transformer.transformer_blocks)})
+    cache = goc.enable_cache(pipe, "reuse")
+    call(pipe)
+    assert "blocks computed in every step: refiner.layers" in str(cache.summary())
