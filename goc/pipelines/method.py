@@ -130,7 +130,7 @@ class Unmeasured(PipelineCall):
 
 
 def plan_with(way: Way, run: Run, mask: Tensor, skip_threshold: float | None, correct: Tensor | None) -> Plan:
-    """A way's plan with the mask of its site, [steps, blocks, 2] or [steps, 1, 1], spread over the run's places.
+    """A way's plan with the mask of its site, [evaluations, blocks, 2] or [.., 1, 1], spread over the run's places.
 
     correct: as the plan's own masks, [steps, places, OUTPUTS].
     """

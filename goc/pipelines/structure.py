@@ -27,8 +27,8 @@ class StructureError(GocError):
 class Place:
     """A module whose output is kept: a branch of a block, or a block.
 
-    name: in the transformer. block: its number over all lists. branches: the columns of a mask [steps, blocks, 2] that
-    it stands in; it is cached where all of them are.
+    name: in the transformer. block: its number over all lists. branches: the columns of a mask [evaluations, blocks, 2]
+    that it stands in; it is cached where all of them are.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Layout:
         return steps, len(self.places), OUTPUTS
 
     def spread(self, mask: Tensor) -> Tensor:
-        """A schedule [steps, blocks, 2], or [steps, 1, 1] at site "stack", as a cache's: [steps, places, OUTPUTS]."""
+        """A schedule [evaluations, blocks, 2], or [.., 1, 1] at site "stack", as [evaluations, places, OUTPUTS]."""
         if self.site == "stack":
             cells = mask.flatten(1).expand(-1, len(self.places))
         else:
