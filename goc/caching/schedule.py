@@ -134,11 +134,11 @@ def smoothcache_from_errors(errors: Tensor, threshold: float, depth: int) -> Ten
 
 
 def teacache(changes: Tensor, threshold: float) -> Tensor:
-    """Whole steps that TeaCache (arXiv 2411.19108, section 3.3) skips, by how the input changes: bool [evaluations, 1, 1].
+    """Whole steps that TeaCache (arXiv 2411.19108, section 3.3) skips, given how the input changes.
 
-    changes: float [steps], the relative L1 change of the first block's modulated input since the step before. They are
-    summed since the last computed step; a step is skipped while the sum is below the threshold, the first and the last
-    step never.
+    changes: float [evaluations], the relative L1 change of the first block's modulated input since the step before.
+    They are summed since the last computed step; a step is skipped while the sum is below the threshold, the first and
+    the last step never. Returns bool [evaluations, 1, 1].
     """
     steps, total = len(changes), 0.0
     skipped = []
