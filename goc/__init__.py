@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from goc.system.lazy import LazyModule
+from goc.system.torchvision import mend_import
 
 if TYPE_CHECKING:
     from goc.api import Sweep, compare, run, sweep
@@ -25,6 +26,8 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+mend_import()  # here, as users go on with `from diffusers import ...`
 
 _HOMES = {
     **dict.fromkeys(("Sweep", "compare", "run", "sweep"), LazyModule("goc.api")),

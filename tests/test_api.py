@@ -2,6 +2,8 @@
 
 import errno
 import json
+import subprocess
+import sys
 from enum import Enum
 from pathlib import Path
 
@@ -158,3 +160,10 @@ def test_public_names_are_these() -> None:
     assert set(goc.__all__) == set(documented.split())
     for name in goc.__all__:
         assert getattr(goc, name) is not None
+
+
+@pytest.mark.parametrize("then", ["from diffusers import DiTPipeline", "from torchvision.transforms import functional"])
+def test_what_imports_torchvision_can_follow_in_a_new_process(then: str) -> None:
+    """Where an index has a CPU torch and a CUDA torchvision as well."""
+    done = subprocess.run([sys.executable, "-c", f"import goc\n{then}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

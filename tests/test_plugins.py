@@ -87,6 +87,13 @@ def test_a_named_module_is_loaded_in_every_process_of_a_sweep(run_apart: Run, tm
     first = result_of(tmp_path, "mine")
     assert first["config"]["files"]["schedule=mine"] == first["plugins"]["my_module"]
 
+    told = "metrics of my_module are left out, as it is not loaded"
+    for named, expected in (("", True), ("my_module", False)):
+        environment = {**run_environment(), "GOC_PLUGINS": named, "PYTHONPATH": f"{tmp_path}:{REPOSITORY}"}
+        report = [sys.executable, "-m", "goc.report", "outputs/own"]
+        finished = subprocess.run(report, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        assert (told in finished.stdout, "brightness" in finished.stdout) == (expected, not expected)
+
     # another metric: measured again in the same folders; another schedule: another run
     (tmp_path / "my_module.py").write_text(source.replace("* 1", "* 3"))
     run_apart("schedule=none", "name=own", *settings)

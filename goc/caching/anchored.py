@@ -93,7 +93,7 @@ class Learned(Anchored):
     """Weights for each cached step, the same for all cells, trained end to end (goc train weights).
 
     Args:
-        mask: a schedule of whole steps, bool [steps, blocks, 2].
+        mask: a schedule of whole steps, bool [evaluations, blocks, 2].
         weights: float [steps, K], for the last K computed features, newest first; rows of computed steps are not read.
     """
 

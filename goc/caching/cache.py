@@ -37,7 +37,7 @@ class ScheduledCache(StepCache):
     """Answers with the predictor in the cached cells of a fixed schedule, and feeds it in the others.
 
     Args:
-        mask: the schedule, bool [steps, blocks, 2], or [steps, 1, 1] at site "stack".
+        mask: the schedule, bool [evaluations, blocks, 2], or [evaluations, 1, 1] at site "stack".
         predictor: made for the same mask.
     """
 
@@ -81,7 +81,7 @@ class AdaptiveCache(ScheduledCache):
     step is skipped while the sum stays below the threshold. `mask` then says what was done with this batch.
 
     Args:
-        possible: where a cell may be skipped, bool [steps, blocks, 2] or [steps, 1, 1], whole steps.
+        possible: where a cell may be skipped, bool [evaluations, blocks, 2] or [evaluations, 1, 1], whole steps.
         predictor: made for the same mask.
         threshold: larger skips more; 0 skips nothing.
     """

@@ -21,7 +21,7 @@ class AlignmentRecorder(StepCache):
     """Sums the inner products of successive feature changes (GOC, arXiv 2503.05156, section 3.3).
 
     With d_i = f_i - f_{i-1}: `dot[i]` sums <d_i, d_{i-1}>, `square[i]` sums |d_i|^2, over samples and tokens, for
-    each cell; float64 of the given shape, [steps, blocks, 2] or [steps, 1, 1] at site "stack".
+    each cell; float64 of the given shape, [evaluations, blocks, 2] or [evaluations, 1, 1] at site "stack".
     """
 
     def __init__(self, shape: tuple[int, int, int], site: Site = "branch", device: torch.device | str = "cpu") -> None:
@@ -48,7 +48,7 @@ class AlignmentRecorder(StepCache):
         self.feature[cell] = feature
 
     def alignment(self) -> Tensor:
-        """Cosine between successive changes, float64 [steps, blocks, 2] in [-1, 1]; NaN before step 2.
+        """Cosine between successive changes, float64 [evaluations, blocks, 2] in [-1, 1]; NaN before step 2.
 
         A cell that does not change at all is counted as aligned (its gradient is zero and corrects nothing).
         """
@@ -62,7 +62,7 @@ class AlignmentRecorder(StepCache):
 class ErrorRecorder(StepCache):
     """Sums |f_i - f_{i-k}| for k = 1..lookahead, and |f_i| (SmoothCache, arXiv 2411.10510, section 3.2).
 
-    The sums are over samples and tokens, float64 [steps, lookahead, blocks, 2] and [steps, blocks, 2].
+    The sums are over samples and tokens, float64 [steps, lookahead, blocks, 2] and [evaluations, blocks, 2].
     """
 
     def __init__(self, shape: tuple[int, int, int], lookahead: int, device: torch.device | str = "cpu") -> None:

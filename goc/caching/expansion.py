@@ -25,7 +25,7 @@ class Taylor(Predictor):
     computed step uses sum_k F_k x^k / k!.
 
     Args:
-        mask: the schedule, bool [steps, blocks, 2].
+        mask: the schedule, bool [evaluations, blocks, 2].
         order: highest derivative, >= 0 (0 is plain reuse).
         clock: a number for each step, monotonic; None = the step index.
     """

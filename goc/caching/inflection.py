@@ -13,12 +13,12 @@ from torch import Tensor
 
 
 def step_alignment(alignment: Tensor) -> Tensor:
-    """Alignment of each step, averaged over blocks and branches that have one: [steps, blocks, 2] -> [steps]."""
+    """Alignment of each step, averaged over blocks and branches that have one: [evaluations, blocks, 2] -> [steps]."""
     return alignment.flatten(1).nanmean(dim=1)
 
 
 def span_alignment(products: Tensor, mask: Tensor) -> Tensor:
-    """Alignment over the distance that a prediction spans: float64 [steps, blocks, 2] in [-1, 1].
+    """Alignment over the distance that a prediction spans: float64 [evaluations, blocks, 2] in [-1, 1].
 
     Cosine between f_i - f_a and f_a - f_b, where a and b are the last two computed steps before a cached step i; NaN
     where there are no two, and in computed steps. A cell that does not change at all is counted as aligned. products:
@@ -39,7 +39,7 @@ def span_alignment(products: Tensor, mask: Tensor) -> Tensor:
 
 
 def inflections(alignment: Tensor, threshold: float, per_cell: bool = False) -> Tensor:
-    """Cells at an inflection, bool [steps, blocks, 2]: alignment below the threshold.
+    """Cells at an inflection, bool [evaluations, blocks, 2]: alignment below the threshold.
 
     As published, the alignment is averaged over blocks and branches, and a step is an inflection as a whole; with
     per_cell each cell decides for itself. Steps without a gradient are none.
@@ -50,7 +50,7 @@ def inflections(alignment: Tensor, threshold: float, per_cell: bool = False) -> 
 
 
 def correct_at(correct_steps: Sequence[int], shape: tuple[int, ...]) -> Tensor:
-    """Correction on in the listed steps only, bool of the given shape [steps, blocks, 2]."""
+    """Correction on in the listed steps only, bool of the given shape [evaluations, blocks, 2]."""
     mask = torch.zeros(shape, dtype=torch.bool)
     mask[list(correct_steps)] = True
     return mask

@@ -51,7 +51,7 @@ class Predictor(ABC):
     """Stands in for cached features.
 
     Args:
-        mask: the schedule, bool [steps, blocks, 2]; True = cached.
+        mask: the schedule, bool [evaluations, blocks, 2]; True = cached.
         clock: a number for each step, monotonic; None = the step index.
     """
 
@@ -126,9 +126,9 @@ class GradientQueue(Predictor):
     Of two steps at one time of the clock (a solver's two evaluations), the newer value takes the older one's place.
 
     Args:
-        mask: the schedule, bool [steps, blocks, 2].
+        mask: the schedule, bool [evaluations, blocks, 2].
         weights: w_1, w_2, ... (the paper uses one).
-        correct: bool [steps, blocks, 2], where the correction is on; None = everywhere.
+        correct: bool [evaluations, blocks, 2], where the correction is on; None = everywhere.
         clock: a number for each step, monotonic; None = the step index.
         dtype: what values are kept in; None = as they come.
     """

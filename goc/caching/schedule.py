@@ -1,4 +1,4 @@
-"""WHEN a feature is reused: a boolean mask [steps, blocks, 2], True = do not compute this cell.
+"""WHEN a feature is reused: a boolean mask [evaluations, blocks, 2], True = do not compute this cell.
 
 Step 0 is the noisiest and is never cached. The cache ratio is by definition the mean of the mask.
 """
@@ -27,22 +27,22 @@ def computing(computed: Iterable[int], steps: int, depth: int) -> Tensor:
 
 
 def cache_ratio_of(mask: Tensor) -> float:
-    """Share of cached cells in a mask [steps, blocks, 2]."""
+    """Share of cached cells in a mask [evaluations, blocks, 2]."""
     return mask.double().mean().item()
 
 
 def cached_steps_of(mask: Tensor) -> list[int]:
-    """Steps of a mask [steps, blocks, 2] in which every cell is cached."""
+    """Steps of a mask [evaluations, blocks, 2] in which every cell is cached."""
     return torch.nonzero(mask.flatten(1).all(dim=1)).flatten().tolist()
 
 
 def computed_steps_of(mask: Tensor) -> list[int]:
-    """Steps of a mask [steps, blocks, 2] in which no cell is cached."""
+    """Steps of a mask [evaluations, blocks, 2] in which no cell is cached."""
     return torch.nonzero(~mask.flatten(1).any(dim=1)).flatten().tolist()
 
 
 def is_whole_steps(mask: Tensor) -> bool:
-    """Whether every step of a mask [steps, blocks, 2] is cached or computed as a whole."""
+    """Whether every step of a mask [evaluations, blocks, 2] is cached or computed as a whole."""
     cells = mask.flatten(1)
     return bool((cells.all(dim=1) == cells.any(dim=1)).all())
 
@@ -134,11 +134,11 @@ def smoothcache_from_errors(errors: Tensor, threshold: float, depth: int) -> Ten
 
 
 def teacache(changes: Tensor, threshold: float) -> Tensor:
-    """Whole steps that TeaCache (arXiv 2411.19108, section 3.3) skips, given how the input changes: bool [steps, 1, 1].
+    """Whole steps that TeaCache (arXiv 2411.19108, section 3.3) skips, given how the input changes.
 
-    changes: float [steps], the relative L1 change of the first block's modulated input since the step before. They are
-    summed since the last computed step; a step is skipped while the sum is below the threshold, the first and the last
-    step never.
+    changes: float [evaluations], the relative L1 change of the first block's modulated input since the step before.
+    They are summed since the last computed step; a step is skipped while the sum is below the threshold, the first and
+    the last step never. Returns bool [evaluations, 1, 1].
     """
     steps, total = len(changes), 0.0
     skipped = []
@@ -152,7 +152,7 @@ def teacache(changes: Tensor, threshold: float) -> Tensor:
 
 
 def magcache(ratios: Tensor, threshold: float, max_skips: int, retention: float) -> Tensor:
-    """Whole steps that MagCache (arXiv 2506.09045) skips, given how magnitudes change: bool [steps, 1, 1].
+    """Whole steps that MagCache (arXiv 2506.09045) skips, given how magnitudes change: bool [evaluations, 1, 1].
 
     ratios: float [steps], the magnitude of what the blocks add, against the step before. Their product since the last
     computed step is the magnitude against what would be reused; its distances from 1 are summed. A step is skipped

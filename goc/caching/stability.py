@@ -21,8 +21,8 @@ def amplification(
 ) -> float:
     """The largest factor by which an error in one used value is multiplied in a later prediction of its cell.
 
-    Arguments as for GradientQueue: the mask and correct are bool [steps, blocks, 2]. 1 for plain reuse; with one weight
-    w and every other step cached it is max(1, |w|)^(number of cached steps after the error, at most).
+    Arguments as for GradientQueue: the mask and correct are bool [evaluations, blocks, 2]. 1 for plain reuse; with one
+    weight w and every other step cached it is max(1, |w|)^(number of cached steps after the error, at most).
     """
     correct = torch.ones_like(mask) if correct is None else correct
     cells = torch.cat([mask.flatten(1), correct.flatten(1)]).unique(dim=1)  # many cells share one schedule
@@ -42,7 +42,7 @@ def _cell_amplification(
 def linear_weights(predictor: Predictor, cached: Sequence[bool]) -> Tensor:
     """The predictions of a cell as weights on its computed features, float64 [steps, steps]; computed steps have 0.
 
-    The predictor, made for the mask [steps, 1, 1] of these steps, is run on unit vectors: it must be linear.
+    The predictor, made for the mask [evaluations, 1, 1] of these steps, is run on unit vectors: it must be linear.
     """
     steps = len(cached)
     weights = torch.zeros(steps, steps, dtype=torch.float64)

@@ -12,17 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
+from diffusers import DiTTransformer2DModel
+from diffusers.hooks import FirstBlockCacheConfig, TaylorSeerCacheConfig
+from diffusers.models.cache_utils import CacheMixin
 from torch import Tensor, nn
 
 from goc.caching.cache import StepCache
 from goc.check.contenders import INTERVAL, ORDER, CachedSteps, Contender, Entry, Foreign, Workload, evenly, never
 from goc.models.dit import DiT, DiTBlock, adaln_linear
-from goc.system import torchvision  # noqa: F401  (first, as diffusers imports torchvision)
-
-# isort: split
-from diffusers import DiTTransformer2DModel
-from diffusers.hooks import FirstBlockCacheConfig, TaylorSeerCacheConfig
-from diffusers.models.cache_utils import CacheMixin
 
 BASELINE = "diffusers none"
 WARM_UP = 2  # steps that diffusers' TaylorSeer computes first

@@ -19,7 +19,7 @@ ADAPTIVE_SAMPLES = 16  # an adaptive schedule is shown for this batch
 
 
 def states(config: Config) -> "Tensor":
-    """What is done in each cell, as an index into masks.STATES: int64 [steps, blocks, 2], or [steps, 1, 1]."""
+    """What is done in each cell, as an index into masks.STATES: int64 [evaluations, blocks, 2] or [.., 1, 1]."""
     import torch
 
     from goc.planning.denoiser import make_plan

@@ -9,14 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-
-from goc.system import torchvision  # noqa: F401  (first, as diffusers and transformers import torchvision)
-
-# isort: split
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 from diffusers.utils import logging
 from tokenizers.pre_tokenizers import ByteLevel
+from torch import nn
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,

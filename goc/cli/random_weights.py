@@ -19,16 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 
 from goc.metrics.fidelity import FeatureExtractorInceptionV3
 from goc.models.dit import PUBLISHED_PATCHES, DiT
-from goc.system import torchvision  # noqa: F401  (first, as diffusers imports torchvision)
 from goc.system.arguments import check_numbers
 from goc.system.errors import ConfigError
-
-# isort: split
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 DOWNSAMPLING = 8  # image pixels for one latent pixel
 RELU_GAIN = 2**0.5  # keeps the mean square through a ReLU (He et al., arXiv 1502.01852)

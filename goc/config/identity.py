@@ -5,7 +5,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from goc.config.settings import OF_DENOISERS, OF_PIPELINES, Config, Measurement, ModelConfig, Way
-from goc.config.validation import place
+from goc.config.validation import fill
 from goc.methods import PREDICTORS, SCHEDULES, name_of
 from goc.methods.predictors import GradientQueueConfig
 from goc.models.objective import PIPELINE
@@ -38,7 +38,7 @@ def files_of(way: Way, measurement: Measurement) -> Iterator[tuple[str, str]]:
             named = getattr(part, key)
             if named is None and stand_in is not None:
                 template = getattr(measurement.model, stand_in)
-                named = template and place(template, way, measurement.model.name, measurement.cfg_scale)
+                named = template and fill(template, way, measurement.model.name, measurement.cfg_scale)
             if named is not None:
                 yield f"{group}.{key}", named
 

@@ -119,10 +119,10 @@ def _settle_files(way: Way, measurement: Measurement) -> None:
     schedule, predictor = way.schedule, way.predictor
     model, cfg_scale = measurement.model, measurement.cfg_scale
 
-    def placed(template: str) -> str:
-        return place(template, way, model.name, cfg_scale)
+    def filled(template: str) -> str:
+        return fill(template, way, model.name, cfg_scale)
 
-    schedule, predictor = schedule.placed(placed), predictor.placed(placed, model.weights or OWN_WEIGHTS)
+    schedule, predictor = schedule.with_paths(filled), predictor.with_paths(filled, model.weights or OWN_WEIGHTS)
     if predictor.schedule_file is not None:
         schedule = schedule.of_weights(predictor.schedule_file)
     way.schedule, way.predictor = schedule, predictor
@@ -134,7 +134,7 @@ def evaluations_of(way: Way) -> range:
     return range(way.sampler.fewest_steps * each, TRAINING_STEPS * each + 1, each)
 
 
-def place(template: str, way: Way, model: str, cfg_scale: float, computed: int | None = None) -> str:
+def fill(template: str, way: Way, model: str, cfg_scale: float, computed: int | None = None) -> str:
     """A file's path from one with {model}, {sampler}, {steps}, {computed} or {cfg_scale} in it; raises ConfigError.
 
     computed: evaluations; None: as many as whole steps at the cache ratio leave.

@@ -93,8 +93,8 @@ class ScheduleConfig:
         """The mask, bool [steps, depth, 2]: the closest to the cache ratio if it follows it; raises ConfigError."""
         raise NotImplementedError
 
-    def placed(self, place: Callable[[str], str]) -> ScheduleConfig:
-        """The same with its files' paths as `place` makes them of ones with {model}, {steps}, ... in them."""
+    def with_paths(self, fill: Callable[[str], str]) -> ScheduleConfig:
+        """The same with its files' paths as `fill` makes them of ones with {model}, {steps}, ... in them."""
         return self
 
     def of_weights(self, path: str) -> ScheduleConfig:
@@ -166,7 +166,7 @@ class PredictorConfig:
         """What it comes to with these gradient weights, on a schedule: equal runs have equal settings."""
         return self
 
-    def placed(self, place: Callable[[str], str], weights: str) -> PredictorConfig:
+    def with_paths(self, fill: Callable[[str], str], weights: str) -> PredictorConfig:
         """As a schedule's; weights: where the model's lie, for one whose path is null."""
         return self
 

@@ -175,8 +175,8 @@ class LearnedConfig(PredictorConfig):
     trained: ClassVar[bool] = True
     path: str | None = None
 
-    def placed(self, place: Callable[[str], str], weights: str) -> PredictorConfig:
-        return replace(self, path=place(self.path or weights))
+    def with_paths(self, fill: Callable[[str], str], weights: str) -> PredictorConfig:
+        return replace(self, path=fill(self.path or weights))
 
     @property
     def schedule_file(self) -> str | None:

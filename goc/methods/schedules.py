@@ -284,8 +284,8 @@ class FoundSchedule(ScheduleConfig):
     def calibrates(self) -> bool:
         return self.path is None
 
-    def placed(self, place: Callable[[str], str]) -> ScheduleConfig:
-        return self if self.path is None else replace(self, path=place(self.path))
+    def with_paths(self, fill: Callable[[str], str]) -> ScheduleConfig:
+        return self if self.path is None else replace(self, path=fill(self.path))
 
     def mask(self, situation: Situation) -> Tensor:
         steps, depth = situation.steps, situation.depth

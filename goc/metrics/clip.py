@@ -77,9 +77,7 @@ def load_clip(folder: Path, device: torch.device) -> ClipScore:
     Raises GocError if it is another model or damaged, if weights are missing, too many or not finite, or if its
     tokenizer and its preparation of images are another CLIP's.
     """
-    from goc.system import torchvision  # noqa: F401  (first, as transformers imports torchvision)
 
-    # isort: split
     prefix = f"model.clip={folder}:"
     try:
         from transformers import CLIPModel, CLIPProcessor

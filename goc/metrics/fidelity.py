@@ -1,8 +1,5 @@
 """What is used of torch-fidelity."""
 
-from goc.system import torchvision  # noqa: F401  (first, as torch-fidelity imports torchvision)
-
-# isort: split
 from torch_fidelity import FeatureExtractorBase, register_feature_extractor
 from torch_fidelity.defaults import DEFAULTS
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3

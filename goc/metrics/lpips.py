@@ -10,7 +10,6 @@ from torch import Tensor
 
 from goc.models.checkpoint import read_tensors
 from goc.models.decoder import WEIGHTS
-from goc.system import torchvision  # noqa: F401  (first, as torch-fidelity imports torchvision)
 from goc.system.errors import GocError
 from goc.system.files import files_sha256
 

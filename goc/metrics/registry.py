@@ -8,6 +8,7 @@ from goc.metrics.columns import Column
 from goc.system.plugins import source_of
 from goc.system.registry import Registry
 
+PLUGINS = "plugins"  # entry of a result: the packages that its metrics come from, and what they are known by
 PRC_NEIGHBORHOOD = 3
 SPATIAL_CHANNELS = 7
 SPATIAL_FEATURES = 17 * 17 * SPATIAL_CHANNELS

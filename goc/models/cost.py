@@ -37,7 +37,7 @@ def forward_macs(model: DiT) -> int:
 
 
 def image_macs(model: DiT, mask: Tensor, guided: bool, site: Site = "branch") -> int:
-    """MACs to sample one image under a schedule, bool [steps, blocks, 2]; guidance runs the denoiser twice a step.
+    """MACs to sample one image under a schedule, bool [evaluations, blocks, 2]; guidance doubles each evaluation.
 
     The predictor's own work is elementwise and so not counted; an adaptive cache's signal is (2 hidden^2 a step, less
     than a thousandth of DiT-XL/2's forward pass) neither.

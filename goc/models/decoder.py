@@ -73,9 +73,7 @@ def load_vae(folder: Path, latent_channels: int, device: torch.device) -> Any:
     Raises GocError if the files are damaged, or weights missing, too many or not finite; ConfigError if its latents
     have another number of channels, or its images are not of three.
     """
-    from goc.system import torchvision  # noqa: F401  (first, as diffusers imports torchvision)
 
-    # isort: split
     from diffusers import AutoencoderKL
 
     try:

@@ -21,6 +21,7 @@ from goc.caching.calibration import (
 from goc.caching.inflection import step_alignment
 from goc.config.settings import Way
 from goc.models.dit import BRANCHES
+from goc.pipelines.early import until
 from goc.pipelines.enable import attach, disable_cache, planned, transformer_of
 from goc.pipelines.fingerprint import MadeFor
 from goc.pipelines.method import PipelineCall, way_of
@@ -67,11 +68,11 @@ def calibrate(
     """
     if not prompts or isinstance(prompts, str):
         raise PipelineError(f"prompts={prompts!r}: must be a list of at least one prompt")
-    way = way_of(method, cache_ratio, steps, settings)
+    way, transformer = way_of(method, cache_ratio, steps, settings), transformer_of(pipe)
     trial = Trial(pipe, prompts, {**(call or {}), "num_inference_steps": steps}, seed, blocks, branches)
     run = trial.probe(way.site)
     found = measured(way, trial, run)
-    made_for = MadeFor.of(transformer_of(pipe), pipe.scheduler)
+    made_for = MadeFor.of(transformer, pipe.scheduler)
     by_step = None if found.alignment is None else _numbers(step_alignment(found.alignment))
     return PipelinePlan(
         method, cache_ratio, settings, made_for, run.steps, found.mask, found.correct, found.skip_threshold, by_step,
@@ -106,14 +107,6 @@ def _numbers(values: Tensor) -> tuple[float | None, ...]:
     return tuple(None if math.isnan(value) else value for value in values.tolist())
 
 
-class _Probed(Exception):  # noqa: N818  (not an error: it ends a call that need not go on)
-    """Ends a pipeline's call when it is known how many steps it has."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__("a cache looked at a pipeline's call")
-        self.run = run
-
-
 @dataclass(frozen=True)
 class Trial:
     """Calls of a pipeline, the same ones again and again."""
@@ -142,15 +135,17 @@ class Trial:
 
     def probe(self, site: str) -> Run:
         """What a call is like: it ends before its first step."""
+        runs = list[Run]()
+        with until() as leave:
 
-        def stop(run: Run) -> NoReturn:
-            raise _Probed(run)
+            def stop(run: Run) -> NoReturn:
+                runs.append(run)
+                leave()
 
-        try:
             self.samples(site, stop)
-        except _Probed as probed:
-            return probed.run
-        raise PipelineError(f"{type(self.pipe).__name__}: a call of it did not call its transformer")
+        if not runs:
+            raise PipelineError(f"{type(self.pipe).__name__}: a call of it did not call its transformer")
+        return runs[0]
 
 
 class Seen(StepCache):

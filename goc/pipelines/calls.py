@@ -6,10 +6,11 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 
-def enter_in_calls(pipe: Any, context: Callable[[], AbstractContextManager[Any]]) -> None:
+def enter_in_calls(pipe: Any, context: Callable[[], AbstractContextManager[Any]], attribute: str) -> None:
     """Have every call of this one pipeline run inside of a new context.
 
     Python looks `__call__` up in the class, so the object gets one of its own, with the name and module of its class.
+    A copy or a pickle of it is of its own class again, and lacks the attribute.
     """
     cls = type(pipe)
 
@@ -18,8 +19,18 @@ def enter_in_calls(pipe: Any, context: Callable[[], AbstractContextManager[Any]]
         with context():
             return cls.__call__(self, *args, **kwargs)
 
-    own = {"__call__": call, "__module__": cls.__module__, "__doc__": cls.__doc__, "__qualname__": cls.__qualname__}
+    def reduce(self: Any, protocol: Any) -> Any:
+        _, _, state, *items = super(type(self), self).__reduce_ex__(max(2, protocol))
+        return object_of, (cls,), {key: value for key, value in state.items() if key != attribute}, *items
+
+    own = {"__call__": call, "__reduce_ex__": reduce}
+    own |= {name: getattr(cls, name) for name in ("__module__", "__doc__", "__qualname__")}
     pipe.__class__ = type(cls.__name__, (cls,), own)
+
+
+def object_of(cls: type) -> Any:
+    """An object of a class, whose state pickle sets."""
+    return object.__new__(cls)
 
 
 def leave_calls_alone(pipe: Any) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 from goc.models.dit import Site
 from goc.pipelines.calls import enter_in_calls, leave_calls_alone
 from goc.pipelines.fingerprint import MadeFor
-from goc.pipelines.hooks import hook, is_hooked, unhook
+from goc.pipelines.hooks.attach import hook, hooked
 from goc.pipelines.method import (
     LONGEST,
     check_uncalibrated,
@@ -18,27 +18,37 @@ from goc.pipelines.method import (
     way_of,
 )
 from goc.pipelines.plan_file import PipelinePlan, PlanError
-from goc.pipelines.session import NewCache, PipelineCache, PipelineError, Run
+from goc.pipelines.session import CachedTransformer, NewCache, PipelineCache, PipelineError, Run, check_alone
 from goc.pipelines.structure import Blocks, Branches, layout_of
 from goc.planning.plan import Plan
 from goc.system.errors import ConfigError
 
 DEFAULTS = {"method": "goc", "cache_ratio": 0.5}  # of enable_cache, which a plan may differ from
 ATTRIBUTE = "_goc_cache"  # of a pipeline that has one
+TRANSFORMERS = ("transformer", "transformer_2")  # of Wan 2.2 the first has the noisier steps
 
 PlanFor = Callable[[Run], Plan]
 
 
-def transformer_of(pipe: Any) -> nn.Module:
-    """The transformer that a pipeline calls in each step; raises PipelineError without one, or with two."""
-    kind = type(pipe).__name__
-    transformer = getattr(pipe, "transformer", None)
-    if not isinstance(transformer, nn.Module):
+def transformers_of(pipe: Any) -> dict[str, nn.Module]:
+    """The transformers that a pipeline calls in its steps, by name; raises PipelineError if there is none."""
+    parts = {name: getattr(pipe, name, None) for name in TRANSFORMERS}
+    parts = {name: getattr(part, "_orig_mod", part) for name, part in parts.items()}  # torch.compile's
+    found = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+    if not found:
         unet = ", but a UNet" if getattr(pipe, "unet", None) is not None else ""
-        raise PipelineError(f"{kind}: has no transformer{unet}; caches are for pipelines with pipe.transformer")
-    if isinstance(getattr(pipe, "transformer_2", None), nn.Module):
-        raise PipelineError(f"{kind}: has two transformers that share the steps, which caches cannot follow")
-    return transformer
+        raise PipelineError(
+            f"{type(pipe).__name__}: has no transformer{unet}; caches are for pipelines with pipe.transformer"
+        )
+    return found
+
+
+def transformer_of(pipe: Any) -> nn.Module:
+    """A pipeline's only transformer; raises PipelineError for none, or two."""
+    first, *others = transformers_of(pipe).values()
+    if any(other is not first for other in others):
+        raise PipelineError(f"{type(pipe).__name__}: has two transformers that share the steps; plans are for one")
+    return first
 
 
 def attach(
@@ -58,27 +68,33 @@ def attach(
     """
     if site not in ("branch", "stack"):
         raise ConfigError(f"site={site}: must be one of branch, stack")
-    transformer = transformer_of(pipe)
+    transformers = transformers_of(pipe)
     if hasattr(pipe, ATTRIBUTE):
         raise PipelineError(f"{type(pipe).__name__}: has a cache already; goc.disable_cache(pipe) first")
-    if is_hooked(transformer):
-        raise PipelineError(f"{type(transformer).__name__}: has another pipeline's cache; disable that first")
-    cache = PipelineCache(pipe, layout_of(transformer, cast(Site, site), blocks, branches), new_cache, method)
-    hook(transformer, cache)
-    enter_in_calls(pipe, cache.call)
+    cached = list[CachedTransformer]()
+    for name, transformer in transformers.items():
+        if transformer in hooked:
+            raise PipelineError(f"{type(transformer).__name__}: has another pipeline's cache; disable that first")
+        check_alone(pipe, name, transformer)
+        if all(transformer is not other.transformer for other in cached):
+            layout = layout_of(transformer, cast(Site, site), blocks, branches)
+            cached.append(CachedTransformer(name, transformer, layout))
+    cache = PipelineCache(pipe, cached, new_cache, method)
+    cache.unhook = hook(cache)
+    enter_in_calls(pipe, cache.call, ATTRIBUTE)
     setattr(pipe, ATTRIBUTE, cache)
-    cache.transformer = transformer
     return cache
 
 
 def planned(plan_for: PlanFor) -> NewCache:
     """What makes the caches of plans: each pipeline call is planned once, and alike ones once."""
-    plans: dict[tuple[float, ...], Plan] = {}
+    plans: dict[tuple[Any, ...], Plan] = {}
 
     def new_cache(run: Run) -> Any:
-        key = tuple(run.timesteps)
+        key = tuple(run.timesteps), run.layout.places
         if key not in plans:
-            plans.clear()
+            for old in [old for old in plans if old[0] != key[0]]:
+                del plans[old]
             plans[key] = plan_for(run)
         return plans[key].new_cache()
 
@@ -143,6 +159,6 @@ def disable_cache(pipe: Any) -> None:
     if cache is None:
         raise PipelineError(f"{type(pipe).__name__}: has no cache")
     cache.forget()
-    unhook(cache.transformer)
+    cache.unhook()
     leave_calls_alone(pipe)
     delattr(pipe, ATTRIBUTE)

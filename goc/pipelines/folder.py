@@ -6,18 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+from diffusers.utils import is_accelerate_available, is_transformers_available
+from diffusers.utils import logging as diffusers_logging
 from torch import nn
 
 from goc.models.parts import check_tokenizer, load_part, part_files, read_object, reason
 from goc.pipelines.session import PipelineError
-from goc.system import torchvision  # noqa: F401  (first, as diffusers imports torchvision)
 from goc.system.files import files_sha256
-
-# isort: split
-import diffusers
-from diffusers.utils import is_accelerate_available, is_transformers_available
-from diffusers.utils import logging as diffusers_logging
 
 INDEX = "model_index.json"
 SCHEDULER = "scheduler_config.json"

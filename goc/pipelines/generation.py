@@ -135,7 +135,8 @@ class PipelineGeneration:
             yield None
             return
         cache = attach(self.calls.pipe, lambda run: new_cache(), site=new_cache().site, method=self.method)
-        cache.operations.wanted = counts
+        for cached in cache.transformers:
+            cached.operations.wanted = counts
         try:
             yield cache
         finally:

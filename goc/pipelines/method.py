@@ -130,10 +130,12 @@ class Unmeasured(PipelineCall):
 
 
 def plan_with(way: Way, run: Run, mask: Tensor, skip_threshold: float | None, correct: Tensor | None) -> Plan:
-    """A way's plan with the mask of its site, [steps, blocks, 2] or [steps, 1, 1], spread over the run's places.
+    """A way's plan with the mask of its site, [evaluations, blocks, 2] or [.., 1, 1], spread over the run's places.
 
     correct: as the plan's own masks, [steps, places, OUTPUTS].
     """
+    if correct is not None and tuple(correct.shape) != run.layout.shape(run.steps):
+        raise PipelineError("plan: is for other places in the transformer; calibrate anew")
     clock = Planner(way, Unmeasured(way, run)).clock
     plan = Plan(way, run.layout.site, run.layout.spread(mask), correct, None, clock, skip_threshold)
     if skip_threshold is None:

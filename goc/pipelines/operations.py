@@ -1,19 +1,19 @@
 """Multiply-accumulate operations (MACs) of a transformer's modules, counted in one call for each input shape."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-Key = tuple[int, int]  # a place, and which of its modules
+Key = tuple[int, int]  # a place, and which of its calls in a forward pass
 WHOLE: Key = (-1, 0)  # the transformer
 
 
 class Operations:
-    """What each module of some blocks costs; nothing is counted where blocks are compiled."""
+    """What each module of a transformer costs; nothing is counted where one is compiled."""
 
-    def __init__(self, blocks: Sequence[nn.Module]) -> None:
-        self.blocks = blocks
+    def __init__(self, transformer: nn.Module) -> None:
+        self.transformer = transformer
         self.known: dict[Hashable, dict[Key, float]] = {}  # by the shapes of the inputs
         self.costs: dict[Key, float] = {}  # in the call under way
         self.wanted = True  # counting makes a call slower
@@ -30,7 +30,7 @@ class Operations:
             self.counter.__enter__()
 
     def _compiled(self) -> bool:
-        return any(module._compiled_call_impl is not None for block in self.blocks for module in block.modules())
+        return any(module._compiled_call_impl is not None for module in self.transformer.modules())
 
     def begin_module(self) -> None:
         """A module is computed next."""

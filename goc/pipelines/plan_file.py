@@ -39,7 +39,7 @@ class PipelinePlan:
         method, cache_ratio, settings: as given to `calibrate`.
         made_for: the model and the scheduler.
         steps: of the sampler.
-        mask: cached cells (of an adaptive method: those that may be), bool [steps, blocks, 2] or [steps, 1, 1].
+        mask: cached cells (of an adaptive method: those that may be), bool [evaluations, blocks, 2] or [.., 1, 1].
         correct: where predictions are corrected, bool [steps, places, outputs]; None = everywhere.
         skip_threshold: of an adaptive method.
         alignment: of each step, where it was measured; None before there are gradients.

@@ -34,7 +34,11 @@ def pipeline_plan(way: Way, calls: PipelineCalls, key: dict[str, Any], cache_dir
     def make() -> dict[str, Tensor]:
         return packed(measured(way, trial_of(way, calls), run))
 
-    depends_on = {**key, "way": {name: value for name, value in asdict(way).items() if name != BATCHING}}
+    depends_on = {
+        **key,
+        "places": list(run.layout.shape(run.steps)),
+        "way": {name: value for name, value in asdict(way).items() if name != BATCHING},
+    }
     depends_on.pop(BATCHING, None)
     found = unpacked(shared_tensors(cache_dir, KIND, depends_on, PARTS, make))
     plan = plan_with(way, run, found.mask, found.skip_threshold, found.correct)

@@ -1,6 +1,7 @@
-"""One pipeline's cache while it works: its calls, the streams of transformer calls in them, and their state."""
+"""One pipeline's cache while it works: its calls, and the forward passes of its transformers in them."""
 
 import contextlib
+import re
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,14 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from goc.caching.cache import ScheduledCache, StepCache
-from goc.caching.predictor import evaluate
-from goc.pipelines.operations import WHOLE, Key, Operations
+from goc.pipelines.forward_pass import ForwardPass, Stream
+from goc.pipelines.operations import WHOLE, Operations
 from goc.pipelines.steps import StepCounter
-from goc.pipelines.structure import Layout, StructureError
+from goc.pipelines.structure import Layout
 from goc.pipelines.summary import Record, Stopwatch, Summary
 from goc.system.errors import GocError
-
-Inputs = tuple[Tensor | None, ...]  # hidden states, and the encoder's if the block has them
 
 
 class PipelineError(GocError):
@@ -42,89 +41,35 @@ class Run:
         return len(self.timesteps)
 
 
+OF_DIFFUSERS = re.compile(r"^diffusers\.hooks\..*(cache|taylorseer|broadcast)")  # modules of its caches' hooks
+
 NewCache = Callable[[Run], StepCache]
 
 
 @dataclass
-class Span:
-    """Blocks that run: where they began, and what came out of them so far."""
+class CachedTransformer:
+    """One of a pipeline's transformers, with a cache in its modules.
 
-    place: int
-    inputs: Inputs
-    outputs: Inputs = ()
-
-
-@dataclass
-class Stream:
-    """The calls of the transformer that share a cache, one in each step: conditional ones, say.
-
-    cache: masks and features of one batch. fresh: whether nothing is kept yet, so that all is computed.
+    name: in the pipeline. context: the name that the pipeline gave the calls it makes now, if it gives any.
+    forward_pass: the one under way.
     """
 
-    cache: StepCache
-    last: int = -1
-    fresh: bool = True
-    pending: list[tuple[int, int, Tensor]] = field(default_factory=list)  # computed, and perhaps still in use
-    pending_block: int = -1
-    forms: dict[int, list[bool] | None] = field(default_factory=dict)  # of a place: which of a tuple's are tensors
-    formats: dict[tuple[int, int], torch.dtype] = field(default_factory=dict)
-    kept: dict[int, set[int]] = field(default_factory=dict)  # outputs of the places that spans begin at
-    span: Span | None = None
-    given: Inputs = ()  # to the block that is computed now
-    decided: bool = False  # whether the cache was asked if it skips this step
-    skipping: bool = False  # whether the block before was skipped, and so are those of its span after it
+    name: str
+    transformer: nn.Module
+    layout: Layout
+    context: str | None = None
+    forward_pass: ForwardPass | None = None
+    streams: dict[str, Stream] = field(default_factory=dict)
 
-    def begin(self, step: int) -> None:
-        """A call of the transformer in this step begins."""
-        self.fresh = self.last < 0
-        self.last, self.skipping, self.decided = step, False, False
-        self.cache.begin_step(step)
+    def __post_init__(self) -> None:
+        self.operations = Operations(self.transformer)
+        self.run: Run
 
-    def decide(self, signal: Callable[[], Tensor]) -> None:
-        """Ask an adaptive cache once in a call; signal() is the first block's modulated input."""
-        if not self.decided:
-            self.decided = True
-            self.cache.decide(signal)
-
-    def value(self, place: int, output: int) -> Tensor | None:
-        """What stands in for a feature that is cached, one tensor; None: compute it."""
-        terms = None if self.fresh else self.cache.lookup(place, output)
-        return None if terms is None else evaluate(terms).to(self.formats[place, output])
-
-    def give(self, place: int, output: int, feature: Tensor) -> None:
-        """Hand a computed feature over, that nobody else uses any more."""
-        self.formats[place, output] = feature.dtype
-        self.cache.store(place, output, feature)
-
-    def settle(self) -> None:
-        """Hand over what was computed; caches change features in place, so their block must have used them."""
-        for place, output, feature in self.pending:
-            self.give(place, output, feature)
-        self.pending.clear()
-
-    def close(self, layout: Layout) -> None:
-        """Hand over what the blocks of the open span added."""
-        if self.span is None:
-            return
-        span, self.span = self.span, None
-        self.kept[span.place] = set()
-        for output, (before, after) in enumerate(zip(span.inputs, span.outputs, strict=True)):
-            if before is None or after is None:
-                continue
-            if before.ndim != after.ndim or any(
-                n not in (1, m) for n, m in zip(before.shape, after.shape, strict=True)
-            ):
-                raise StructureError(
-                    f"{layout.places[span.place].name}: its blocks turn {tuple(before.shape)} into "
-                    f"{tuple(after.shape)}, where nothing can be added; use site='branch', or blocks=[...] without it"
-                )
-            self.kept[span.place].add(output)
-            self.give(span.place, output, after - before)
-
-    def end(self, layout: Layout) -> None:
-        """The call of the transformer is over."""
-        self.close(layout)
-        self.settle()
+    def forget(self) -> None:
+        """Drop all state of the pipeline's call."""
+        self.streams.clear()
+        self.forward_pass = None
+        self.operations.abandon()
 
 
 class PipelineCache:
@@ -132,29 +77,30 @@ class PipelineCache:
 
     Args:
         pipe: the pipeline, with `scheduler.timesteps`.
-        layout: the places in its transformer that are cached.
+        transformers: those that are cached; two take turns in a call, each with features of its own.
         new_cache: makes an empty cache, whose masks have the shape `layout.shape(steps)`, for each stream of a call.
         method: its name in the summary.
     """
 
-    def __init__(self, pipe: Any, layout: Layout, new_cache: NewCache, method: str) -> None:
-        self.pipe, self.layout, self.new_cache, self.method = pipe, layout, new_cache, method
-        self.transformer: nn.Module
+    def __init__(self, pipe: Any, transformers: Sequence[CachedTransformer], new_cache: NewCache, method: str) -> None:
+        self.pipe, self.transformers, self.new_cache, self.method = pipe, transformers, new_cache, method
         self.record = Record()
         self.active = False
         self.counter: StepCounter | None = None
         self.source: Any = None  # the scheduler's timesteps, and as numbers
         self.timesteps: list[float] = []
-        self.streams: dict[str, Stream] = {}
-        self.stream: Stream | None = None  # of the transformer's call under way
-        self.computed = self.cached = 0  # places, in that call
-        self.saved = 0.0  # operations, in that call
-        self.operations = Operations([block for members in layout.lists.values() for block in members])
         self.watch: Stopwatch
+        self.unhook: Callable[[], None]
+
+    @property
+    def layout(self) -> Layout:
+        """Of the first transformer."""
+        return self.transformers[0].layout
 
     def summary(self) -> Summary:
         """What it did so far, over all calls of the pipeline."""
-        return Summary.of(self.method, self.record)
+        others = dict.fromkeys(name for cached in self.transformers for name in cached.layout.others)
+        return Summary.of(self.method, self.record, tuple(others))
 
     def tensors_held(self) -> int:
         """Tensors that are kept now; none between two calls of the pipeline."""
@@ -168,67 +114,86 @@ class PipelineCache:
         """
         if self.active:
             raise PipelineError("a pipeline with a cache is called inside of its own call")
+        for cached in self.transformers:
+            check_alone(self.pipe, cached.name, cached.transformer)
         self.active = True
         self.record.pipeline_calls += 1
+        passes = self.record.passes
         try:
             yield
+            if self.record.passes == passes:
+                names = " nor ".join(f"pipe.{cached.name}" for cached in self.transformers)
+                raise PipelineError(f"{type(self.pipe).__name__}: its call did not call {names}, which has the cache")
         finally:
             self.active = False
             self.forget()
 
     def forget(self) -> None:
         """Drop all state of the pipeline's call."""
-        self.streams.clear()
-        self.stream = self.counter = self.source = None
-        self.operations.abandon()
+        self.counter = self.source = None
+        for cached in self.transformers:
+            cached.forget()
 
-    def begin(self, timestep: float, name: str | None, shapes: Hashable, device: torch.device) -> None:
-        """The transformer is called; name: of the cache context, shapes: of what it is given."""
+    def begin(self, cached: CachedTransformer, timestep: float, shapes: Hashable, device: torch.device) -> None:
+        """A transformer is called; shapes: of what it is given."""
         if self.counter is None or self._source() is not self.source:  # a call may go through several samplings
             self.forget()
             self.source = self._source()
             self.timesteps = self._timesteps()
             self.counter = StepCounter(self.timesteps)
             self.record.steps = len(self.timesteps)
-        step, stream_name = self.counter.locate(timestep, name)
-        self.computed = self.cached = 0
-        self.saved = 0.0
+        step, name = self.counter.locate(timestep, cached.context)
+        self.record.passes += 1
         if step >= len(self.timesteps):  # more than the scheduler has: not a step of the sampler
             return
-        stream = self.streams.get(stream_name)
-        if stream is None or step != stream.last + 1:  # with a gap, what was kept is too old
-            run = Run(self.layout, self.pipe.scheduler, self.timesteps, stream_name, device)
-            stream = self.streams[stream_name] = Stream(self.new_cache(run))
-        stream.begin(step)
-        self.stream = stream
-        self.operations.begin(shapes, computes_all=stream.fresh)
+        stream = cached.streams.get(name)
+        # with a gap what was kept is too old, and of other shapes it is of no use
+        if stream is None or step != stream.last + 1 or shapes != stream.shapes:
+            cached.run = Run(cached.layout, self.pipe.scheduler, self.timesteps, name, device)
+            stream = cached.streams[name] = Stream(self.new_cache(cached.run), shapes)
+        stream.last = step
+        stream.cache.begin_step(step)
+        cached.forward_pass = ForwardPass(stream, cached.layout, cached.operations)
+        cached.operations.begin(shapes, computes_all=cached.forward_pass.fresh)
         self.watch = Stopwatch(device)
 
-    def end(self) -> None:
-        """The transformer's call is over."""
-        stream = self.stream
-        if stream is None:
+    def count_no_more(self, cached: CachedTransformer) -> bool:
+        """A pass failed: if operations were counted in it, which not all can be, it begins anew without that."""
+        failed = cached.forward_pass
+        if failed is None or cached.operations.counter is None:
+            return False
+        cached.operations.abandon()
+        cached.operations.wanted = False
+        stream = cached.streams[cached.run.stream] = Stream(self.new_cache(cached.run), failed.stream.shapes)
+        stream.last = failed.stream.last
+        stream.cache.begin_step(stream.last)
+        cached.forward_pass = ForwardPass(stream, cached.layout, cached.operations)
+        return True
+
+    def end(self, cached: CachedTransformer) -> None:
+        """A transformer's call is over."""
+        done, cached.forward_pass = cached.forward_pass, None
+        if done is None:
             return
-        stream.end(self.layout)
+        done.end()
         self.watch.stop()
-        self.operations.end()
-        record, kind = self.record, "mixed" if self.computed and self.cached else "cached" if self.cached else "full"
+        cached.operations.end()
+        record, kind = self.record, "mixed" if done.computed and done.cached else "cached" if done.cached else "full"
         record.calls[kind] += 1
-        if not stream.fresh:
+        if not done.fresh:
             record.times[kind].append(self.watch)
-        record.places += self.computed + self.cached
-        record.cached_places += self.cached
-        record.macs += self.operations.costs.get(WHOLE, 0.0)
-        record.saved_macs += self.saved
+        record.places += done.computed + done.cached
+        record.cached_places += done.cached
+        record.macs += cached.operations.costs.get(WHOLE, 0.0)
+        record.saved_macs += done.saved
         held = self._held()
         record.tensors_held = max(record.tensors_held, len(held))
         record.bytes_held = max(record.bytes_held, sum(tensor.nbytes for tensor in held))
-        if stream.last == len(self.timesteps) - 1:
-            stream.cache = StepCache(self.layout.site)  # nothing comes after it
-        self.stream = None
+        if done.stream.last == len(self.timesteps) - 1:
+            done.stream.cache = StepCache(cached.layout.site)  # nothing comes after it
 
     def _held(self) -> list[Tensor]:
-        caches = [stream.cache for stream in self.streams.values()]
+        caches = [stream.cache for cached in self.transformers for stream in cached.streams.values()]
         return [t for cache in caches if isinstance(cache, ScheduledCache) for t in cache.predictor.held()]
 
     def _source(self) -> Any:
@@ -242,12 +207,22 @@ class PipelineCache:
         used = getattr(self.pipe, "_num_timesteps", None)  # fewer where an image is the start
         return numbers[-used:] if isinstance(used, int) and 0 < used <= len(numbers) else numbers
 
-    def skipped(self, key: Key) -> None:
-        """A module was cached."""
-        self.cached += 1
-        self.saved += self.operations.costs.get(key, 0.0)
 
-    def done(self, key: Key) -> None:
-        """A module was computed."""
-        self.computed += 1
-        self.operations.end_module(key)
+def diffusers_hooks(module: nn.Module) -> Iterator[Any]:
+    """The hooks that diffusers put on a module and on those inside of it."""
+    for inner in module.modules():
+        yield from getattr(getattr(inner, "_diffusers_hook", None), "hooks", {}).values()
+
+
+def check_alone(pipe: Any, name: str, transformer: nn.Module) -> None:
+    """Raise PipelineError if a pipeline's transformer is another one now, or has a cache of another library's."""
+    kind = type(pipe).__name__
+    now = getattr(pipe, name, None)
+    if getattr(now, "_orig_mod", now) is not transformer:
+        raise PipelineError(
+            f"{kind}: pipe.{name} is not the transformer that has the cache; goc.disable_cache(pipe), then enable anew"
+        )
+    if any(OF_DIFFUSERS.search(type(hook).__module__) for hook in diffusers_hooks(transformer)):
+        raise PipelineError(f"{kind}: pipe.{name} has a cache of diffusers; pipe.{name}.disable_cache() first")
+    if getattr(transformer, "_is_cached", False) or getattr(pipe, "_is_cached", False):
+        raise PipelineError(f"{kind}: pipe.{name} has a cache of cache-dit; cache_dit.disable_cache(pipe) first")

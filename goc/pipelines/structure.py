@@ -11,7 +11,7 @@ from goc.caching.schedule import BRANCH_NAMES
 from goc.models.dit import ATTENTION, BRANCHES, MLP, Site
 from goc.system.errors import GocError
 
-OUTPUTS = 3  # tensors that a branch may give: attention's for the image, for the text, and for an image prompt
+OUTPUTS = 3  # tensors that a place may give in a pass: attention's for the image, for the text, and for an image prompt
 FEED_FORWARD = re.compile(r"(ff|ffn|mlp|feed_forward|feedforward)(_\w+)?", re.IGNORECASE)
 FEED_FORWARD_CLASS = re.compile(r"FeedForward|Mlp|MLP|FFN")
 
@@ -25,25 +25,29 @@ class StructureError(GocError):
 
 @dataclass(frozen=True)
 class Place:
-    """A module whose output is kept: a branch of a block, or a block or list of blocks as one.
+    """A module whose output is kept: a branch of a block, or a block.
 
-    name: in the transformer. block: its number over all lists (of a list: the list's). branches: the columns of a mask
-    [steps, blocks, 2] that it stands in; it is cached where all of them are.
+    name: in the transformer. block: its number over all lists. branches: the columns of a mask [evaluations, blocks, 2]
+    that it stands in; it is cached where all of them are.
     """
 
     name: str
     block: int
     branches: tuple[int, ...]
-    whole: bool  # a block or a list of blocks: what is kept is what it adds to its inputs
+    whole: bool  # a block: what is kept is what it, or the span of blocks that it begins, adds to its inputs
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The places of a transformer that are cached, at a site; `lists` are its blocks, by list."""
+    """The places of a transformer that are cached, at a site.
+
+    lists: its blocks, by list. others: lists of blocks that are computed in every step, as a refiner's of the text.
+    """
 
     site: Site
     places: tuple[Place, ...]
     lists: Mapping[str, Sequence[nn.Module]] = field(repr=False)
+    others: tuple[str, ...] = ()
 
     @property
     def depth(self) -> int:
@@ -55,7 +59,7 @@ class Layout:
         return steps, len(self.places), OUTPUTS
 
     def spread(self, mask: Tensor) -> Tensor:
-        """A schedule [steps, blocks, 2], or [steps, 1, 1] at site "stack", as a cache's: [steps, places, OUTPUTS]."""
+        """A schedule [evaluations, blocks, 2], or [.., 1, 1] at site "stack", as [evaluations, places, OUTPUTS]."""
         if self.site == "stack":
             cells = mask.flatten(1).expand(-1, len(self.places))
         else:
@@ -73,7 +77,10 @@ def layout_of(
     and classes. A block without a feed-forward module of its own (attention and feed-forward in parallel, as FLUX's
     single blocks) is one place. Raises StructureError.
     """
-    lists = _named_lists(transformer, blocks) if blocks is not None else _found_lists(transformer)
+    all_lists = _all_lists(transformer)
+    own = {name: members for name, members in all_lists.items() if "." not in name}
+    lists = _named_lists(transformer, blocks) if blocks is not None else own or all_lists
+    others = tuple(name for name in all_lists if name not in lists)
     kind = type(transformer).__name__
     if not lists:
         raise StructureError(
@@ -81,18 +88,16 @@ def layout_of(
         )
     if branches is not None and (not branches or not set(branches) <= set(BRANCH_NAMES)):
         raise StructureError(f"branches={sorted(branches)}: must be {{'attn': [...], 'mlp': [...]}}")
-    if site == "stack":
-        return Layout(site, tuple(Place(name, i, (0,), True) for i, name in enumerate(lists)), lists)
     places: list[Place] = []
-    number = 0
-    for list_name, members in lists.items():
-        for index, block in enumerate(members):
-            name = f"{list_name}.{index}"
-            places += _places_in(name, number, block, branches)
-            number += 1
+    all_blocks = [(f"{name}.{i}", block) for name, members in lists.items() for i, block in enumerate(members)]
+    for number, (name, block) in enumerate(all_blocks):
+        whole = Place(name, number, tuple(range(BRANCHES)), True)
+        places += [whole] if site == "stack" else _places_in(name, number, block, branches)
+    if site == "stack":
+        return Layout(site, tuple(places), lists, others)
     if branches is not None and not any(not place.whole for place in places):
         raise StructureError(f"branches={dict(branches)}: no block of {kind} has a module of one of these names")
-    return Layout(site, tuple(places), lists)
+    return Layout(site, tuple(places), lists, others)
 
 
 def _places_in(name: str, number: int, block: nn.Module, branches: Branches | None) -> list[Place]:
@@ -120,15 +125,14 @@ def _named_lists(transformer: nn.Module, blocks: Blocks) -> dict[str, list[nn.Mo
     return lists
 
 
-def _found_lists(transformer: nn.Module) -> dict[str, list[nn.Module]]:
+def _all_lists(transformer: nn.Module) -> dict[str, list[nn.Module]]:
+    """Lists of blocks that have attention, outermost ones only."""
     found = {
         name: list(module)
         for name, module in transformer.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) and all(map(_has_attention, module))
     }
-    outer = {name: blocks for name, blocks in found.items() if not any(name.startswith(f"{o}.") for o in found)}
-    own = {name: blocks for name, blocks in outer.items() if "." not in name}
-    return own or outer
+    return {name: blocks for name, blocks in found.items() if not any(name.startswith(f"{o}.") for o in found)}
 
 
 def _has_attention(block: nn.Module) -> bool:

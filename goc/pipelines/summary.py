@@ -46,6 +46,7 @@ class Record:
     """What is counted while a cache works. A call is one of the transformer; guidance may make several in a step."""
 
     pipeline_calls: int = 0
+    passes: int = 0  # of the transformer
     steps: int = 0  # of the last pipeline call
     calls: Counter[str] = field(default_factory=Counter)
     times: dict[str, deque[Stopwatch]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=TIMED)))
@@ -78,10 +79,11 @@ class Summary:
     cached_seconds: float | None
     tensors_held: int
     bytes_held: int
+    others: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, method: str, record: Record) -> "Summary":
-        """The summary of a record."""
+    def of(cls, method: str, record: Record, others: tuple[str, ...] = ()) -> "Summary":
+        """The summary of a record; others: lists of blocks that are computed in every step."""
         return cls(
             method=method,
             pipeline_calls=record.pipeline_calls,
@@ -93,6 +95,7 @@ class Summary:
             cached_seconds=record.seconds("cached"),
             tensors_held=record.tensors_held,
             bytes_held=record.bytes_held,
+            others=others,
         )
 
     def __str__(self) -> str:
@@ -111,4 +114,6 @@ class Summary:
                 f"({share:.1%})"
             )
         lines.append(f"tensors held: {self.tensors_held}, {self.bytes_held / MIB:.1f} MiB")
+        if self.others:
+            lines.append(f"blocks computed in every step: {', '.join(self.others)}")
         return "\n".join(lines)

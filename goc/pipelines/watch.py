@@ -1,19 +1,17 @@
 """What the steps of a pipeline's call give, and how long they take, seen at its scheduler, which ends each of them."""
 
 import contextlib
-import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from goc.pipelines.early import until
+from goc.pipelines.enable import transformers_of
+from goc.pipelines.hooks.replaced import replaced
 from goc.system.device import synchronize
-
-
-class Finished(Exception):  # noqa: N818  (not an error: it ends a call whose image nobody needs)
-    """Ends a pipeline's call after its last step."""
 
 
 class Watch:
@@ -27,7 +25,7 @@ class Watch:
         pipe: with `transformer` and `scheduler`.
         device: of the pipeline.
         timed: whether steps are timed; the device is then waited for.
-        last: number of the step after which the call ends with Finished; None: it goes on to the image.
+        last: number of the step after which the call ends; None: it goes on to the image.
     """
 
     def __init__(self, pipe: Any, device: torch.device, timed: bool = False, last: int | None = None) -> None:
@@ -41,24 +39,24 @@ class Watch:
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Inside, calls of the pipeline are seen."""
-        scheduler, transformer = self.pipe.scheduler, self.pipe.transformer
-        step = scheduler.step
 
-        @functools.wraps(step)  # pipelines ask which arguments it has
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            result = step(*args, **kwargs)
+        def step(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
             self._after(result[0])
+            if self.last is not None and len(self.finite) > self.last:
+                leave()  # nobody needs the image
             return result
 
-        scheduler.step = watched
-        handle = transformer.register_forward_pre_hook(self._before, with_kwargs=True)
+        transformers = transformers_of(self.pipe).values()
+        handles = [
+            transformer.register_forward_pre_hook(self._before, with_kwargs=True) for transformer in transformers
+        ]
         try:
-            yield
-        except Finished:
-            pass
+            with until() as leave, replaced(self.pipe.scheduler, "step", step):
+                yield
         finally:
-            handle.remove()
-            del scheduler.step
+            for handle in handles:
+                handle.remove()
 
     def _before(self, transformer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
@@ -74,5 +72,3 @@ class Watch:
             self.started = None
         self.latents = latents
         self.finite.append(torch.isfinite(latents).all())
-        if self.last is not None and len(self.finite) > self.last:
-            raise Finished

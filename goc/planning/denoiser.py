@@ -17,7 +17,7 @@ from goc.caching.calibration import (
     ProductRecorder,
 )
 from goc.config import ModelConfig, Way
-from goc.config.validation import place
+from goc.config.validation import fill
 from goc.models.dit import BRANCHES, Site
 from goc.planning.plan import Plan
 from goc.planning.planner import Cells, Planner
@@ -73,7 +73,7 @@ class DenoiserMeasurements:
 
     @property
     def router(self) -> str | None:
-        return self.placed(self.settings.routers)
+        return self.path_of(self.settings.routers)
 
     @property
     def site(self) -> Site:
@@ -137,11 +137,11 @@ class DenoiserMeasurements:
             "predictor": asdict(way.predictor),
             **{key: getattr(way, key) for key in depends_on if getattr(way, key) is not None},
         }
-        shipped = self.placed(self.settings.schedules, count)
+        shipped = self.path_of(self.settings.schedules, count)
         calibration = replace(self.calibration, samples=samples)
         return searched(calibration, cache_of, count, evaluations, method, shipped)
 
-    def placed(self, template: str | None, computed: int | None = None) -> str | None:
+    def path_of(self, template: str | None, computed: int | None = None) -> str | None:
         """Where one of the model's own files would lie, for the way and so many computed evaluations."""
         cfg_scale = self.calibration.generation.cfg_scale
-        return template and place(template, self.way, self.settings.name, cfg_scale, computed)
+        return template and fill(template, self.way, self.settings.name, cfg_scale, computed)

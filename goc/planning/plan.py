@@ -23,7 +23,7 @@ LARGE_AMPLIFICATION = 10.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What a cache needs. All masks are bool [steps, blocks, 2], or [steps, 1, 1] at site "stack"."""
+    """What a cache needs. All masks are bool [evaluations, blocks, 2], or [evaluations, 1, 1] at site "stack"."""
 
     way: Way
     site: Site

@@ -84,7 +84,7 @@ def mask_of(way: Way, situation: Situation) -> Tensor:
 
 
 def at_site(way: Way, mask: Tensor) -> Tensor:
-    """A schedule's mask [steps, blocks, 2] at the way's site: as it is, or [steps, 1, 1]; raises ConfigError."""
+    """A schedule's mask [evaluations, blocks, 2] at the way's site: as it is, or [.., 1, 1]; raises ConfigError."""
     if way.site != "stack":
         return mask
     if not is_whole_steps(mask):
@@ -163,7 +163,7 @@ class Planner:
         return everywhere, measured
 
     def plan(self, mask: Tensor, skip_threshold: float | None = None) -> Plan:
-        """The way's plan with this mask at its site, bool [steps, blocks, 2] or [steps, 1, 1]."""
+        """The way's plan with this mask at its site, bool [evaluations, blocks, 2] or [evaluations, 1, 1]."""
         learned = None
         if self.way.predictor.trained:
             if not is_whole_steps(mask):

@@ -24,6 +24,7 @@ from goc.report.tables import signed, with_error
 from goc.report.text import printable
 from goc.system.errors import GocError
 from goc.system.files import replacing, room_for
+from goc.system.plugins import load_plugins
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -188,6 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--cache-dir", type=Path, help="where uncached samples are kept, if not below the folder that holds the study"
     )
     options = parser.parse_args(arguments)
+    load_plugins()  # whose metrics have columns
     runs = [(folder, dict(Result.load(folder).content)) for folder in options.runs]
     own, other = compared_points(runs)
     for name, folder, point in zip(("first", "second"), options.runs, (own, other), strict=True):

@@ -25,7 +25,7 @@ def draw_mask(cells: Tensor, title: str, path: Path) -> None:
     axis.invert_yaxis()
     axis.set_xticks([step + 0.5 for step in range(0, steps, 2 if steps <= 30 else 5)])
     axis.set_xticklabels([str(step) for step in range(0, steps, 2 if steps <= 30 else 5)])
-    axis.set_xlabel("sampling step (0 is the noisiest)")
+    axis.set_xlabel("network evaluation (0 is the noisiest)")
     if branches == 1:
         axis.set_yticks([0.5], ["all blocks"])
     else:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from goc.metrics.registry import EXTRACTORS
+from goc.metrics.registry import EXTRACTORS, PLUGINS
 from goc.report import families
 from goc.report.alignment import plot_alignments
 from goc.report.collect import Found, Why, find, tell
@@ -27,6 +27,8 @@ from goc.report.tables import latex, markdown, measurements, uneven_drift, warni
 from goc.report.text import csv_text, printable
 from goc.system.errors import GocError
 from goc.system.files import room_for, write_text
+from goc.system.plugins import load_plugins
+from goc.system.registry import GIVING
 
 PRINTED = ("method", "steps", "evaluations", "fid", "fid_se", "sfid", "is", "clip", "converged", "drift",
            "relative_l2_median", "gmacs", "latency_ratio")  # fmt: skip
@@ -86,6 +88,12 @@ def write_report(found: Found, out: Path) -> tuple[pd.DataFrame, list[str]]:
     return frame, list(filter(None, left_out))
 
 
+def lacking_plugins(found: Found) -> list[str]:
+    """Packages that metrics of some runs come from, and that are not loaded here."""
+    packages = dict.fromkeys(package for _, result in found.runs for package in result.get(PLUGINS, {}))
+    return [package for package in packages if package not in GIVING]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line: report on the runs below the given folders."""
     parser = argparse.ArgumentParser(
@@ -94,6 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("paths", nargs="+", type=Path, help="folders that hold runs, at any depth")
     parser.add_argument("--out", type=Path, help="where to write (default: the first path)")
     options = parser.parse_args(arguments)
+    load_plugins()  # whose metrics have columns
     found = find(options.paths)
     tell(found.skipped)
     told = len(found.skipped)
@@ -112,6 +121,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{uneven}\n")
     if warning(points):
         print(warning(points))
+    for package in lacking_plugins(found):
+        print(f"metrics of {package} are left out, as it is not loaded: GOC_PLUGINS={package} goc report ...")
     for line in left_out:
         print(f"{line}; all {len(points)} rows are in tradeoff.csv and table.md")
     written = ("report.html", "tradeoff.png", "tradeoff.csv", "table.md")

@@ -22,7 +22,7 @@ from goc.metrics.evaluate import Scores, drift, evaluate, mean_score
 from goc.metrics.features import Features
 from goc.metrics.lpips import load_lpips, lpips_sha256
 from goc.metrics.reference import Reference
-from goc.metrics.registry import plugins_of
+from goc.metrics.registry import PLUGINS, plugins_of
 from goc.models.schedules import write_schedule
 from goc.planning.plan import Plan
 from goc.planning.warnings import warn_of_distance
@@ -39,7 +39,6 @@ from goc.system.files import content_key, replacing, room_for, write_json
 log = logging.getLogger(__name__)
 
 LPIPS = "lpips_sha256"  # of a result: of the weights that its LPIPS was measured with
-PLUGINS = "plugins"  # entry of a result: what its metrics of plugins were computed by
 SCHEDULE_FILE = "schedule.json"  # of a run whose schedule was found: what schedule.path takes
 
 

@@ -12,12 +12,12 @@ from goc.config.settings import CONVERGED_SAMPLES
 from goc.config.tuning import tuned_on
 from goc.metrics.keep import KeepFeatures
 from goc.metrics.lpips import lpips_sha256
-from goc.metrics.registry import field_of, plugins_of
+from goc.metrics.registry import PLUGINS, field_of, plugins_of
 from goc.planning.plan import Plan
 from goc.report.result import Result
 from goc.report.results import Influence, claim_folder, compared_samples, measurement_of, read_result, sole_run
 from goc.runs.loaded import Loaded, load
-from goc.runs.measure import LPIPS, PLUGINS, Generated, leave, measure
+from goc.runs.measure import LPIPS, Generated, leave, measure
 from goc.runs.sources import Sources, require_same
 from goc.sampling.generate import generate
 from goc.sampling.generation import SampleSource

@@ -1,4 +1,4 @@
-"""Imports torchvision, beside a CPU build of torch as well: to be imported before torch-fidelity, timm or diffusers.
+"""Lets torchvision be imported beside a CPU build of torch as well, whoever imports it: diffusers, timm, transformers.
 
 Package indexes often carry a CPU build of torch but only the CUDA build of torchvision. Its compiled operators
 then do not load, and torchvision fails at import because it annotates two operators that were never declared
@@ -9,25 +9,51 @@ here the compiler is loaded if that ever happens.
 """
 
 import contextlib
-import importlib.util
+import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
-
+TORCHVISION = "torchvision"
 COMPILER = "torch._dynamo.utils"
 
 
-def declare_missing_operators() -> None:
-    """Declare the operators that torchvision annotates at import, if its compiled library cannot be loaded."""
-    spec = importlib.util.find_spec("torchvision")
-    if spec is None or spec.origin is None:
-        return
+class Mended(MetaPathFinder):
+    """Finds torchvision with what its import needs; others may look for it before they import it."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != TORCHVISION:
+            return None
+        spec = PathFinder.find_spec(name, path)
+        if spec is None or spec.origin is None or spec.loader is None:
+            return spec
+        folder, load = Path(spec.origin).parent, spec.loader.exec_module
+
+        def load_mended(module: ModuleType) -> None:
+            declare_missing_operators(folder)
+            with without_compiler():
+                load(module)
+
+        spec.loader.exec_module = load_mended  # type: ignore[method-assign]
+        return spec
+
+
+def mend_import() -> None:
+    """Have the first import of torchvision from now on succeed."""
+    if TORCHVISION not in sys.modules:
+        sys.meta_path.insert(0, Mended())
+
+
+def declare_missing_operators(folder: Path) -> None:
+    """Declare the operators that torchvision annotates at import, if its compiled library there cannot be loaded."""
+    import torch
+
     try:
-        for library in Path(spec.origin).parent.glob("_C*.so"):
+        for library in folder.glob("_C*.so"):
             torch.ops.load_library(library)
     except OSError:
         for operator in ("nms", "qnms"):
@@ -59,8 +85,3 @@ def without_compiler() -> Iterator[None]:
         yield
     finally:
         del sys.modules[COMPILER]
-
-
-declare_missing_operators()
-with without_compiler():
-    import torchvision  # noqa: F401  (for its side effect: it registers its operators)

@@ -14,6 +14,7 @@ from goc.report.results import RESULT_FILE, load_result
 from goc.report.text import printable
 from goc.system.command import run_command
 from goc.system.errors import GocError, one_line
+from goc.system.plugins import load_plugins
 
 
 def run_folders(paths: list[Path]) -> list[Path]:
@@ -49,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in ("project", "entity", "group"):
         parser.add_argument(f"--{name}", default=getattr(WandbConfig, name), help=texts[name])
     options = parser.parse_args(arguments)
+    load_plugins()  # whose metrics have columns
     if not options.paths and options.summary is None:
         parser.error("name folders, or a --summary")
     settings = WandbConfig(options.project, options.entity, options.group, options.mode)

@@ -26,7 +26,7 @@ from goc.caching.predictor import Cell
 from goc.caching.schedule import computed_steps_of
 from goc.caching.stability import linear_weights
 from goc.config import Way, compose_config, validate
-from goc.config.validation import OWN_WEIGHTS, place
+from goc.config.validation import OWN_WEIGHTS, fill
 from goc.models.dit import Site, Terms
 from goc.models.schedules import rows_of, write_schedule
 from goc.planning.denoiser import make_plan, planner_of
@@ -182,7 +182,7 @@ def main() -> int:
     calibration = replace(calibration, samples=args.samples)
     trained_for = planner_of(way, measurement.model, calibration).measurements.trained_for()
     computed = tuple(computed_steps_of(plan.mask))
-    out = args.out or Path(place(OWN_WEIGHTS, way, measurement.model.name, measurement.cfg_scale, len(computed)))
+    out = args.out or Path(fill(OWN_WEIGHTS, way, measurement.model.name, measurement.cfg_scale, len(computed)))
     training = {**settings, "seed": calibration.seed, "start": asdict(way.predictor)}
     depends_on = {
         **calibration.key, **training, "site": way.site, "computed": computed,

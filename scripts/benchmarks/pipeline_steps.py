@@ -11,6 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+
+# isort: split  (goc first: it lets torchvision, which diffusers imports, be imported)
+from diffusers import DiTTransformer2DModel, FluxTransformer2DModel
+from diffusers.models.cache_utils import CacheMixin
 from torch import Tensor, nn
 
 from goc.caching.cache import ScheduledCache
@@ -40,11 +44,6 @@ from goc.check.peers import (
 from goc.models.dit import Site
 from goc.pipelines.enable import attach
 from goc.pipelines.session import PipelineCache, Run
-from goc.system import torchvision  # noqa: F401  (first, as diffusers imports torchvision)
-
-# isort: split
-from diffusers import DiTTransformer2DModel, FluxTransformer2DModel
-from diffusers.models.cache_utils import CacheMixin
 
 BASELINE = "none"
 TEXT, SIDE = 64, 16  # tokens of FLUX's text, and image tokens a side of both

@@ -240,9 +240,7 @@ class Blocks(nn.Module):
 
 def diffusers_magcache(features: Tensor, **config) -> tuple[list[int], list[Tensor]]:
     """The steps that diffusers' MagCache computes, and what its blocks add to an input of zeros."""
-    from goc.system import torchvision  # noqa: F401  (before diffusers)
 
-    # isort: split
     from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
     from diffusers.hooks.mag_cache import MagCacheConfig, apply_mag_cache
 

@@ -1,8 +1,5 @@
 """DiT's layers are timm's, number by number, and the same in slices."""
 
-import goc.system.torchvision  # noqa: F401  (first, as timm imports torchvision)
-
-# isort: split
 from functools import partial
 
 import pytest

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -14,11 +16,6 @@ from goc.metrics.clip import clip_sha256, find_clip, load_clip
 from goc.models.decoder import vae_sha256
 from goc.models.parts import check_tokenizer, load_part, part_files
 from goc.pipelines.folder import load_pipeline, pipeline_sha256
-from goc.system import torchvision  # noqa: F401  (first, as diffusers imports torchvision)
-
-# isort: split
-import diffusers
-import transformers
 
 CPU = torch.device("cpu")
 SMALL = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -161,7 +161,7 @@ def test_saved_operations_are_those_of_the_skipped_modules(name: str) -> None:
     pipe = MAKERS[name]()
     cache = goc.enable_cache(pipe, "reuse", 0.5, site="stack")
     call(pipe, guidance=1.0)
-    (costs,) = cache.operations.known.values()
+    (costs,) = cache.transformers[0].operations.known.values()
     blocks = sum(cost for key, cost in costs.items() if key != (-1, 0))
     assert 0 < blocks < costs[-1, 0]
     assert cache.record.saved_macs == pytest.approx(STEPS / 2 * blocks)

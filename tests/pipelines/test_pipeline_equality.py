@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from closeness import assert_near, relative_difference
+from diffusers import DiTPipeline
 from tiny_pipelines import BLOCKS, MAKERS, call, dit, randomized
 from torch import Tensor
 
@@ -22,8 +23,6 @@ from goc.pipelines.session import Run
 from goc.sampling.generation import Generation
 from goc.sampling.noise import NoiseSchedule
 from goc.sampling.solvers import DDIM, ddim_step, no_noise
-
-from diffusers import DiTPipeline  # isort: skip
 
 STEPS = 8
 CLASSES = 1000  # DiTPipeline's null label

@@ -35,12 +35,6 @@ def test_a_pipeline_with_a_unet_has_no_transformer() -> None:
     the_line(caught)
 
 
-def test_two_transformers_that_share_the_steps_are_refused(pipe: Any) -> None:
-    pipe.transformer_2 = pipe.transformer
-    with pytest.raises(PipelineError, match="two transformers"):
-        goc.enable_cache(pipe)
-
-
 @pytest.mark.parametrize(
     ("method", "settings", "says"),
     [

@@ -7,17 +7,6 @@ from typing import Any
 import pytest
 import torch
 from closeness import assert_near, relative_difference
-from tiny_pipelines import pixart, randomized
-from torch import nn
-
-from goc.cli.random_pipeline import WIDTH, letters, text_config
-from goc.cli.random_weights import randomize
-from goc.pipelines.folder import load_pipeline
-from goc.pipelines.generation import PipelineCalls, PipelineGeneration
-from goc.pipelines.method import way_of
-from goc.pipelines.planning import pipeline_plan
-
-# isort: split
 from diffusers import (
     AutoencoderKL,
     DPMSolverMultistepScheduler,
@@ -27,7 +16,16 @@ from diffusers import (
     FluxTransformer2DModel,
     PixArtSigmaPipeline,
 )
+from tiny_pipelines import pixart, randomized
+from torch import nn
 from transformers import CLIPTextModel, T5Config, T5EncoderModel
+
+from goc.cli.random_pipeline import WIDTH, letters, text_config
+from goc.cli.random_weights import randomize
+from goc.pipelines.folder import load_pipeline
+from goc.pipelines.generation import PipelineCalls, PipelineGeneration
+from goc.pipelines.method import way_of
+from goc.pipelines.planning import pipeline_plan
 
 STEPS = 6
 CPU = torch.device("cpu")

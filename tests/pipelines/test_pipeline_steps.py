@@ -5,12 +5,7 @@ from typing import Any
 import pytest
 import torch
 from closeness import assert_near
-from tiny_pipelines import MAKERS, call, dit, pixart, prompt, sd3
-
-import goc
-from goc.pipelines.steps import StepCounter
-
-from diffusers import (  # isort: skip
+from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
@@ -19,6 +14,10 @@ from diffusers import (  # isort: skip
     PNDMScheduler,
     UniPCMultistepScheduler,
 )
+from tiny_pipelines import MAKERS, call, dit, pixart, prompt, sd3
+
+import goc
+from goc.pipelines.steps import StepCounter
 
 Calls = list[tuple[float, str | None]]
 

@@ -4,11 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-from goc.system import torchvision  # noqa: F401  (first, as diffusers imports torchvision)
-
-# isort: split
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -26,6 +21,7 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
+from torch import Tensor, nn
 
 STEPS = 6
 BLOCKS = 3

@@ -1,0 +1,47 @@
+"""The hooks of a cache: put around a transformer's modules, and taken away."""
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakSet
+
+from torch import nn
+
+from goc.pipelines.hooks.block import BlockHook
+from goc.pipelines.hooks.branch import BranchHook
+from goc.pipelines.hooks.replaced import Replaced
+from goc.pipelines.hooks.transformer import TransformerHook, context_hook
+from goc.pipelines.session import CachedTransformer, PipelineCache
+
+hooked: WeakSet[nn.Module] = WeakSet()  # transformers that have a cache; a copy of one has none
+
+
+def hook(cache: PipelineCache) -> Callable[[], None]:
+    """Put a cache around its transformers' modules; what this gives takes it away. Raises PipelineError, unchanged.
+
+    Compiled modules are not compiled anew afterwards: their attributes are what they were.
+    """
+    hooks = [one for cached in cache.transformers for one in hooks_of(cache, cached)]
+    put = [Replaced(*one) for one in hooks]
+    transformers = [cached.transformer for cached in cache.transformers]
+    hooked.update(transformers)
+
+    def unhook() -> None:
+        for one in put:
+            one.take_away()
+        hooked.difference_update(transformers)
+
+    return unhook
+
+
+def hooks_of(cache: PipelineCache, cached: CachedTransformer) -> list[tuple[nn.Module, str, Callable[..., Any]]]:
+    """What stands in for which methods of a transformer and its modules."""
+    transformer = cached.transformer
+    modules = dict(transformer.named_modules())
+    hooks: list[tuple[nn.Module, str, Callable[..., Any]]] = [(transformer, "forward", TransformerHook(cache, cached))]
+    if hasattr(transformer, "cache_context"):
+        hooks.append((transformer, "cache_context", context_hook(cached)))
+    for index, place in enumerate(cached.layout.places):
+        made = BlockHook if place.whole else BranchHook
+        module = modules[place.name]
+        hooks.append((module, "forward", made(cached, index, place.block, module)))
+    return hooks

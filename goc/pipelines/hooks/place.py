@@ -1,0 +1,58 @@
+"""The hook on a module that may be cached: what branches and blocks have in common."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from goc.pipelines.forward_pass import ForwardPass
+from goc.pipelines.session import CachedTransformer
+
+
+def tensors_of(output: Any) -> tuple[Any, ...]:
+    """What a module gave, as a tuple."""
+    return output if isinstance(output, tuple) else (output,)
+
+
+class PlaceHook:
+    """On a module that may be cached: `stand_in` gives what it would have given, or `keep` takes what it gave.
+
+    Args:
+        cached: the transformer, whose pass the module's calls are of.
+        place, block: numbers of the place and of its block.
+        module: of this place.
+    """
+
+    def __init__(self, cached: CachedTransformer, place: int, block: int, module: nn.Module) -> None:
+        self.cached, self.place, self.block, self.module = cached, place, block, module
+        self.original = module.forward
+
+    def stand_in(self, under_way: ForwardPass, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The module's output if it is cached now, or None."""
+        raise NotImplementedError
+
+    def keep(self, under_way: ForwardPass, output: Any) -> None:
+        """The module was computed."""
+        raise NotImplementedError
+
+    @torch.compiler.disable
+    def before(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The module's output if the cache works and it is cached."""
+        under_way = self.cached.forward_pass
+        return None if under_way is None else self.stand_in(under_way, args, kwargs)
+
+    @torch.compiler.disable
+    def after(self, output: Any) -> None:
+        """The module was computed."""
+        if self.cached.forward_pass is not None:
+            self.keep(self.cached.forward_pass, output)
+
+    @torch.compiler.disable(recursive=False)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The module, or what stands in for it."""
+        output = self.before(args, kwargs)
+        if output is None:
+            output = self.original(*args, **kwargs)
+            self.after(output)
+        return output

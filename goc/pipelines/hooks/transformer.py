@@ -1,0 +1,85 @@
+"""On a transformer: tells the cache where each of its forward passes belongs."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from goc.pipelines.hooks.carried import argument, arguments_of
+from goc.pipelines.session import CachedTransformer, PipelineCache, PipelineError
+
+TIMESTEP = ("timestep", "timesteps", "t")
+
+
+class TransformerHook:
+    """The transformer, cached inside of a pipeline's call.
+
+    Args:
+        cache: the pipeline's.
+        cached: the transformer, with its `forward` as it is.
+    """
+
+    def __init__(self, cache: PipelineCache, cached: CachedTransformer) -> None:
+        self.cache, self.cached, self.original = cache, cached, cached.transformer.forward
+        known = arguments_of(cached.transformer)
+        name = next((name for name in TIMESTEP if name in known), None)
+        if name is None:
+            kind = type(cached.transformer).__name__
+            raise PipelineError(f"{kind}: its forward has no argument of the names {TIMESTEP}")
+        self.name, self.position = name, known.index(name)
+
+    @torch.compiler.disable
+    def begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """The transformer is called."""
+        timestep = torch.as_tensor(argument(self.name, self.position, args, kwargs))
+        tensors = [value for value in tree_leaves((args, dict(kwargs))) if isinstance(value, Tensor)]
+        shapes = tuple(tuple(tensor.shape) for tensor in tensors)
+        # a video's known frames have time 0
+        self.cache.begin(self.cached, float(timestep.max()), shapes, tensors[0].device)
+
+    @torch.compiler.disable
+    def end(self) -> None:
+        """The transformer's call is over."""
+        self.cache.end(self.cached)
+
+    @torch.compiler.disable
+    def count_no_more(self, error: Exception) -> bool:
+        """Whether a call that failed is made again, without counting what it costs."""
+        return not isinstance(error, PipelineError) and self.cache.count_no_more(self.cached)
+
+    @torch.compiler.disable(recursive=False)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.cache.active:
+            return self.original(*args, **kwargs)
+        try:
+            self.begin(args, kwargs)
+            try:
+                output = self.original(*args, **kwargs)
+            except Exception as error:
+                if not self.count_no_more(error):
+                    raise
+                output = self.original(*args, **kwargs)
+            self.end()
+        except BaseException:
+            self.cache.forget()
+            raise
+        return output
+
+
+def context_hook(cached: CachedTransformer) -> Callable[..., Any]:
+    """`transformer.cache_context`, by which pipelines tell the calls of a step apart, as well for this cache."""
+    original: Callable[..., contextlib.AbstractContextManager[Any]] = cached.transformer.cache_context  # type: ignore[assignment]
+
+    @contextlib.contextmanager
+    def cache_context(name: str, **more: Any) -> Iterator[None]:
+        before, cached.context = cached.context, name
+        try:
+            with original(name, **more):
+                yield
+        finally:
+            cached.context = before
+
+    return cache_context
