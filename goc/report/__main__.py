@@ -1,4 +1,4 @@
-"""`python -m goc.report PATH...`, `python -m goc.report compare RUN RUN` and `python -m goc.report check RUN --min ...`."""
+"""`python -m goc.report PATH...`, and `... compare RUN RUN`, `... check RUN --min NAME=VALUE`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A quality gate: does a finished run keep what it must? `goc report check RUN... --min psnr=30 ssim=0.92 --max fid=5`."""
+"""A quality gate: does a run keep what it must? `goc report check RUN... --min psnr_image=30 ssim=0.92 --max fid=5`."""
 
 import argparse
 import math
