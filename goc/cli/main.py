@@ -14,7 +14,10 @@ COMMANDS = {
         "goc.cli.application",
         "one run, with -m a sweep: goc run cache_ratio=0.5; --help has every setting",
     ),
-    "report": ("goc.report.study", "pictures and tables of finished runs: goc report outputs/NAME"),
+    "report": (
+        "goc.report.__main__",
+        "pictures and tables of finished runs: goc report outputs/NAME; goc report check RUN --min psnr_image=30",
+    ),
     "compare": ("goc.report.compare", "two runs: differences with paired errors, and the samples that differ most"),
     "mask": ("goc.cli.mask", "a picture of a method's mask: goc mask method=fora --out mask.png"),
     "reference": ("goc.cli.reference", "statistics of real images, in one file that model.reference names"),
