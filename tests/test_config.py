@@ -33,6 +33,11 @@ def test_a_method_is_the_same_as_its_schedule_and_predictor() -> None:
         assert label(named.way) == name
 
 
+def test_a_decision_is_the_method_of_its_name() -> None:
+    for name in ("teacache", "first_block", "dicache", "seacache", "easycache"):
+        assert run_id(config(f"decision={name}")) == run_id(config(f"method={name}"))
+
+
 def test_gradient_weights_turn_plain_reuse_into_the_gradient_queue() -> None:
     assert identity(config("method=reuse", "gradient_weights=[1.2]")) == identity(
         config("method=goc", "gradient_weights=[1.2]")
@@ -98,6 +103,11 @@ def test_a_threshold_must_be_one(method: str, value: str) -> None:
         ("model=digits_flow sampler=heun evaluations=5", "evaluations=5: must be a multiple of 2 with sampler=heun"),
         ("model=digits_flow sampler=heun method=teacache", "schedule=teacache: not supported with sampler=heun"),
         ("model=digits_flow sampler=midpoint method=l2c", "schedule=l2c: not supported with sampler=midpoint"),
+        ("decision=uniform", "decision=uniform: must be one of dicache, easycache, first_block, seacache, teacache"),
+        ("decision=dicache schedule=uniform", "decision=dicache: is a method, and schedule=uniform another"),
+        ("decision=dicache method=goc", "decision=dicache: is a method, and method=goc another"),
+        ("method=first_block site=branch", "site=branch: must be stack with schedule=first_block"),
+        ("method=reuse_stack predictor=probe_aligned", "predictor=probe_aligned: must have schedule=dicache"),
         ("evaluations=1", r"evaluations=1: must be in \[2, 1000\]"),
         ("inflection_scope=block", "inflection_scope=block: must be one of step, cell"),
         ("correct_steps=[3,20]", r"correct_steps=\[3, 20\]: must be steps in \[1, 19\]"),

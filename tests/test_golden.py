@@ -15,6 +15,7 @@ from torch import Tensor
 
 from goc.caching import schedule
 from goc.caching.cache import AdaptiveCache, ScheduledCache, StepCache
+from goc.caching.decision import TeaCache
 from goc.caching.expansion import Taylor
 from goc.caching.inflection import correct_at
 from goc.caching.predictor import GradientQueue, Reuse
@@ -56,7 +57,7 @@ CASES: dict[str, Callable[[], StepCache | None]] = {
     ),
     "taylorseer": lambda: ScheduledCache(SEER, Taylor(SEER, 2)),
     "taylorseer_lite": lambda: ScheduledCache(stack(SEER), Taylor(stack(SEER), 1, LOG_SNR), "stack"),
-    "teacache": lambda: AdaptiveCache(POSSIBLE, Reuse(POSSIBLE), 0.7),
+    "teacache": lambda: AdaptiveCache(POSSIBLE, Reuse(POSSIBLE), TeaCache(0.7)),
 }
 
 

@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from goc.config.decisions import as_methods
 from goc.config.identity import run_id, way_files
 from goc.config.known import GROUPS, NOT_THERE, check_known, refused
 from goc.config.settings import SHAPE, Config, Execution, Measurement, Output, Settings, Way
@@ -77,6 +78,7 @@ def composed(overrides: Sequence[str]) -> DictConfig:
     """Hydra's config of settings as on run.py's command line, without Hydra's own node."""
     check_form(overrides)
     register(overrides)
+    overrides = as_methods(overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"), refusing(overrides):
         return compose("config", overrides=list(overrides))
 

@@ -3,11 +3,13 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
-from goc.caching.cache import StepCache
+from goc.caching.cache import AdaptiveCache, StepCache
 from goc.caching.predictor import evaluate
+from goc.models.seen import Seen
 from goc.pipelines.operations import Key, Operations
 from goc.pipelines.structure import OUTPUTS, Layout, StructureError
 
@@ -57,6 +59,7 @@ class Stream:
     starts: dict[Key, Start] = field(default_factory=dict)  # of spans
     inside: set[Key] = field(default_factory=set)  # blocks of a span after its first
     formats: dict[Cell, object] = field(default_factory=dict)
+    template: Any = None  # an output of the transformer without its prediction, for caches that skip all of it
 
     def value(self, cell: Cell) -> Tensor | None:
         """What stands in for a feature that is cached; None: compute it."""
@@ -96,9 +99,13 @@ class Span:
 class ForwardPass:
     """One forward pass of a transformer in which a cache works: what its hooks share."""
 
-    def __init__(self, stream: Stream, layout: Layout, operations: Operations) -> None:
-        self.stream, self.layout, self.operations = stream, layout, operations
-        self.fresh = not stream.forms and not stream.orders  # nothing is kept yet, so all is computed
+    def __init__(self, stream: Stream, layout: Layout, operations: Operations, latents: Tensor) -> None:
+        self.stream, self.layout, self.operations, self.latents = stream, layout, operations, latents
+        self.first_inputs: Inputs = ()  # of the first block
+        self.blocks = 0  # that were called
+        self.fresh = not (
+            stream.forms or stream.orders or stream.template is not None
+        )  # nothing is kept yet, so all is computed
         self.calls: Counter[int] = Counter()  # of each place
         self.cells: Counter[int] = Counter()  # of each place that were given away
         self.pending: list[tuple[Cell, Tensor, list[int]]] = []  # computed, and perhaps still in use
@@ -109,11 +116,24 @@ class ForwardPass:
         self.computed = self.cached = 0  # places
         self.saved = 0.0  # operations
 
-    def decide(self, signal: Callable[[], Tensor]) -> None:
-        """Ask an adaptive cache, once; signal() is the first block's modulated input."""
+    @property
+    def of_network(self) -> bool:
+        """Whether the whole transformer is skipped or computed, and nothing inside of it is looked at."""
+        cache = self.stream.cache
+        return isinstance(cache, AdaptiveCache) and cache.decision.of_network
+
+    def decide(self, modulated_input: Callable[[], Tensor], hidden: Tensor | None = None) -> None:
+        """Have an adaptive cache decide, once; hidden: what goes into the first block that may be skipped."""
         if not self.decided:
             self.decided = True
-            self.stream.cache.decide(signal)
+            after = self.latents if hidden is None else hidden
+            before = next((x for x in self.first_inputs if x is not None), after)
+            self.decide_by(Seen(self.latents, before, after, modulated_input))
+
+    def decide_by(self, seen: Seen) -> None:
+        """Have an adaptive cache decide by what is seen."""
+        self.decided = True
+        self.stream.cache.decide(seen)
 
     def enter(self, place: int) -> Key:
         """A place is called: the key of this call."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from goc.caching.cache import StepCache
+from goc.caching.cache import AdaptiveCache, StepCache
 from goc.models.dit import Site
 from goc.models.parts import reason
 from goc.pipelines.enable import attach, disable_cache, transformer_of
@@ -142,7 +142,20 @@ class PipelineGeneration:
         finally:
             disable_cache(self.calls.pipe)
 
-    def make(self, indices: range) -> tuple[dict[str, Tensor], PipelineCache | None]:
+    @property
+    def one_by_one(self) -> bool:
+        """Whether each sample is made in a call of its own: where its cache decides for all of a call."""
+        cache = self.new_cache() if self.new_cache else None
+        return isinstance(cache, AdaptiveCache) and cache.per_sample
+
+    def make(self, indices: range) -> tuple[dict[str, Tensor], list[PipelineCache]]:
+        """The same as `together`, in one call or in one for each sample, with the caches of the calls."""
+        calls = [range(i, i + 1) for i in indices] if self.one_by_one else [indices]
+        made = [self.together(call) for call in calls]
+        samples = {name: torch.cat([tensors[name] for tensors, _ in made]) for name in made[0][0]}
+        return samples, [cache for _, cache in made if cache is not None]
+
+    def together(self, indices: range) -> tuple[dict[str, Tensor], PipelineCache | None]:
         """Samples [n]: uint8 images, their prompts' numbers as labels, and as latents what the last step gave.
 
         Where the scheduler's last step has no value for each sample, the images in [0, 1] are the latents. Also the
@@ -160,21 +173,28 @@ class PipelineGeneration:
         # with guidance some pipelines step both halves, which are the same
         return {"latents": latents[: len(indices)].float(), "labels": labels, "images": to_uint8(images)}, cache
 
-    def cost(self, made_with: PipelineCache | None) -> dict[str, Any]:
-        """What a batch really cost, by its cache's record; MACs are the transformer's, as torch counts them."""
+    def cost(self, made_with: Sequence[PipelineCache] | None) -> dict[str, Any]:
+        """What samples really cost, by their calls' records; MACs are the transformer's, as torch counts them."""
         macs = self.calls.probe.macs_per_step * self.evaluations
-        if made_with is None:
+        if not made_with:
             return {"cache_ratio": 0.0, "macs_per_image": macs, "peak_cache_tensors": 0, "peak_cache_bytes": 0}
-        record = made_with.record
+        records = [cache.record for cache in made_with]
+        ratios = [record.cached_places / record.places for record in records]
+        shares = [1 - record.saved_macs / record.macs for record in records]
         return {
-            "cache_ratio": record.cached_places / record.places,
-            "macs_per_image": macs * (1 - record.saved_macs / record.macs),
-            "peak_cache_tensors": record.tensors_held,
-            "peak_cache_bytes": record.bytes_held,
+            "cache_ratio": sum(ratios) / len(ratios),
+            "macs_per_image": macs * sum(shares) / len(shares),
+            "peak_cache_tensors": max(record.tensors_held for record in records),
+            "peak_cache_bytes": max(record.bytes_held for record in records),
+            **({"cache_ratios": ratios} if self.one_by_one else {}),
         }
 
     def step_seconds(self, samples: int) -> list[float]:
-        watch = Watch(self.calls.pipe, self.device, timed=True, last=self.evaluations - 1)
-        with self.cached(counts=False), watch.watching():
-            self.calls.sample(range(samples), self.seed)
-        return watch.seconds
+        calls = [range(i, i + 1) for i in range(samples)] if self.one_by_one else [range(samples)]
+        seconds = []
+        for call in calls:
+            watch = Watch(self.calls.pipe, self.device, timed=True, last=self.evaluations - 1)
+            with self.cached(counts=False), watch.watching():
+                self.calls.sample(call, self.seed)
+            seconds.append(watch.seconds)
+        return [sum(of_calls) for of_calls in zip(*seconds, strict=True)]

@@ -32,6 +32,11 @@ class Operations:
     def _compiled(self) -> bool:
         return any(module._compiled_call_impl is not None for module in self.transformer.modules())
 
+    @property
+    def whole(self) -> float:
+        """Of the transformer."""
+        return self.costs.get(WHOLE, 0.0)
+
     def begin_module(self) -> None:
         """A module is computed next."""
         self.before = self.counter.get_total_flops() if self.counter is not None else 0

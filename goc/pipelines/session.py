@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from goc.caching.cache import ScheduledCache, StepCache
 from goc.pipelines.forward_pass import ForwardPass, Stream
-from goc.pipelines.operations import WHOLE, Operations
+from goc.pipelines.operations import Operations
 from goc.pipelines.steps import StepCounter
 from goc.pipelines.structure import Layout
 from goc.pipelines.summary import Record, Stopwatch, Summary
@@ -134,8 +134,8 @@ class PipelineCache:
         for cached in self.transformers:
             cached.forget()
 
-    def begin(self, cached: CachedTransformer, timestep: float, shapes: Hashable, device: torch.device) -> None:
-        """A transformer is called; shapes: of what it is given."""
+    def begin(self, cached: CachedTransformer, timestep: float, shapes: Hashable, latents: Tensor) -> None:
+        """A transformer is called; latents, shapes: the first tensor of what it is given, and the shapes of all."""
         if self.counter is None or self._source() is not self.source:  # a call may go through several samplings
             self.forget()
             self.source = self._source()
@@ -149,13 +149,13 @@ class PipelineCache:
         stream = cached.streams.get(name)
         # with a gap what was kept is too old, and of other shapes it is of no use
         if stream is None or step != stream.last + 1 or shapes != stream.shapes:
-            cached.run = Run(cached.layout, self.pipe.scheduler, self.timesteps, name, device)
+            cached.run = Run(cached.layout, self.pipe.scheduler, self.timesteps, name, latents.device)
             stream = cached.streams[name] = Stream(self.new_cache(cached.run), shapes)
         stream.last = step
         stream.cache.begin_step(step)
-        cached.forward_pass = ForwardPass(stream, cached.layout, cached.operations)
+        cached.forward_pass = ForwardPass(stream, cached.layout, cached.operations, latents)
         cached.operations.begin(shapes, computes_all=cached.forward_pass.fresh)
-        self.watch = Stopwatch(device)
+        self.watch = Stopwatch(latents.device)
 
     def count_no_more(self, cached: CachedTransformer) -> bool:
         """A pass failed: if operations were counted in it, which not all can be, it begins anew without that."""
@@ -167,7 +167,7 @@ class PipelineCache:
         stream = cached.streams[cached.run.stream] = Stream(self.new_cache(cached.run), failed.stream.shapes)
         stream.last = failed.stream.last
         stream.cache.begin_step(stream.last)
-        cached.forward_pass = ForwardPass(stream, cached.layout, cached.operations)
+        cached.forward_pass = ForwardPass(stream, cached.layout, cached.operations, failed.latents)
         return True
 
     def end(self, cached: CachedTransformer) -> None:
@@ -184,7 +184,7 @@ class PipelineCache:
             record.times[kind].append(self.watch)
         record.places += done.computed + done.cached
         record.cached_places += done.cached
-        record.macs += cached.operations.costs.get(WHOLE, 0.0)
+        record.macs += cached.operations.whole
         record.saved_macs += done.saved
         held = self._held()
         record.tensors_held = max(record.tensors_held, len(held))

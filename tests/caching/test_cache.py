@@ -5,10 +5,12 @@ from closeness import assert_near
 from torch import Tensor
 
 from goc.caching.cache import AdaptiveCache, ScheduledCache
+from goc.caching.decision import TeaCache
 from goc.caching.expansion import Taylor
 from goc.caching.predictor import GradientQueue, Predictor, Reuse
 from goc.caching.schedule import cached_steps_of, uniform, whole_steps
 from goc.models.dit import BRANCHES, DiT, Terms
+from goc.models.seen import Seen
 from goc.sampling.guidance import guided_denoiser
 from goc.sampling.noise import NoiseSchedule
 from goc.sampling.solvers import DDIM, no_noise
@@ -124,7 +126,7 @@ def test_a_stack_predictor_that_knows_the_features_changes_nothing(tiny_dit: DiT
 
 def adaptive(model: DiT, threshold: float, predictor=Reuse) -> tuple[AdaptiveCache, Tensor]:
     possible = whole_steps(range(1, STEPS - 1), STEPS, model.depth)
-    cache = AdaptiveCache(possible, predictor(possible), threshold)
+    cache = AdaptiveCache(possible, predictor(possible), TeaCache(threshold))
     return cache, trajectory(model, cache)
 
 
@@ -139,10 +141,10 @@ def test_an_adaptive_cache_skips_more_with_a_higher_threshold_and_keeps_both_end
 
 def test_an_adaptive_cache_skips_exactly_while_the_accumulated_change_is_below_the_threshold() -> None:
     possible = whole_steps(range(1, 7), 8, 1)
-    cache = AdaptiveCache(possible, Reuse(possible), threshold=0.5)
+    cache, nothing = AdaptiveCache(possible, Reuse(possible), TeaCache(0.5)), torch.empty(0)
     for step, level in enumerate([1.0, 1.2, 1.44, 1.8, 1.9, 1.9, 4.0, 4.0]):
         cache.begin_step(step)
-        cache.decide(lambda level=level: torch.full((2, 2), level))
+        cache.decide(Seen(nothing, nothing, nothing, lambda level=level: torch.full((2, 2), level)))
         for branch in range(2):
             if cache.lookup(0, branch) is None:
                 cache.store(0, branch, torch.zeros(1))

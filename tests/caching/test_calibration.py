@@ -3,6 +3,7 @@ import torch
 
 from goc.caching.cache import StepCache
 from goc.caching.calibration import AlignmentRecorder, ErrorRecorder, InputChangeRecorder, ProductRecorder
+from goc.models.seen import Seen
 
 
 def feed(recorder: StepCache, batches: list[torch.Tensor]) -> None:
@@ -70,10 +71,11 @@ def test_reuse_error_is_the_relative_l1_error_over_all_samples_averaged_over_blo
 
 def test_input_change_is_the_relative_l1_change_of_the_signal_averaged_over_batches() -> None:
     recorder = InputChangeRecorder(3)
+    nothing = torch.empty(0)
     for signals in ([1.0, 2.0, 3.0], [2.0, 3.0, 3.0]):
         for step, level in enumerate(signals):
             recorder.begin_step(step)
-            recorder.decide(lambda level=level: torch.full((2, 3), level))
+            recorder.decide(Seen(nothing, nothing, nothing, lambda level=level: torch.full((2, 3), level)))
     assert recorder.changes().tolist() == [0.0, (1.0 + 0.5) / 2, (0.5 + 0.0) / 2]
 
 

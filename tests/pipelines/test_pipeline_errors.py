@@ -38,7 +38,7 @@ def test_a_pipeline_with_a_unet_has_no_transformer() -> None:
 @pytest.mark.parametrize(
     ("method", "settings", "says"),
     [
-        ("gocc", {}, "method=gocc: must be one of dynamic, foca, fora"),
+        ("gocc", {}, "method=gocc: must be one of dicache, dynamic, easycache, first_block, foca, fora"),
         ("l2c", {}, "method=l2c: needs what was trained"),
         ("searched_learned", {}, "method=searched_learned: needs what was trained"),
         ("smoothcache", {}, "goc.calibrate"),
@@ -49,6 +49,12 @@ def test_a_pipeline_with_a_unet_has_no_transformer() -> None:
         ("taylorseer", {"order": -1}, "predictor.order=-1"),
         ("taylorseer", {"site": "block"}, "site=block"),
         ("teacache", {"threshold": -1.0}, "schedule.threshold=-1.0"),
+        ("first_block", {"first_blocks": 0}, "schedule.first_blocks=0: must be at least 1"),
+        ("first_block", {"site": "branch"}, "site=branch: must be stack with schedule=first_block"),
+        ("seacache", {"max_skips": -1}, "schedule.max_skips=-1: must be at least 0"),
+        ("dicache", {"retention": 1.0}, "schedule.retention=1.0: must be in"),
+        ("easycache", {"threshold": float("nan")}, "schedule.threshold=nan"),
+        ("easycache", {"decides_for": "all"}, "schedule.decides_for=all: must be one of sample, batch"),
     ],
 )
 def test_unknown_methods_and_settings_are_named(pipe: Any, method: str, settings: dict[str, Any], says: str) -> None:

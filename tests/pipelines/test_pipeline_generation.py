@@ -108,9 +108,9 @@ def test_a_cache_that_caches_nothing_changes_no_bit_and_saves_nothing(
         return cache
 
     generation = replace(idle, new_cache=nothing)
-    made, cache = generation.make(range(2))
+    made, (cache,) = generation.make(range(2))
     assert all(torch.equal(made[name], expected[name]) for name in expected)
-    cost = generation.cost(cache)
+    cost = generation.cost([cache])
     assert cost["cache_ratio"] == 0
     assert cost["macs_per_image"] == uncached.cost(None)["macs_per_image"]
 
@@ -133,8 +133,8 @@ def test_half_reused_costs_less_by_its_modules_and_leaves_the_pipeline_as_it_was
 ) -> None:
     expected, _ = uncached.make(range(2))
     generation = cached("reuse", 0.5)
-    made, cache = generation.make(range(2))
-    cost, full = generation.cost(cache), uncached.cost(None)["macs_per_image"]
+    made, (cache,) = generation.make(range(2))
+    cost, full = generation.cost([cache]), uncached.cost(None)["macs_per_image"]
     assert cost["cache_ratio"] == 0.5
     assert 0.5 * full < cost["macs_per_image"] < 0.7 * full  # embeddings and projections are computed in every step
     assert cost["peak_cache_tensors"] > 0
@@ -143,6 +143,18 @@ def test_half_reused_costs_less_by_its_modules_and_leaves_the_pipeline_as_it_was
     assert torch.equal(again["images"], expected["images"])
     once_more, _ = generation.make(range(2))
     assert torch.equal(once_more["latents"], made["latents"])
+
+
+def test_a_sample_whose_steps_are_decided_does_not_depend_on_its_batch(cached: Planned) -> None:
+    generation = cached("first_block", 0.5, threshold=0.5)
+    together, caches = generation.make(range(3))
+    for index in range(3):
+        alone, _ = generation.make(range(index, index + 1))
+        assert torch.equal(alone["latents"][0], together["latents"][index])
+    cost = generation.cost(caches)
+    assert cost["cache_ratio"] == pytest.approx(sum(cost["cache_ratios"]) / 3)
+    assert 0 < cost["cache_ratio"] < 1
+    assert len(generation.step_seconds(2)) == STEPS
 
 
 def test_psnr_to_the_target_falls_with_the_cache_ratio(uncached: PipelineGeneration, cached: Planned) -> None:
