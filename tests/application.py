@@ -1,0 +1,88 @@
+"""run.py as a user runs it: as a process, or as what that process calls, in this one."""
+
+import functools
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkout import REPOSITORY, run_environment
+from warm import WarmProcess
+
+import goc.cli.application
+from goc.cli.application import SweepReport
+from goc.system.command import run_command
+
+
+def run_in(folder: Path, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    """Call `python run.py ARGUMENTS` in a folder, as a process of its own."""
+    finished = subprocess.run(
+        [sys.executable, str(REPOSITORY / "run.py"), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=run_environment(),
+    )
+    assert not check or finished.returncode == 0, finished.stderr
+    return finished
+
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run_py(tmp_path: Path) -> Run:
+    """Call `python run.py ARGUMENTS` in an empty folder, as a process of its own."""
+    return functools.partial(run_in, tmp_path)
+
+
+def run_warm(folder: Path, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    """The same, as a process that does not have to import everything first."""
+    process = WarmProcess([str(REPOSITORY / "run.py"), *arguments], folder, run_environment())
+    stdout, stderr = process.communicate()
+    assert not check or process.returncode == 0, stderr
+    return subprocess.CompletedProcess(arguments, process.returncode or 0, stdout, stderr)
+
+
+@pytest.fixture
+def run_apart(tmp_path: Path) -> Run:
+    """Call what run.py calls in an empty folder, as a process of its own that starts at once."""
+    return functools.partial(run_warm, tmp_path)
+
+
+def show_on_stderr(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+    sys.stderr.write(warnings.formatwarning(message, category, filename, lineno))
+
+
+def call_here(folder: Path, capture: pytest.CaptureFixture[str], *arguments: str, check: bool = True) -> Any:
+    """Call what run.py calls, in this process; returns what `run_in` does."""
+    logger, before = logging.getLogger(), Path.cwd()
+    handlers, level = logger.handlers[:], logger.level  # Hydra puts its own in their place
+    capture.readouterr()
+    SweepReport.failed = False
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(action="default"):
+        patch.setattr(sys, "argv", [str(REPOSITORY / "run.py"), *arguments])
+        patch.setattr(warnings, "showwarning", show_on_stderr)  # pytest would keep them for its summary
+        os.chdir(folder)
+        try:
+            code = run_command(goc.cli.application.main)
+        except SystemExit as ended:
+            code = ended.code
+        finally:
+            os.chdir(before)
+            logger.handlers, logger.level = handlers, level
+    shown = capture.readouterr()
+    assert not check or code == 0, shown.err
+    return subprocess.CompletedProcess(arguments, code, shown.out, shown.err)
+
+
+@pytest.fixture
+def run_here(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Run:
+    """The same without a process, for what is not about one: imports take longer than most of these runs."""
+    return functools.partial(call_here, tmp_path, capfd)
