@@ -1,17 +1,20 @@
 """run.py as a user runs it: as a process, or as what that process calls, in this one."""
 
 import functools
+import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from checkout import REPOSITORY, run_environment
+from checkout import REPOSITORY, SMALL, run_environment
 from warm import WarmProcess
 
 import goc.cli.application
@@ -86,3 +89,40 @@ def call_here(folder: Path, capture: pytest.CaptureFixture[str], *arguments: str
 def run_here(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Run:
     """The same without a process, for what is not about one: imports take longer than most of these runs."""
     return functools.partial(call_here, tmp_path, capfd)
+
+
+# five runs in one folder: without a cache there is nothing to vary
+STUDY = ("name=study", *SMALL, "metrics=[isc,fid]", "latency_repeats=1")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a sweep of STUDY left, and what it said."""
+
+    outputs: Path
+    finished: "subprocess.CompletedProcess[str]"
+
+    @property
+    def folder(self) -> Path:
+        return self.outputs / "study"
+
+    def run(self, method: str) -> Path:
+        """The folder of one of its runs, with the highest ratio."""
+        return sorted(self.folder.glob(f"{method}-*"))[-1]
+
+    def result(self, method: str) -> dict[str, Any]:
+        return dict(json.loads((self.run(method) / "result.json").read_text()))
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """The study that all tests read which need finished runs: made once, by the command, as a process of its own."""
+    folder = tmp_path_factory.mktemp("study")
+    finished = run_in(folder, "-m", "method=none,reuse,goc", "cache_ratio=0.2,0.4", *STUDY)
+    return Study(folder / "outputs", finished)
+
+
+@pytest.fixture
+def own_study(study: Study, tmp_path: Path) -> Study:
+    """A copy of it, where `run_here` finds its runs finished."""
+    return Study(shutil.copytree(study.outputs, tmp_path / "outputs"), study.finished)

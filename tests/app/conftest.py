@@ -1,5 +1,5 @@
 """The application, for the tests that are about it: those in tests/unit have none of these."""
 
-from application import run_apart, run_here, run_py
+from application import own_study, run_apart, run_here, run_py, study
 
-__all__ = ["run_apart", "run_here", "run_py"]
+__all__ = ["own_study", "run_apart", "run_here", "run_py", "study"]

@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from application import Run
-from checkout import REPOSITORY, only_result, run_environment
+from application import STUDY, Run, Study
+from checkout import QUICK, REPOSITORY, SMALL, only_result, run_environment
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -19,9 +20,6 @@ from goc.report.study import main as report
 from goc.system.command import run_command
 from goc.system.files import ASSETS
 
-# small enough for a test: 5 steps of a few digits
-SMALL = ("num_samples=24", "batch_size=12", "steps=5", "calibration_samples=8", "converged_samples=0")
-
 
 def contrast(path: Path) -> float:
     """Spread of a picture's pixels; zero for an empty one."""
@@ -29,17 +27,18 @@ def contrast(path: Path) -> float:
         return float(np.asarray(picture).std())
 
 
-def test_a_run_writes_its_result_and_pictures(run_py: Run, tmp_path: Path) -> None:
-    finished = run_py(*SMALL, "cache_ratio=0.4", "gradient_weights=[1.1]", "name=study")
-    (folder,) = (tmp_path / "outputs" / "study").iterdir()
-    result = json.loads((folder / "result.json").read_text())
+def times(folder: Path, pattern: str = "shard-*") -> dict[Path, int]:
+    """When files below a folder were written."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob(pattern)}
+
+
+def test_a_run_writes_its_result_and_pictures(study: Study) -> None:
+    result = study.result("goc")
     assert result["method"] == "goc"
     assert result["config"]["cache_ratio"] == 0.4
-    assert result["config"]["gradient_weights"] == [1.1]
     assert result["cached_steps"] == [1, 3]
     assert result["cost"]["cache_ratio"] == pytest.approx(0.4)
-    assert {"fid", "is", "kid", "precision", "recall"} <= result["metrics"].keys()
-    assert all(np.isfinite(value) for value in result["metrics"].values())
+    assert {"fid", "is"} <= result["metrics"].keys()
     assert result["distance"]["mse"] > 0
     own, uncached = result["cost"]["ms_per_image"], result["cost"]["ms_per_image_uncached"]
     assert own > 0
@@ -48,83 +47,71 @@ def test_a_run_writes_its_result_and_pictures(run_py: Run, tmp_path: Path) -> No
     assert result["software"]["torch"]
     assert len(result["inflection"]["alignment"]) == 5
     for picture in ("samples.png", "alignment.png"):
-        assert contrast(folder / picture) > 10
-    for shown in ("fid", "MACs", "latency", "alignment", "result.json"):
-        assert shown in finished.stdout
-    assert "img/s" in finished.stderr  # a progress bar with its rate
+        assert contrast(study.run("goc") / picture) > 10
+    assert "img/s" in study.finished.stderr  # a progress bar with its rate
 
-    again = run_py(*SMALL, "cache_ratio=0.4", "gradient_weights=[1.1]", "name=study")
-    assert again.stdout == finished.stdout  # read back: the same numbers, and nothing was made again
+
+def test_a_finished_run_is_read_back(own_study: Study, run_here: Run) -> None:
+    again = run_here("method=goc", "cache_ratio=0.4", *STUDY)
+    rows = [line for line in again.stdout.splitlines() if "written to" not in line]
+    assert "\n".join(rows) in own_study.finished.stdout  # the same numbers, and nothing was made again
+    for shown in ("fid", "MACs", "latency", "alignment", "result.json"):
+        assert shown in again.stdout
     assert "img/s" not in again.stderr
 
 
-def test_another_metric_is_computed_without_generating_again(run_here: Run, tmp_path: Path) -> None:
-    run_here(*SMALL, "metrics=[fid]")
-    shards = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard-*")}
-    first = only_result(tmp_path)
-    run_here(*SMALL, "metrics=[fid,isc]")
-    second = only_result(tmp_path)
-    assert shards == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard-*")}
-    assert second["metrics"].keys() == {"fid", "fid_se", "is", "is_std", "is_se"}
-    assert second["metrics"]["fid"] == first["metrics"]["fid"]
+def test_another_metric_is_computed_without_generating_again(own_study: Study, run_here: Run) -> None:
+    made, first = times(own_study.outputs), own_study.result("goc")
+    run_here("method=goc", "cache_ratio=0.4", *STUDY[:-2], "latency_repeats=0")
+    second = own_study.result("goc")
+    assert times(own_study.outputs) == made
+    assert {"fid", "is", "kid", "precision", "recall"} <= second["metrics"].keys()
+    assert all(np.isfinite(value) for value in second["metrics"].values())
+    assert {name: second["metrics"][name] for name in first["metrics"]} == first["metrics"]
 
 
-def test_a_sweep_runs_every_combination_and_reports(run_here: Run, tmp_path: Path) -> None:
-    finished = run_here("-m", "method=none,reuse,goc", "cache_ratio=0.2,0.4", "name=sweep", *SMALL)
-    folder = tmp_path / "outputs" / "sweep"
-    assert len(list(folder.rglob("result.json"))) == 5  # without a cache there is nothing to vary
-    rows = (folder / "tradeoff.csv").read_text().splitlines()
+def test_a_sweep_runs_every_combination_and_reports(study: Study) -> None:
+    assert len(list(study.folder.rglob("result.json"))) == 5  # without a cache there is nothing to vary
+    rows = (study.folder / "tradeoff.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]] == ["goc", "reuse", "goc", "reuse", "none"]  # by cost
-    assert contrast(folder / "tradeoff.png") > 10
-    assert "tradeoff.png" in finished.stdout
+    assert contrast(study.folder / "tradeoff.png") > 10
+    assert "tradeoff.png" in study.finished.stdout
     # the uncached samples and the calibration are shared
-    assert len(list((tmp_path / "outputs" / "cache").glob("uncached-*/"))) == 1
-    assert len(list((tmp_path / "outputs" / "cache").glob("alignment-*[!k]"))) == 1
+    assert len(list((study.outputs / "cache").glob("uncached-*/"))) == 1
+    assert len(list((study.outputs / "cache").glob("alignment-*[!k]"))) == 1
 
 
-def test_one_bad_job_does_not_take_the_others_with_it(run_here: Run, tmp_path: Path) -> None:
-    finished = run_here("-m", "cache_ratio=1.5,0.4", "name=sweep", *SMALL, check=False)
-    assert finished.returncode == 1
-    assert "error: cache_ratio=1.5: must be in [0, 1)" in finished.stderr
-    assert "1 failed:" in finished.stderr
-    assert "Traceback" not in finished.stderr
-    assert only_result(tmp_path)["config"]["cache_ratio"] == 0.4
-    assert (tmp_path / "outputs" / "sweep" / "tradeoff.png").exists()
-
-
-def test_a_sweep_of_12_of_which_3_fail_reports_9_and_again_runs_only_what_is_missing(
+def test_a_sweep_of_6_of_which_2_fail_reports_4_and_again_runs_only_what_is_missing(
     run_here: Run, tmp_path: Path
 ) -> None:
-    ratios = "cache_ratio=0.2,0.5,0.8,1.5"
-    small = ("num_samples=4", "batch_size=4", "steps=10", "calibration_samples=2", "latency_repeats=0", "metrics=[fid]",
-             "converged_samples=0")  # fmt: skip
-    sweep = ("-m", "method=reuse", ratios, "seed=0,1,2", "name=twelve", *small)
-    finished = run_here(*sweep, check=False)
+    sweep = ("-m", "method=reuse", "cache_ratio=0.2,0.6,1.5", "name=six", *QUICK, "num_samples=4", "batch_size=4")
+    finished = run_here(*sweep, "seed=0,1", check=False)
     assert finished.returncode == 1
-    assert finished.stderr.count("error: cache_ratio=1.5: must be in [0, 1)") == 3
-    assert finished.stderr.split("3 failed:")[1].count("cache_ratio=1.5: must be in [0, 1)") == 3
-    folder = tmp_path / "outputs" / "twelve"
-    assert len(pd.read_csv(folder / "results.csv")) == 9
+    assert "Traceback" not in finished.stderr
+    refused = "cache_ratio=1.5: must be in [0, 1)"
+    assert finished.stderr.count(f"error: {refused}") == 2
+    assert finished.stderr.split("2 failed:")[1].count(refused) == 2
+    folder = tmp_path / "outputs" / "six"
+    assert len(pd.read_csv(folder / "results.csv")) == 4
     points = pd.read_csv(folder / "tradeoff.csv")
-    assert len(points) == 3  # of three seeds each
-    assert set(points["seed"]) == {"0,1,2"}
+    assert points["seed"].tolist() == ["0,1"] * 2
     assert (points["fid_spread"] > 0).all()
-    assert (folder / "report.html").read_text().count("cache_ratio=1.5: must be in [0, 1)") == 3
+    assert (folder / "tradeoff.png").exists()
+    assert (folder / "report.html").read_text().count(refused) == 2
 
     removed = next(path for path in folder.glob("*/result.json") if json.loads(path.read_text())["config"]["seed"] == 0)
     removed.unlink()
-    made = {
-        path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name in ("result.json", "samples.png")
-    }
-    run_here(*[setting.replace("seed=0,1,2", "seed=0") for setting in sweep], check=False)
-    again = {path for path, time in made.items() if path.stat().st_mtime_ns != time}
-    assert again == {removed.parent / "samples.png"}
+    made = times(tmp_path, "result.json") | times(tmp_path, "samples.png")
+    run_here(*sweep, "seed=0", check=False)
+    assert {path for path, time in made.items() if path.stat().st_mtime_ns != time} == {removed.parent / "samples.png"}
     assert removed.exists()
 
 
-def test_images_can_be_kept_as_files(run_here: Run, tmp_path: Path) -> None:
-    run_here(*SMALL, "save_images=png", "hydra.run.dir=png")
-    run_here(*SMALL, "save_images=npz", "hydra.run.dir=npz")
+def test_images_are_kept_as_files_that_can_be_the_reference_of_another_run(run_here: Run, tmp_path: Path) -> None:
+    """24 digits: their distance to themselves is nothing beside the one to real digits (which is over 100)."""
+    run_here(*QUICK, "save_images=npz", "hydra.run.dir=npz")
+    others = [run_here(*QUICK, "save_images=png", "model.reference=npz/images.npz", "hydra.run.dir=png"),
+              run_here(*QUICK, "model.reference=png/images", "hydra.run.dir=last")]  # fmt: skip
     with np.load(tmp_path / "npz" / "images.npz") as archive:
         images = archive["arr_0"]
     assert images.shape == (24, 8, 8, 1)
@@ -133,20 +120,23 @@ def test_images_can_be_kept_as_files(run_here: Run, tmp_path: Path) -> None:
     for path, image in zip(files, images, strict=True):
         with Image.open(path) as picture:
             assert np.array_equal(np.asarray(picture), image[..., 0])
+    fid = [only_result(tmp_path / name)["metrics"]["fid"] for name in ("npz", "png", "last")]
+    assert max(map(abs, fid[1:])) < 1e-5 * fid[0]
+    for finished, named in zip(others, ("npz/images.npz", "png/images"), strict=True):
+        assert f"model.reference={named}: 24 images of 8x8 pixels used" in finished.stdout + finished.stderr
 
 
 def test_distance_samples_are_the_only_ones_made_twice(run_here: Run, tmp_path: Path) -> None:
-    run_here(*SMALL, "distance_samples=5", "hydra.run.dir=some")
+    run_here(*QUICK, "metrics=[]", "distance_samples=5", "hydra.run.dir=some")
     assert len(list((tmp_path / "outputs" / "cache").glob("uncached-*/shard-*"))) == 1  # whole shards of 12
-    some = only_result(tmp_path / "some")["distance"]
-    assert some["mse"] > 0
-    run_here(*SMALL, "distance_samples=0", "hydra.run.dir=none", "cache_dir=other")
+    assert only_result(tmp_path / "some")["distance"]["mse"] > 0
+    run_here(*QUICK, "distance_samples=0", "hydra.run.dir=none", "cache_dir=other")
     assert only_result(tmp_path / "none")["distance"] == {}
     assert not list((tmp_path / "other").glob("uncached-*/shard-*"))
 
 
 def test_a_ratio_that_the_steps_do_not_allow_says_what_it_became(run_here: Run, tmp_path: Path) -> None:
-    finished = run_here(*SMALL, "cache_ratio=0.5")
+    finished = run_here(*QUICK, "metrics=[]", "cache_ratio=0.5")
     assert "cache_ratio=0.5: became 0.4, the closest that schedule=uniform allows with steps=5" in finished.stderr
     assert only_result(tmp_path)["cost"]["cache_ratio"] == pytest.approx(0.4)
 
@@ -160,25 +150,25 @@ def error_line(run_here: Run, *arguments: str) -> str:
     return lines[0]
 
 
-def test_a_folder_that_holds_a_run_of_another_config_is_left_alone(run_here: Run, tmp_path: Path) -> None:
-    run_here(*SMALL, "hydra.run.dir=here")
-    before = {path: path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()}
-    line = error_line(run_here, "hydra.run.dir=here", "cache_ratio=0.2")
-    assert "here: holds a run of another config (cache_ratio=0.5 there, 0.2 here)" in line
-    assert before == {path: path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()}
+def test_a_folder_that_holds_a_run_of_another_config_is_left_alone(own_study: Study, run_here: Run) -> None:
+    folder = own_study.run("goc")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    line = error_line(run_here, f"hydra.run.dir={folder}", "cache_ratio=0.2")
+    assert f"{folder.name}: holds a run of another config (cache_ratio=0.4 there, 0.2 here)" in line
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_other_weights_at_the_same_path_are_noticed(run_here: Run, tmp_path: Path) -> None:
     weights = load_file(ASSETS / "digits" / "diffusion-0.safetensors")
     save_file(weights, tmp_path / "w.safetensors")
-    run_here(*SMALL, "model.checkpoint=w.safetensors")
+    run_here(*QUICK, "metrics=[]", "model.checkpoint=w.safetensors")
     weights["final_layer.linear.bias"] += 0.1
     save_file(weights, tmp_path / "w.safetensors")
     assert "holds a run of another config (model_sha256=" in error_line(run_here, "model.checkpoint=w.safetensors")
 
 
 def test_an_adaptive_run_reports_what_really_ran(run_here: Run, tmp_path: Path) -> None:
-    run_here(*SMALL, "method=teacache", "schedule.threshold=1e9")
+    run_here(*QUICK, "metrics=[]", "method=teacache", "schedule.threshold=1e9")
     cost = only_result(tmp_path)["cost"]
     assert cost["cache_ratio"] == pytest.approx(3 / 5)  # all but the first and the last step
     assert cost["macs_saved"] == pytest.approx(3 / 5, abs=0.01)
@@ -187,27 +177,19 @@ def test_an_adaptive_run_reports_what_really_ran(run_here: Run, tmp_path: Path) 
 @pytest.mark.parametrize("method", ["smoothcache", "smoothcache_goc", "teacache"])
 def test_a_calibrated_schedule_comes_close_to_its_target_ratio(run_here: Run, tmp_path: Path, method: str) -> None:
     """The smallest change of a ratio is one branch of one step, or for TeaCache a step: here 1/40, and 1/20."""
-    run_here(
-        "num_samples=24",
-        "batch_size=24",
-        "metrics=[isc]",
-        "converged_samples=0",
-        "latency_repeats=0",
-        f"method={method}",
-        "cache_ratio=0.5",
-    )
+    few = ("num_samples=4", "batch_size=4", "calibration_samples=24", "converged_samples=0", "latency_repeats=0")
+    run_here(*few, "metrics=[]", f"method={method}", "cache_ratio=0.5")
     result = only_result(tmp_path)
     assert result["cost"]["cache_ratio"] == pytest.approx(0.5, abs=0.051)
     assert result["cost"]["macs_saved"] == pytest.approx(result["cost"]["cache_ratio"], abs=0.03)
     assert result["distance"]["mse"] > 0
 
 
-def test_a_damaged_calibration_is_measured_again(run_here: Run, tmp_path: Path) -> None:
-    run_here(*SMALL, "name=a")
-    (calibration,) = (tmp_path / "outputs" / "cache").glob("alignment-*.safetensors")
+def test_a_damaged_calibration_is_measured_again(own_study: Study, run_here: Run) -> None:
+    (calibration,) = (own_study.outputs / "cache").glob("alignment-*.safetensors")
     whole = calibration.read_bytes()
     calibration.write_bytes(whole[:-9])
-    again = run_here(*SMALL, "name=b")
+    again = run_here("method=goc", "cache_ratio=0.6", *STUDY, "metrics=[]")
     assert "is damaged" in again.stderr
     assert "made again" in again.stderr
     assert calibration.read_bytes() == whole
@@ -223,55 +205,43 @@ def test_a_published_smoothcache_file_for_another_model_is_one_line(run_here: Ru
     assert "schedule.path=s.json: is for 3 steps, not for steps=5" in line
 
 
-def test_a_schedule_that_makes_the_queue_diverge_is_announced(run_here: Run) -> None:
-    warned = run_here(
-        "num_samples=8", "converged_samples=0", "cache_ratio=0.75", "inflection_threshold=null", "metrics=[isc]"
-    ).stderr
+FEW = ("num_samples=8", "calibration_samples=8", "metrics=[]", "latency_repeats=0", "converged_samples=0",
+       "inflection_threshold=null")  # fmt: skip
+
+
+def test_a_schedule_that_makes_the_queue_diverge_is_announced_and_it_is_told_by_its_distance(run_here: Run) -> None:
+    warned = run_here("cache_ratio=0.75", *FEW).stderr
     assert "amplifies its own errors up to 108 times" in warned
     assert "predictor=taylor" in warned
-
-
-def test_a_queue_that_diverged_is_told_by_its_distance_and_its_growth(run_here: Run) -> None:
-    choice = ["cache_ratio=0.8", "inflection_threshold=null", "num_samples=8", "metrics=[isc]", "latency_repeats=0",
-              "converged_samples=0"]  # fmt: skip
-    warned = run_here("method=goc", *choice).stderr.splitlines()[-1]
-    assert "relative L2 to the uncached samples is" in warned
-    assert "the gradient queue diverged; try method=goc_anchored (predictor.gradients=computed), smaller" in warned
+    last = run_here("cache_ratio=0.8", *FEW).stderr.splitlines()[-1]
+    assert "relative L2 to the uncached samples is" in last
+    assert "the gradient queue diverged; try method=goc_anchored (predictor.gradients=computed), smaller" in last
 
 
 @pytest.mark.parametrize(
     ("choice", "growth"),
     [
         # SmoothCache caches early steps, in which gradients mislead; its runs are too short to amplify errors
-        (["method=smoothcache_goc", "steps=5", "cache_ratio=0.5"], "1"),
-        (["method=goc", "steps=5", "cache_ratio=0.6", "inflection_threshold=null"], "3"),
+        (["method=smoothcache_goc", "steps=5", "cache_ratio=0.5", "++inflection_threshold=0"], "1"),
+        (["method=goc", "steps=5", "cache_ratio=0.6"], "3"),
     ],
 )
 def test_a_large_distance_is_not_called_divergence_where_errors_do_not_grow(
     run_here: Run, choice: list[str], growth: str
 ) -> None:
-    small = ("num_samples=32", "metrics=[isc]", "latency_repeats=0", "converged_samples=0")
-    warned = run_here(*choice, *small).stderr
+    warned = run_here(*FEW, "num_samples=32", "calibration_samples=32", *choice).stderr
     assert "relative L2 to the uncached samples is" in warned
     assert f"though errors grow at most {growth} times: these steps are too far apart" in warned
     assert "diverge" not in warned
-    assert "relative L2" not in run_here(*choice, *small, "predictor=reuse").stderr
+    assert "relative L2" not in run_here(*FEW, "num_samples=32", *choice, "predictor=reuse").stderr
 
 
 def test_a_diverging_gradient_queue_says_where_and_what_to_do(run_here: Run) -> None:
-    finished = run_here(
-        "num_samples=8",
-        "steps=40",
-        "cache_ratio=0.9",
-        "gradient_weights=[60]",
-        "inflection_threshold=null",
-        check=False,
-    )
+    finished = run_here(*FEW, "steps=40", "cache_ratio=0.9", "gradient_weights=[60]", check=False)
     assert finished.returncode == 1
     error = finished.stderr.splitlines()[-1]
-    assert "not finite after step" in error
-    assert "method goc" in error
-    assert "smaller gradient_weights" in error
+    for said in ("not finite after step", "method goc", "smaller gradient_weights"):
+        assert said in error
     assert "Traceback" not in finished.stderr
 
 
@@ -295,15 +265,13 @@ def test_tab_completes_settings_and_options(tmp_path: Path) -> None:
     assert {"method=goc", "method=goc_logsnr", "method=goc_stack"} <= set(completions("python run.py method=goc"))
 
 
-def test_a_result_of_another_shape_is_damaged(run_here: Run, tmp_path: Path) -> None:
-    run_here(*SMALL, "latency_repeats=0")
-    (path,) = tmp_path.rglob("result.json")
-    whole = json.loads(path.read_text())
+def test_a_result_of_another_shape_is_damaged(own_study: Study, run_here: Run) -> None:
+    path, whole = own_study.run("goc") / "result.json", own_study.result("goc")
     for content in ('{"a": 1}', "[]", "null", '{"config": {}}', "half"):
         path.write_text(content)
-        assert run_command(lambda: report([str(tmp_path / "outputs")])) == 1
-    run_here(*SMALL, "latency_repeats=0")
-    assert json.loads(path.read_text())["metrics"] == whole["metrics"]
+        assert run_command(lambda: report([str(path.parent)])) == 1
+    run_here("method=goc", "cache_ratio=0.4", *STUDY)
+    assert own_study.result("goc")["metrics"] == whole["metrics"]
 
 
 def test_a_name_that_leads_out_of_outputs_writes_nothing(run_here: Run, tmp_path: Path) -> None:
@@ -355,48 +323,42 @@ def test_a_full_disk_names_the_picture_and_how_to_go_on(run_here: Run, tmp_path:
 
 
 def test_two_runs_are_compared_in_pairs_with_the_samples_that_differ_most(
-    run_here: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    own_study: Study, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    quick = (*SMALL, "latency_repeats=0", "metrics=[isc,fid]")
-    for method in ("none", "reuse", "goc"):
-        run_here(*quick, f"method={method}", f"hydra.run.dir={method}")
-    first, second = str(tmp_path / "goc"), str(tmp_path / "none")
-    assert compare([first, second, "--out", str(tmp_path)]) == 0
+    first, second = own_study.run("goc"), own_study.run("none")
+    assert compare([str(first), str(second), "--out", str(tmp_path)]) == 0
     shown = capfd.readouterr().out
     (fid,) = [line.split() for line in shown.splitlines() if line.split()[:1] == ["fid"]]
-    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("goc", "none")]
-    difference = results[0]["metrics"]["fid"] - results[1]["metrics"]["fid"]
+    difference = own_study.result("goc")["metrics"]["fid"] - own_study.result("none")["metrics"]["fid"]
     assert float(fid[3].split("(")[0]) == pytest.approx(difference, rel=0.02)
     assert contrast(tmp_path / "compare.png") > 10
     named = shown.splitlines()[-1].split("): ")[1].split(";")[0].split(", ")
     assert len({int(index) for index in named}) == 8
 
-    run_here(*quick, "method=goc", "cfg_scale=1.5", "hydra.run.dir=guided")
-    run_here(*quick, "method=goc", "seed=1", "hydra.run.dir=other")
-    for other, why in (
-        ("guided", "of different measurements, which must not be compared: cfg_scale=1.0 and 1.5"),
-        ("other", "have no seeds in common (seed=0 and 1)"),
-        ("nowhere", "nowhere: holds no finished run"),
+    result = own_study.result("reuse")
+    for key, value, why in (
+        ("cfg_scale", 1.5, "of different measurements, which must not be compared: cfg_scale=1.0 and 1.5"),
+        ("seed", 1, "have no seeds in common (seed=0 and 1)"),
     ):
-        runs = [first, str(tmp_path / other)]
-        assert run_command(lambda: compare(runs)) == 1  # noqa: B023  (called at once)
+        other = {part: {**result[part], key: value} for part in ("config", "measurement")}
+        (own_study.run("reuse") / "result.json").write_text(json.dumps(result | other))
+        assert run_command(partial(compare, [str(first), str(own_study.run("reuse"))])) == 1
         assert why in capfd.readouterr().err
+    assert run_command(partial(compare, [str(first), "nowhere"])) == 1
+    assert "nowhere: holds no finished run" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["missing", "damaged", "of another N"])
-def test_an_influence_file_is_made_again_from_the_shards(run_here: Run, tmp_path: Path, damage: str) -> None:
-    quick = (*SMALL, "latency_repeats=0", "metrics=[isc,fid]")
-    run_here(*quick)
-    (path,) = tmp_path.rglob("influence.safetensors")
-    whole = path.read_bytes()
-    arrays = load_file(path)
+def test_an_influence_file_is_made_again_from_the_shards(own_study: Study, run_here: Run, damage: str) -> None:
+    path = own_study.run("goc") / "influence.safetensors"
+    whole, arrays = path.read_bytes(), load_file(path)
     assert arrays["fid"].shape == arrays["is"].shape == arrays["relative_l2"].shape == (24,)
     path.unlink()
     if damage == "damaged":
         path.write_bytes(whole[:-3])
     elif damage == "of another N":
         save_file({"fid": arrays["fid"][:7]}, path)
-    again = run_here(*quick)
+    again = run_here("method=goc", "cache_ratio=0.4", *STUDY)
     assert "made again" in again.stderr
     assert "img/s" not in again.stderr
     assert path.read_bytes() == whole
@@ -405,7 +367,7 @@ def test_an_influence_file_is_made_again_from_the_shards(run_here: Run, tmp_path
 def test_the_distance_to_the_converged_solution_is_shared_by_the_ways_of_a_measurement(
     run_here: Run, tmp_path: Path
 ) -> None:
-    quick = (*SMALL, "converged_samples=4", "latency_repeats=0", "metrics=[isc]")
+    quick = (*QUICK, "num_samples=4", "batch_size=4", "converged_samples=4", "metrics=[isc]")
     few = run_here(*quick, "method=none", "steps=5", "hydra.run.dir=few")
     many = run_here(*quick, "method=none", "steps=40", "hydra.run.dir=many")
     assert "converged solution" in few.stderr
