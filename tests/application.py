@@ -91,6 +91,16 @@ def run_here(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Run:
     return functools.partial(call_here, tmp_path, capfd)
 
 
+def without_account(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Whatever account the tests are run from: nobody is logged in, and no setting of theirs counts."""
+    for name in [name for name in run_environment() if name.startswith("WANDB_")]:
+        patch.delenv(name)
+    patch.setenv("NETRC", str(folder / "netrc"))
+    patch.setenv("WANDB_CONFIG_DIR", str(folder / "config"))
+    patch.setenv("WANDB_CACHE_DIR", str(folder / "cache"))
+    patch.setenv("WANDB_ERROR_REPORTING", "false")
+
+
 # five runs in one folder: without a cache there is nothing to vary
 STUDY = ("name=study", *SMALL, "metrics=[isc,fid]", "latency_repeats=1")
 
