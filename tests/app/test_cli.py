@@ -245,6 +245,15 @@ def test_a_diverging_gradient_queue_says_where_and_what_to_do(run_here: Run) -> 
     assert "Traceback" not in finished.stderr
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["cach_ratio=0.5"], ["cache_ratio=1.5"]])
+def test_help_and_errors_in_the_settings_load_no_torch(arguments: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "importtime", str(REPOSITORY / "run.py"), *arguments]
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    loaded = {line.split("|")[-1].strip() for line in finished.stderr.splitlines() if line.startswith("import time:")}
+    assert "goc.config" in loaded
+    assert {"torch", "torchvision", "timm", "torch_fidelity", "scipy", "diffusers", "wandb"} & loaded == set()
+
+
 def test_help_shows_the_knobs_first_with_their_meaning(run_py: Run) -> None:
     text = run_py("--help").stdout
     assert text.index("cache_ratio ") < text.index("batch_size ") < text.index("== Groups")

@@ -9,23 +9,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from application import Run
-from checkout import only_result
+from application import STUDY, Run, Study
+from checkout import QUICK, only_result
 from PIL import Image
 from refusals import assert_refused
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+import goc.runs.run as experiment
 from goc.config import compose_config, run_id
 from goc.models.schedules import write_schedule
 from goc.runs.run import run
+from goc.sampling import converged
 from goc.sampling.shards import SampleSet
 from goc.system.errors import GocError
 from goc.system.files import ASSETS, file_sha256
 from goc.system.sealed import KEY, SEAL, sealed
 
-SMALL = ("num_samples=24", "batch_size=12", "steps=5", "calibration_samples=8", "converged_samples=0",
-         "latency_repeats=0", "metrics=[fid]")  # fmt: skip
+SMALL = (*QUICK, "metrics=[]")  # most are about samples, and not about what is measured of them
 SEARCHED = ("method=searched", "schedule.path=schedule.json", *SMALL)
 
 
@@ -144,12 +145,10 @@ def test_shards_of_another_run_are_refused_and_left(tmp_path: Path) -> None:
     assert SampleSet(tmp_path, 4, 4, "other").finished(indices)
 
 
-def test_shards_copied_from_another_method_are_refused(run_here: Run, tmp_path: Path) -> None:
-    run_here("method=reuse", *SMALL, "hydra.run.dir=reuse")
-    run_here("method=goc", *SMALL, "hydra.run.dir=goc")
-    (tmp_path / "goc" / "result.json").unlink()
-    shutil.copytree(tmp_path / "reuse" / "samples", tmp_path / "goc" / "samples", dirs_exist_ok=True)
-    assert_refused(run_here("method=goc", *SMALL, "hydra.run.dir=goc", check=False), "of another run")
+def test_shards_copied_from_another_method_are_refused(own_study: Study, run_here: Run) -> None:
+    (own_study.run("goc") / "result.json").unlink()
+    shutil.copytree(own_study.run("reuse") / "samples", own_study.run("goc") / "samples", dirs_exist_ok=True)
+    assert_refused(run_here("method=goc", "cache_ratio=0.4", *STUDY, check=False), "of another run")
 
 
 def test_a_calibration_that_was_made_anew_and_differs_does_not_join_shards(run_here: Run, tmp_path: Path) -> None:
@@ -173,7 +172,7 @@ def test_a_reference_folder_whose_images_changed_is_measured_again(run_here: Run
             pixels = rng.integers(0, brightest, (8, 8), dtype=np.uint8)
             Image.fromarray(pixels).save(images / f"{index}.png")
 
-    command = (*SMALL, "model.reference=real", "hydra.run.dir=own")
+    command = (*QUICK, "model.reference=real", "hydra.run.dir=own")
     draw(255)
     run_here(*command)
     first, shards = only_result(tmp_path / "own"), {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard-*")}
@@ -193,8 +192,6 @@ def test_a_checkpoint_that_changes_while_it_is_loaded_is_noticed(
     checkpoint = tmp_path / "model.safetensors"
     shutil.copy(ASSETS / "digits" / "diffusion-0.safetensors", checkpoint)
     config = compose_config([f"model.checkpoint={checkpoint}", *SMALL, f"cache_dir={tmp_path / 'cache'}"])
-    import goc.runs.run as experiment
-
     load = experiment.load
 
     def swapped(*arguments: object) -> object:
@@ -214,7 +211,7 @@ def test_an_older_versions_number_of_16_bit_images_is_not_read_back(run_here: Ru
     for index, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (8, 8, 8)).astype(np.uint16) * 257):
         Image.fromarray(pixels).save(images / f"{index}.png")
         names.update(f"{index}.png\0{file_sha256(images / f'{index}.png')}\n".encode())
-    command = (*SMALL, "model.reference=real", "hydra.run.dir=own")
+    command = (*QUICK, "model.reference=real", "hydra.run.dir=own")
     run_here(*command)
     right = only_result(tmp_path / "own")
     wrong = json.loads(json.dumps(right))
@@ -225,21 +222,27 @@ def test_an_older_versions_number_of_16_bit_images_is_not_read_back(run_here: Ru
 
 
 def test_a_perceptual_distance_of_other_weights_is_measured_again(
-    run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import goc.runs.run as experiment
-
-    run_here(*SMALL, "hydra.run.dir=own")
-    config = compose_config(SMALL)
-    sources, result = experiment.Sources.of(config.measurement), only_result(tmp_path / "own")
+    config, result = compose_config(["method=goc", "cache_ratio=0.4", *STUDY]), study.result("goc")
+    sources = experiment.Sources.of(config.measurement)
     for then, now, same in ((None, None, True), ("a", "a", True), ("a", None, True), ("a", "b", False)):
         monkeypatch.setattr(experiment, "lpips_sha256", lambda now=now: now)
         assert experiment.is_result_of({**result, "lpips_sha256": then}, config, sources) == same
 
+    def read() -> str:
+        raise AssertionError("LPIPS's weights were read for a result without LPIPS")
 
-def test_one_checkpoint_run_with_another_number_of_classes_shares_no_samples(run_here: Run, tmp_path: Path) -> None:
+    monkeypatch.setattr(experiment, "lpips_sha256", read)
+    assert experiment.is_result_of(result, config, sources)
+
+
+def test_one_checkpoint_run_with_another_number_of_classes_shares_no_samples(
+    run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Labels are drawn from them; a table of 11 rows is one of 10 classes and the null one, or of 11 without it."""
-    small = ("method=none", *SMALL, "converged_samples=8")
+    monkeypatch.setattr(converged, "INTERVALS", 8)
+    small = ("method=none", *QUICK, "num_samples=8", "batch_size=8", "converged_samples=8")
     run_here(*small, "model.num_classes=11", "hydra.run.dir=eleven")
     run_here(*small, "hydra.run.dir=ten")
     run_here(*small, "hydra.run.dir=alone", "cache_dir=fresh")
@@ -247,17 +250,3 @@ def test_one_checkpoint_run_with_another_number_of_classes_shares_no_samples(run
     assert ten["metrics"] == pytest.approx(alone["metrics"], rel=1e-5)
     assert ten["converged"]["mean"] == pytest.approx(alone["converged"]["mean"], rel=1e-5)
     assert eleven["metrics"]["fid"] != pytest.approx(ten["metrics"]["fid"], rel=1e-3)
-
-
-def test_what_a_result_does_not_depend_on_is_not_read(
-    run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import goc.runs.run as experiment
-
-    def read() -> str:
-        raise AssertionError("LPIPS's weights were read for a result without LPIPS")
-
-    run_here(*SMALL, "hydra.run.dir=own")
-    config = compose_config(SMALL)
-    monkeypatch.setattr(experiment, "lpips_sha256", read)
-    assert experiment.is_result_of(only_result(tmp_path / "own"), config, experiment.Sources.of(config.measurement))

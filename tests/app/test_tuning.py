@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from application import Run
-from checkout import only_result
+from checkout import QUICK, only_result
 
 from goc.config import compose_config, validate
 from goc.config.tuning import tuned_on
@@ -51,8 +51,7 @@ def test_shipped_files_say_what_they_were_trained_on(key: str) -> None:
 
 
 def test_a_run_that_scores_what_it_was_tuned_on_says_so_and_its_report_too(run_here: Run, tmp_path: Path) -> None:
-    command = ("method=teacache", "num_samples=24", "batch_size=12", "steps=5", "calibration_samples=8",
-               "converged_samples=0", "latency_repeats=0", "metrics=[fid]", "name=mine")  # fmt: skip
+    command = ("method=teacache", *QUICK, "name=mine")
     assert "tuned on" not in run_here(*command, "hydra.run.dir=outputs/mine/apart").stderr
     warned = run_here(*command, "seed=2503", "hydra.run.dir=outputs/mine/same")
     assert "seed=2503: the method was tuned on 8 of the samples that are scored" in warned.stderr

@@ -90,15 +90,6 @@ def test_settings_and_reports_load_no_torch(module: str) -> None:
     assert set(HEAVY) & set(loaded.stdout.split()) == set()
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["cach_ratio=0.5"], ["cache_ratio=1.5"]])
-def test_help_and_errors_in_the_settings_load_no_torch(arguments: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-X", "importtime", str(REPOSITORY / "run.py"), *arguments]
-    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    loaded = {line.split("|")[-1].strip() for line in finished.stderr.splitlines() if line.startswith("import time:")}
-    assert "goc.config" in loaded
-    assert set(HEAVY) & loaded == set()
-
-
 def test_errors_become_a_line_in_one_place() -> None:
     """Where every command's main() runs: none of them catches what `run_command` does."""
     files = [*MODULES.values(), *(REPOSITORY / "scripts").rglob("*.py")]

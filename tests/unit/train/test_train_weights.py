@@ -1,6 +1,5 @@
 """Weights are trained through the very sampler that uses them, and closer to the target than what they start from."""
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -98,31 +97,6 @@ def test_a_predictor_that_uses_more_than_the_last_features_is_no_start(tiny_dit:
 def train(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["goc train weights", *arguments, "--iterations=2", "--batch=2", "--samples=4"])
     return run_command(train_weights.main)
-
-
-def test_the_file_it_writes_runs_and_only_where_it_was_trained_for(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_here
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    settings = ["steps=6", "cache_ratio=0.5"]
-    assert train(monkeypatch, *settings, "schedule=uniform", "predictor=taylor") == 0
-    file = tmp_path / "outputs/weights/digits-ddim6-3-cfg1.json"
-    content = json.loads(file.read_text())
-    assert content["computed"] == [0, 2, 4]
-    assert sorted(content["weights"]) == ["1", "3", "5"]
-    run = ["method=searched_learned", *settings, "num_samples=8", "metrics=[isc]", "latency_repeats=0",
-           "converged_samples=0", f"model.weights={file}"]  # fmt: skip
-    assert "searched_learned, DDIM-6" in run_here(*run).stdout
-    for other, message in (
-        ("cfg_scale=1.5", "was trained for cfg_scale=1.0, not for 1.5"),
-        ("steps=8", "is for 6 evaluations, not for 8"),
-        ("schedule=taylorseer", "was trained for the schedule 0,2,4, not for 0,1,4"),
-        ("model=digits_1", "was trained for model_sha256="),
-    ):
-        failed = run_here(*run[:-1], f"predictor.path={file}", other, check=False)
-        assert failed.returncode == 1
-        assert failed.stderr.count("\n") == 1, failed.stderr
-        assert message in failed.stderr
 
 
 @pytest.mark.parametrize(
