@@ -97,3 +97,9 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pipeline") / "tiny"
     assert random_weights.main(["--pipeline", str(folder)]) == 0
     return folder
+
+
+@pytest.fixture
+def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without their static pictures, which take longest, for tests of what else is in them."""
+    monkeypatch.setattr("goc.report.study.plot_tradeoff", lambda *_: "")

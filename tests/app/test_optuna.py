@@ -11,6 +11,8 @@ from omegaconf import OmegaConf
 
 from goc.cli.application import objectives
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 
 @pytest.mark.parametrize(
     ("direction", "expected"),

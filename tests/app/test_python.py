@@ -11,6 +11,8 @@ from checkout import QUICK
 import goc
 from goc.cli.application import SweepReport
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

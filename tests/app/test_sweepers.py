@@ -19,6 +19,8 @@ Plugins.instance()  # its scan loads Hydra's own sweepers anew, so what derives 
 
 UnionSweeper = import_module("hydra_plugins.goc_sweepers").UnionSweeper
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 GRIDS = [{"method": "none", "steps": "5,10"}, {"method": "reuse,goc", "steps": 20, "cache_ratio": "0.5,0.75"}]
 Launch = tuple[int, list[list[str]]]
 

@@ -12,6 +12,8 @@ from goc.config.tuning import tuned_on
 from goc.models.schedules import write_schedule
 from goc.report.study import main as report
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 SAME = ("seed=2503", "num_samples=40")
 COUNTS = {
     ("method=goc", *SAME): {"calibration_seed=2503": 40},

@@ -14,6 +14,8 @@ from goc.report.collect import find
 from goc.report.frame import over_seeds, table
 from goc.report.study import main
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 
 def write(folder: Path, seed: int = 0, change: Callable[[dict[str, Any]], Any] = lambda _: None) -> Path:
     """A finished run, written later than those before it."""

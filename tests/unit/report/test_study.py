@@ -47,20 +47,20 @@ def test_report_on_a_folder_writes_csv_and_picture(tmp_path, capsys) -> None:
     write(tmp_path, *(result(method, cached, fid, cache_ratio=cached) for method, cached, fid in points))
     (tmp_path / "half-written").mkdir()
     (tmp_path / "half-written" / "result.json").write_text("{")
+    (tmp_path / "stopped").mkdir()
+    (tmp_path / "stopped" / "run.json").write_text("{}")
     assert main([str(tmp_path)]) == 0
     frame = pd.read_csv(tmp_path / "tradeoff.csv")
     assert frame["fid"].tolist() == [3.8, 3.9, 4.0]  # by cost
     with Image.open(tmp_path / "tradeoff.png") as picture:
         assert picture.size[0] > 500
-    (tmp_path / "stopped").mkdir()
-    (tmp_path / "stopped" / "run.json").write_text("{}")
-    assert main([str(tmp_path)]) == 0
     shown = capsys.readouterr()
     assert "3 runs" in shown.out
     assert f"skipped: {tmp_path / 'half-written'}: result.json is damaged" in shown.err
     assert f"skipped: {tmp_path / 'stopped'}: not finished" in shown.err
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_seeds_of_a_point_become_mean_and_spread(tmp_path: Path) -> None:
     write(
         tmp_path,
@@ -75,6 +75,7 @@ def test_seeds_of_a_point_become_mean_and_spread(tmp_path: Path) -> None:
     assert "4 ± 1" in (tmp_path / "table.md").read_text()
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_failed_runs_are_in_the_report_with_their_reasons(tmp_path: Path) -> None:
     write(tmp_path, result("none", 0.0, 4.0))
     (tmp_path / "bad").mkdir()
