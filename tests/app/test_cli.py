@@ -76,6 +76,7 @@ def test_a_sweep_runs_every_combination_and_reports(study: Study) -> None:
     assert [row.split(",")[0] for row in rows[1:]] == ["goc", "reuse", "goc", "reuse", "none"]  # by cost
     assert contrast(study.folder / "tradeoff.png") > 10
     assert "tradeoff.png" in study.finished.stdout
+    assert "will be refused" not in study.finished.stdout + study.finished.stderr
     # the uncached samples and the calibration are shared
     assert len(list((study.outputs / "cache").glob("uncached-*/"))) == 1
     assert len(list((study.outputs / "cache").glob("alignment-*[!k]"))) == 1

@@ -102,7 +102,7 @@ def jobs(path: Path) -> Iterator[tuple[list[Override], list[Override]]]:
             yield of_groups, [one for one in job if one.key_or_group not in CHOSEN]
 
 
-@pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("every", [13, pytest.param(1, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("name", JOBS)
 def test_every_job_of_an_experiment_can_be_run(name: str, every: int) -> None:
     """Composed and checked, which is all but the computing; options of groups are composed once for all their jobs.
@@ -112,7 +112,7 @@ def test_every_job_of_an_experiment_can_be_run(name: str, every: int) -> None:
     named = ["model.pipeline=folder", "prompts=prompts.txt"] if name in ASKED else []
     composed_for: dict[tuple[str, ...], DictConfig] = {}
     ids = set()
-    step = every if JOBS[name] > 100 else 1
+    step = every if JOBS[name] > 60 else 1
     for of_groups, settings in itertools.islice(jobs(REPOSITORY / "experiments" / f"{name}.yaml"), 0, None, step):
         chosen = tuple(one.input_line for one in of_groups)
         if chosen not in composed_for:

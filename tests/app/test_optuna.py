@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from application import Run
-from checkout import SMALL
+from checkout import QUICK
 from omegaconf import OmegaConf
 
 from goc.cli.application import objectives
@@ -31,7 +31,7 @@ def test_a_sweeper_is_told_as_many_numbers_as_it_has_directions(direction: Any, 
 
 def test_a_search_reports_the_trials_that_no_other_beats_and_can_be_given_again(run_here: Run, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra: pip install -e '.[optuna]'")
-    search = ("-m", "experiment=digits_search", "hydra.sweeper.n_trials=3", *SMALL)
+    search = ("-m", "experiment=digits_search", "hydra.sweeper.n_trials=3", *QUICK)
     finished = run_here(*search)
     folder = tmp_path / "outputs" / "digits_search"
     results = [json.loads(path.read_text()) for path in folder.glob("*/result.json")]
@@ -55,7 +55,7 @@ def test_a_search_reports_the_trials_that_no_other_beats_and_can_be_given_again(
 def test_a_failed_trial_does_not_end_a_search(run_here: Run, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra: pip install -e '.[optuna]'")
     failing = ("hydra.sweeper.n_trials=2", "hydra.sweeper.params.cache_ratio=1.5")
-    finished = run_here("-m", "experiment=digits_search", *failing, *SMALL, check=False)
+    finished = run_here("-m", "experiment=digits_search", *failing, *QUICK, check=False)
     assert finished.returncode == 1
     assert "2 failed:" in finished.stderr
     assert "Traceback" not in finished.stderr
