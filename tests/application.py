@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkout import REPOSITORY, SMALL, run_environment
+from checkout import REPOSITORY, SMALL, made_once, run_environment
 from warm import WarmProcess
 
 import goc.cli.application
@@ -124,12 +124,17 @@ class Study:
         return dict(json.loads((self.run(method) / "result.json").read_text()))
 
 
+def sweep(folder: Path) -> None:
+    finished = run_in(folder, "-m", "method=none,reuse,goc", "cache_ratio=0.2,0.4", *STUDY)
+    (folder / "said.json").write_text(json.dumps([finished.stdout, finished.stderr]))
+
+
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """The study that all tests read which need finished runs: made once, by the command, as a process of its own."""
-    folder = tmp_path_factory.mktemp("study")
-    finished = run_in(folder, "-m", "method=none,reuse,goc", "cache_ratio=0.2,0.4", *STUDY)
-    return Study(folder / "outputs", finished)
+    folder = made_once(tmp_path_factory, "study", sweep)
+    said = json.loads((folder / "said.json").read_text())
+    return Study(folder / "outputs", subprocess.CompletedProcess([], 0, *said))
 
 
 @pytest.fixture

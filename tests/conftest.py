@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkout import made_once
 
 from goc.metrics.fidelity import FeatureExtractorInceptionV3
 from goc.models.dit import DiT
 
-# what takes long to make is made by one worker, for all tests that use it
-SHARED = ("study", "weights", "wheel", "filling", "inception_file", "browser", "report")
-# while the first wait for others, the next compute; the short ones fill what is left at the end
+# of the files, each of which is one worker's: while tests of the first wait, others compute; the short ones come last
 ORDER = ("tests/process/", "tests/app/", "tests/unit/")
 
 
@@ -32,7 +31,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: compiles, trains or takes seconds; left out of `make check`")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     nightly = [item for item in items if item.get_closest_marker("nightly")]
     if config.getoption("--nightly"):
@@ -41,16 +39,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     elif not any("::" in argument for argument in config.args):  # one that is named is run
         config.hook.pytest_deselected(items=nightly)
         items[:] = [item for item in items if item not in nightly]
-    for item in items:
-        for name in set(SHARED) & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group(name))
     items.sort(key=place)
 
 
-def place(item: pytest.Item) -> tuple[int, bool, bool]:
-    """Of a test in the order of all: by folder, and in each what others share, and what is slow, first."""
+def place(item: pytest.Item) -> tuple[int, bool]:
+    """Of a test in the order of all: by folder, and in each what is slow first."""
     room = next((n for n, folder in enumerate(ORDER) if item.nodeid.startswith(folder)), len(ORDER))
-    return room, item.get_closest_marker("xdist_group") is None, item.get_closest_marker("slow") is None
+    return room, item.get_closest_marker("slow") is None
 
 
 @pytest.fixture
@@ -71,9 +66,7 @@ class UntrainedInception(FeatureExtractorInceptionV3):
         pass
 
 
-@pytest.fixture(scope="session")
-def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A weights file of a random Inception-v3 whose activations neither vanish nor explode."""
+def write_inception(folder: Path) -> None:
     torch.manual_seed(0)
     nothing = io.BytesIO()
     torch.save({}, nothing)
@@ -84,19 +77,25 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
             tensor *= 6**0.5
         elif name.endswith("bn.bias"):
             tensor += 0.1 * torch.randn_like(tensor)
-    path = tmp_path_factory.mktemp("inception") / "inception.pth"
-    torch.save(state, path)
-    return path
+    torch.save(state, folder / "inception.pth")
+
+
+@pytest.fixture(scope="session")
+def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights file of a random Inception-v3 whose activations neither vanish nor explode."""
+    return made_once(tmp_path_factory, "inception", write_inception) / "inception.pth"
+
+
+def write_pipeline(folder: Path) -> None:
+    from goc.cli import random_weights
+
+    assert random_weights.main(["--pipeline", str(folder / "tiny")]) == 0
 
 
 @pytest.fixture(scope="session")
 def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny random pipeline of goc random-weights, with prompts.txt and clip/ in its folder."""
-    from goc.cli import random_weights
-
-    folder = tmp_path_factory.mktemp("pipeline") / "tiny"
-    assert random_weights.main(["--pipeline", str(folder)]) == 0
-    return folder
+    return made_once(tmp_path_factory, "pipeline", write_pipeline) / "tiny"
 
 
 @pytest.fixture
