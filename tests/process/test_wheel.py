@@ -9,12 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from checkout import REPOSITORY, run_environment
+from checkout import QUICK, REPOSITORY, run_environment
 from refusals import assert_refused
 
 LARGEST = 12e6  # bytes
-SMALL = ("num_samples=24", "batch_size=12", "steps=5", "calibration_samples=8", "converged_samples=0",
-         "latency_repeats=0", "metrics=[fid]")  # fmt: skip
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 
 PIPELINE = """
@@ -72,16 +70,18 @@ def test_the_wheel_is_small_enough_for_an_index(wheel: Path) -> None:
 
 
 def test_an_installed_copy_runs_sweeps_and_reports(call: Call, installed: Path, tmp_path: Path) -> None:
-    where = call("python", "-c", "import goc; print(goc.__file__)").stdout.strip()
+    code = "import goc; from goc.report.tables import PUBLISHED; print(goc.__file__, PUBLISHED.is_file())"
+    where, numbers = call("python", "-c", code).stdout.split()
     assert Path(where).is_relative_to(installed.parent)
+    assert numbers == "True"  # the published ones
     usage = call("goc", "--help")
     assert usage.returncode == 0
     for command in ("run", "report", "compare", "mask", "reference"):
         assert f"\n  {command} " in usage.stdout
-    one = call("goc", "run", "cache_ratio=0.4", *SMALL)
+    one = call("goc", "run", "cache_ratio=0.4", *QUICK)
     assert one.returncode == 0, one.stderr
     assert "fid" in one.stdout
-    swept = call("goc", "run", "-m", "method=reuse,goc", "cache_ratio=0.4", "name=study", *SMALL)
+    swept = call("goc", "run", "-m", "method=reuse,goc", "cache_ratio=0.4", "name=study", *QUICK)
     assert swept.returncode == 0, swept.stderr
     results = [json.loads(path.read_text()) for path in (tmp_path / "outputs" / "study").glob("*/result.json")]
     assert {result["method"] for result in results} == {"reuse", "goc"}
@@ -99,8 +99,3 @@ def test_an_installed_copy_caches_in_a_pipeline(call: Call, tmp_path: Path) -> N
     finished = call("python", "example.py")
     assert finished.returncode == 0, finished.stderr
     assert "goc" in finished.stdout
-
-
-def test_an_installed_copy_knows_the_published_numbers(call: Call) -> None:
-    code = "from goc.report.tables import PUBLISHED; print(PUBLISHED.is_file())"
-    assert call("python", "-c", code).stdout.strip() == "True"

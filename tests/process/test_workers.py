@@ -61,23 +61,23 @@ def wait_for_shards(folder: Path, process: WarmProcess) -> None:
         time.sleep(0.002)
 
 
-def test_any_number_of_workers_makes_the_same_files(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [3, *(pytest.param(count, marks=pytest.mark.nightly) for count in (2, 4))])
+def test_any_number_of_workers_makes_the_same_files(start: Start, tmp_path: Path, count: int) -> None:
     assert start(folder="1").wait() == 0
     alone = shards_of(tmp_path / "1" / "here" / "samples")
     assert len(alone) == 10
-    for count in (2, 4):
-        port = free_port()
-        workers = [start(folder=str(count), rank=rank, count=count, port=port) for rank in range(count)]
-        outputs = [worker.communicate() for worker in workers]
-        assert [worker.returncode for worker in workers] == [0] * count, outputs
-        folder = tmp_path / str(count) / "here"
-        assert shards_of(folder / "samples") == alone
-        # other processes: BLAS may round KID's float32 products otherwise
-        assert only_result(folder)["metrics"] == pytest.approx(only_result(tmp_path / "1")["metrics"], rel=1e-5)
-        assert only_result(folder)["workers"] == count
-        reports = ["result.json" in stdout for stdout, _ in outputs]
-        bars = ["img/s" in stderr for _, stderr in outputs]
-        assert reports == bars == [True] + [False] * (count - 1)  # the leader's
+    port = free_port()
+    workers = [start(folder="several", rank=rank, count=count, port=port) for rank in range(count)]
+    outputs = [worker.communicate() for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * count, outputs
+    folder = tmp_path / "several" / "here"
+    assert shards_of(folder / "samples") == alone
+    # other processes: BLAS may round KID's float32 products otherwise
+    assert only_result(folder)["metrics"] == pytest.approx(only_result(tmp_path / "1")["metrics"], rel=1e-5)
+    assert only_result(folder)["workers"] == count
+    reports = ["result.json" in stdout for stdout, _ in outputs]
+    bars = ["img/s" in stderr for _, stderr in outputs]
+    assert reports == bars == [True] + [False] * (count - 1)  # the leader's
 
 
 def test_torchrun_starts_the_workers_of_a_run(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_second_run_in_the_same_folder_is_refused_and_harms_nothing(start: Sta
     assert first.returncode == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR2, marks=pytest.mark.nightly)])
 def test_a_signal_to_stop_is_obeyed_after_the_shard_in_hand(
     start: Start, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -202,7 +202,8 @@ def kill(processes: list[int]) -> None:
             os.kill(process, signal.SIGKILL)
 
 
-def test_25_kills_at_random_moments_change_no_byte_and_cost_only_the_shards_in_hand(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [6, pytest.param(25, marks=pytest.mark.nightly)])
+def test_kills_at_random_moments_change_no_byte_and_cost_only_the_shards_in_hand(tmp_path: Path, kills: int) -> None:
     """Two workers, 2,000 samples in 100 shards; one of the two, or both, are killed in every round."""
     script = FORKED.format(tests=[str(REPOSITORY / "tests")])
 
@@ -236,7 +237,7 @@ def test_25_kills_at_random_moments_change_no_byte_and_cost_only_the_shards_in_h
     parent, rng = begin(folder), random.Random(0)
     assert parent.stdout is not None
     times: dict[str, int] = {}
-    for _ in range(25):
+    for _ in range(kills):
         before = len(shards_of(folder))
         children = round_of(parent)
         goal = before + rng.randrange(4)  # some rounds end before anything is finished
