@@ -36,8 +36,8 @@ test-kernels: setup ## their tests again, as other processors add up: without ve
 	ATEN_CPU_CAPABILITY=default $(RUN) -m pytest -n 2 -q -m 'not slow' $(NUMERIC)
 	MKL_CBWR=COMPATIBLE $(RUN) -m pytest -n 2 -q -m 'not slow' $(NUMERIC)
 
-check: lint ## lint, types and the tests that start no application
-	$(RUN) -m pytest tests/unit -n 2 -m 'not slow' -q
+check: lint ## lint, types and the quick tests: no application, no pipeline
+	$(RUN) -m pytest tests/unit --ignore=tests/unit/pipelines -n 2 -m 'not slow' -q
 
 lint: setup ## ruff (lint and format) and mypy
 	$(VENV)/bin/ruff check .

@@ -11,6 +11,7 @@ from goc.metrics.fidelity import FeatureExtractorInceptionV3
 from goc.models.dit import DiT
 
 # of the files, each of which is one worker's: while tests of the first wait, others compute; the short ones come last
+SLOW_FIXTURES = {"browser", "inception_file"}
 ORDER = ("tests/process/", "tests/app/", "tests/unit/")
 
 
@@ -39,6 +40,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     elif not any("::" in argument for argument in config.args):  # one that is named is run
         config.hook.pytest_deselected(items=nightly)
         items[:] = [item for item in items if item not in nightly]
+    for item in items:
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
     items.sort(key=place)
 
 

@@ -53,7 +53,7 @@ ROWS = {
     "paper_rule_based": 7,
     "prompts": 3,
 }
-SHORT = ("digits_budget", "paper_rule_based")  # a union of grids, and a study of the paper: run whole each time
+SHORT = ("digits_budget", "paper_ablation")  # a union of grids, and a study of the paper: run whole each time
 ASKED = {"prompts": ("model.pipeline=FOLDER_OR_HUB_NAME", "prompts=FILE")}  # what only a user can name
 
 

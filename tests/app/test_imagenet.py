@@ -37,6 +37,7 @@ def settings(weights: Path) -> tuple[str, ...]:
         "steps=2",
         "cfg_scale=1.5",
         "calibration_samples=1",
+        "converged_samples=0",
         "latency_repeats=0",
         "metrics=[isc,fid,sfid]",
     )

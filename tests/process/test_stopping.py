@@ -50,7 +50,7 @@ WORK = (
     Work("converged", RUN, (*RUNS, "method=none", "converged_samples=12"),
          "converged solution", ("cache/converged-*.safetensors",), "what was finished before it is kept"),
     Work("weights", "goc.train.weights",
-         (*TINY, "cache_ratio=0.5", "schedule=uniform", "predictor=taylor", "--batch=4", "--iterations=20",
+         (*TINY, "cache_ratio=0.5", "schedule=uniform", "predictor=taylor", "--batch=4", "--iterations=10",
           "--samples=8", "--out=w.json"),
          "weights", ("w.json",), "the iterations done so far are kept"),
     Work("router", "goc.train.router", (*TINY, "--batch=2", "--iterations=12", "--out=router.pt"),
@@ -152,4 +152,4 @@ def test_a_training_goes_on_where_it_was_stopped(start: Start, tmp_path: Path) -
     counts = [line.split("| ")[1].split("/")[0] for line in stderr.splitlines() if line.startswith("weights")]
     assert int(counts[0]) >= 2
     assert not list((tmp_path / "here" / "cache").glob("training-*.safetensors"))  # another one begins anew
-    assert json.loads((tmp_path / "here" / "w.json").read_text())["training"]["iterations"] == 20
+    assert json.loads((tmp_path / "here" / "w.json").read_text())["training"]["iterations"] == 10

@@ -302,6 +302,7 @@ def everywhere(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ..
         yield from everywhere(value[key], (*path, key))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.nightly)])
 def test_whatever_stands_anywhere_in_a_result_is_refused_or_reported(every: int, tmp_path: Path) -> None:
     """Those that are accepted are each reported on, in every format but the pictures, beside an uncached run."""

@@ -373,6 +373,7 @@ PIPELINES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", PIPELINES, ids=str)
 def test_a_bad_pipeline_is_refused(tiny_pipeline: Path, tmp_path: Path, bad: Folder) -> None:
     folder = tmp_path / "pipeline"
@@ -402,6 +403,7 @@ CLIPS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", CLIPS, ids=str)
 def test_a_bad_clip_is_refused(tiny_pipeline: Path, tmp_path: Path, bad: Folder) -> None:
     folder = tmp_path / "files"
@@ -417,6 +419,7 @@ VAES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", VAES, ids=str)
 def test_a_bad_autoencoder_is_refused(tiny_pipeline: Path, tmp_path: Path, bad: Folder) -> None:
     folder = tmp_path / "vae"

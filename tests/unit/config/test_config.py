@@ -1,4 +1,6 @@
+from copy import deepcopy
 from dataclasses import fields
+from functools import cache
 
 import pytest
 
@@ -18,9 +20,11 @@ from goc.config import (
 from goc.methods import METHODS
 from goc.system.errors import ConfigError
 
+composed = cache(compose_config)  # which takes long
+
 
 def config(*overrides: str) -> Config:
-    return compose_config(overrides)
+    return deepcopy(composed(overrides))
 
 
 @pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.nightly)])

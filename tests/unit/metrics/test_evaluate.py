@@ -106,8 +106,8 @@ def test_metrics_are_torch_fidelitys_on_the_same_images(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "batch"), [
-    (37, 5), (300, 300), (1501, 64), pytest.param(1501, 1, marks=pytest.mark.nightly),
-    pytest.param(2500, 999, marks=pytest.mark.nightly),
+    (37, 5), (300, 300),
+    *(pytest.param(*sizes, marks=pytest.mark.nightly) for sizes in ((1501, 64), (1501, 1), (2500, 999))),
 ])  # fmt: skip
 def test_metrics_of_batches_are_torch_fidelitys_functions_on_all_features_together(count: int, batch: int) -> None:
     generated, real = random_features(count, 24, 11, seed=1), random_features(1200, 24, 11, seed=0)

@@ -46,6 +46,7 @@ def test_the_foremost_rows_are_uncached_ones_the_front_and_the_best_of_each_meas
     assert foremost(frame, 100, ("fid",)).tolist() == list(range(100))
 
 
+@pytest.mark.slow
 def test_a_page_of_too_many_rows_shows_the_foremost_and_its_differences_are_those_of_pairs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

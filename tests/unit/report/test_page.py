@@ -116,6 +116,7 @@ def test_differences_in_the_page_are_those_of_pairs(tmp_path) -> None:
             assert decided == expected.decided
 
 
+@pytest.mark.slow
 def test_a_study_of_thirty_rows_with_large_noisy_pictures_is_at_most_three_megabytes(tmp_path) -> None:
     rows = digits() + [result("taylorseer", 20, 4, 5.0 + index, cache=index) for index in range(23)]
     for index, row in enumerate(rows[7:]):
@@ -152,6 +153,7 @@ def test_numbers_are_shown_to_two_digits_of_their_error(value, error, text) -> N
     assert number(value, error) == text
 
 
+@pytest.mark.slow
 def test_strips_become_smaller_until_they_fit() -> None:
     few, many = (strips(dict(enumerate(random_images(count, 3, 256)))) for count in (1, 40))  # type: ignore[arg-type]  # none is None
     assert (few[0].count, few[0].width) == (8, 128)

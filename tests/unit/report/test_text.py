@@ -62,6 +62,7 @@ def test_a_plot_draws_dollars_and_names_with_an_underscore() -> None:
     assert max(map(len, plot_text("long " * 30).splitlines())) <= 60
 
 
+@pytest.mark.slow
 def test_a_study_of_hostile_names_is_reported_in_every_format(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

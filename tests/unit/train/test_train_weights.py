@@ -79,10 +79,10 @@ def test_training_brings_the_samples_closer(tmp_path: Path) -> None:
     model = compose_config(["model=digits"]).measurement.model
     denoiser = load_model(model.shape(), resolve(model.checkpoint), model.objective).requires_grad_(False)
     plan, calibration = ready(denoiser, tmp_path)
-    weights, losses = train_weights.train(plan, calibration, iterations=30, batch=4, rate=0.02, keep=True)
+    weights, losses = train_weights.train(plan, calibration, iterations=15, batch=4, rate=0.02, keep=True)
     assert losses[-1] < 0.8 * losses[0]
     assert torch.equal(weights[~plan.mask[:, 0, 0]], torch.zeros(4, 3))  # computed steps predict nothing
-    again, _ = train_weights.train(plan, calibration, iterations=30, batch=4, rate=0.02, keep=True)
+    again, _ = train_weights.train(plan, calibration, iterations=15, batch=4, rate=0.02, keep=True)
     assert torch.equal(again, weights)
 
 
