@@ -37,7 +37,7 @@ FEWER = {
     "digits_models": "steps=4 cache_ratio=0.5 method=goc",
     "digits_ratios": "model=digits steps=20 cache_ratio=0.75 method=searched_learned",
     "digits_search": "hydra.sweeper.n_trials=4",
-    "digits_tradeoff": "cache_ratio=0.67 method=none,l2c_goc,teacache,goc_stack_logsnr",  # planning/test_plan.py has all
+    "digits_tradeoff": "cache_ratio=0.67 method=none,l2c_goc,teacache,goc_stack_logsnr",  # test_plan.py: all
     "prompts": "cache_ratio=0.5 method=none,goc,taylorseer steps=6",
 }
 ROWS = {
