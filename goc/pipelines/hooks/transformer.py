@@ -1,6 +1,8 @@
 """On a transformer: tells the cache where each of its forward passes belongs."""
 
 import contextlib
+import re
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -13,6 +15,7 @@ from goc.pipelines.hooks.carried import argument, arguments_of
 from goc.pipelines.session import CachedTransformer, PipelineCache, PipelineError
 
 TIMESTEP = ("timestep", "timesteps", "t")
+DISPATCH = re.compile(r"torch/(_ops|overrides|utils/(flop_counter|_python_dispatch)|_higher_order_ops/\w+)\.py$")
 
 
 class TransformerHook:
@@ -53,8 +56,9 @@ class TransformerHook:
 
     @torch.compiler.disable
     def count_no_more(self, error: Exception) -> bool:
-        """Whether a call that failed is made again, without counting what it costs."""
-        return not isinstance(error, PipelineError) and self.cache.count_no_more(self.cached)
+        """Whether a call that failed is made again without counting what it costs: it failed where torch counts."""
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        return DISPATCH.search(frame.f_code.co_filename) is not None and self.cache.count_no_more(self.cached)
 
     @torch.compiler.disable(recursive=False)
     def computed(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

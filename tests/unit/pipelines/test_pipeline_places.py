@@ -135,17 +135,28 @@ def test_guidance_that_ends_part_way_starts_anew(site: str) -> None:
     assert relative_difference(samples, expected) > 1e-3
 
 
-def test_a_call_whose_operations_cannot_be_counted_is_made_all_the_same() -> None:
-    class Uncountable(nn.Module):
-        """As flex attention: fails where operations are counted."""
+def test_an_error_in_a_call_whose_operations_are_counted_arrives() -> None:
+    pipe = sd3()
+    goc.enable_cache(pipe, "reuse", 0.5)
+    failures = iter([RuntimeError("once")])
 
-        def forward(self, x: Tensor) -> Tensor:
-            if torch.utils._python_dispatch._get_current_dispatch_mode() is not None:
-                raise NotImplementedError("no rule for this mode")
-            return x
+    def fail(*_: Any) -> None:
+        for error in failures:
+            raise error
+
+    pipe.transformer.norm_out.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="once"):
+        call(pipe)
+
+
+def test_a_call_whose_operations_cannot_be_counted_is_made_all_the_same() -> None:
+    def uncountable(*_: Any) -> None:
+        """As flex attention: fails in torch's dispatch, where operations are counted."""
+        if torch.utils._python_dispatch._get_current_dispatch_mode() is not None:
+            torch.mm(torch.ones(2, 3), torch.ones(2, 3))
 
     pipe = sd3()
-    pipe.transformer.norm_out.register_forward_pre_hook(lambda _, args: (Uncountable()(args[0]), *args[1:]))
+    pipe.transformer.norm_out.register_forward_pre_hook(uncountable)
     expected = call(pipe)
     goc.enable_cache(pipe, "none", None)
     assert torch.equal(call(pipe), expected)
