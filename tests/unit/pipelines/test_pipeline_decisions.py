@@ -5,11 +5,16 @@ from typing import Any
 import pytest
 import torch
 from closeness import assert_near, relative_difference
-from diffusers import FirstBlockCacheConfig, SeaCacheConfig
+from diffusers import FirstBlockCacheConfig, MagCacheConfig, SeaCacheConfig
 from tiny_pipelines import MAKERS, call, wan
 from torch import Tensor
 
 import goc
+from goc.caching.cache import ScheduledCache
+from goc.caching.predictor import Reuse
+from goc.caching.schedule import magcache
+from goc.pipelines.enable import attach
+from goc.pipelines.session import Run
 
 STEPS = 10
 METHODS = ("first_block", "dicache", "seacache", "easycache", "teacache")
@@ -66,3 +71,25 @@ def test_seacache_is_that_of_diffusers(threshold: float, guidance: float) -> Non
     if threshold == 0.4:
         assert cache.summary().cached_share > 0
         assert relative_difference(expected, uncached) > 1e-3
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("threshold", [0.05, 0.3])
+@pytest.mark.parametrize("name", ["flux", "wan"])
+def test_magcache_with_given_magnitudes_is_that_of_diffusers(name: str, threshold: float, guidance: float) -> None:
+    ratios = 1 - 0.02 * torch.arange(STEPS, dtype=torch.float64)
+    pipe = MAKERS[name]()
+    pipe.transformer.enable_cache(
+        MagCacheConfig(threshold=threshold, num_inference_steps=STEPS, mag_ratios=ratios.tolist())
+    )
+    expected = call(pipe, guidance=guidance, steps=STEPS)
+    pipe.transformer.disable_cache()
+    mask = magcache(ratios, threshold, 3, 0.2)
+
+    def new_cache(run: Run) -> ScheduledCache:
+        spread = run.layout.spread(mask)
+        return ScheduledCache(spread, Reuse(spread), "stack")
+
+    cache = attach(pipe, new_cache, site="stack")
+    assert_near(call(pipe, guidance=guidance, steps=STEPS), expected)
+    assert 0 < cache.summary().cached_share < 1
