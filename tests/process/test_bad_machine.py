@@ -224,6 +224,7 @@ def test_other_errors_are_no_lack_of_memory(error: Exception) -> None:
         raise error
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_a_run_a_sweep_and_a_training_name_what_to_make_smaller(
     run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -81,6 +81,7 @@ def test_caching_knows_nothing_of_hydra_files_or_pictures() -> None:
             assert {room(name) for name in imports(module)} <= {"caching", "models"}, module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module", ["goc", "goc.config", "goc.cli.application", "goc.report.study", "goc.mask", "goc.reference"]
 )

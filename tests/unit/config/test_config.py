@@ -27,6 +27,7 @@ def config(*overrides: str) -> Config:
     return deepcopy(composed(overrides))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.nightly)])
 def test_a_method_is_the_same_as_its_schedule_and_predictor(every: int) -> None:
     for name, method in list(METHODS.items())[::every]:
