@@ -172,6 +172,8 @@ def validate(config: Config) -> None:
     check_scored(config.output.metrics, config.measurement)
     if config.measurement.model.is_pipeline:
         check_run_of_pipeline(config)
+    else:
+        _require(config.execution, config.execution.offload is None, "offload", "null; model=pipeline has it")
     sampler, objective = config.way.sampler, config.measurement.model.objective
     if sampler.objective != objective:
         raise ConfigError(
@@ -191,7 +193,6 @@ def check_run_of_pipeline(config: Config) -> None:
     for group, part in (("schedule", config.way.schedule), ("predictor", config.way.predictor)):
         if part.trained:
             raise ConfigError(f"{group}={part.name}: not supported {why}, as it is trained for a model")
-    _require(config.execution, not config.execution.compile, "compile", f"false {why}")
     converged = f"0 or null {why}, whose scheduler's converged solution is not known"
     _require(config.output, not config.output.converged_samples, "converged_samples", converged)
 
@@ -335,6 +336,7 @@ def check_execution(execution: Execution) -> None:
     _require(execution, threads is None or 1 <= threads <= most, "threads", f"at least 1 and at most {most}, or null")
     _require(execution, 0 < execution.worker_timeout_s <= LONGEST_S, "worker_timeout_s", SECONDS)
     _within(execution, "latency_repeats", 0, MOST_REPEATS)
+    _require(execution, execution.offload in (None, "model"), "offload", "model, or null")
 
 
 def check_output(output: Output, num_samples: int) -> None:

@@ -17,6 +17,7 @@ class Operations:
         self.known: dict[Hashable, dict[Key, float]] = {}  # by the shapes of the inputs
         self.costs: dict[Key, float] = {}  # in the call under way
         self.wanted = True  # counting makes a call slower
+        self.assumed: dict[Key, float] = {}  # of calls that are not counted: what is asked for is their ratio
         self.shapes: Hashable = None
         self.counter: FlopCounterMode | None = None
         self.before = 0
@@ -24,13 +25,18 @@ class Operations:
     def begin(self, shapes: Hashable, computes_all: bool) -> None:
         """A call of the transformer with inputs of these shapes; it is counted if it computes all."""
         self.shapes = shapes
-        self.costs = self.known.get(shapes, {})
+        self.costs = self.known.get(shapes, self.assumed)
         if self.wanted and shapes not in self.known and computes_all and not self._compiled():
             self.counter = FlopCounterMode(display=False)
             self.counter.__enter__()
 
     def _compiled(self) -> bool:
         return any(module._compiled_call_impl is not None for module in self.transformer.modules())
+
+    @property
+    def counted(self) -> dict[Key, float]:
+        """What was counted last."""
+        return next(reversed(self.known.values()), {})
 
     @property
     def whole(self) -> float:

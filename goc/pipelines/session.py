@@ -41,6 +41,7 @@ class Run:
         return len(self.timesteps)
 
 
+TRANSFORMERS = ("transformer", "transformer_2")  # of a pipeline; of Wan 2.2 the first has the noisier steps
 OF_DIFFUSERS = re.compile(r"^diffusers\.hooks\..*(cache|taylorseer|broadcast)")  # modules of its caches' hooks
 
 NewCache = Callable[[Run], StepCache]

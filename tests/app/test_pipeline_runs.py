@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from application import Run, call_here
 from checkout import REPOSITORY, only_result, run_environment
 from PIL import Image
+from refusals import assert_refused
 from safetensors.numpy import load_file
+from tiny_videos import CALL, FRAMES
+from tiny_videos import write as write_video
 from warm import WarmProcess
 
 SMALL = ("num_samples=5", "batch_size=2", "steps=4", "latency_repeats=0", "calibration_samples=2")
@@ -177,3 +181,94 @@ def test_a_finished_run_is_only_read_back(run_tiny: Callable[..., dict[str, Any]
     assert run_tiny(*HALF) == first
     assert (tmp_path / "here" / "result.json").stat().st_mtime_ns == stamp
     assert json.loads((tmp_path / "here" / "run.json").read_text())["prompts_sha256"]
+
+
+@pytest.fixture(scope="module")
+def tiny_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_video(tmp_path_factory.mktemp("video"))
+
+
+@pytest.fixture
+def of_video(tiny_video: Path) -> tuple[str, ...]:
+    return ("model=pipeline", f"model.pipeline={tiny_video}", f"prompts={tiny_video}/prompts.txt", *CALL,
+            "num_samples=2", "batch_size=2", "steps=6", "latency_repeats=0", "calibration_samples=2")  # fmt: skip
+
+
+def test_videos_of_two_transformers_are_scored_frame_by_frame(
+    run_here: Run, of_video: tuple[str, ...], tmp_path: Path
+) -> None:
+    run_here(*of_video, *HALF, "hydra.run.dir=here")
+    result = only_result(tmp_path / "here")
+    # the second transformer begins anew: of six steps, 1 and 5 are cached
+    assert result["cost"]["cache_ratio"] == pytest.approx(1 / 3)
+    (shard,) = (load_file(path) for path in (tmp_path / "here").rglob("shard-*"))
+    samples, channels, height, width = shard["images"].shape
+    assert (samples, channels, width) == (2, 3, FRAMES * height)
+    assert shard["frames"].tolist() == [FRAMES] * 2
+    (path,) = tmp_path.glob("outputs/cache/uncached-*/shard-*")
+    target = load_file(path)["images"]
+
+    def frames(pictures: np.ndarray) -> np.ndarray:
+        return np.stack(np.split(pictures.astype(float), FRAMES, axis=3), axis=1)
+
+    errors = ((frames(shard["images"]) - frames(target)) ** 2).mean(axis=(2, 3, 4))
+    assert result["distance"]["psnr_image"] == pytest.approx((10 * np.log10(255**2 / errors)).mean())
+    assert 0 < result["distance"]["ssim"] < 1
+
+
+def test_features_of_videos_are_refused(run_here: Run, of_video: tuple[str, ...]) -> None:
+    assert_refused(
+        run_here(*of_video, "model.extractor=digits", check=False), "model.extractor=digits: must be null with Wan"
+    )
+
+
+@pytest.fixture
+def of_pictures(tiny_pipeline: Path, tmp_path: Path) -> tuple[str, ...]:
+    """Settings of a run that starts at a picture."""
+    folder = tmp_path / "img2img"
+    shutil.copytree(tiny_pipeline, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["_class_name"] = "StableDiffusion3Img2ImgPipeline"
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return "model=pipeline", f"model.pipeline={folder}", f"prompts={folder}/prompts.txt", *SMALL, "steps=8"
+
+
+def test_a_call_that_starts_at_a_picture_names_its_file_and_depends_on_it(
+    run_here: Run, of_pictures: tuple[str, ...], tmp_path: Path
+) -> None:
+    picture, noise = tmp_path / "photo.png", np.random.default_rng(0)
+    hashes, made = [], []
+    for folder in ("one", "two"):
+        Image.fromarray(noise.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(picture)
+        run_here(*of_pictures, *HALF, f"+model.call.image={picture}", f"hydra.run.dir={folder}")
+        result = only_result(tmp_path / folder)
+        hashes.append(result["measurement"]["call_image_sha256"])
+        made.append(shards(tmp_path / folder))
+        assert 0 < result["cost"]["cache_ratio"] < 1
+    assert hashes[0] != hashes[1]
+    assert made[0] != made[1]
+    picture.write_text("no picture")
+    assert_refused(
+        run_here(*of_pictures, f"+model.call.image={picture}", "hydra.run.dir=three", check=False), "is no picture that"
+    )
+    assert_refused(
+        run_here(*of_pictures, "+model.call.image=nowhere.png", check=False), "model.call.image=nowhere.png: no such"
+    )
+
+
+@pytest.mark.nightly
+def test_compiled_blocks_cost_what_the_others_do(run_tiny: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    plain = run_tiny(*HALF)
+    shutil.rmtree(tmp_path / "here")
+    compiled = run_tiny(*HALF, "compile=true")
+    for key in ("gmacs_per_image", "macs_saved", "cache_ratio"):
+        assert compiled["cost"][key] == plain["cost"][key]
+    assert compiled["distance"]["relative_l2"] == pytest.approx(plain["distance"]["relative_l2"], rel=1e-3)
+
+
+def test_parts_are_not_moved_about_without_a_gpu(run_here: Run, of_tiny: tuple[str, ...]) -> None:
+    if not torch.cuda.is_available():
+        assert_refused(
+            run_here(*of_tiny, *HALF, "offload=model", check=False), "offload=model: must be null without a GPU"
+        )
+    assert_refused(run_here(*of_tiny, *HALF, "offload=disk", check=False), "offload=disk: must be model, or null")
