@@ -42,12 +42,13 @@ class BlockHook(PlaceHook):
         under_way.settle()
         stream, given = under_way.stream, self.inputs(args, kwargs)
         self.key = under_way.enter(self.place)
-        self.given, first = given, stream.cache.first_blocks
+        first = stream.cache.first_blocks
         number, under_way.blocks = under_way.blocks, under_way.blocks + 1
         if number == 0:
             under_way.first_inputs = given if not first else tuple(None if x is None else x.clone() for x in given)
         self.looked_at = number < first
         if self.looked_at:
+            self.given = given
             under_way.operations.begin_module()
             return None
         under_way.decide(lambda: modulated_input(self.module, lambda: self.original(*args, **kwargs)), given[0])
@@ -65,6 +66,7 @@ class BlockHook(PlaceHook):
         elif under_way.skipping:
             under_way.skipped(self.key)
             return self.arranged(under_way, list(given), {})
+        self.given = given
         if not (self.chained and under_way.continues(self.key, given)):
             under_way.open(self.key, begin)
         under_way.operations.begin_module()
@@ -75,6 +77,7 @@ class BlockHook(PlaceHook):
         order = tuple(None if x is None else i for x, i in zip(outputs, self.order(outputs), strict=True))
         under_way.stream.orders[self.key] = order, isinstance(output, tuple)
         if self.looked_at:
+            self.given = ()
             under_way.done(self.key)
             return
         free = {i: x for i, (x, at) in enumerate(zip(outputs, order, strict=True)) if at is None and x is not None}

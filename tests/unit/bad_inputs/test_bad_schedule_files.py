@@ -18,6 +18,7 @@ from goc.caching.stability import amplification
 from goc.methods.closest import closest_threshold
 from goc.models.routers import load_router
 from goc.models.schedules import read_schedule, read_weights
+from goc.models.seen import Seen
 from goc.pipelines.fingerprint import MadeFor
 from goc.pipelines.method import way_of
 from goc.pipelines.plan_file import PipelinePlan, PlanError, load_plan
@@ -288,7 +289,8 @@ def recorded(recorder: Any, value: float) -> Any:
             for branch in range(1 if isinstance(recorder, MagnitudeRecorder) else 2):
                 recorder.store(block, branch, torch.full((1, 3, 2), value))
         if isinstance(recorder, InputChangeRecorder):
-            recorder.decide(lambda: torch.full((1, 3, 2), value))
+            nothing = torch.empty(0)
+            recorder.decide(Seen(nothing, nothing, nothing, lambda: torch.full((1, 3, 2), value)))
     return recorder
 
 
