@@ -238,5 +238,5 @@ def check_alone(pipe: Any, name: str, transformer: nn.Module) -> None:
         )
     if any(OF_DIFFUSERS.search(type(hook).__module__) for hook in diffusers_hooks(transformer)):
         raise PipelineError(f"{kind}: pipe.{name} has a cache of diffusers; pipe.{name}.disable_cache() first")
-    if getattr(transformer, "_is_cached", False) or getattr(pipe, "_is_cached", False):
+    if vars(transformer).get("_is_cached"):  # of pipelines, cache-dit marks the class
         raise PipelineError(f"{kind}: pipe.{name} has a cache of cache-dit; cache_dit.disable_cache(pipe) first")

@@ -14,7 +14,7 @@ from goc.caching.cache import ScheduledCache
 from goc.caching.predictor import Reuse
 from goc.caching.schedule import magcache
 from goc.pipelines.enable import attach
-from goc.pipelines.session import Run
+from goc.pipelines.session import PipelineError, Run
 
 STEPS = 10
 METHODS = ("first_block", "dicache", "seacache", "easycache", "teacache")
@@ -93,3 +93,28 @@ def test_magcache_with_given_magnitudes_is_that_of_diffusers(name: str, threshol
     cache = attach(pipe, new_cache, site="stack")
     assert_near(call(pipe, guidance=guidance, steps=STEPS), expected)
     assert 0 < cache.summary().cached_share < 1
+
+
+@pytest.mark.parametrize(("name", "threshold"), [("wan", 0.25), ("wan", 0.3), ("pixart", 0.8), ("pixart", 0.95)])
+def test_the_first_blocks_rule_is_that_of_cache_dit(
+    name: str, threshold: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its F1B0, which has no threshold of 1 or more: there it caches always."""
+    monkeypatch.setenv("CACHE_DIT_LOG_LEVEL", "ERROR")
+    cache_dit = pytest.importorskip("cache_dit")
+    pipe = MAKERS[name]()
+    uncached = call(pipe, guidance=1.0, steps=STEPS)
+    config = cache_dit.DBCacheConfig(
+        Fn_compute_blocks=1, Bn_compute_blocks=0, max_warmup_steps=1, max_cached_steps=-1,
+        max_continuous_cached_steps=-1, residual_diff_threshold=threshold, num_inference_steps=STEPS,
+        enable_separate_cfg=False,
+    )  # fmt: skip
+    cache_dit.enable_cache(pipe, cache_config=config)
+    expected = call(pipe, guidance=1.0, steps=STEPS)
+    with pytest.raises(PipelineError, match="has a cache of cache-dit"):
+        goc.enable_cache(pipe)
+    cache_dit.disable_cache(pipe)
+    cache = goc.enable_cache(MAKERS[name](), "first_block", threshold=threshold)
+    assert_near(call(cache.pipe, guidance=1.0, steps=STEPS), expected)
+    assert 0 < cache.summary().cached_share < 1
+    assert relative_difference(expected, uncached) > 1e-5
