@@ -111,7 +111,7 @@ def lumina2(ask: Ask) -> Arguments:
 
 @tiny(
     "LuminaNextDiT2DModel", "Lumina", sample_size=8, in_channels=4, hidden_size=16, num_layers=BLOCKS,
-    num_attention_heads=2, multiple_of=8, cross_attention_dim=12,
+    num_attention_heads=2, num_kv_heads=2, multiple_of=8, cross_attention_dim=12,
 )  # fmt: skip
 def lumina_next(ask: Ask) -> Arguments:
     from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
@@ -129,7 +129,7 @@ def hunyuan_dit_residuals(ask: Ask) -> Arguments:
 
 @tiny(
     "HunyuanDiT2DModel", "HunyuanDiT", num_attention_heads=2, attention_head_dim=8, num_layers=2 * BLOCKS,
-    in_channels=4, patch_size=2, sample_size=8, hidden_size=16, cross_attention_dim=12, cross_attention_dim_t5=10,
+    in_channels=4, patch_size=2, sample_size=8, hidden_size=16, cross_attention_dim=12, cross_attention_dim_t5=16,
     pooled_projection_dim=8, text_len=5, text_len_t5=6, learn_sigma=True, residuals=hunyuan_dit_residuals,
 )  # fmt: skip
 def hunyuan_dit(ask: Ask) -> Arguments:
@@ -139,7 +139,7 @@ def hunyuan_dit(ask: Ask) -> Arguments:
     return {
         "hidden_states": ask.image(4), "timestep": ask.step,
         "encoder_hidden_states": ask.noise(ask.batch, 5, 12), "text_embedding_mask": torch.ones(ask.batch, 5),
-        "encoder_hidden_states_t5": ask.noise(ask.batch, 6, 10), "text_embedding_mask_t5": torch.ones(ask.batch, 6),
+        "encoder_hidden_states_t5": ask.noise(ask.batch, 6, 16), "text_embedding_mask_t5": torch.ones(ask.batch, 6),
         "image_meta_size": torch.tensor([[64.0, 64, 64, 64, 0, 0]] * ask.batch),
         "style": torch.zeros(ask.batch, dtype=torch.long),
         "image_rotary_emb": get_2d_rotary_pos_embed(
@@ -228,23 +228,26 @@ def transformer_2d(ask: Ask) -> Arguments:
     return {"hidden_states": ask.image(16), "encoder_hidden_states": ask.text(12), "timestep": ask.step}
 
 
-@tiny("DualTransformer2DModel", "of U-Nets", **HEADS, in_channels=16, norm_num_groups=2, cross_attention_dim=12)
-def dual_transformer(ask: Ask) -> Arguments:
-    tokens = 77 + 257
-    return {
-        "hidden_states": ask.image(16), "encoder_hidden_states": ask.noise(ask.batch, tokens, 12), "timestep": ask.step,
-    }  # fmt: skip
-
-
 @tiny("DreamLiteTransformer2DModel", "of U-Nets", **HEADS, in_channels=16, norm_num_groups=2, cross_attention_dim=12)
 def dream_lite(ask: Ask) -> Arguments:
     return {"hidden_states": ask.image(16), "encoder_hidden_states": ask.text(12), "timestep": ask.step}
 
 
-@tiny("TransformerTemporalModel", "of U-Nets", **HEADS, in_channels=16, norm_num_groups=2, cross_attention_dim=12)
+@tiny("TransformerTemporalModel", "of U-Nets", **HEADS, in_channels=16, norm_num_groups=2)
 def temporal(ask: Ask) -> Arguments:
     return {
         "hidden_states": ask.noise(ask.batch * ask.frames, 16, ask.size, ask.size),
-        "encoder_hidden_states": ask.noise(ask.batch * ask.size**2, ask.tokens, 12),
         "timestep": ask.step, "num_frames": ask.frames,
+    }  # fmt: skip
+
+
+@tiny(
+    "BriaFibo2Transformer2DModel", "Bria", in_channels=4, dim=24, n_layers=BLOCKS, n_refiner_layers=1, n_heads=2,
+    cap_feat_dim=12, injection_layer_ids=(1,), perceiver_num_layers=1, min_num_gist_tokens=2, max_num_gist_tokens=4,
+    gist_step=2, gist_min_text_len=2, gist_max_text_len=8, axes_dims=(4, 4, 4), axes_lens=(32, 32, 32),
+)  # fmt: skip
+def bria_fibo2(ask: Ask) -> Arguments:
+    return {
+        "hidden_states": ask.image(4), "timestep": ask.time,
+        "encoder_hidden_states": ask.noise(ask.batch, 2, ask.tokens, 12),
     }  # fmt: skip

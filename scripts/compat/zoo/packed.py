@@ -22,6 +22,10 @@ def two_lists_residuals(ask: Ask) -> Arguments:
     }
 
 
+def one_list_residuals(ask: Ask) -> Arguments:
+    return {"controlnet_block_samples": [ask.packed(32) for _ in range(BLOCKS)]}
+
+
 def flux(ask: Ask) -> Arguments:
     return {
         "hidden_states": ask.packed(16), "timestep": ask.time, "encoder_hidden_states": ask.text(12),
@@ -36,7 +40,7 @@ def without_vector(ask: Ask) -> Arguments:
 
 
 tiny("FluxTransformer2DModel", "Flux", **TWO_LISTS, pooled_projection_dim=10, residuals=two_lists_residuals)(flux)
-tiny("BriaTransformer2DModel", "Bria", **TWO_LISTS, residuals=two_lists_residuals)(
+tiny("BriaTransformer2DModel", "Bria", **TWO_LISTS, residuals=one_list_residuals)(
     lambda ask: without_vector(ask) | {"timestep": ask.step}
 )
 tiny("LongCatImageTransformer2DModel", "LongCat", **TWO_LISTS, pooled_projection_dim=10)(without_vector)
@@ -76,14 +80,10 @@ def flux3(ask: Ask) -> Arguments:
     return arguments
 
 
-def qwen_residuals(ask: Ask) -> Arguments:
-    return {"controlnet_block_samples": [ask.packed(32) for _ in range(BLOCKS)]}
-
-
 @tiny(
     "QwenImageTransformer2DModel", "Qwen-Image", in_channels=16, out_channels=4, num_layers=BLOCKS,
     attention_head_dim=16, num_attention_heads=2, joint_attention_dim=12, axes_dims_rope=(4, 6, 6),
-    residuals=qwen_residuals,
+    residuals=one_list_residuals,
 )  # fmt: skip
 def qwen_image(ask: Ask) -> Arguments:
     return {
@@ -113,4 +113,49 @@ def hunyuan_image(ask: Ask) -> Arguments:
     return {
         "hidden_states": ask.image(4), "timestep": ask.step, "encoder_hidden_states": ask.text(12),
         "encoder_attention_mask": ask.mask(),
+    }  # fmt: skip
+
+
+@tiny(
+    "QwenImage21Transformer2DModel", "Qwen-Image", in_channels=16, out_channels=16, num_layers=BLOCKS,
+    attention_head_dim=16, num_attention_heads=2, context_in_dim=12, axes_dims_rope=(4, 6, 6),
+)  # fmt: skip
+def qwen_image21(ask: Ask) -> Arguments:
+    slots = torch.arange(ask.tokens + (ask.size // 4) ** 2) >= ask.tokens
+    return {
+        "hidden_states": ask.packed(16), "timestep": ask.time, "encoder_hidden_states": ask.text(12),
+        "img_shapes": [[(1, ask.size // 2, ask.size // 2)]] * ask.batch, "img_mask": slots.repeat(ask.batch, 1),
+    }  # fmt: skip
+
+
+@tiny(
+    "Krea2Transformer2DModel", "Krea", in_channels=16, num_layers=BLOCKS, attention_head_dim=16, num_attention_heads=2,
+    num_key_value_heads=1, intermediate_size=32, timestep_embed_dim=16, text_hidden_dim=16, num_text_layers=2,
+    text_num_attention_heads=2, text_num_key_value_heads=2, text_intermediate_size=16, num_layerwise_text_blocks=1,
+    num_refiner_text_blocks=1, axes_dims_rope=(4, 6, 6),
+)  # fmt: skip
+def krea2(ask: Ask) -> Arguments:
+    return {
+        "hidden_states": ask.packed(16), "timestep": ask.time,
+        "encoder_hidden_states": ask.noise(ask.batch, ask.tokens, 2, 16),
+        "position_ids": torch.cat([ask.text_positions(), ask.grid()]),
+    }  # fmt: skip
+
+
+@tiny(
+    "Ideogram4Transformer2DModel", "Ideogram", in_channels=8, num_layers=BLOCKS, attention_head_dim=8,
+    num_attention_heads=2, intermediate_size=32, adaln_dim=8, llm_features_dim=12, mrope_section=(2, 1, 1),
+)  # fmt: skip
+def ideogram4(ask: Ask) -> Arguments:
+    from diffusers.models.transformers import transformer_ideogram4 as its
+
+    grid = ask.grid()
+    length = ask.tokens + len(grid)
+    is_text = torch.arange(length) < ask.tokens
+    roles = torch.where(is_text, its.LLM_TOKEN_INDICATOR, its.OUTPUT_IMAGE_INDICATOR)
+    return {
+        "hidden_states": ask.noise(ask.batch, length, 8), "timestep": ask.time,
+        "encoder_hidden_states": ask.noise(ask.batch, length, 12),
+        "position_ids": torch.cat([ask.text_positions(), grid]).repeat(ask.batch, 1, 1),
+        "segment_ids": torch.zeros(ask.batch, length, dtype=torch.long), "indicator": roles.repeat(ask.batch, 1),
     }  # fmt: skip
