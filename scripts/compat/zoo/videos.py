@@ -367,3 +367,25 @@ def cosmos3(ask: Ask) -> Arguments:
         "vision_mse_loss_indexes": indexes, "vision_timesteps": torch.full((vision,), ask.t),
         "vision_noisy_frame_indexes": [torch.arange(ask.frames)],
     }  # fmt: skip
+
+
+@tiny(
+    "WanAnimate2Transformer3DModel", "Wan", text_len=8, in_dim=12, dim=24, ffn_dim=32, freq_dim=16, text_dim=12,
+    out_dim=4, num_heads=2, num_layers=BLOCKS, use_img_emb=False,
+)  # fmt: skip
+def wan_animate2(ask: Ask) -> Arguments:
+    from diffusers.models.transformers.transformer_wan_animate_2 import WanAnimate2KVCache
+
+    side, frames = ask.size // 2, ask.frames + 1
+    cache = WanAnimate2KVCache(BLOCKS)
+    for i in range(BLOCKS):  # as a pass with the reference frames would fill it
+        key, value = ask.noise(2, ask.batch, ask.frames * side * side, 2, 12)
+        cache.get(i).store(key, value)
+    return {
+        "hidden_states": list(ask.noise(ask.batch, 4, frames, ask.size, ask.size)), "timestep": ask.step,
+        "encoder_hidden_states": list(ask.text(12)),
+        "condition_latents": list(ask.noise(ask.batch, 8, frames, ask.size, ask.size)), "kv_cache": cache,
+        "kv_cache_mode": "cached", "seq_len": frames * side * side,
+        "reference_grid_sizes": torch.tensor([[ask.frames, side, side]] * ask.batch),
+        "origin_len": 4 * (ask.frames - 1), "origin_area": [8 * ask.size, 8 * ask.size],
+    }  # fmt: skip
