@@ -1,0 +1,144 @@
+"""Tiny pipelines of diffusers: their parts by what their constructors ask for, their arguments by name."""
+
+import functools
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from compat.checks import Result, check_site
+from compat.loop import STEPS, tensors_of
+from compat.parts import made
+from compat.tiny import Ask, randomized
+from compat.zoo import ZOO
+from diffusers import DiffusionPipeline, pipelines
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+
+@functools.cache
+def all_pipelines() -> dict[str, type]:
+    """All pipelines of the installed diffusers that have a transformer, by name; not the deprecated ones."""
+    found = {}
+    for module in pkgutil.walk_packages(pipelines.__path__, f"{pipelines.__name__}."):
+        if ".deprecated" in module.name:
+            continue
+        try:
+            inside = importlib.import_module(module.name)
+        except Exception:  # asks for a library that is not installed
+            continue
+        for name, kind in vars(inside).items():
+            if inspect.isclass(kind) and issubclass(kind, DiffusionPipeline) and kind.__module__ == inside.__name__:
+                found[name] = kind
+    return {name: kind for name, kind in sorted(found.items()) if transformer_class(kind)}
+
+
+def transformer_class(kind: type) -> str:
+    """The class of a pipeline's transformer, by the annotation in its constructor; empty without one."""
+    parameter = inspect.signature(kind.__init__).parameters.get("transformer")  # type: ignore[misc]
+    said = "" if parameter is None else annotation(parameter)
+    return next((name for name in re.findall(r"\w+", said) if name in ZOO), "")
+
+
+def annotation(parameter: inspect.Parameter) -> str:
+    """What a parameter is to be, as text."""
+    return getattr(parameter.annotation, "__name__", "") + " " + str(parameter.annotation)
+
+
+def family_of(name: str) -> str:
+    """The family of a pipeline: its transformer's."""
+    return ZOO[transformer_class(all_pipelines()[name])].family
+
+
+Arguments = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Special:
+    """What is not as usual in a pipeline.
+
+    config: of its transformer. parts: makers of its other parts. call: more arguments of a call.
+    """
+
+    config: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, Callable[[], Any]] = field(default_factory=dict)
+    call: Callable[[Ask], Arguments] = lambda ask: {}
+
+
+def build(name: str) -> Any:
+    """A tiny pipeline."""
+    kind, special = all_pipelines()[name], SPECIALS.get(name, Special())
+    parts: dict[str, Any] = {}
+    for key, parameter in list(inspect.signature(kind.__init__).parameters.items())[1:]:  # type: ignore[misc]
+        if key in special.parts:
+            parts[key] = special.parts[key]()
+        elif key == "transformer":
+            tiny = ZOO[transformer_class(kind)]
+            config = {**tiny.config, **special.config}
+            parts[key] = randomized(getattr(importlib.import_module("diffusers"), tiny.name)(**config), tiny.scale)
+        elif parameter.default is inspect.Parameter.empty or key == "scheduler":
+            parts[key] = made(key, annotation(parameter))
+    pipe = kind(**parts)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def arguments(pipe: Any, ask: Ask, steps: int) -> Arguments:
+    """Of a call, by the names in its signature."""
+    name = type(pipe).__name__
+    known = inspect.signature(type(pipe).__call__).parameters
+    chosen = {key: value for key, value in usual(ask).items() if key in known}
+    chosen |= SPECIALS.get(name, Special()).call(ask)
+    chosen["generator"] = torch.Generator().manual_seed(7)
+    if "num_inference_steps" in known:
+        chosen["num_inference_steps"] = steps
+    return {key: value for key, value in chosen.items() if key in known}
+
+
+def usual(ask: Ask) -> Arguments:
+    """Arguments that many pipelines have; ask.size: of an image in eights."""
+    pixels = 8 * ask.size
+    image = ask.noise(ask.batch, 3, pixels, pixels).sigmoid()
+    video = ask.noise(1, 5, 3, pixels, pixels).sigmoid()
+    return {
+        "prompt": None, "negative_prompt": None, "height": pixels, "width": pixels, "num_frames": 5, "frames": 5,
+        "output_type": "latent", "guidance_scale": 3.0, "true_cfg_scale": 3.0, "use_resolution_binning": False,
+        "prompt_embeds": ask.text(12), "negative_prompt_embeds": 0.5 * ask.text(12),
+        "prompt_attention_mask": ask.mask(), "negative_prompt_attention_mask": ask.mask(),
+        "prompt_embeds_mask": ask.mask(), "negative_prompt_embeds_mask": ask.mask(),
+        "pooled_prompt_embeds": ask.vector(10), "negative_pooled_prompt_embeds": 0.5 * ask.vector(10),
+        "image": image, "control_image": image, "mask_image": image[:, :1].round(), "strength": 0.9,
+        "video": video, "clean_caption": False,
+    }  # fmt: skip
+
+
+class OfPipeline:
+    """A tiny pipeline, as what is checked."""
+
+    others: Sequence[dict[str, Any]] = ({"tokens": 7}, {"batch": 2}, {"size": 12}, {"steps": 8})
+    residuals = ()
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe = pipe
+        self.transformers = [pipe.transformer] if getattr(pipe, "transformer", None) is not None else []
+
+    def call(self, steps: int = STEPS, **more: int) -> Tensor:
+        """What a pipeline gives, as one row of numbers."""
+        output = self.pipe(**arguments(self.pipe, Ask(**more), steps))
+        tensors = tensors_of(tree_map(lambda x: torch.from_numpy(x) if isinstance(x, np.ndarray) else x, output))
+        return torch.cat([tensor.flatten().float() for tensor in tensors])
+
+
+def check_pipeline(name: str, sites: Sequence[str]) -> dict[str, Result]:
+    """The results of a pipeline at each site."""
+    called = OfPipeline(build(name))
+    called.call()
+    return {site: check_site(called, site) for site in sites}
+
+
+SPECIALS: dict[str, Special] = {}
