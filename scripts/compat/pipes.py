@@ -5,8 +5,7 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,9 @@ import torch
 from compat.checks import Result, check_site
 from compat.loop import STEPS, tensors_of
 from compat.parts import made
-from compat.tiny import Ask, randomized
+from compat.pixels import picture, video
+from compat.special import SPECIALS, Special
+from compat.tiny import Arguments, Ask, randomized
 from compat.zoo import ZOO
 from diffusers import DiffusionPipeline, pipelines
 from torch import Tensor
@@ -55,21 +56,6 @@ def family_of(name: str) -> str:
     return ZOO[transformer_class(all_pipelines()[name])].family
 
 
-Arguments = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Special:
-    """What is not as usual in a pipeline.
-
-    config: of its transformer. parts: makers of its other parts. call: more arguments of a call.
-    """
-
-    config: dict[str, Any] = field(default_factory=dict)
-    parts: dict[str, Callable[[], Any]] = field(default_factory=dict)
-    call: Callable[[Ask], Arguments] = lambda ask: {}
-
-
 def build(name: str) -> Any:
     """A tiny pipeline."""
     kind, special = all_pipelines()[name], SPECIALS.get(name, Special())
@@ -93,7 +79,10 @@ def arguments(pipe: Any, ask: Ask, steps: int) -> Arguments:
     name = type(pipe).__name__
     known = inspect.signature(type(pipe).__call__).parameters
     chosen = {key: value for key, value in usual(ask).items() if key in known}
-    chosen |= SPECIALS.get(name, Special()).call(ask)
+    special = SPECIALS.get(name, Special())
+    chosen |= special.call(ask)
+    for key, method in special.methods(ask).items():
+        setattr(pipe, key, method)
     chosen["generator"] = torch.Generator().manual_seed(7)
     if "num_inference_steps" in known:
         chosen["num_inference_steps"] = steps
@@ -103,8 +92,7 @@ def arguments(pipe: Any, ask: Ask, steps: int) -> Arguments:
 def usual(ask: Ask) -> Arguments:
     """Arguments that many pipelines have; ask.size: of an image in eights."""
     pixels = 8 * ask.size
-    image = ask.noise(ask.batch, 3, pixels, pixels).sigmoid()
-    video = ask.noise(1, 5, 3, pixels, pixels).sigmoid()
+    image = picture(ask)
     return {
         "prompt": None, "negative_prompt": None, "height": pixels, "width": pixels, "num_frames": 5, "frames": 5,
         "output_type": "latent", "guidance_scale": 3.0, "true_cfg_scale": 3.0, "use_resolution_binning": False,
@@ -112,23 +100,35 @@ def usual(ask: Ask) -> Arguments:
         "prompt_attention_mask": ask.mask(), "negative_prompt_attention_mask": ask.mask(),
         "prompt_embeds_mask": ask.mask(), "negative_prompt_embeds_mask": ask.mask(),
         "pooled_prompt_embeds": ask.vector(10), "negative_pooled_prompt_embeds": 0.5 * ask.vector(10),
-        "image": image, "control_image": image, "mask_image": image[:, :1].round(), "strength": 0.9,
-        "video": video, "clean_caption": False,
+        "image": image, "control_image": image, "mask_image": picture(ask, True), "control_mask": picture(ask, True),
+        "strength": 0.9, "video": video(ask), "control_video": video(ask), "clean_caption": False, "return_dict": False,
     }  # fmt: skip
+
+
+OTHERS: tuple[dict[str, int], ...] = ({"tokens": 7}, {"batch": 2}, {"size": 12}, {"steps": 8})
 
 
 class OfPipeline:
     """A tiny pipeline, as what is checked."""
 
-    others: Sequence[dict[str, Any]] = ({"tokens": 7}, {"batch": 2}, {"size": 12}, {"steps": 8})
     residuals = ()
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
+        self.others = [more for more in OTHERS if self.allows(more)]
         self.transformers = [pipe.transformer] if getattr(pipe, "transformer", None) is not None else []
+
+    def allows(self, more: dict[str, int]) -> bool:
+        """Whether the pipeline itself makes such a call; some make one image at a time, or of one size."""
+        try:
+            self.call(**more)
+        except Exception:
+            return False
+        return True
 
     def call(self, steps: int = STEPS, **more: int) -> Tensor:
         """What a pipeline gives, as one row of numbers."""
+        torch.manual_seed(7)  # some encode a picture with noise that their generator does not make
         output = self.pipe(**arguments(self.pipe, Ask(**more), steps))
         tensors = tensors_of(tree_map(lambda x: torch.from_numpy(x) if isinstance(x, np.ndarray) else x, output))
         return torch.cat([tensor.flatten().float() for tensor in tensors])
@@ -137,8 +137,7 @@ class OfPipeline:
 def check_pipeline(name: str, sites: Sequence[str]) -> dict[str, Result]:
     """The results of a pipeline at each site."""
     called = OfPipeline(build(name))
-    called.call()
+    if not called.call().isfinite().all():
+        raise ValueError("not finite without a cache")
     return {site: check_site(called, site) for site in sites}
 
-
-SPECIALS: dict[str, Special] = {}
