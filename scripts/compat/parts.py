@@ -49,9 +49,9 @@ def made(key: str, said: str) -> Any:
     return False if key == "requires_safety_checker" else None
 
 
-def of(name: str, **config: Any) -> Callable[[], Any]:
+def of(name: str, **config: Any) -> Callable[..., Any]:
     """Builds a model of diffusers."""
-    return lambda: getattr(diffusers, name)(**config)
+    return lambda **more: getattr(diffusers, name)(**{**config, **more})
 
 
 FOUR: dict[str, Any] = {"block_out_channels": (4,) * 4, "norm_num_groups": 2, "latent_channels": 4}
@@ -64,7 +64,7 @@ CAUSAL: dict[str, Any] = {
 }  # fmt: skip
 HEADS: dict[str, Any] = {"num_attention_heads": 2, "attention_head_dim": 16}
 
-PARTS: dict[str, Callable[[], Any]] = {  # by class
+PARTS: dict[str, Callable[..., Any]] = {  # by class
     "AutoencoderKL": of("AutoencoderKL", **FOUR, **FLAT, shift_factor=0.0),
     "AutoencoderKLFlux2": of("AutoencoderKLFlux2", **FOUR, **FLAT),
     "AutoencoderKLWan": of("AutoencoderKLWan", **CAUSAL),
@@ -100,6 +100,10 @@ PARTS: dict[str, Callable[[], Any]] = {  # by class
         "HunyuanDiT2DControlNetModel", num_attention_heads=2, attention_head_dim=8, in_channels=4, patch_size=2,
         sample_size=8, hidden_size=16, transformer_num_layers=2 * BLOCKS, cross_attention_dim=12,
         cross_attention_dim_t5=16, pooled_projection_dim=8, text_len=5, text_len_t5=6,
+    ),
+    "ZImageControlNetModel": of(
+        "ZImageControlNetModel", control_layers_places=[0], control_refiner_layers_places=[0], control_in_dim=4, dim=24,
+        n_refiner_layers=1, n_heads=2, n_kv_heads=2,
     ),
     "SanaControlNetModel": of(
         "SanaControlNetModel", num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=4,

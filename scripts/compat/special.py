@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from compat.parts import Connectors, Harmless
+from compat.parts import PARTS, Connectors, Harmless, StandIn
 from compat.pixels import picture, video
-from compat.tiny import Arguments, Ask
+from compat.tiny import Arguments, Ask, randomized
+from diffusers import SCMScheduler
 
 @dataclass(frozen=True)
 class Special:
@@ -117,3 +118,73 @@ special("Helios HeliosPyramid", call=fixed(image=None, video=None))
 special("QwenImageControlNet QwenImageControlNetInpaint StableDiffusion3ControlNet StableDiffusion3ControlNetInpainting "
         "FluxControlNet FluxControlNetImg2Img FluxControlNetInpaint SanaControlNet",
         call=fixed(controlnet_conditioning_scale=1.0))  # fmt: skip
+special("AnyFlow AnyFlowFAR", call=fixed(video=None))
+special("BriaFibo2", call=both(NONE, signed(prompt_embeds=lambda ask: ask.noise(ask.batch, 2, ask.tokens, 12))))
+special("HunyuanVideoImageToVideo", config={"pooled_projection_dim": 10, "image_condition_type": "token_replace"})
+special("HunyuanSkyreelsImageToVideo", config={"pooled_projection_dim": 10, "in_channels": 8})
+special("MotifVideoImage2Video", config={"in_channels": 9}, parts={"image_encoder": StandIn})
+special("SkyReelsV2DiffusionForcingVideoToVideo", call=fixed(overlap_history=1, base_num_frames=5))
+special("JoyImageEditPlus", call=lambda ask: {"images": [[picture(ask)]] * ask.batch})
+special("Kandinsky5I2V Kandinsky5I2I", config={"visual_cond": True}, call=SPECIALS["Kandinsky5T2VPipeline"].call)
+special("Kandinsky6TI2VA", call=both(NONE, fixed(sample_audio=False), signed(pooled_prompt_embeds=lambda ask: ask.vector(8))))
+special("QwenImage21", parts={"processor": lambda: None})
+special("Cosmos2_5_Transfer", parts={"safety_checker": Harmless})
+
+
+def encodes_image(tokens: int, width: int) -> Callable[[Ask], dict[str, Callable[..., Any]]]:
+    """In place of an image encoder, what it would give."""
+    return lambda ask: {"encode_image": lambda *_, **__: ask.noise(1, tokens, width)}
+
+
+IMAGE = {"in_channels": 12, "image_dim": 8, "added_kv_proj_dim": 24}  # of Wan's kin that see a picture's embeddings
+special("ChronoEdit SkyReelsV2ImageToVideo", config=IMAGE, methods=encodes_image(257, 8))
+special("WanAnimate", config={"image_dim": 8, "added_kv_proj_dim": 24}, methods=encodes_image(257, 8), call=lambda ask: {
+    "pose_video": video(ask), "face_video": video(ask), "segment_frame_length": 5, "video": None,
+})  # fmt: skip
+special("HunyuanVideoFramepack", config={"pooled_projection_dim": 10}, methods=encodes_image(3, 10), call=fixed(
+    latent_window_size=2
+))  # fmt: skip
+special("HunyuanVideo15 HunyuanVideo15ImageToVideo", config={"in_channels": 9}, call=signed(
+    prompt_embeds_2=lambda ask: ask.text(10), prompt_embeds_mask_2=lambda ask: ask.mask()
+), methods=encodes_image(3, 8))  # fmt: skip
+
+
+def encodes(*of: Callable[[Ask], Any], name: str = "encode_prompt") -> Callable[[Ask], dict[str, Callable[..., Any]]]:
+    """In place of a text encoder, what it would give."""
+    return lambda ask: {name: lambda *_, **__: tuple(make(ask) for make in of)}
+
+
+def prompts(ask: Ask) -> Arguments:
+    """Texts, where embeddings cannot be given."""
+    return {"prompt": ["a cat"] * ask.batch, "negative_prompt": [""] * ask.batch}
+
+
+special("BriaFibo", call=prompts, methods=encodes(
+    lambda ask: ask.text(12), lambda ask: 0.5 * ask.text(12), lambda ask: ask.text_positions(),
+    lambda ask: ask.mask(torch.float32), lambda ask: ask.mask(torch.float32),
+    lambda ask: [ask.text(6)] * 4, lambda ask: [0.5 * ask.text(6)] * 4,
+))  # fmt: skip
+SPECIALS["BriaFiboEditPipeline"] = SPECIALS["BriaFiboPipeline"]
+special("LongCatImage", call=both(prompts, fixed(enable_prompt_rewrite=False)), methods=encodes(
+    lambda ask: ask.text(12), lambda ask: ask.text_positions()
+))  # fmt: skip
+SPECIALS["LongCatImageEditPipeline"] = SPECIALS["LongCatImagePipeline"]
+special("SanaVideo SanaImageToVideo", parts={"vae": lambda: randomized(PARTS["AutoencoderKLWan"]())})
+special("SanaSprint SanaSprintImg2Img", config={"guidance_embeds": True}, parts={"scheduler": SCMScheduler},
+        call=fixed(intermediate_timesteps=None))  # fmt: skip
+special("QwenImageControlNetInpaint", call=fixed(controlnet_conditioning_scale=1.0), parts={
+    "controlnet": lambda: randomized(PARTS["QwenImageControlNetModel"](extra_condition_channels=4))
+})  # fmt: skip
+special("StableDiffusion3ControlNetInpainting", call=fixed(controlnet_conditioning_scale=1.0), parts={
+    "controlnet": lambda: randomized(PARTS["SD3ControlNetModel"](extra_conditioning_channels=1))
+})  # fmt: skip
+special("StableDiffusion3Inpaint", config={"in_channels": 16, "out_channels": 16}, parts={
+    "vae": lambda: randomized(PARTS["AutoencoderKL"](latent_channels=16))
+})  # fmt: skip
+special("ZImageControlNet ZImageControlNetInpaint", call=both(
+    fixed(controlnet_conditioning_scale=1.0), signed(prompt_embeds=lambda ask: list(ask.text(12)))
+))  # fmt: skip
+special("EasyAnimateInpaint", config={"in_channels": 9}, call=lambda ask: {
+    "video": ask.noise(1, 3, 5, 8 * ask.size, 8 * ask.size).sigmoid(),
+    "mask_video": ask.noise(1, 1, 5, 8 * ask.size, 8 * ask.size).sigmoid().round() * 255,
+})  # fmt: skip
