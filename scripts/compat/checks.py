@@ -19,13 +19,20 @@ CHANGED = 1e-4  # at least, of what is reused
 class Called(Protocol):
     """What is called with a cache in it: a loop, or a pipeline of diffusers.
 
-    others: calls that differ in steps, size, batch and text.
+    others: calls that differ in steps, size, batch and text. residuals: whether a ControlNet's are given, where a loop
+    can be `still`. half: bounds of the share that is computed where half is reused: steps may be odd, and features start
+    anew where shapes change.
     """
 
     pipe: Any
+    transformers: Sequence[Any]
     others: Sequence[dict[str, Any]]
+    residuals: Sequence[bool]
+    half: tuple[float, float]
 
     def call(self, **more: Any) -> Tensor: ...
+
+    def still(self, residuals: bool) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,7 @@ class Enabled:
         goc.disable_cache(self.pipe)
 
 
-def check_site(called: Any, site: str) -> Result:
+def check_site(called: Called, site: str) -> Result:
     """All checks of a cache at a site; the pipeline is without a cache afterwards, whatever comes of them."""
 
     def run() -> None:
@@ -98,7 +105,7 @@ def check_site(called: Any, site: str) -> Result:
     return result
 
 
-def _same_bits(called: Any, site: str) -> None:
+def _same_bits(called: Called, site: str) -> None:
     expected, kind = called.call(), type(called.pipe)
     for method, ratio in (("none", None), ("reuse", 0.0)):
         settings = {} if method == "none" else {"site": site}
@@ -116,7 +123,7 @@ def places(transformer: Any, site: str) -> Layout:
         raise Refused(str(error)) from error
 
 
-def _half(called: Any, site: str) -> None:
+def _half(called: Called, site: str) -> None:
     from compat.loop import counted, difference
 
     modules = [
@@ -129,13 +136,14 @@ def _half(called: Any, site: str) -> None:
     with counted(modules) as own, Enabled(called.pipe, "reuse", 0.5, site=site):
         cached = called.call()
     check(sum(uncached.values()) > 0, "no place is computed")
-    check(own == {module: times / 2 for module, times in uncached.items()},
+    low, high = called.half
+    check(all(low * times <= own[module] <= high * times for module, times in uncached.items()),
           f"half reused: {sum(own.values())} of {sum(uncached.values())} calls of its modules are computed")  # fmt: skip
     check(bool(cached.isfinite().all()), "half reused: not finite")
     check(difference(cached, expected) > CHANGED, "half reused: nothing changes")
 
 
-def _same_input(called: Any, site: str) -> None:
+def _same_input(called: Called, site: str) -> None:
     from compat.loop import difference
 
     for residuals in called.residuals:
@@ -147,13 +155,13 @@ def _same_input(called: Any, site: str) -> None:
         check(error <= max(SAME, 2 * drift), f"same input{what}: reuse is {error:.2g} from computing")
 
 
-def _methods(called: Any, site: str) -> None:
+def _methods(called: Called, site: str) -> None:
     for method in ("goc", "taylorseer"):
         with Enabled(called.pipe, method, 0.5, site=site):
             check(bool(called.call().isfinite().all()), f"{method}: not finite")
 
 
-def _others(called: Any, site: str) -> None:
+def _others(called: Called, site: str) -> None:
     alone = []
     for more in called.others:
         with Enabled(called.pipe, "taylorseer", 0.5, site=site):
@@ -168,7 +176,7 @@ class Broken(Exception):
     """What a block raises in a test."""
 
 
-def _failure(called: Any, site: str) -> None:
+def _failure(called: Called, site: str) -> None:
     uncached = called.call()
     with Enabled(called.pipe, "taylorseer", 0.5, site=site) as cache:
         expected = called.call()
@@ -196,6 +204,8 @@ def _failure(called: Any, site: str) -> None:
 
 class OfClass:
     """A loop around a tiny transformer, as what is checked."""
+
+    half = 0.5, 0.5
 
     def __init__(self, loop: Any, others: Sequence[dict[str, Any]]) -> None:
         self.pipe, self.others = loop, others

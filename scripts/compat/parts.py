@@ -14,7 +14,7 @@ SCHEDULERS: dict[str, dict[str, Any]] = {  # by name in an annotation, with what
     "DPMSolverMultistepScheduler": {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0},
     "CogVideoXDDIMScheduler": {}, "CogVideoXDPMScheduler": {}, "DDPMScheduler": {"clip_sample": False},
     "EDMEulerScheduler": {}, "EDMDPMSolverMultistepScheduler": {}, "FlowMapEulerDiscreteScheduler": {},
-    "HeliosScheduler": {}, "LTXEulerAncestralRFScheduler": {}, "FlowMatchEulerDiscreteScheduler": {},
+    "HeliosScheduler": {"stages": 1}, "LTXEulerAncestralRFScheduler": {}, "FlowMatchEulerDiscreteScheduler": {},
 }  # fmt: skip
 
 

@@ -69,6 +69,8 @@ def build(name: str) -> Any:
             parts[key] = randomized(getattr(importlib.import_module("diffusers"), tiny.name)(**config), tiny.scale)
         elif parameter.default is inspect.Parameter.empty or key == "scheduler":
             parts[key] = made(key, annotation(parameter))
+    for key, value in special.globals.items():
+        setattr(importlib.import_module(kind.__module__), key, value)
     pipe = kind(**parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -112,6 +114,7 @@ class OfPipeline:
     """A tiny pipeline, as what is checked."""
 
     residuals = ()
+    half = 0.5, 0.7
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
@@ -125,6 +128,9 @@ class OfPipeline:
         except Exception:
             return False
         return True
+
+    def still(self, residuals: bool) -> Tensor:
+        raise NotImplementedError("a pipeline's steps differ")
 
     def call(self, steps: int = STEPS, **more: int) -> Tensor:
         """What a pipeline gives, as one row of numbers."""

@@ -15,13 +15,14 @@ class Special:
     """What is not as usual in a pipeline.
 
     config: of its transformer. parts: makers of its other parts. call: more arguments of a call. methods: of the
-    pipeline, where a text encoder would be asked.
+    pipeline, where a text encoder would be asked, and other attributes. globals: of its module, such as sizes.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, Callable[[], Any]] = field(default_factory=dict)
     call: Callable[[Ask], Arguments] = lambda ask: {}
-    methods: Callable[[Ask], dict[str, Callable[..., Any]]] = lambda ask: {}
+    methods: Callable[[Ask], dict[str, Any]] = lambda ask: {}
+    globals: dict[str, Any] = field(default_factory=dict)
 
 
 
@@ -77,7 +78,7 @@ special("WanImageToVideo", config={"in_channels": 12})
 special("WanVACE", config={"vace_in_channels": 72}, call=fixed(video=None))
 special("SkyReelsV2ImageToVideo", config={"in_channels": 12}, call=lambda ask: {"image_embeds": ask.noise(1, 3, 8)})
 special("ChronoEdit", config={"in_channels": 12}, call=lambda ask: {"image_embeds": ask.noise(1, 3, 8)})
-special("Cosmos2TextToImage CosmosTextToWorld", parts={"safety_checker": Harmless}, config={"in_channels": 5})
+special("Cosmos2TextToImage CosmosTextToWorld", parts={"safety_checker": Harmless})
 special("Cosmos2VideoToWorld CosmosVideoToWorld Cosmos2_5_PredictBase", parts={"safety_checker": Harmless},
         config={"in_channels": 5}, call=fixed(video=None))  # fmt: skip
 special("HunyuanVideo", config={"pooled_projection_dim": 10})
@@ -125,7 +126,8 @@ special("HunyuanSkyreelsImageToVideo", config={"pooled_projection_dim": 10, "in_
 special("MotifVideoImage2Video", config={"in_channels": 9}, parts={"image_encoder": StandIn})
 special("SkyReelsV2DiffusionForcingVideoToVideo", call=fixed(overlap_history=1, base_num_frames=5))
 special("JoyImageEditPlus", call=lambda ask: {"images": [[picture(ask)]] * ask.batch})
-special("Kandinsky5I2V Kandinsky5I2I", config={"visual_cond": True}, call=SPECIALS["Kandinsky5T2VPipeline"].call)
+special("Kandinsky5I2V Kandinsky5I2I", config={"visual_cond": True}, call=SPECIALS["Kandinsky5T2VPipeline"].call,
+        methods=lambda ask: {"resolutions": [(8 * ask.size, 8 * ask.size)]})  # fmt: skip
 special("Kandinsky6TI2VA", call=both(NONE, fixed(sample_audio=False), signed(pooled_prompt_embeds=lambda ask: ask.vector(8))))
 special("QwenImage21", parts={"processor": lambda: None})
 special("Cosmos2_5_Transfer", parts={"safety_checker": Harmless})
@@ -188,3 +190,12 @@ special("EasyAnimateInpaint", config={"in_channels": 9}, call=lambda ask: {
     "video": ask.noise(1, 3, 5, 8 * ask.size, 8 * ask.size).sigmoid(),
     "mask_video": ask.noise(1, 1, 5, 8 * ask.size, 8 * ask.size).sigmoid().round() * 255,
 })  # fmt: skip
+
+
+def square(area: int, ratio: float) -> tuple[int, int]:
+    """In place of a million pixels."""
+    return 64, 64
+
+
+special("QwenImageEditPlus", globals={"calculate_dimensions": square})
+special("QwenImageEdit QwenImageEditInpaint", globals={"calculate_dimensions": lambda *_: (64, 64, None)})
