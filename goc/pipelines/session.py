@@ -52,13 +52,14 @@ class CachedTransformer:
     """One of a pipeline's transformers, with a cache in its modules.
 
     name: in the pipeline. context: the name that the pipeline gave the calls it makes now, if it gives any.
-    forward_pass: the one under way.
+    copies: whether tensors are copied, as its modules change them in place. forward_pass: the one under way.
     """
 
     name: str
     transformer: nn.Module
     layout: Layout
     context: str | None = None
+    copies: bool = False
     forward_pass: ForwardPass | None = None
     streams: dict[str, Stream] = field(default_factory=dict)
 
@@ -154,29 +155,41 @@ class PipelineCache:
             stream = cached.streams[name] = Stream(self.new_cache(cached.run), shapes)
         stream.last = step
         stream.cache.begin_step(step)
-        cached.forward_pass = ForwardPass(stream, cached.layout, cached.operations, latents)
+        cached.forward_pass = ForwardPass(stream, cached.layout, cached.operations, latents, cached.copies)
         cached.operations.begin(shapes, computes_all=cached.forward_pass.fresh)
         self.watch = Stopwatch(latents.device)
 
     def count_no_more(self, cached: CachedTransformer) -> bool:
         """A pass failed: if operations were counted in it, which not all can be, it begins anew without that."""
-        failed = cached.forward_pass
-        if failed is None or cached.operations.counter is None:
+        if cached.forward_pass is None or cached.operations.counter is None:
             return False
-        cached.operations.abandon()
         cached.operations.wanted = False
+        self._begin_anew(cached, cached.forward_pass)
+        return True
+
+    def copy_from_now_on(self, cached: CachedTransformer) -> bool:
+        """A pass failed because tensors were changed in place: it begins anew with copies."""
+        if cached.forward_pass is None or cached.copies:
+            return False
+        cached.copies = True
+        self._begin_anew(cached, cached.forward_pass)
+        return True
+
+    def _begin_anew(self, cached: CachedTransformer, failed: ForwardPass) -> None:
+        counting = cached.operations.counter is not None
+        cached.operations.abandon()
         stream = cached.streams[cached.run.stream] = Stream(self.new_cache(cached.run), failed.stream.shapes)
         stream.last = failed.stream.last
         stream.cache.begin_step(stream.last)
-        cached.forward_pass = ForwardPass(stream, cached.layout, cached.operations, failed.latents)
-        return True
+        cached.forward_pass = ForwardPass(stream, cached.layout, cached.operations, failed.latents, cached.copies)
+        if counting and cached.operations.wanted:
+            cached.operations.begin(stream.shapes, computes_all=True)
 
     def end(self, cached: CachedTransformer) -> None:
         """A transformer's call is over."""
         done, cached.forward_pass = cached.forward_pass, None
         if done is None:
             return
-        done.end()
         self.watch.stop()
         cached.operations.end()
         record, kind = self.record, "mixed" if done.computed and done.cached else "cached" if done.cached else "full"

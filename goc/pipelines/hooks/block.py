@@ -55,8 +55,8 @@ class BlockHook(PlaceHook):
         begin = under_way.first_inputs if first and number == first and stream.cache.of_all else given
         start = stream.starts.get(self.key)
         if start is not None:
-            values = [None if cell is None else stream.value(cell) for cell in start.cells]
-            free = {i: stream.value(cell) for i, cell in start.free.items()}
+            values = [None if cell is None else under_way.value(cell) for cell in start.cells]
+            free = {i: under_way.value(cell) for i, cell in start.free.items()}
             under_way.skipping = any(value is not None for value in (*values, *free.values()))
             if under_way.skipping:
                 under_way.skipped(self.key)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from goc.pipelines.forward_pass import InPlaceError
 from goc.pipelines.hooks import network
 from goc.pipelines.hooks.carried import argument, arguments_of
 from goc.pipelines.session import CachedTransformer, PipelineCache, PipelineError
@@ -55,20 +56,30 @@ class TransformerHook:
         self.cache.end(self.cached)
 
     @torch.compiler.disable
-    def count_no_more(self, error: Exception) -> bool:
-        """Whether a call that failed is made again without counting what it costs: it failed where torch counts."""
+    def may_go_on(self, error: Exception) -> bool:
+        """Whether a call that failed is made again: with copies, or, if it failed where torch counts, without that."""
+        if isinstance(error, InPlaceError):
+            return self.cache.copy_from_now_on(self.cached)
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         return DISPATCH.search(frame.f_code.co_filename) is not None and self.cache.count_no_more(self.cached)
 
+    @torch.compiler.disable
+    def hand_over(self) -> None:
+        """The cache takes what is left of the pass."""
+        if self.cached.forward_pass is not None:
+            self.cached.forward_pass.end()
+
     @torch.compiler.disable(recursive=False)
     def computed(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """What the transformer gives; once more without counting operations, if that was in its way."""
-        try:
-            return self.original(*args, **kwargs)
-        except Exception as error:
-            if not self.count_no_more(error):
-                raise
-            return self.original(*args, **kwargs)
+        """What the transformer gives; once more where counting, or what changed in place, was in its way."""
+        while True:
+            try:
+                output = self.original(*args, **kwargs)
+                self.hand_over()
+                return output
+            except Exception as error:
+                if not self.may_go_on(error):
+                    raise
 
     @torch.compiler.disable(recursive=False)
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -255,3 +255,27 @@ def test_blocks_that_run_in_every_step_are_named() -> None:
     cache = goc.enable_cache(pipe, "reuse")
     call(pipe)
     assert "blocks computed in every step: refiner.layers" in str(cache.summary())
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_what_is_changed_in_place_is_copied(site: str) -> None:
+    """As a ControlNet of Chroma adds its residuals to the image's tokens, and as gates may be multiplied in."""
+    loop = sd3_loop(residuals=False)
+
+    def add_in_place(_: nn.Module, __: Any, output: tuple[Tensor, Tensor]) -> None:
+        output[1].add_(0.5)
+
+    def double_in_place(_: nn.Module, __: Any, output: tuple[Tensor, Tensor]) -> None:
+        output[0].mul_(2.0)
+
+    blocks = loop.transformer.transformer_blocks
+    blocks[0].register_forward_hook(add_in_place)
+    blocks[1].attn.register_forward_hook(double_in_place)
+    expected = loop()
+    cache = goc.enable_cache(loop, "fora", interval=4, cache_ratio=None, site=site)
+    assert_near(loop(), expected)
+    assert cache.transformers[0].copies
+    assert cache.summary().calls == {"full": 2, "mixed": 0, "cached": 2}
+    macs = cache.summary().macs_saved
+    assert macs is not None
+    assert macs > 0.2
