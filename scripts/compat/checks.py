@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from compat.loop import STEPS, Loop, counted, difference
 from torch import Tensor
 
 import goc
@@ -124,8 +125,6 @@ def places(transformer: Any, site: str) -> Layout:
 
 
 def _half(called: Called, site: str) -> None:
-    from compat.loop import counted, difference
-
     modules = [
         transformer.get_submodule(place.name)
         for transformer in called.transformers
@@ -144,15 +143,13 @@ def _half(called: Called, site: str) -> None:
 
 
 def _same_input(called: Called, site: str) -> None:
-    from compat.loop import difference
-
     for residuals in called.residuals:
         expected = called.still(residuals)
         drift = difference(expected[1:], expected[:1].expand_as(expected[1:]))
         with Enabled(called.pipe, "reuse", 0.5, site=site):
             error = difference(called.still(residuals), expected)
         what = " with residuals" if residuals else ""
-        check(error <= max(SAME, 2 * drift), f"same input{what}: reuse is {error:.2g} from computing")
+        check(error <= max(SAME, drift), f"same input{what}: reuse is {error:.2g} from computing")
 
 
 def _methods(called: Called, site: str) -> None:
@@ -207,13 +204,13 @@ class OfClass:
 
     half = 0.5, 0.5
 
-    def __init__(self, loop: Any, others: Sequence[dict[str, Any]]) -> None:
-        self.pipe, self.others = loop, others
+    def __init__(self, loop: Loop, others: Sequence[dict[str, Any]], steps: int = STEPS) -> None:
+        self.pipe, self.others, self.steps = loop, others, steps
         self.transformers = [loop.transformer]
         self.residuals = (False, True) if loop.tiny.residuals is not None else (False,)
 
     def call(self, **more: Any) -> Tensor:
-        return self.pipe(**more)
+        return self.pipe(**{"steps": self.steps, **more})
 
     def still(self, residuals: bool) -> Tensor:
         return self.pipe(steps=4, still=True, residuals=residuals)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 STEPS = 6
-STILL = 2.0**-11  # by which timesteps differ in a loop whose steps are all alike: they are told apart, little else is
+STILL = 2.0**-13  # by which timesteps differ in a loop whose steps are all alike: they are told apart, little else is
 
 
 class Loop:

@@ -73,7 +73,7 @@ def check_peer(name: str, make: Callable[[], Loop], others: list[dict[str, Any]]
             drift = difference(expected[1:], expected[:1].expand_as(expected[1:]))
             error = difference(renewed(name, make, loop)(steps=4, still=True, residuals=residuals), expected)
             what = " with residuals" if residuals else ""
-            check(error <= max(SAME, 2 * drift), f"same input{what}: reuse is {error:.2g} from computing")
+            check(error <= max(SAME, drift), f"same input{what}: reuse is {error:.2g} from computing")
         for more in others:
             check(bool(renewed(name, make, loop)(**more).isfinite().all()), f"{more}: not finite")
         disable()
