@@ -103,7 +103,7 @@ def usual(ask: Ask) -> Arguments:
         "prompt_embeds_mask": ask.mask(), "negative_prompt_embeds_mask": ask.mask(),
         "pooled_prompt_embeds": ask.vector(10), "negative_pooled_prompt_embeds": 0.5 * ask.vector(10),
         "image": image, "control_image": image, "mask_image": picture(ask, True), "control_mask": picture(ask, True),
-        "strength": 0.9, "video": video(ask), "control_video": video(ask), "clean_caption": False, "return_dict": False,
+        "strength": 0.9, "controlnet_conditioning_scale": 1.0, "video": video(ask), "control_video": video(ask), "clean_caption": False, "return_dict": False,
     }  # fmt: skip
 
 
