@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from compat.loop import STEPS, Loop, counted, difference
 from torch import Tensor
 
 import goc
+from compat.loop import STEPS, Loop, counted, difference
 from goc.pipelines.structure import Layout, layout_of
 from goc.system.errors import GocError
 
@@ -21,15 +21,23 @@ class Called(Protocol):
     """What is called with a cache in it: a loop, or a pipeline of diffusers.
 
     others: calls that differ in steps, size, batch and text. residuals: whether a ControlNet's are given, where a loop
-    can be `still`. half: bounds of the share that is computed where half is reused: steps may be odd, and features start
-    anew where shapes change.
+    can be `still`. half: bounds of the share that is computed where half is reused: steps may be odd, and features
+    start anew where shapes change.
     """
 
     pipe: Any
-    transformers: Sequence[Any]
-    others: Sequence[dict[str, Any]]
-    residuals: Sequence[bool]
-    half: tuple[float, float]
+
+    @property
+    def transformers(self) -> Sequence[Any]: ...
+
+    @property
+    def others(self) -> Sequence[dict[str, Any]]: ...
+
+    @property
+    def residuals(self) -> Sequence[bool]: ...
+
+    @property
+    def half(self) -> tuple[float, float]: ...
 
     def call(self, **more: Any) -> Tensor: ...
 
@@ -44,13 +52,14 @@ class Result:
     why: str = ""
 
 
-class Unfit(Exception):
+class UnfitError(Exception):
     """A check that does not hold."""
 
 
 def check(holds: bool, why: str) -> None:
+    """Raise UnfitError if something does not hold."""
     if not holds:
-        raise Unfit(why)
+        raise UnfitError(why)
 
 
 def line(error: BaseException) -> str:
@@ -62,9 +71,9 @@ def verdict(run: Callable[[], None]) -> Result:
     """What a run of checks comes to."""
     try:
         run()
-    except Unfit as unfit:
+    except UnfitError as unfit:
         return Result(WRONG, str(unfit))
-    except Refused as refused:
+    except RefusedError as refused:
         return Result(REFUSED, str(refused.args[0]).splitlines()[0])
     except GocError as error:
         return Result(LATE, line(error))
@@ -73,7 +82,7 @@ def verdict(run: Callable[[], None]) -> Result:
     return Result(RIGHT)
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A cache that cannot be enabled, by its one line."""
 
 
@@ -87,7 +96,7 @@ class Enabled:
         try:
             return goc.enable_cache(self.pipe, self.method, self.ratio, **self.settings)
         except GocError as error:
-            raise Refused(str(error)) from error
+            raise RefusedError(str(error)) from error
 
     def __exit__(self, *_: Any) -> None:
         goc.disable_cache(self.pipe)
@@ -95,6 +104,7 @@ class Enabled:
 
 def check_site(called: Called, site: str) -> Result:
     """All checks of a cache at a site; the pipeline is without a cache afterwards, whatever comes of them."""
+    torch._dynamo.reset()  # flex attention that failed once fails from then on
 
     def run() -> None:
         for one in (_same_bits, _half, _same_input, _methods, _others, _failure):
@@ -121,7 +131,7 @@ def places(transformer: Any, site: str) -> Layout:
     try:
         return layout_of(transformer, site)  # type: ignore[arg-type]
     except GocError as error:
-        raise Refused(str(error)) from error
+        raise RefusedError(str(error)) from error
 
 
 def _half(called: Called, site: str) -> None:
@@ -136,8 +146,10 @@ def _half(called: Called, site: str) -> None:
         cached = called.call()
     check(sum(uncached.values()) > 0, "no place is computed")
     low, high = called.half
-    check(all(low * times <= own[module] <= high * times for module, times in uncached.items()),
-          f"half reused: {sum(own.values())} of {sum(uncached.values())} calls of its modules are computed")  # fmt: skip
+    check(
+        all(low * times <= own[module] <= high * times for module, times in uncached.items()),
+        f"half reused: {own.total()} of {uncached.total()} calls of its modules are computed",
+    )
     check(bool(cached.isfinite().all()), "half reused: not finite")
     check(difference(cached, expected) > CHANGED, "half reused: nothing changes")
 
@@ -169,7 +181,7 @@ def _others(called: Called, site: str) -> None:
             check(cache.tensors_held() == 0, f"{cache.tensors_held()} tensors are held after a call")
 
 
-class Broken(Exception):
+class BrokenError(Exception):
     """What a block raises in a test."""
 
 
@@ -184,13 +196,13 @@ def _failure(called: Called, site: str) -> None:
             nonlocal calls
             calls += 1
             if calls == 2:
-                raise Broken
+                raise BrokenError
 
         handle = module.register_forward_pre_hook(fail)
         try:
             called.call()
             check(False, "an error in a block does not arrive")
-        except Broken:
+        except BrokenError:
             pass
         finally:
             handle.remove()

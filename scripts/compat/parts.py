@@ -7,8 +7,9 @@ from typing import Any
 
 import diffusers
 import torch
-from compat.tiny import BLOCKS, randomized
 from torch import nn
+
+from compat.tiny import BLOCKS, randomized
 
 SCHEDULERS: dict[str, dict[str, Any]] = {  # by name in an annotation, with what makes them fit a tiny model
     "UniPCMultistepScheduler": {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0},

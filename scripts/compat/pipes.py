@@ -10,6 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline, pipelines
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
 from compat.checks import Result, check_site
 from compat.loop import STEPS, tensors_of
 from compat.parts import made
@@ -17,9 +21,6 @@ from compat.pixels import picture, video
 from compat.special import SPECIALS, Special
 from compat.tiny import Arguments, Ask, randomized
 from compat.zoo import ZOO
-from diffusers import DiffusionPipeline, pipelines
-from torch import Tensor
-from torch.utils._pytree import tree_map
 
 
 @functools.cache
@@ -103,7 +104,8 @@ def usual(ask: Ask) -> Arguments:
         "prompt_embeds_mask": ask.mask(), "negative_prompt_embeds_mask": ask.mask(),
         "pooled_prompt_embeds": ask.vector(10), "negative_pooled_prompt_embeds": 0.5 * ask.vector(10),
         "image": image, "control_image": image, "mask_image": picture(ask, True), "control_mask": picture(ask, True),
-        "strength": 0.9, "controlnet_conditioning_scale": 1.0, "video": video(ask), "control_video": video(ask), "clean_caption": False, "return_dict": False,
+        "strength": 0.9, "controlnet_conditioning_scale": 1.0, "video": video(ask), "control_video": video(ask),
+        "clean_caption": False, "return_dict": False,
     }  # fmt: skip
 
 
@@ -113,7 +115,7 @@ OTHERS: tuple[dict[str, int], ...] = ({"tokens": 7}, {"batch": 2}, {"size": 12},
 class OfPipeline:
     """A tiny pipeline, as what is checked."""
 
-    residuals = ()
+    residuals: tuple[bool, ...] = ()
     half = 0.5, 0.7
 
     def __init__(self, pipe: Any) -> None:
@@ -146,4 +148,3 @@ def check_pipeline(name: str, sites: Sequence[str]) -> dict[str, Result]:
     if not called.call().isfinite().all():
         raise ValueError("not finite without a cache")
     return {site: check_site(called, site) for site in sites}
-

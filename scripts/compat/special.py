@@ -6,13 +6,15 @@ from functools import partial
 from typing import Any
 
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, Ideogram4Transformer2DModel, SCMScheduler
+from diffusers.pipelines.stable_audio import StableAudioProjectionModel
+from diffusers.pipelines.stable_audio_3.modeling_stable_audio_3 import StableAudio3DurationEmbedder
+
 from compat.parts import PARTS, Chat, Connectors, Harmless, Scales, StandIn
 from compat.pixels import picture, video
 from compat.tiny import Arguments, Ask, randomized
 from compat.zoo import ZOO
-from diffusers import FlowMatchEulerDiscreteScheduler, Ideogram4Transformer2DModel, SCMScheduler
-from diffusers.pipelines.stable_audio import StableAudioProjectionModel
-from diffusers.pipelines.stable_audio_3.modeling_stable_audio_3 import StableAudio3DurationEmbedder
+
 
 @dataclass(frozen=True)
 class Special:
@@ -29,8 +31,6 @@ class Special:
     globals: dict[str, Any] = field(default_factory=dict)
 
 
-
-
 def masks(kind: torch.dtype) -> Callable[[Ask], Arguments]:
     """Masks of another type."""
     names = "prompt_attention_mask", "prompt_embeds_mask"
@@ -40,7 +40,9 @@ def masks(kind: torch.dtype) -> Callable[[Ask], Arguments]:
 def signed(**of: Callable[[Ask], Any]) -> Callable[[Ask], Arguments]:
     """Embeddings of the prompt, and half of them for the negative prompt."""
     return lambda ask: {
-        f"{sign}{name}": value if not isinstance(value, torch.Tensor) or not value.is_floating_point() else scale * value
+        f"{sign}{name}": value
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point()
+        else scale * value
         for sign, scale in (("", 1.0), ("negative_", 0.5))
         for name, value in ((name, make(ask)) for name, make in of.items())
     }
@@ -101,7 +103,9 @@ special("Kandinsky5T2V Kandinsky5T2I", call=signed(
 ))  # fmt: skip
 SPECIALS["Kandinsky5I2VPipeline"] = SPECIALS["Kandinsky5T2VPipeline"]
 SPECIALS["Kandinsky5I2IPipeline"] = SPECIALS["Kandinsky5T2VPipeline"]
-special("Krea2", call=both(masks(torch.bool), signed(prompt_embeds=lambda ask: ask.noise(ask.batch, ask.tokens, 2, 16))))
+special(
+    "Krea2", call=both(masks(torch.bool), signed(prompt_embeds=lambda ask: ask.noise(ask.batch, ask.tokens, 2, 16)))
+)
 special("ZImage ZImageImg2Img ZImageInpaint", call=signed(prompt_embeds=lambda ask: list(ask.text(12))))
 special("PRX PRXPixel", call=masks(torch.bool))
 special("GlmImage", call=lambda ask: {
@@ -118,7 +122,10 @@ special("SkyReelsV2DiffusionForcingVideoToVideo", call=fixed(overlap_history=1, 
 special("JoyImageEditPlus", call=lambda ask: {"images": [[picture(ask)]] * ask.batch})
 special("Kandinsky5I2V Kandinsky5I2I", config={"visual_cond": True}, call=SPECIALS["Kandinsky5T2VPipeline"].call,
         methods=lambda ask: {"resolutions": [(8 * ask.size, 8 * ask.size)]})  # fmt: skip
-special("Kandinsky6TI2VA", call=both(NONE, fixed(sample_audio=False), signed(pooled_prompt_embeds=lambda ask: ask.vector(8))))
+special(
+    "Kandinsky6TI2VA",
+    call=both(NONE, fixed(sample_audio=False), signed(pooled_prompt_embeds=lambda ask: ask.vector(8))),
+)
 
 
 def encodes_image(tokens: int, width: int) -> Callable[[Ask], dict[str, Callable[..., Any]]]:
@@ -128,7 +135,7 @@ def encodes_image(tokens: int, width: int) -> Callable[[Ask], dict[str, Callable
 
 IMAGE = {"in_channels": 12, "image_dim": 8, "added_kv_proj_dim": 24}  # of Wan's kin that see a picture's embeddings
 special("ChronoEdit SkyReelsV2ImageToVideo", config=IMAGE, methods=encodes_image(257, 8))
-special("WanAnimate", config={"image_dim": 8, "added_kv_proj_dim": 24}, methods=encodes_image(257, 8), call=lambda ask: {
+special("WanAnimate", config={**IMAGE, "in_channels": 12}, methods=encodes_image(257, 8), call=lambda ask: {
     "pose_video": video(ask), "face_video": video(ask), "segment_frame_length": 5, "video": None,
 })  # fmt: skip
 special("HunyuanVideoFramepack", config={"pooled_projection_dim": 10}, methods=encodes_image(3, 10), call=fixed(
@@ -189,8 +196,9 @@ special("LTX2 LTX2Condition LTX2InContext LTX2HDR", parts={
     spatio_temporal_guidance_blocks=[1], stg_scale=0.0, modality_scale=1.0, audio_stg_scale=0.0,
     audio_modality_scale=1.0, use_cross_timestep=False,
 ), config={"audio_in_channels": 128, "audio_out_channels": 128})  # fmt: skip
-special("LongCatImage", config={"in_channels": 64}, call=both(prompts, fixed(enable_prompt_rewrite=False, prompt_embeds=None,
-                                                 negative_prompt_embeds=None)), methods=encodes(
+special("LongCatImage", config={"in_channels": 64}, call=both(prompts, fixed(
+    enable_prompt_rewrite=False, prompt_embeds=None, negative_prompt_embeds=None
+)), methods=encodes(
     lambda ask: ask.text(12), lambda ask: ask.text_positions()
 ))  # fmt: skip
 special("Cosmos2TextToImage", parts={
@@ -237,11 +245,19 @@ special("OmniGen", call=both(prompts, fixed(max_input_image_size=1024)), methods
 special("StableAudio", config={"global_states_input_dim": 24}, parts={
     "projection_model": lambda: randomized(StableAudioProjectionModel(12, 12, 0, 512))
 }, call=fixed(audio_end_in_s=1.0))  # fmt: skip
-special("StableAudio3", config={"global_cond_dim": 12}, parts={
-    "duration_embedder": lambda: randomized(StableAudio3DurationEmbedder(output_dim=12, fourier_dim=8)),
-    "vae": partial(Scales, 8, 4),
-}, call=lambda ask: {"duration": 1.0, "encoder_attention_mask": ask.mask(), "negative_encoder_attention_mask": ask.mask()})
-# fmt: skip
+special(
+    "StableAudio3",
+    config={"global_cond_dim": 12},
+    parts={
+        "duration_embedder": lambda: randomized(StableAudio3DurationEmbedder(output_dim=12, fourier_dim=8)),
+        "vae": partial(Scales, 8, 4),
+    },
+    call=lambda ask: {
+        "duration": 1.0,
+        "encoder_attention_mask": ask.mask(),
+        "negative_encoder_attention_mask": ask.mask(),
+    },
+)
 special("QwenImage21", config={"in_channels": 64, "out_channels": 64}, parts={"processor": Chat}, methods=encodes(
     lambda ask: ask.text(12), lambda ask: None, lambda ask: torch.zeros(ask.batch, ask.tokens, dtype=torch.bool)
 ), call=fixed(image=None, use_kv_cache=False))  # fmt: skip

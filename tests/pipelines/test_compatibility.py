@@ -1,10 +1,8 @@
 """The caches on transformers and pipelines of diffusers, one a family; scripts/compatibility.py tries all of them."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 from compat.checks import FAILED, LATE, REFUSED, RIGHT, WRONG, OfClass, check_site
 from compat.loop import Loop
 from compat.pipes import OfPipeline, all_pipelines, build, check_pipeline
@@ -24,12 +22,6 @@ QUICK = [
 ]  # fmt: skip
 NO_TIMESTEP = "Cosmos3OmniTransformer", "MiniMaxMusic3RVQDepthDecoder", "RFD4ProteinaTransformer", "T5FilmDecoder"
 QUICK_PIPELINES = ["FluxControlNetPipeline"]
-
-
-@pytest.fixture(autouse=True)
-def _as_new() -> Iterator[None]:
-    yield
-    torch._dynamo.reset()  # flex attention that failed once fails from then on
 
 
 def results_of(name: str) -> dict[str, str]:
@@ -93,7 +85,12 @@ def test_a_table_has_a_line_for_each_family_and_says_why() -> None:
 
     right = {site: Result(RIGHT) for site in SITES}
     late = {**right, "stack": Result(LATE, "B: changed | in place")}
-    rows = [Row("A1", "A", right), Row("A2", "A", right), Row("B", "B", late), Row("C", "C", missing="no tiny model yet")]
+    rows = [
+        Row("A1", "A", right),
+        Row("A2", "A", right),
+        Row("B", "B", late),
+        Row("C", "C", missing="no tiny model yet"),
+    ]
     lines = table(rows, SITES, "Classes")
     assert "| A | A1, A2 | right | right |" in lines
     assert "### Right at both sites: 2" in lines
