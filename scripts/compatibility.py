@@ -27,7 +27,7 @@ import torch
 from compat.checks import REFUSED, RIGHT, OfClass, check_site, line
 from compat.loop import Loop
 from compat.peers import ABSENT, PEERS, check_peer
-from compat.pipes import all_pipelines, check_pipeline, family_of
+from compat.pipes import all_pipelines, check_pipeline, class_of, family_of, transformer_class
 from compat.special import TOO_LARGE
 from compat.table import SITES, Row, table
 from compat.tiny import Ask, classes
@@ -76,6 +76,8 @@ def class_row(name: str, peers: bool) -> Row:
 
 def pipeline_row(name: str) -> Row:
     """The results of a pipeline class."""
+    if transformer_class(class_of(name)) not in ZOO:
+        return Row(name, family_of(name), missing="no tiny model of its transformer yet")
     if name in TOO_LARGE:
         return Row(name, family_of(name), missing=TOO_LARGE[name])
     try:

@@ -6,11 +6,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, Ideogram4Transformer2DModel, SCMScheduler
-from diffusers.pipelines.stable_audio import StableAudioProjectionModel
-from diffusers.pipelines.stable_audio_3.modeling_stable_audio_3 import StableAudio3DurationEmbedder
 
-from compat.parts import PARTS, Chat, Connectors, Harmless, Scales, StandIn
+from compat.parts import PARTS, Chat, Connectors, Harmless, Scales, StandIn, of
 from compat.pixels import picture, video
 from compat.tiny import Arguments, Ask, randomized
 from compat.zoo import ZOO
@@ -37,14 +34,14 @@ def masks(kind: torch.dtype) -> Callable[[Ask], Arguments]:
     return lambda ask: {f"{sign}{name}": ask.mask(kind) for sign in ("", "negative_") for name in names}
 
 
-def signed(**of: Callable[[Ask], Any]) -> Callable[[Ask], Arguments]:
+def signed(**makers: Callable[[Ask], Any]) -> Callable[[Ask], Arguments]:
     """Embeddings of the prompt, and half of them for the negative prompt."""
     return lambda ask: {
         f"{sign}{name}": value
         if not isinstance(value, torch.Tensor) or not value.is_floating_point()
         else scale * value
         for sign, scale in (("", 1.0), ("negative_", 0.5))
-        for name, value in ((name, make(ask)) for name, make in of.items())
+        for name, value in ((name, make(ask)) for name, make in makers.items())
     }
 
 
@@ -61,10 +58,10 @@ def fixed(**values: Any) -> Callable[[Ask], Arguments]:
 SPECIALS: dict[str, Special] = {}
 
 
-def special(names: str, **of: Any) -> None:
+def special(names: str, **what: Any) -> None:
     """Register what is not as usual in the pipelines of these names."""
     for name in names.split():
-        SPECIALS[f"{name}Pipeline"] = Special(**of)
+        SPECIALS[f"{name}Pipeline"] = Special(**what)
 
 
 NONE = fixed(image=None, video=None, mask_image=None)
@@ -146,9 +143,11 @@ special("HunyuanVideo15 HunyuanVideo15ImageToVideo", config={"in_channels": 9}, 
 ), methods=encodes_image(3, 8))  # fmt: skip
 
 
-def encodes(*of: Callable[[Ask], Any], name: str = "encode_prompt") -> Callable[[Ask], dict[str, Callable[..., Any]]]:
+def encodes(
+    *makers: Callable[[Ask], Any], name: str = "encode_prompt"
+) -> Callable[[Ask], dict[str, Callable[..., Any]]]:
     """In place of a text encoder, what it would give."""
-    return lambda ask: {name: lambda *_, **__: tuple(make(ask) for make in of)}
+    return lambda ask: {name: lambda *_, **__: tuple(make(ask) for make in makers)}
 
 
 def prompts(ask: Ask) -> Arguments:
@@ -163,7 +162,7 @@ special("BriaFibo", call=prompts, methods=encodes(
 ))  # fmt: skip
 SPECIALS["BriaFiboEditPipeline"] = SPECIALS["BriaFiboPipeline"]
 special("SanaVideo SanaImageToVideo", parts={"vae": lambda: randomized(PARTS["AutoencoderKLWan"]())})
-special("SanaSprint SanaSprintImg2Img", config={"guidance_embeds": True}, parts={"scheduler": SCMScheduler},
+special("SanaSprint SanaSprintImg2Img", config={"guidance_embeds": True}, parts={"scheduler": of("SCMScheduler")},
         call=fixed(intermediate_timesteps=None))  # fmt: skip
 special("QwenImageControlNetInpaint", parts={
     "controlnet": lambda: randomized(PARTS["QwenImageControlNetModel"](extra_condition_channels=4))
@@ -202,7 +201,7 @@ special("LongCatImage", config={"in_channels": 64}, call=both(prompts, fixed(
     lambda ask: ask.text(12), lambda ask: ask.text_positions()
 ))  # fmt: skip
 special("Cosmos2TextToImage", parts={
-    "safety_checker": Harmless, "scheduler": lambda: FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True)
+    "safety_checker": Harmless, "scheduler": of("FlowMatchEulerDiscreteScheduler", use_karras_sigmas=True)
 })  # fmt: skip
 SPECIALS["Cosmos2VideoToWorldPipeline"] = Special(
     {"in_channels": 5}, SPECIALS["Cosmos2TextToImagePipeline"].parts, fixed(video=None)
@@ -218,7 +217,7 @@ def packed_text(ask: Ask) -> Callable[..., tuple[Any, ...]]:
 
 special("Ideogram4", config={"in_channels": 16}, parts={
     "unconditional_transformer": lambda: randomized(
-        Ideogram4Transformer2DModel(**ZOO["Ideogram4Transformer2DModel"].config | {"in_channels": 16})
+        of("Ideogram4Transformer2DModel", **ZOO["Ideogram4Transformer2DModel"].config)(in_channels=16)
     ),
 }, call=both(prompts, lambda ask: {"guidance_schedule": None, "max_sequence_length": ask.tokens}), methods=lambda ask: {
     "encode_prompt": packed_text(ask),
@@ -242,14 +241,30 @@ class OmniGenProcessor:
 special("OmniGen", call=both(prompts, fixed(max_input_image_size=1024)), methods=lambda ask: {
     "multimodal_processor": OmniGenProcessor(ask)
 })  # fmt: skip
+
+
+def projection() -> Any:
+    """Of Stable Audio: seconds become embeddings."""
+    from diffusers.pipelines.stable_audio import StableAudioProjectionModel
+
+    return StableAudioProjectionModel(12, 12, 0, 512)
+
+
+def duration() -> Any:
+    """The same of Stable Audio 3."""
+    from diffusers.pipelines.stable_audio_3 import modeling_stable_audio_3
+
+    return modeling_stable_audio_3.StableAudio3DurationEmbedder(output_dim=12, fourier_dim=8)
+
+
 special("StableAudio", config={"global_states_input_dim": 24}, parts={
-    "projection_model": lambda: randomized(StableAudioProjectionModel(12, 12, 0, 512))
+    "projection_model": lambda: randomized(projection())
 }, call=fixed(audio_end_in_s=1.0))  # fmt: skip
 special(
     "StableAudio3",
     config={"global_cond_dim": 12},
     parts={
-        "duration_embedder": lambda: randomized(StableAudio3DurationEmbedder(output_dim=12, fourier_dim=8)),
+        "duration_embedder": lambda: randomized(duration()),
         "vae": partial(Scales, 8, 4),
     },
     call=lambda ask: {

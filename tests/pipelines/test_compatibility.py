@@ -3,11 +3,12 @@
 from typing import Any
 
 import pytest
-from compat.checks import FAILED, LATE, REFUSED, RIGHT, WRONG, OfClass, check_site
+from compat.checks import FAILED, LATE, REFUSED, RIGHT, WRONG, OfClass, Result, check_site
 from compat.loop import Loop
-from compat.pipes import OfPipeline, all_pipelines, build, check_pipeline
+from compat.pipes import OfPipeline, all_pipelines, build
+from compat.special import TOO_LARGE
 from compat.table import SITES, Row, table
-from compat.tiny import Ask, classes
+from compat.tiny import Ask
 from compat.zoo import ZOO
 
 from goc.pipelines.forward_pass import Stream
@@ -21,49 +22,56 @@ QUICK = [
     "SkyReelsV2Transformer3DModel", "StableAudioDiTModel", "ZImageTransformer2DModel",
 ]  # fmt: skip
 NO_TIMESTEP = "Cosmos3OmniTransformer", "MiniMaxMusic3RVQDepthDecoder", "RFD4ProteinaTransformer", "T5FilmDecoder"
-QUICK_PIPELINES = ["FluxControlNetPipeline"]
 
 
 def results_of(name: str) -> dict[str, str]:
     """What the checks give at each site."""
+    if not ZOO[name].exists:
+        pytest.skip(f"this diffusers has no {name}")
     called = OfClass(Loop(ZOO[name]), OTHERS, steps=4)
     results = {site: check_site(called, site) for site in SITES}
     return {site: f"{result.verdict} {result.why}".strip() for site, result in results.items()}
 
 
-@pytest.mark.parametrize("name", [name for name in QUICK if name in classes()])
+@pytest.mark.parametrize("name", QUICK)
 def test_one_class_a_family_is_right_at_both_sites(name: str) -> None:
     assert results_of(name) == dict.fromkeys(SITES, RIGHT)
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", sorted(set(classes()) & set(ZOO) - set(QUICK) - set(NO_TIMESTEP)))
+@pytest.mark.parametrize("name", sorted(set(ZOO) - set(QUICK) - set(NO_TIMESTEP)))
 def test_every_other_class_is_right_or_refused_when_the_cache_is_enabled(name: str) -> None:
     for result in results_of(name).values():
         assert result == RIGHT or result.startswith(f"{REFUSED} ")
 
 
-@pytest.mark.parametrize("name", [name for name in NO_TIMESTEP if name in classes()])
+@pytest.mark.parametrize("name", NO_TIMESTEP)
 def test_what_has_no_timestep_is_refused_when_the_cache_is_enabled(name: str) -> None:
     for result in results_of(name).values():
         assert result.startswith(f"{REFUSED} {name}: its forward has no argument of the names")
 
 
-@pytest.mark.parametrize("name", [name for name in QUICK_PIPELINES if name in all_pipelines()])
-def test_a_pipeline_with_a_controlnet_is_right_at_both_sites(name: str) -> None:
-    assert {result.verdict for result in check_pipeline(name, SITES).values()} == {RIGHT}
+def test_a_pipeline_with_a_controlnet_is_right_at_both_sites() -> None:
+    called = OfPipeline(build("FluxControlNetPipeline"), [{"tokens": 7, "batch": 2}], steps=4)
+    assert [check_site(called, site).verdict for site in SITES] == [RIGHT, RIGHT]
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", sorted(set(all_pipelines()) - set(QUICK_PIPELINES)))
-def test_every_other_pipeline_is_right_or_refused_when_the_cache_is_enabled(name: str) -> None:
-    try:
-        called = OfPipeline(build(name))
-        assert called.call().isfinite().all()
-    except Exception as error:
-        pytest.skip(f"no tiny pipeline: {error}")
-    for site in SITES:
-        assert check_site(called, site).verdict in (RIGHT, REFUSED)
+def test_every_pipeline_is_right_or_refused_when_the_cache_is_enabled() -> None:
+    built, wrong = 0, {}
+    for name in sorted(set(all_pipelines()) - set(TOO_LARGE)):
+        try:
+            called = OfPipeline(build(name))
+            assert called.call().isfinite().all()
+        except Exception:  # no tiny pipeline; docs/compatibility.md says why
+            continue
+        built += 1
+        for site in SITES:
+            result = check_site(called, site)
+            if result.verdict not in (RIGHT, REFUSED):
+                wrong[name, site] = result
+    assert built > 100
+    assert wrong == {}
 
 
 def test_a_wrong_cache_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,8 +89,6 @@ def test_a_wrong_cache_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_table_has_a_line_for_each_family_and_says_why() -> None:
-    from compat.checks import Result
-
     right = {site: Result(RIGHT) for site in SITES}
     late = {**right, "stack": Result(LATE, "B: changed | in place")}
     rows = [
