@@ -4,7 +4,8 @@
     python scripts/compatibility.py FluxTransformer2DModel WanPipeline   these alone; prints their results
     python scripts/compatibility.py --no-peers           without the caches of diffusers and cache-dit
 
-Nothing is downloaded: the models are built from configs (scripts/compat/zoo), two blocks deep and 16 to 32 channels wide.
+Nothing is downloaded: the models are built from configs (scripts/compat/zoo), two blocks deep and 16 to 32 channels
+wide.
 Its exit status is 1 if a result is neither right nor refused when the cache is enabled.
 """
 
@@ -20,16 +21,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import goc
-
 # isort: split  (goc first: it lets torchvision, which diffusers imports, be imported)
 import diffusers
-from compat.checks import REFUSED, RIGHT, OfClass, Result, check_site, line
+import torch
+from compat.checks import REFUSED, RIGHT, OfClass, check_site, line
 from compat.loop import Loop
 from compat.peers import ABSENT, PEERS, check_peer
-from compat.pipes import all_pipelines, check_pipeline, family_of
+from compat.pipes import all_pipelines, check_pipeline, class_of, family_of, transformer_class
+from compat.special import TOO_LARGE
 from compat.table import SITES, Row, table
 from compat.tiny import Ask, classes
 from compat.zoo import ZOO
@@ -46,13 +45,15 @@ ABOUT = """# Which transformers and pipelines of diffusers the caches are right 
 Every diffusion transformer and every pipeline with one that diffusers {version} has, tiny and random, on a CPU.
 **{classes} of {all_classes} classes and {pipelines} of {all_pipelines} pipelines are right at one site at least.**
 
-**right**: a cache that caches nothing changes no bit; `reuse` at `cache_ratio=0.5` computes half of the calls of its
-modules, and changes the result; in a loop whose steps all get the same input (of classes; with and without a
-ControlNet's residuals) it gives what computing gives, to 1e-4; `goc` and `taylorseer` are finite; calls with other steps,
-sizes, batches and texts do not depend on those before; an error in a block leaves nothing behind; `disable_cache` gives
-the bits from before. **refused**: one line when the cache is enabled. **wrong**, **fails**, **refused in the call**: what
-was said is below. diffusers' and cache-dit's caches are asked what holds for them: that they cache something, are
-right for the same input, run in other calls and can be taken out. "{absent}": the class has no `enable_cache`.
+- **right**: a cache that caches nothing changes no bit; `reuse` at `cache_ratio=0.5` computes half of the calls of its
+  modules, and changes the result; in a loop whose steps all get the same input (of classes; with and without a
+  ControlNet's residuals) it gives what computing gives, to 1e-4; `goc` and `taylorseer` are finite; calls with other
+  steps, sizes, batches and texts do not depend on those before; an error in a block leaves nothing behind;
+  `disable_cache` gives the bits from before.
+- **refused**: in one line when the cache is enabled. For **wrong**, **fails** and **refused in the call**, what was
+  said is below the table.
+- diffusers' and cache-dit's caches are asked what holds for them: that they cache something, are right for the same
+  input, run in other calls and can be taken out. "{absent}": the class has no `enable_cache`.
 """
 
 
@@ -61,6 +62,7 @@ def class_row(name: str, peers: bool) -> Row:
     tiny = ZOO.get(name)
     if tiny is None:
         return Row(name, "new", missing="no tiny model yet")
+    torch._dynamo.reset()
     try:
         loop = Loop(tiny)
         loop()
@@ -74,6 +76,10 @@ def class_row(name: str, peers: bool) -> Row:
 
 def pipeline_row(name: str) -> Row:
     """The results of a pipeline class."""
+    if transformer_class(class_of(name)) not in ZOO:
+        return Row(name, family_of(name), missing="no tiny model of its transformer yet")
+    if name in TOO_LARGE:
+        return Row(name, family_of(name), missing=TOO_LARGE[name])
     try:
         return Row(name, family_of(name), check_pipeline(name, SITES))
     except Exception as error:
@@ -83,7 +89,6 @@ def pipeline_row(name: str) -> Row:
 def row(job: tuple[str, bool]) -> Row:
     """The results of whatever has this name."""
     name, peers = job
-    torch._dynamo.reset()  # flex attention that failed once fails from then on
     return class_row(name, peers) if name in classes() else pipeline_row(name)
 
 

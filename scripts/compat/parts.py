@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
 import torch
-from compat.tiny import BLOCKS, randomized
 from torch import nn
+
+from compat.tiny import BLOCKS, randomized
 
 SCHEDULERS: dict[str, dict[str, Any]] = {  # by name in an annotation, with what makes them fit a tiny model
     "UniPCMultistepScheduler": {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0},
@@ -15,6 +17,7 @@ SCHEDULERS: dict[str, dict[str, Any]] = {  # by name in an annotation, with what
     "CogVideoXDDIMScheduler": {}, "CogVideoXDPMScheduler": {}, "DDPMScheduler": {"clip_sample": False},
     "EDMEulerScheduler": {}, "EDMDPMSolverMultistepScheduler": {}, "FlowMapEulerDiscreteScheduler": {},
     "HeliosScheduler": {"stages": 1}, "LTXEulerAncestralRFScheduler": {}, "FlowMatchEulerDiscreteScheduler": {},
+    "DDIMScheduler": {"clip_sample": False},
 }  # fmt: skip
 
 
@@ -38,9 +41,7 @@ def made(key: str, said: str) -> Any:
     """A part by its key and its annotation; None for what a call with embeddings does without."""
     names = re.findall(r"\w+", said)
     if "scheduler" in key:
-        if "KarrasDiffusionSchedulers" in said:
-            return diffusers.DDIMScheduler(clip_sample=False)
-        name = next((name for name in SCHEDULERS if name in said), "FlowMatchEulerDiscreteScheduler")
+        name = next((name for name in SCHEDULERS if name in said), "DDIMScheduler")
         return getattr(diffusers, name)(**SCHEDULERS[name])
     if key in ("vae", "controlnet"):
         return next((randomized(PARTS[name]()) for name in names if name in PARTS), None)
@@ -73,7 +74,10 @@ PARTS: dict[str, Callable[..., Any]] = {  # by class
     "AutoencoderKLMagvit": of("AutoencoderKLMagvit", **FOUR, layers_per_block=1),
     "AutoencoderKLHunyuanVideo": of("AutoencoderKLHunyuanVideo", **FOUR, layers_per_block=1),
     "AutoencoderKLHunyuanVideo15": of(
-        "AutoencoderKLHunyuanVideo15", latent_channels=4, block_out_channels=(4,) * 5, layers_per_block=1
+        "AutoencoderKLHunyuanVideo15", latent_channels=4, block_out_channels=(16,) * 5, layers_per_block=1
+    ),
+    "AutoencoderKLHunyuanImageRefiner": of(
+        "AutoencoderKLHunyuanImageRefiner", latent_channels=4, block_out_channels=(16,) * 5, layers_per_block=1
     ),
     "AutoencoderKLLTXVideo": of(
         "AutoencoderKLLTXVideo", latent_channels=8, block_out_channels=(4,) * 4, decoder_block_out_channels=(4,) * 4,
@@ -118,6 +122,31 @@ PARTS["AutoencoderDC"] = of(
     decoder_qkv_multiscales=((),) * 4,
 )  # fmt: skip
 PARTS["FluxControlNetMultiControlNetModel"] = PARTS["FluxControlNetModel"]
+
+
+class Scales(StandIn):
+    """Stands for an autoencoder whose latents are as they are: its sizes and scales alone."""
+
+    def __init__(self, spatial: int, channels: int) -> None:
+        super().__init__()
+        self.spatial_compression_ratio, self.temporal_compression_ratio = spatial, 4
+        self.mel_compression_ratio, self.downsampling_ratio = 4, 8
+        self.latents_mean, self.latents_std = torch.zeros(channels), torch.ones(channels)
+        self.config = SimpleNamespace(
+            scaling_factor=1.0, timestep_conditioning=False, latent_channels=8, mel_bins=64, sample_rate=16000,
+            mel_hop_length=160, sampling_rate=64, latent_dim=channels,
+        )  # fmt: skip
+
+
+class Chat(StandIn):
+    """Stands for the processor of a text encoder that is not asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokenizer = SimpleNamespace(encode=lambda _: [1])
+
+    def apply_chat_template(self, *_: Any, **__: Any) -> list[list[int]]:
+        return [[0]]
 
 
 class Connectors(StandIn):

@@ -8,18 +8,20 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline, pipelines
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
 from compat.checks import Result, check_site
 from compat.loop import STEPS, tensors_of
 from compat.parts import made
 from compat.pixels import picture, video
 from compat.special import SPECIALS, Special
-from compat.tiny import Arguments, Ask, randomized
+from compat.tiny import Arguments, Ask, classes, randomized
 from compat.zoo import ZOO
-from diffusers import DiffusionPipeline, pipelines
-from torch import Tensor
-from torch.utils._pytree import tree_map
 
 
 @functools.cache
@@ -43,7 +45,7 @@ def transformer_class(kind: type) -> str:
     """The class of a pipeline's transformer, by the annotation in its constructor; empty without one."""
     parameter = inspect.signature(kind.__init__).parameters.get("transformer")  # type: ignore[misc]
     said = "" if parameter is None else annotation(parameter)
-    return next((name for name in re.findall(r"\w+", said) if name in ZOO), "")
+    return next((name for name in re.findall(r"\w+", said) if name in classes()), "")
 
 
 def annotation(parameter: inspect.Parameter) -> str:
@@ -53,12 +55,18 @@ def annotation(parameter: inspect.Parameter) -> str:
 
 def family_of(name: str) -> str:
     """The family of a pipeline: its transformer's."""
-    return ZOO[transformer_class(all_pipelines()[name])].family
+    tiny = ZOO.get(transformer_class(class_of(name)))
+    return "new" if tiny is None else tiny.family
+
+
+def class_of(name: str) -> type:
+    """A pipeline's class; not all of them are named by diffusers itself."""
+    return getattr(diffusers, name, None) or all_pipelines()[name]
 
 
 def build(name: str) -> Any:
     """A tiny pipeline."""
-    kind, special = all_pipelines()[name], SPECIALS.get(name, Special())
+    kind, special = class_of(name), SPECIALS.get(name, Special())
     parts: dict[str, Any] = {}
     for key, parameter in list(inspect.signature(kind.__init__).parameters.items())[1:]:  # type: ignore[misc]
         if key in special.parts:
@@ -66,7 +74,7 @@ def build(name: str) -> Any:
         elif key == "transformer":
             tiny = ZOO[transformer_class(kind)]
             config = {**tiny.config, **special.config}
-            parts[key] = randomized(getattr(importlib.import_module("diffusers"), tiny.name)(**config), tiny.scale)
+            parts[key] = randomized(classes()[tiny.name](**config), tiny.scale)
         elif parameter.default is inspect.Parameter.empty or key == "scheduler":
             parts[key] = made(key, annotation(parameter))
     for key, value in special.globals.items():
@@ -103,7 +111,8 @@ def usual(ask: Ask) -> Arguments:
         "prompt_embeds_mask": ask.mask(), "negative_prompt_embeds_mask": ask.mask(),
         "pooled_prompt_embeds": ask.vector(10), "negative_pooled_prompt_embeds": 0.5 * ask.vector(10),
         "image": image, "control_image": image, "mask_image": picture(ask, True), "control_mask": picture(ask, True),
-        "strength": 0.9, "video": video(ask), "control_video": video(ask), "clean_caption": False, "return_dict": False,
+        "strength": 0.9, "controlnet_conditioning_scale": 1.0, "video": video(ask), "control_video": video(ask),
+        "clean_caption": False, "return_dict": False,
     }  # fmt: skip
 
 
@@ -113,12 +122,12 @@ OTHERS: tuple[dict[str, int], ...] = ({"tokens": 7}, {"batch": 2}, {"size": 12},
 class OfPipeline:
     """A tiny pipeline, as what is checked."""
 
-    residuals = ()
+    residuals: tuple[bool, ...] = ()
     half = 0.5, 0.7
 
-    def __init__(self, pipe: Any) -> None:
-        self.pipe = pipe
-        self.others = [more for more in OTHERS if self.allows(more)]
+    def __init__(self, pipe: Any, others: Sequence[dict[str, int]] = OTHERS, steps: int = STEPS) -> None:
+        self.pipe, self.steps = pipe, steps
+        self.others = [more for more in others if self.allows(more)]
         self.transformers = [pipe.transformer] if getattr(pipe, "transformer", None) is not None else []
 
     def allows(self, more: dict[str, int]) -> bool:
@@ -132,10 +141,10 @@ class OfPipeline:
     def still(self, residuals: bool) -> Tensor:
         raise NotImplementedError("a pipeline's steps differ")
 
-    def call(self, steps: int = STEPS, **more: int) -> Tensor:
+    def call(self, steps: int | None = None, **more: int) -> Tensor:
         """What a pipeline gives, as one row of numbers."""
         torch.manual_seed(7)  # some encode a picture with noise that their generator does not make
-        output = self.pipe(**arguments(self.pipe, Ask(**more), steps))
+        output = self.pipe(**arguments(self.pipe, Ask(**more), steps or self.steps))
         tensors = tensors_of(tree_map(lambda x: torch.from_numpy(x) if isinstance(x, np.ndarray) else x, output))
         return torch.cat([tensor.flatten().float() for tensor in tensors])
 
@@ -146,4 +155,3 @@ def check_pipeline(name: str, sites: Sequence[str]) -> dict[str, Result]:
     if not called.call().isfinite().all():
         raise ValueError("not finite without a cache")
     return {site: check_site(called, site) for site in sites}
-

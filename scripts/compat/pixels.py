@@ -1,8 +1,9 @@
 """Pictures and videos for pipelines that ask for them."""
 
 import numpy as np
-from compat.tiny import Ask
 from PIL import Image
+
+from compat.tiny import Ask
 
 
 def picture(ask: Ask, mask: bool = False) -> Image.Image:

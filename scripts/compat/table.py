@@ -44,7 +44,9 @@ def table(rows: Sequence[Row], columns: Sequence[str], title: str) -> list[str]:
         for row in members:
             shown = tuple(row.results[column].verdict if column in row.results else "" for column in columns)
             alike.setdefault((row.family, *shown), []).append(row.name)
-        lines += [f"| {family} | {', '.join(names)} | {' | '.join(shown)} |" for (family, *shown), names in alike.items()]
+        lines += [
+            f"| {family} | {', '.join(names)} | {' | '.join(shown)} |" for (family, *shown), names in alike.items()
+        ]
         lines.append("")
     return lines + reasons(rows, columns)
 

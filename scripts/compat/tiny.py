@@ -1,16 +1,20 @@
 """Tiny random models of diffusers, and the arguments of one call of each: nothing is downloaded."""
 
 import functools
+import importlib
+import inspect
 import math
+import pkgutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 # isort: split  (goc first: it lets torchvision, which diffusers imports, be imported)
+from diffusers import ModelMixin
 from diffusers.models import transformers as of_diffusers
-from torch import Tensor, nn
+from torch import Tensor
 
 BLOCKS = 2  # of each list
 
@@ -125,7 +129,7 @@ def tiny(
     return register
 
 
-def randomized(module: nn.Module, scale: float = 0.2) -> Any:
+def randomized(module: Any, scale: float = 0.2) -> Any:
     """A module with random weights, the same ones each time, that does not train."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -141,12 +145,6 @@ def classes() -> dict[str, type]:
 
 
 def _classes() -> Iterator[tuple[str, type]]:
-    import importlib
-    import inspect
-    import pkgutil
-
-    from diffusers import ModelMixin
-
     for module in pkgutil.iter_modules(of_diffusers.__path__):
         inside = importlib.import_module(f"{of_diffusers.__name__}.{module.name}")
         for name, kind in vars(inside).items():

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+
 from compat.tiny import BLOCKS, Arguments, Ask, tiny
 
 HEADS: dict[str, Any] = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": BLOCKS}

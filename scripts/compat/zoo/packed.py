@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+
 from compat.tiny import BLOCKS, Arguments, Ask, tiny
 
 TWO_LISTS: dict[str, Any] = {

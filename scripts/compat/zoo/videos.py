@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import torch
+
 from compat.tiny import BLOCKS, ZOO, Arguments, Ask, tiny
 
 WAN: dict[str, Any] = {
@@ -50,7 +51,7 @@ def allegro(ask: Ask) -> Arguments:
     side = ask.size // 2
     *rotary, t, h, w = get_3d_rotary_pos_embed_allegro(
         embed_dim=12, crops_coords=((0, 0), (side, side)), grid_size=(side, side), temporal_size=ask.frames
-    )
+    )  # type: ignore[misc]  # six, whatever it says
     positions = torch.cartesian_prod(t.long(), h.long(), w.long()).T[:, None].contiguous()
     return {
         "hidden_states": ask.video(4), "timestep": ask.step, "encoder_hidden_states": ask.text(12),
@@ -96,8 +97,8 @@ def cosmos_residuals(ask: Ask) -> Arguments:
 
 @tiny(
     "CosmosTransformer3DModel", "Cosmos", in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=16,
-    num_layers=BLOCKS, mlp_ratio=2.0, text_embed_dim=12, adaln_lora_dim=4, max_size=(4, 32, 32), concat_padding_mask=False,
-    controlnet_block_every_n=1, residuals=cosmos_residuals,
+    num_layers=BLOCKS, mlp_ratio=2.0, text_embed_dim=12, adaln_lora_dim=4, max_size=(4, 32, 32),
+    concat_padding_mask=False, controlnet_block_every_n=1, residuals=cosmos_residuals,
 )  # fmt: skip
 def cosmos(ask: Ask) -> Arguments:
     return {"hidden_states": ask.video(4), "timestep": ask.step, "encoder_hidden_states": ask.text(12)}
@@ -270,7 +271,8 @@ def joy_plus(ask: Ask) -> Arguments:
 @tiny(
     "Kandinsky6Transformer3DModel", "Kandinsky", in_visual_dim=4, out_visual_dim=4, in_text_dim=12, in_text_dim2=8,
     time_dim=16, model_dim=32, ff_dim=32, num_text_blocks=1, num_visual_blocks=BLOCKS, axes_dims=(4, 6, 6),
-    visual_cond=False, in_audio_dim=4, out_audio_dim=4, model_dim_a=16, time_dim_a=16, ff_dim_a=16, axes_dims_a=(2, 2, 4),
+    visual_cond=False, in_audio_dim=4, out_audio_dim=4, model_dim_a=16, time_dim_a=16, ff_dim_a=16,
+    axes_dims_a=(2, 2, 4),
 )  # fmt: skip
 def kandinsky6(ask: Ask) -> Arguments:
     return {
