@@ -1,0 +1,1 @@
+"""What scripts/compatibility.py asks of caches in every transformer and pipeline of the installed diffusers."""
