@@ -31,13 +31,13 @@ test-nightly: setup ## the long tests, whose claims shorter ones hold too
 	$(RUN) -m pytest -n 4 --nightly
 
 # the folders that compute: what is new in them is tested so as well
-NUMERIC := $(addprefix tests/,caching metrics models pipelines sampling test_golden.py test_oracles.py)
+NUMERIC := $(addprefix tests/unit/,caching metrics models pipelines sampling test_golden.py test_oracles.py)
 test-kernels: setup ## their tests again, as other processors add up: without vector instructions, and with MKL's oldest
 	ATEN_CPU_CAPABILITY=default $(RUN) -m pytest -n 2 -q -m 'not slow' $(NUMERIC)
 	MKL_CBWR=COMPATIBLE $(RUN) -m pytest -n 2 -q -m 'not slow' $(NUMERIC)
 
-check: lint ## lint, types and the tests that start no application
-	$(RUN) -m pytest -n 2 -m 'not slow' -q
+check: lint ## lint, types and the quick tests: no application, no pipeline
+	$(RUN) -m pytest tests/unit --ignore=tests/unit/pipelines -n 2 -m 'not slow' -q
 
 lint: setup ## ruff (lint and format) and mypy
 	$(VENV)/bin/ruff check .

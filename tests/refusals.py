@@ -1,4 +1,4 @@
-"""What every refusal of bad input has in common; the tables of bad inputs are in tests/bad_inputs/."""
+"""What every refusal of bad input has in common; the tables of bad inputs are in tests/unit/bad_inputs/ and app/."""
 
 import re
 import subprocess

@@ -1,12 +1,14 @@
 """Runs a schedule and a predictor inside the denoiser's forward pass."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from goc.caching.decision import Decision
 from goc.caching.predictor import Predictor
 from goc.models.dit import Site, Terms
+from goc.models.seen import Seen
 
 
 class StepCache:
@@ -23,8 +25,22 @@ class StepCache:
         """Announce sampling step `step`, 0 = the noisiest."""
         self.step = step
 
-    def decide(self, signal: Callable[[], Tensor]) -> None:
-        """By default the step's cells are known beforehand, and the signal is not computed."""
+    @property
+    def first_blocks(self) -> int:
+        """How many first blocks are computed in each step before it is decided."""
+        return 0
+
+    @property
+    def of_all(self) -> bool:
+        """At site "stack": whether the feature is what all blocks add, or what those after the first ones do."""
+        return True
+
+    def decide(self, seen: Seen) -> None:
+        """By default the step's cells are known beforehand, and nothing is looked at."""
+
+    def parts(self, rows: int) -> Sequence[tuple[list[int], "StepCache"]] | None:
+        """Rows that are treated alike, and the cache of each; None: all are, by this one."""
+        return None
 
     def lookup(self, block: int, branch: int) -> Terms | None:
         return None
@@ -64,42 +80,44 @@ class ScheduledCache(StepCache):
         self.predictor.store(self.step, (block, branch), feature)
 
 
-def relative_change(before: Tensor, now: Tensor) -> float:
-    """Relative L1 change of a signal: |now - before| / |before|; 0 where it does not change, even from nothing."""
-    return float(relative((now - before).abs().mean(), before.abs().mean()))
-
-
-def relative(change: Tensor, size: Tensor) -> Tensor:
-    """change / size, both at least 0 and broadcast; 0 where nothing changes, also where there is nothing."""
-    return torch.where(change == 0, torch.zeros_like(change), change / size)
-
-
 class AdaptiveCache(ScheduledCache):
-    """Decides as it runs whether to skip a step (TeaCache, arXiv 2411.19108, section 3.3, without its polynomial).
-
-    The relative L1 change of the first block's modulated input is summed over the steps since the last computed one; a
-    step is skipped while the sum stays below the threshold. `mask` then says what was done with this batch.
+    """Decides as it runs whether to skip a step; `mask` then says what was done.
 
     Args:
         possible: where a cell may be skipped, bool [evaluations, blocks, 2] or [evaluations, 1, 1], whole steps.
         predictor: made for the same mask.
-        threshold: larger skips more; 0 skips nothing.
+        decision: the rule, with the state of one trajectory.
+        per_sample: whether each sample of a batch is to have a cache of its own (`goc.caching.samples`).
     """
 
-    def __init__(self, possible: Tensor, predictor: Predictor, threshold: float, site: Site = "branch") -> None:
+    def __init__(
+        self,
+        possible: Tensor,
+        predictor: Predictor,
+        decision: Decision,
+        site: Site = "branch",
+        per_sample: bool = False,
+    ) -> None:
         super().__init__(torch.zeros_like(possible), predictor, site)
         self.possible: list[bool] = possible.flatten(1).all(dim=1).tolist()
-        self.threshold = threshold
-        self.change = 0.0
-        self.signal: Tensor | None = None
+        self.decision, self.per_sample = decision, per_sample
 
-    def decide(self, signal: Callable[[], Tensor]) -> None:
-        before, self.signal = self.signal, signal()
-        skip = False
-        if before is not None:
-            self.change += relative_change(before, self.signal)
-            skip = self.possible[self.step] and self.change < self.threshold
-        if not skip:
-            self.change = 0.0
+    @property
+    def first_blocks(self) -> int:
+        return self.decision.blocks
+
+    @property
+    def of_all(self) -> bool:
+        return self.decision.of_all
+
+    @property
+    def skipping(self) -> bool:
+        """Whether this step is skipped."""
+        return bool(self.mask[self.step].any())
+
+    def decide(self, seen: Seen) -> None:
+        skip = self.decision.allows(self.step, seen) and self.possible[self.step]
+        self.decision.done(skip)
         self.mask[self.step] = skip
         self.cached[self.step] = self.mask[self.step].tolist()
+        self.predictor.see(self.step, seen)

@@ -5,14 +5,15 @@ one after the other.
 """
 
 from collections import deque
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from goc.caching.cache import StepCache, relative, relative_change
+from goc.caching.cache import StepCache
+from goc.caching.decision import relative, relative_change
 from goc.caching.predictor import Cell
 from goc.models.dit import Site
+from goc.models.seen import Seen
 
 FIRST_GRADIENT_STEP = 2  # the first step with two changes behind it
 
@@ -107,8 +108,8 @@ class InputChangeRecorder(StepCache):
         self.batches = 0
         self.signal: Tensor | None = None
 
-    def decide(self, signal: Callable[[], Tensor]) -> None:
-        before, self.signal = self.signal, signal()
+    def decide(self, seen: Seen) -> None:
+        before, self.signal = self.signal, seen.modulated_input()
         if self.step == 0:  # a new batch
             self.batches += 1
         elif before is not None:

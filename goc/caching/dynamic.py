@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from goc.caching.cache import relative
+from goc.caching.decision import relative
 
 
 def extrapolation_errors(products: Tensor, order: int, clock: Sequence[float] | None = None) -> Tensor:

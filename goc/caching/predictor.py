@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from goc.models.dit import Terms
+from goc.models.seen import Seen
 
 Cell = tuple[int, int]
 
@@ -73,6 +74,9 @@ class Predictor(ABC):
     def cached_later(self, step: int, cell: Cell) -> bool:
         """Whether the cell is cached in any step after this one."""
         return step < self._last_cached[cell[0]][cell[1]]
+
+    def see(self, step: int, seen: Seen) -> None:  # noqa: B027  (few look)
+        """What the network shows before this step, where it is decided as it runs whether it is cached."""
 
     @abstractmethod
     def store(self, step: int, cell: Cell, feature: Tensor) -> None:

@@ -1,6 +1,6 @@
 """Trajectories of the authors' own implementations (shared/oracles*/README.md), against this project's on any device.
 
-tests/test_oracles.py holds all of them on the CPU; scripts/gpu_check.py on a GPU.
+tests/unit/test_oracles.py holds all of them on the CPU; scripts/gpu_check.py on a GPU.
 """
 
 import json

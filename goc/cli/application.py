@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from goc.config import from_hydra, register, validate
+from goc.config.decisions import as_methods
 from goc.config.help import help_page
 from goc.config.hydra import check_form, check_hydra, refusing, without_effect
 from goc.report.collect import find
@@ -177,6 +178,7 @@ def launch(arguments: Sequence[str]) -> None:
     """Run the application with these arguments of a command line; raises what goes wrong, but for a sweep's jobs."""
     arguments = in_order(arguments)
     register(arguments)
+    arguments = as_methods(arguments)
     # Hydra then raises instead of printing several lines and exiting
     os.environ["HYDRA_FULL_ERROR"] = "1"
     before, sys.argv = sys.argv, [sys.argv[0], *arguments]  # from where Hydra takes them

@@ -15,7 +15,7 @@ from goc.system.arguments import check_out
 if TYPE_CHECKING:
     from torch import Tensor
 
-ADAPTIVE_SAMPLES = 16  # an adaptive schedule is shown for this batch
+ADAPTIVE_SAMPLES = 16  # a schedule that decides for a batch as it runs is shown for this one, others for one sample
 
 
 def states(config: Config) -> "Tensor":
@@ -30,7 +30,8 @@ def states(config: Config) -> "Tensor":
     mask = plan.mask
     if plan.adaptive:
         cache = plan.new_cache()
-        replace(calibration.generation, new_cache=lambda: cache).make(range(ADAPTIVE_SAMPLES))
+        samples = 1 if config.way.schedule.per_sample else ADAPTIVE_SAMPLES
+        replace(calibration.generation, new_cache=lambda: cache).make(range(samples))
         mask = cache.mask
     return mask.long() + (mask & plan.corrected()).long()
 

@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from goc.config.decisions import as_methods
 from goc.config.identity import run_id, way_files
 from goc.config.known import GROUPS, NOT_THERE, check_known, refused
 from goc.config.settings import SHAPE, Config, Execution, Measurement, Output, Settings, Way
@@ -77,6 +78,7 @@ def composed(overrides: Sequence[str]) -> DictConfig:
     """Hydra's config of settings as on run.py's command line, without Hydra's own node."""
     check_form(overrides)
     register(overrides)
+    overrides = as_methods(overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"), refusing(overrides):
         return compose("config", overrides=list(overrides))
 
@@ -177,20 +179,29 @@ def named_plugins(overrides: Sequence[str]) -> list[str]:
     return [str(name) for names in lists for name in names if name is not None]
 
 
+KNOWN: dict[tuple[str | None, str], Any] = {}  # entries that Hydra has: all of them take it a fifth of composing
+
+
+def make_known(group: str | None, name: str, entry: Any, node: Any, package: str | None = None) -> None:
+    """Give Hydra what it composes for an entry of a group, unless it has that of this very entry."""
+    if KNOWN.get((group, name)) is not entry:
+        ConfigStore.instance().store(group=group, name=name, node=node, package=package)
+        KNOWN[group, name] = entry
+
+
 def register(overrides: Sequence[str] = ()) -> None:
     """Make the config known to Hydra: schema, groups with what plugins add, and the resolvers of folder names.
 
     overrides: a command line, which may name plugins. Raises ConfigError for one that cannot be imported.
     """
     load_plugins(named_plugins(overrides))
-    store = ConfigStore.instance()
-    store.store(name="schema", node=Settings)
+    make_known(None, "schema", Settings, Settings)
     for group, options in GROUPS.items():
         for name, option in options.items():
-            store.store(group=group, name=name, node=option)
+            make_known(group, name, option, option)
     for name, model in MODELS.items():
-        store.store(group="model", name=name, node=model.node(name), package="_global_")
+        make_known("model", name, model, model.node(name), package="_global_")
     for name, method in METHODS.items():
-        store.store(group="method", name=name, node=method.node(), package="_global_")
+        make_known("method", name, method, method.node(), package="_global_")
     OmegaConf.register_new_resolver("run_id", lambda *, _root_: run_id(from_hydra(_root_)), replace=True)
     OmegaConf.register_new_resolver("study", lambda *, _root_: study(_root_), replace=True)

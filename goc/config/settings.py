@@ -160,7 +160,8 @@ class Execution:
     """Where and how a run computes, and how long it times; its images are the same up to rounding."""
 
     device: str = _key("auto", "auto, cpu, cuda, cuda:1; with several workers cuda is each one's own GPU")
-    compile: bool = _key(False, "compile the blocks' branches with torch.compile")
+    compile: bool = _key(False, "compile the blocks' branches with torch.compile; of a pipeline the blocks")
+    offload: str | None = _key(None, "model: parts of a pipeline are on the GPU only while they work (diffusers)")
     deterministic: bool = _key(False, "refuse operations that have no deterministic algorithm (GPUs)")
     threads: int | None = _key(None, "CPU threads of each process; null: torch's choice")
     worker_timeout_s: float = _key(600.0, "seconds that workers (torchrun, srun) wait for each other at the start")

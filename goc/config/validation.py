@@ -172,6 +172,8 @@ def validate(config: Config) -> None:
     check_scored(config.output.metrics, config.measurement)
     if config.measurement.model.is_pipeline:
         check_run_of_pipeline(config)
+    else:
+        _require(config.execution, config.execution.offload is None, "offload", "null; model=pipeline has it")
     sampler, objective = config.way.sampler, config.measurement.model.objective
     if sampler.objective != objective:
         raise ConfigError(
@@ -191,7 +193,6 @@ def check_run_of_pipeline(config: Config) -> None:
     for group, part in (("schedule", config.way.schedule), ("predictor", config.way.predictor)):
         if part.trained:
             raise ConfigError(f"{group}={part.name}: not supported {why}, as it is trained for a model")
-    _require(config.execution, not config.execution.compile, "compile", f"false {why}")
     converged = f"0 or null {why}, whose scheduler's converged solution is not known"
     _require(config.output, not config.output.converged_samples, "converged_samples", converged)
 
@@ -254,6 +255,10 @@ def check_way(way: Way) -> None:
             f"schedule={way.schedule.name}: not supported with sampler={sampler.name}, "
             f"which evaluates the network {sampler.evaluations_per_step} times a step"
         )
+    if way.schedule.only_stack and way.site != "stack":
+        raise ConfigError(f"site={way.site}: must be stack with schedule={way.schedule.name}, which skips whole steps")
+    if way.predictor.needs_probe and getattr(way.schedule, "first_blocks", 0) < 1:
+        raise ConfigError(f"predictor={way.predictor.name}: must have schedule=dicache, not {way.schedule.name}")
     _one_of(way, "inflection_scope", INFLECTION_SCOPES)
     _one_of(way, "inflection_signal", INFLECTION_SIGNALS)
     _one_of(way, "site", SITES)
@@ -331,6 +336,7 @@ def check_execution(execution: Execution) -> None:
     _require(execution, threads is None or 1 <= threads <= most, "threads", f"at least 1 and at most {most}, or null")
     _require(execution, 0 < execution.worker_timeout_s <= LONGEST_S, "worker_timeout_s", SECONDS)
     _within(execution, "latency_repeats", 0, MOST_REPEATS)
+    _require(execution, execution.offload in (None, "model"), "offload", "model, or null")
 
 
 def check_output(output: Output, num_samples: int) -> None:

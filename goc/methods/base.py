@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from goc.caching.decision import Decision
     from goc.caching.predictor import Predictor
 else:
     torch = LazyModule("torch")
@@ -57,9 +58,9 @@ class ScheduleConfig:
     several_evaluations: whether it means something where a solver has two a step. reads: settings that name a file it
     is read from, and the model's setting that stands in for one that is null, if any does. trained: whether it is
     trained for a model. found: whether it is a choice of whole steps that was found for a model, and is left as a file.
-    against_clock:
-    whether it counts in the clock. correct_scope: where the gradient queue corrects on it unless
-    predictor.correct_scope says so.
+    against_clock: whether it counts in the clock. correct_scope: where the gradient queue corrects on it unless
+    predictor.correct_scope says so. decides: whether it decides as it runs; only_stack: whether for site=stack alone;
+    asks_noise: whether by how noisy a step is.
     """
 
     name: str = "none"
@@ -69,6 +70,14 @@ class ScheduleConfig:
     found: ClassVar[bool] = False
     against_clock: ClassVar[bool] = False
     correct_scope: ClassVar[str] = "branch"
+    decides: ClassVar[bool] = False
+    only_stack: ClassVar[bool] = False
+    asks_noise: ClassVar[bool] = False
+
+    @property
+    def per_sample(self) -> bool:
+        """Whether samples of a batch have caches of their own."""
+        return False
 
     def follows_ratio(self) -> bool:
         """Whether cache_ratio decides the mask; otherwise the schedule's own settings do."""
@@ -101,6 +110,10 @@ class ScheduleConfig:
         """The schedule beside weights that were trained for one, which their file names."""
         return self
 
+    def decision(self, threshold: float, noise: Sequence[float]) -> Decision:
+        """The rule of a schedule that decides as it runs; noise: over the signal, in each evaluation, if it asks."""
+        raise NotImplementedError
+
     def skip_threshold(self, situation: Situation) -> float | None:
         """Accumulated change below which steps are skipped, if that is decided as it runs; `mask` is where it may be.
 
@@ -132,7 +145,8 @@ class PredictorConfig:
     implementation: `module:class` of the `goc.caching.predictor.Predictor`, which is given the mask, and by their names
     the clock and the settings. reads: as a schedule's. trained: whether its weights are trained for a model and a
     schedule of whole steps. queue: whether it has the gradient queue's settings: gradient_weights, correct_steps and
-    inflection_*. default_weights: its gradient_weights where they are null.
+    inflection_*. default_weights: its gradient_weights where they are null. needs_probe: whether the
+    schedule must be one that computes the first blocks in every step.
     """
 
     name: str = "reuse"
@@ -141,6 +155,7 @@ class PredictorConfig:
     trained: ClassVar[bool] = False
     queue: ClassVar[bool] = False
     default_weights: ClassVar[tuple[float, ...]] = ()
+    needs_probe: ClassVar[bool] = False
 
     @property
     def extrapolates(self) -> bool:

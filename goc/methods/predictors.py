@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from goc.caching import anchored, predictor, stability
+    from goc.caching import anchored, predictor, probe, stability
     from goc.models import schedules
 else:
     torch = LazyModule("torch")
     anchored, predictor = LazyModule("goc.caching.anchored"), LazyModule("goc.caching.predictor")
+    probe = LazyModule("goc.caching.probe")
+    probe = LazyModule("goc.caching.probe")
     stability = LazyModule("goc.caching.stability")
     schedules = LazyModule("goc.models.schedules")
 
@@ -189,3 +191,19 @@ class LearnedConfig(PredictorConfig):
     def learned(self, trained_for: Mapping[str, Any], computed: Sequence[int], steps: int) -> Tensor:
         assert self.path is not None  # a normalised config names it
         return schedules.read_weights(self.path, trained_for, tuple(computed), steps)
+
+
+@PREDICTORS.register
+@dataclass
+class ProbeAlignedConfig(PredictorConfig):
+    """The last two residuals, extrapolated as far as the first blocks' went on (DiCache); for schedule=dicache."""
+
+    name: str = "probe_aligned"
+    needs_probe: ClassVar[bool] = True
+
+    @property
+    def against_clock(self) -> bool:
+        return False
+
+    def build(self, cells: Cells) -> predictor.Predictor:
+        return probe.ProbeAligned(cells.mask)

@@ -115,6 +115,14 @@ for _name, _method in {
     "smoothcache_goc": Method("smoothcache", "gradient_queue", "GOC on SmoothCache's schedule"),
     "teacache": Method("teacache", "reuse", "skips a step while the first block's input has changed little; "
                        "schedule.threshold", site="stack", paper="2411.19108"),
+    "first_block": Method("first_block", "reuse", "skips a step unless what the first block adds has changed much "
+                          "(FBCache); schedule.threshold schedule.first_blocks", site="stack", paper="2510.05367"),
+    "dicache": Method("dicache", "probe_aligned", "skips a step while what the first block gives has changed little; "
+                      "schedule.threshold schedule.first_blocks", site="stack", paper="2508.17356"),
+    "seacache": Method("seacache", "taylor", "skips a step while the network's input, filtered of noise, has changed "
+                       "little; schedule.threshold", site="stack", settings={"order": 1}, paper="2602.18993"),
+    "easycache": Method("easycache", "reuse", "skips the network while its output is expected to change little with "
+                        "its input; schedule.threshold", site="stack", paper="2507.02860"),
     "magcache": Method("magcache", "reuse", "skips steps while what the blocks add keeps its magnitude; "
                        "schedule.threshold", site="stack", paper="2506.09045"),
     "dynamic": Method("dynamic", "taylor", "whole steps by dynamic programming on calibrated feature errors (as CEM), "

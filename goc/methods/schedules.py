@@ -15,10 +15,12 @@ from goc.system.lazy import LazyModule
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from goc.caching import dynamic, schedule
+    from goc.caching import decision, dynamic, schedule
+    from goc.caching.decision import Decision
     from goc.methods import closest
     from goc.models import routers, schedules
 else:
+    decision = LazyModule("goc.caching.decision")
     dynamic, schedule = LazyModule("goc.caching.dynamic"), LazyModule("goc.caching.schedule")
     closest = LazyModule("goc.methods.closest")
     routers, schedules = LazyModule("goc.models.routers"), LazyModule("goc.models.schedules")
@@ -196,18 +198,51 @@ class SmoothCache(ScheduleConfig):
         return mask
 
 
+@dataclass
+class Deciding(ScheduleConfig):
+    """Decides as it runs whether a whole step is skipped, by what the network shows (`goc.caching.decision`).
+
+    threshold: a larger one skips more. decides_for: each sample by itself, or all of a batch at once, as it was before
+    and as public implementations do.
+    """
+
+    several_evaluations: ClassVar[bool] = False
+    decides: ClassVar[bool] = True
+    only_stack: ClassVar[bool] = True
+    threshold: float | None = None
+    decides_for: str = "sample"
+
+    @property
+    def per_sample(self) -> bool:
+        return self.decides_for == "sample"
+
+    def follows_ratio(self) -> bool:
+        return False
+
+    def check(self, steps: int) -> None:
+        _check_threshold(self.threshold)
+        if self.decides_for not in ("sample", "batch"):
+            raise ConfigError(f"schedule.decides_for={self.decides_for}: must be one of sample, batch")
+
+    def mask(self, situation: Situation) -> Tensor:
+        """Where a step may be skipped: all but the first and the last."""
+        return schedule.whole_steps(range(1, situation.steps - 1), situation.steps, situation.depth)
+
+    def skip_threshold(self, situation: Situation) -> float | None:
+        return self.threshold
+
+
 @SCHEDULES.register
 @dataclass
-class TeaCache(ScheduleConfig):
-    """Decides as it runs: a step is skipped while the first block's input has changed little (TeaCache).
+class TeaCache(Deciding):
+    """A step is skipped while the first block's input has changed little (TeaCache).
 
     threshold: accumulated relative change up to which steps are skipped; null = the one that comes closest to
     cache_ratio in a calibration run.
     """
 
     name: str = "teacache"
-    several_evaluations: ClassVar[bool] = False
-    threshold: float | None = None
+    only_stack: ClassVar[bool] = False
 
     def follows_ratio(self) -> bool:
         return self.threshold is None
@@ -215,17 +250,113 @@ class TeaCache(ScheduleConfig):
     def calibrates(self) -> bool:
         return self.threshold is None
 
-    def check(self, steps: int) -> None:
-        _check_threshold(self.threshold)
-
-    def mask(self, situation: Situation) -> Tensor:
-        """Where a step may be skipped: all but the first and the last."""
-        return schedule.whole_steps(range(1, situation.steps - 1), situation.steps, situation.depth)
-
     def skip_threshold(self, situation: Situation) -> float:
         if self.threshold is not None:
             return self.threshold
         return closest.closest_teacache(situation.input_changes(), situation.cache_ratio)
+
+    def decision(self, threshold: float, noise: Sequence[float]) -> Decision:
+        return decision.TeaCache(threshold)
+
+
+@SCHEDULES.register
+@dataclass
+class FirstBlockCache(Deciding):
+    """A step is skipped unless what the first blocks add has changed much since the last computed one (FBCache).
+
+    threshold: relative change above which a step is computed. first_blocks: how many are computed in every step.
+    """
+
+    name: str = "first_block"
+    threshold: float | None = 0.08
+    first_blocks: int = 1
+
+    def mask(self, situation: Situation) -> Tensor:
+        """Where a step may be skipped: all but the first."""
+        return schedule.whole_steps(range(1, situation.steps), situation.steps, situation.depth)
+
+    def check(self, steps: int) -> None:
+        super().check(steps)
+        _check_blocks(self.first_blocks)
+
+    def decision(self, threshold: float, noise: Sequence[float]) -> Decision:
+        return decision.FirstBlock(threshold, self.first_blocks)
+
+
+@SCHEDULES.register
+@dataclass
+class DiCacheSchedule(Deciding):
+    """A step is skipped while what the first blocks give has changed little (DiCache).
+
+    threshold: accumulated relative change up to which steps are skipped. first_blocks: how many are computed in
+    every step. retention: share of the steps, the first ones, that are all computed.
+    """
+
+    name: str = "dicache"
+    threshold: float | None = 0.4
+    first_blocks: int = 1
+    retention: float = 0.2
+
+    def check(self, steps: int) -> None:
+        super().check(steps)
+        _check_blocks(self.first_blocks)
+        if not 0 <= self.retention < 1:
+            raise ConfigError(f"schedule.retention={self.retention}: must be in [0, 1)")
+
+    def mask(self, situation: Situation) -> Tensor:
+        """Where a step may be skipped: after the first ones, and before the last."""
+        first = int(self.retention * situation.steps) + 1
+        return schedule.whole_steps(range(first, situation.steps - 1), situation.steps, situation.depth)
+
+    def decision(self, threshold: float, noise: Sequence[float]) -> Decision:
+        return decision.DiCache(threshold, self.first_blocks)
+
+
+@SCHEDULES.register
+@dataclass
+class SeaCacheSchedule(Deciding):
+    """A step is skipped while the network's input, without what is noise in it, has changed little (SeaCache).
+
+    threshold: accumulated relative change up to which steps are skipped. max_skips: at most this many skipped steps in
+    a row; 0 = no limit. exponent: of a clean image's power spectrum.
+    """
+
+    name: str = "seacache"
+    asks_noise: ClassVar[bool] = True
+    only_stack: ClassVar[bool] = False
+    threshold: float | None = 0.25
+    max_skips: int = 2
+    exponent: float = 3.0
+
+    def check(self, steps: int) -> None:
+        super().check(steps)
+        if self.max_skips < 0:
+            raise ConfigError(f"schedule.max_skips={self.max_skips}: must be at least 0")
+        if not 0 < self.exponent < math.inf:
+            raise ConfigError(f"schedule.exponent={self.exponent}: must be a finite number above 0")
+
+    def decision(self, threshold: float, noise: Sequence[float]) -> Decision:
+        return decision.SeaCache(threshold, noise, self.exponent, self.max_skips)
+
+
+@SCHEDULES.register
+@dataclass
+class EasyCacheSchedule(Deciding):
+    """The network is skipped while its output is expected to change little with its input (EasyCache).
+
+    threshold: accumulated relative change up to which steps are skipped.
+    """
+
+    name: str = "easycache"
+    threshold: float | None = 0.05
+
+    def decision(self, threshold: float, noise: Sequence[float]) -> Decision:
+        return decision.EasyCache(threshold)
+
+
+def _check_blocks(blocks: int) -> None:
+    if blocks < 1:
+        raise ConfigError(f"schedule.first_blocks={blocks}: must be at least 1")
 
 
 @SCHEDULES.register

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from goc.metrics.errors import quantile_error, standard_error
 from goc.sampling.distance import relative_distances as distance_of_latents
+from goc.sampling.frames import count_of, frames_of, mean_over_frames
 
 QUANTILES = {"median": 0.5, "p95": 0.95}
 SMALLEST_FOR_SSIM = 7  # pixels a side: the window
@@ -51,6 +52,7 @@ def distance(
     mse = mean |z - z0|^2, relative_l2 = |z - z0| / |z0| of all together, and of each sample as relative_l2_mean,
     _median and _p95. Of the images: psnr of all together in dB (infinite when they are equal), psnr_image and ssim as
     means over images, and lpips if there is a `perceptual` distance. Errors are NAME_se. Nothing if there are no pairs.
+    Of videos, whose frames lie side by side, the last three are means over their frames.
     """
     squared = norm = pixels_squared = 0.0
     values = pixels = 0
@@ -63,11 +65,13 @@ def distance(
         pixels_squared += (own["images"].double() - target["images"].double()).square().sum().item()
         pixels += own["images"].numel()
         each["relative_l2"].append(relative_distances(own["latents"], target["latents"]))
-        each["psnr_image"].append(peak_signal_to_noise(own["images"], target["images"]))
-        if min(own["images"].shape[-2:]) >= SMALLEST_FOR_SSIM:
-            each["ssim"].append(structural_similarity(own["images"], target["images"]))
+        count = count_of(own)
+        images = [frames_of(of["images"], count) for of in (own, target)]
+        each["psnr_image"].append(mean_over_frames(peak_signal_to_noise(*images), count))
+        if min(images[0].shape[-2:]) >= SMALLEST_FOR_SSIM:
+            each["ssim"].append(mean_over_frames(structural_similarity(*images), count))
         if perceptual is not None:
-            each["lpips"].append(perceptual(own["images"], target["images"]))
+            each["lpips"].append(mean_over_frames(perceptual(*images), count))
     if not values:
         return {}, {}
     samples = {name: np.concatenate(parts) for name, parts in each.items() if parts}

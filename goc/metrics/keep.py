@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from goc.metrics.features import Extractor
+from goc.sampling.frames import FRAMES, count_of, scored
 from goc.sampling.images import GRID_SAMPLES
 from goc.sampling.shards import Keep
 
@@ -17,12 +18,13 @@ class KeepFeatures(Keep):
     """Keeps labels, features and scores of all samples; latents and images of those that are compared, shown or saved.
 
     extractor: None: there are no features. compared: the first samples whose latents and images are kept. images:
-    whether all images are. scores: of each sample, by name.
+    whether all images are. videos: whether samples have frames. scores: of each sample, by name.
     """
 
     extractor: Extractor | None
     compared: int
     images: bool
+    videos: bool = False
     scores: Mapping[str, Score] = field(default_factory=dict)
 
     @property
@@ -31,7 +33,7 @@ class KeepFeatures(Keep):
         return () if self.extractor is None else self.extractor.fields
 
     def names(self, indices: range) -> frozenset[str]:
-        names = {"labels", *self.fields, *self.scores}
+        names = {"labels", *self.fields, *self.scores, *([FRAMES] if self.videos else [])}
         if indices.start < self.compared:
             names |= {"latents", "images"}
         if self.images or indices.start < GRID_SAMPLES:
@@ -39,7 +41,8 @@ class KeepFeatures(Keep):
         return frozenset(names)
 
     def __call__(self, indices: range, made: dict[str, Tensor]) -> dict[str, Tensor]:
-        everything = made | {name: score(indices, made["images"]) for name, score in self.scores.items()}
+        pictures, count = made["images"], count_of(made)
+        everything = made | {name: scored(score, indices, pictures, count) for name, score in self.scores.items()}
         if self.extractor is not None:
             features = self.extractor.extract(made["images"])
             everything |= {name: getattr(features, name) for name in self.fields}

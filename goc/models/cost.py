@@ -10,11 +10,11 @@ from torch import Tensor
 from goc.models.dit import BRANCHES, DiT, Site
 
 
-def cell_macs(model: DiT, site: Site = "branch") -> Tensor:
+def cell_macs(model: DiT, site: Site = "branch", first_blocks: int = 0) -> Tensor:
     """MACs that caching one cell saves, for one image: int64 [blocks, 2] (attention, MLP), or [1, 1] at site "stack".
 
     A cached branch computes neither itself nor its shift and scale; its gate is still computed. A cached stack computes
-    no block at all.
+    no block at all, but for the first ones of a cache that looks at them.
     """
     tokens, hidden = model.num_tokens, model.hidden_size
     projections, products = 4 * tokens * hidden**2, 2 * tokens**2 * hidden
@@ -22,7 +22,8 @@ def cell_macs(model: DiT, site: Site = "branch") -> Tensor:
     attention = projections + products + modulation
     mlp = 8 * tokens * hidden**2 + modulation
     if site == "stack":
-        return torch.tensor([[model.depth * (attention + mlp + BRANCHES * hidden**2)]])
+        skipped = model.depth - first_blocks
+        return torch.tensor([[skipped * (attention + mlp + BRANCHES * hidden**2)]])
     return torch.tensor([[attention, mlp]]).expand(model.depth, BRANCHES)
 
 
@@ -36,11 +37,11 @@ def forward_macs(model: DiT) -> int:
     return embed + timestep + gates + final + int(cell_macs(model).sum())
 
 
-def image_macs(model: DiT, mask: Tensor, guided: bool, site: Site = "branch") -> int:
+def image_macs(model: DiT, mask: Tensor, guided: bool, site: Site = "branch", first_blocks: int = 0) -> int:
     """MACs to sample one image under a schedule, bool [evaluations, blocks, 2]; guidance doubles each evaluation.
 
     The predictor's own work is elementwise and so not counted; an adaptive cache's signal is (2 hidden^2 a step, less
     than a thousandth of DiT-XL/2's forward pass) neither.
     """
-    per_pass = len(mask) * forward_macs(model) - int((mask * cell_macs(model, site)).sum())
+    per_pass = len(mask) * forward_macs(model) - int((mask * cell_macs(model, site, first_blocks)).sum())
     return per_pass * (2 if guided else 1)

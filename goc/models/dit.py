@@ -4,7 +4,7 @@ Parameter names are those of the public DiT release, so that its state dicts loa
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, Protocol, cast
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from goc.models.layers import Attention, Mlp, PatchEmbed, sincos_positions, worth_slicing
 from goc.models.modulation import Modulation, Stacked, StackedModulation, Vectors
+from goc.models.seen import Seen
 
 ATTENTION, MLP = 0, 1
 BRANCHES = 2
@@ -35,8 +36,19 @@ class FeatureCache(Protocol):
 
     site: Site
 
-    def decide(self, signal: Callable[[], Tensor]) -> None:
-        """Called once in each forward pass; signal() computes the first block's modulated input [N, tokens, hidden]."""
+    @property
+    def first_blocks(self) -> int:
+        """How many first blocks are computed in each step before `decide`; only at site "stack" any."""
+
+    @property
+    def of_all(self) -> bool:
+        """At site "stack": whether the feature is what all blocks add, or what those after the first ones do."""
+
+    def decide(self, seen: Seen) -> None:
+        """Called once in each forward pass, with what the network shows before the step is computed."""
+
+    def parts(self, rows: int) -> Sequence[tuple[list[int], "FeatureCache"]] | None:
+        """Which of so many rows are treated alike in this step, and the cache of each; None: all, by this one."""
 
     def lookup(self, block: int, branch: int) -> Terms | None:
         """The feature to use instead of computing it, as terms [N, tokens, hidden]; None: compute it.
@@ -267,9 +279,22 @@ class DiT(nn.Module):
         h = self.embed(x)
         activated = F.silu(self.t_embedder(t) + self.y_embedder(y))
         modulation = self.modulation(activated)
-        if cache is not None:
-            cache.decide(lambda: self.modulated_input(h, modulation))
-        return self.unpatchify(self.final_layer(self.stack(h, modulation, cache), activated))
+        h = self.stack(h, modulation, None) if cache is None else self.decided(x, h, activated, modulation, cache)
+        return self.unpatchify(self.final_layer(h, activated))
+
+    def decided(self, x: Tensor, h: Tensor, activated: Tensor, modulation: Modulation, cache: FeatureCache) -> Tensor:
+        """All blocks, once the cache has decided what is computed: h [N, tokens, hidden] -> same."""
+        first = cache.first_blocks
+        before = h.clone() if first else h
+        h = self.computed(h, modulation, range(first))
+        cache.decide(Seen(x, before, h, lambda: self.modulated_input(before, modulation)))
+        parts = cache.parts(len(h))
+        if parts is None:
+            return self.stack(h, modulation, cache, before)
+        for rows, part in parts:
+            own = self.modulation(activated[rows])
+            h[rows] = self.stack(h[rows], own, part, before[rows])
+        return h
 
     def embed(self, x: Tensor) -> Tensor:
         """Latents [N, C, H, W] -> tokens [N, tokens, hidden] with their positions."""
@@ -279,10 +304,22 @@ class DiT(nn.Module):
         """What the first attention branch sees: h [N, tokens, hidden] normalised and modulated."""
         return modulate(cast(DiTBlock, self.blocks[0]).norm1(h), *modulation.vectors(0, 0, 2))
 
-    def stack(self, h: Tensor, modulation: Modulation, cache: FeatureCache | None) -> Tensor:
-        """All blocks: h [N, tokens, hidden] -> same, in place outside of training."""
+    def computed(self, h: Tensor, modulation: Modulation, blocks: range) -> Tensor:
+        """Some blocks, all computed: h [N, tokens, hidden] -> same, in place outside of training."""
+        for index in blocks:
+            for branch in range(BRANCHES):
+                h, _ = self.blocks[index](branch, h, modulation.of(index, branch))
+        return h
+
+    def stack(
+        self, h: Tensor, modulation: Modulation, cache: FeatureCache | None, before: Tensor | None = None
+    ) -> Tensor:
+        """All blocks: h [N, tokens, hidden] -> same, in place outside of training.
+
+        before: h before the cache's first blocks, which are computed already.
+        """
         if cache is not None and cache.site == "stack":
-            return self.cached_stack(h, modulation, cache)
+            return self.cached_stack(h, modulation, cache, h if before is None else before)
         waiting: list[tuple[Tensor, Tensor]] = []  # gates and tensors of cached cells, added before h is needed again
         computed = False
         for index, block in enumerate(self.blocks):
@@ -299,13 +336,19 @@ class DiT(nn.Module):
         # a step that is cached as a whole always adds as many tensors, so one compiled graph serves all of them
         return add_gated(h, waiting) if computed else self.add_all(h, waiting)
 
-    def cached_stack(self, h: Tensor, modulation: Modulation, cache: FeatureCache) -> Tensor:
-        """All blocks as one cell, what they add to h [N, tokens, hidden]; h is overwritten."""
+    def cached_stack(self, h: Tensor, modulation: Modulation, cache: FeatureCache, before: Tensor) -> Tensor:
+        """All blocks as one cell, what they add; h [N, tokens, hidden] is overwritten."""
+        start, first = before if cache.of_all else h, cache.first_blocks
         terms = cache.lookup(0, 0)
         if terms is None:
-            output = self.stack(h.clone(), modulation, None)
-            cache.store(0, 0, output - h if torch.is_grad_enabled() else torch.sub(output, h, out=h))
+            if first:
+                output = self.computed(h.clone(), modulation, range(first, self.depth))
+            else:
+                output = self.stack(h.clone(), modulation, None)
+            cache.store(0, 0, output - start if torch.is_grad_enabled() else torch.sub(output, start, out=h))
             return output
+        if start is not h:
+            h.copy_(start)
         for coefficient, tensor in terms:
             h.add_(tensor, alpha=coefficient)
         return h

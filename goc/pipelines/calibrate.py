@@ -21,6 +21,7 @@ from goc.caching.calibration import (
 from goc.caching.inflection import step_alignment
 from goc.config.settings import Way
 from goc.models.dit import BRANCHES
+from goc.models.seen import Seen
 from goc.pipelines.early import until
 from goc.pipelines.enable import attach, disable_cache, planned, transformer_of
 from goc.pipelines.fingerprint import MadeFor
@@ -148,7 +149,7 @@ class Trial:
         return runs[0]
 
 
-class Seen(StepCache):
+class Noted(StepCache):
     """Hands everything to a recorder, and notes which cells it saw, as numbers over places and their outputs."""
 
     def __init__(self, recorder: StepCache, outputs: int) -> None:
@@ -162,8 +163,8 @@ class Seen(StepCache):
         self.steps.add(step)
         self.recorder.begin_step(step)
 
-    def decide(self, signal: Callable[[], Tensor]) -> None:
-        self.recorder.decide(signal)
+    def decide(self, seen: Seen) -> None:
+        self.recorder.decide(seen)
 
     def store(self, block: int, branch: int, feature: Tensor) -> None:
         self.cells.add(block * self.outputs + branch)
@@ -176,16 +177,16 @@ class Measuring(PipelineCall):
 
     trial: Trial
 
-    def seen(self, site: str, make: Callable[[Run], StepCache]) -> list[Seen]:
+    def seen(self, site: str, make: Callable[[Run], StepCache]) -> list[Noted]:
         """Recorders that saw all prompts' uncached calls, one for each of a step's calls of the transformer.
 
         Calls that are not made in every step have none.
         """
-        found: dict[str, Seen] = {}
+        found: dict[str, Noted] = {}
 
-        def recorder(run: Run) -> Seen:
+        def recorder(run: Run) -> Noted:
             if run.stream not in found:
-                found[run.stream] = Seen(make(run), run.layout.shape(run.steps)[-1])
+                found[run.stream] = Noted(make(run), run.layout.shape(run.steps)[-1])
             return found[run.stream]
 
         self.trial.samples(site, recorder)

@@ -18,14 +18,21 @@ from goc.pipelines.method import (
     way_of,
 )
 from goc.pipelines.plan_file import PipelinePlan, PlanError
-from goc.pipelines.session import CachedTransformer, NewCache, PipelineCache, PipelineError, Run, check_alone
+from goc.pipelines.session import (
+    TRANSFORMERS,
+    CachedTransformer,
+    NewCache,
+    PipelineCache,
+    PipelineError,
+    Run,
+    check_alone,
+)
 from goc.pipelines.structure import Blocks, Branches, layout_of
 from goc.planning.plan import Plan
 from goc.system.errors import ConfigError
 
 DEFAULTS = {"method": "goc", "cache_ratio": 0.5}  # of enable_cache, which a plan may differ from
 ATTRIBUTE = "_goc_cache"  # of a pipeline that has one
-TRANSFORMERS = ("transformer", "transformer_2")  # of Wan 2.2 the first has the noisier steps
 
 PlanFor = Callable[[Run], Plan]
 

@@ -13,7 +13,7 @@ from diffusers.utils import logging as diffusers_logging
 from torch import nn
 
 from goc.models.parts import check_tokenizer, load_part, part_files, read_object, reason
-from goc.pipelines.session import PipelineError
+from goc.pipelines.session import TRANSFORMERS, PipelineError
 from goc.system.files import files_sha256
 
 INDEX = "model_index.json"
@@ -92,9 +92,9 @@ def class_of(library: str, name: str) -> Any:
 
 
 def pipeline_class(folder: Path) -> Any:
-    """The class of a pipeline that makes images of prompts with one transformer.
+    """The class of a pipeline that makes images or videos of prompts with a transformer, or two that take turns.
 
-    Raises PipelineError for others: without a transformer or with two, without prompts, or of videos.
+    Raises PipelineError for others: without a transformer, or without prompts.
     """
     index = read_index(folder)
     name, prefix = index["_class_name"], f"model.pipeline={folder}:"
@@ -108,19 +108,25 @@ def pipeline_class(folder: Path) -> Any:
         why = f"needs the packages {', '.join(needed)}" if needed else f"{name} is no pipeline of diffusers"
         raise PipelineError(f"{prefix} {why}")
     parts = [part for part, value in index.items() if isinstance(value, list) and value[:1] != [None]]
-    if "transformer" not in parts:
+    if not set(TRANSFORMERS) & set(parts):
         unet = ", but a UNet" if "unet" in parts else ""
         raise PipelineError(f"{prefix} {name} has no transformer{unet}; caches are for pipelines with a transformer")
-    if "transformer_2" in parts:
-        raise PipelineError(f"{prefix} {name} has two transformers that share the steps, which caches cannot follow")
-    arguments = arguments_of_call(cls)
-    if "num_frames" in arguments:
+    if "prompt" not in arguments_of_call(cls):
         raise PipelineError(
-            f"{prefix} {name} makes videos, which run.py cannot score; goc.enable_cache puts a cache into it"
+            f"{prefix} {name} takes no prompt; run.py runs pipelines that make images or videos of prompts"
         )
-    if "prompt" not in arguments:
-        raise PipelineError(f"{prefix} {name} takes no prompt; run.py runs text-to-image pipelines")
     return cls
+
+
+def makes_videos(cls: Any) -> bool:
+    """Whether a pipeline's samples have frames."""
+    return "num_frames" in arguments_of_call(cls)
+
+
+def check_extractor(cls: Any, extractor: str | None) -> None:
+    """Raise PipelineError for features of a pipeline's videos, whose frames are scored one by one."""
+    if extractor is not None and makes_videos(cls):
+        raise PipelineError(f"model.extractor={extractor}: must be null with {cls.__name__}, which makes videos")
 
 
 def arguments_of_call(cls: Any) -> list[str]:
@@ -155,8 +161,8 @@ def quiet_loading() -> None:
         transformers_logging.disable_progress_bar()
 
 
-def load_pipeline(folder: Path, dtype: torch.dtype | None, device: torch.device) -> Any:
-    """The pipeline in a folder, of a class that `pipeline_class` takes; dtype None: float32.
+def load_pipeline(folder: Path, dtype: torch.dtype | None, device: torch.device, offload: str | None = None) -> Any:
+    """The pipeline in a folder, of a class that `pipeline_class` takes; dtype None: float32. offload: as the setting.
 
     Raises PipelineError if it is damaged or not whole, which names the part, or needs a package that is not installed.
     """
@@ -184,7 +190,12 @@ def load_pipeline(folder: Path, dtype: torch.dtype | None, device: torch.device)
         # diffusers may leave a part in the format of its file
         if dtype is not None and isinstance(part, nn.Module) and not getattr(part, "_keep_in_fp32_modules", None):
             part.to(dtype)
-    return pipe.to(device)
+    if offload is None:
+        return pipe.to(device)
+    if device.type == "cpu" or not is_accelerate_available():
+        raise PipelineError(f"offload={offload}: must be null without a GPU, and without the package accelerate")
+    pipe.enable_model_cpu_offload(device=device)
+    return pipe
 
 
 def _load_model(cls: Any, folder: Path, dtype: torch.dtype) -> Any:

@@ -3,16 +3,22 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
-from goc.caching.cache import StepCache
+from goc.caching.cache import AdaptiveCache, StepCache
 from goc.caching.predictor import evaluate
+from goc.models.seen import Seen
 from goc.pipelines.operations import Key, Operations
 from goc.pipelines.structure import OUTPUTS, Layout, StructureError
 
 Inputs = tuple[Tensor | None, ...]
 Cell = tuple[int, int]  # of a cache's mask: a place, and one of the tensors that it gives in a pass
+
+
+class InPlaceError(StructureError):
+    """Others change tensors in place that a cache holds; with copies of them it works."""
 
 
 def versions(tensors: Iterable[Tensor | None]) -> list[int]:
@@ -57,6 +63,7 @@ class Stream:
     starts: dict[Key, Start] = field(default_factory=dict)  # of spans
     inside: set[Key] = field(default_factory=set)  # blocks of a span after its first
     formats: dict[Cell, object] = field(default_factory=dict)
+    template: Any = None  # an output of the transformer without its prediction, for caches that skip all of it
 
     def value(self, cell: Cell) -> Tensor | None:
         """What stands in for a feature that is cached; None: compute it."""
@@ -73,20 +80,22 @@ class Stream:
 class Span:
     """Blocks that run, each given just what the one before gave: where they began, and what came out so far.
 
-    free: outputs of a block that go on from nothing it was given, by their number; it is then a span of its own.
+    values: the outputs, or copies of them. free: outputs of a block that go on from nothing it was given, by their
+    number; it is then a span of its own.
     """
 
     key: Key
     inputs: Inputs
     outputs: Inputs = ()
+    values: Inputs = ()
     free: Mapping[int, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.began, self.came = versions(self.inputs), list[int]()
 
-    def advance(self, outputs: Inputs) -> None:
+    def advance(self, outputs: Inputs, values: Inputs) -> None:
         """Another of its blocks was computed."""
-        self.outputs, self.came = outputs, versions(outputs)
+        self.outputs, self.values, self.came = outputs, values, versions(outputs)
 
     def was_changed(self) -> bool:
         """Whether what it was given or gave was changed in place since."""
@@ -96,9 +105,16 @@ class Span:
 class ForwardPass:
     """One forward pass of a transformer in which a cache works: what its hooks share."""
 
-    def __init__(self, stream: Stream, layout: Layout, operations: Operations) -> None:
-        self.stream, self.layout, self.operations = stream, layout, operations
-        self.fresh = not stream.forms and not stream.orders  # nothing is kept yet, so all is computed
+    def __init__(
+        self, stream: Stream, layout: Layout, operations: Operations, latents: Tensor, copies: bool = False
+    ) -> None:
+        self.stream, self.layout, self.operations, self.latents = stream, layout, operations, latents
+        self.copies = copies  # whether what goes in and comes out is copied, as others change it in place
+        self.first_inputs: Inputs = ()  # of the first block
+        self.blocks = 0  # that were called
+        self.fresh = not (
+            stream.forms or stream.orders or stream.template is not None
+        )  # nothing is kept yet, so all is computed
         self.calls: Counter[int] = Counter()  # of each place
         self.cells: Counter[int] = Counter()  # of each place that were given away
         self.pending: list[tuple[Cell, Tensor, list[int]]] = []  # computed, and perhaps still in use
@@ -109,11 +125,24 @@ class ForwardPass:
         self.computed = self.cached = 0  # places
         self.saved = 0.0  # operations
 
-    def decide(self, signal: Callable[[], Tensor]) -> None:
-        """Ask an adaptive cache, once; signal() is the first block's modulated input."""
+    @property
+    def of_network(self) -> bool:
+        """Whether the whole transformer is skipped or computed, and nothing inside of it is looked at."""
+        cache = self.stream.cache
+        return isinstance(cache, AdaptiveCache) and cache.decision.of_network
+
+    def decide(self, modulated_input: Callable[[], Tensor], hidden: Tensor | None = None) -> None:
+        """Have an adaptive cache decide, once; hidden: what goes into the first block that may be skipped."""
         if not self.decided:
             self.decided = True
-            self.stream.cache.decide(signal)
+            after = self.latents if hidden is None else hidden
+            before = next((x for x in self.first_inputs if x is not None), after)
+            self.decide_by(Seen(self.latents, before, after, modulated_input))
+
+    def decide_by(self, seen: Seen) -> None:
+        """Have an adaptive cache decide by what is seen."""
+        self.decided = True
+        self.stream.cache.decide(seen)
 
     def enter(self, place: int) -> Key:
         """A place is called: the key of this call."""
@@ -140,8 +169,7 @@ class ForwardPass:
         """Hand over what was computed; caches change features in place, so their block must have used them."""
         for (place, _), feature, before in self.pending:
             if versions([feature]) != before:
-                name = self.layout.places[place].name
-                raise StructureError(f"{name}: what it gives is changed in place; use site='stack'")
+                raise InPlaceError(f"{self.layout.places[place].name}: what it gives is changed in place")
         for cell, feature, _ in self.pending:
             self.stream.give(cell, feature)
         self.pending.clear()
@@ -152,7 +180,16 @@ class ForwardPass:
         if self.layout.site == "stack" and not self.computed:  # what was kept of the last pass is of no use any more
             self.stream.starts.clear()
             self.stream.inside.clear()
-        self.span = Span(key, inputs)
+        self.span = Span(key, self.kept(inputs))
+
+    def value(self, cell: Cell) -> Tensor | None:
+        """What stands in for a feature that is cached; None: compute it."""
+        value = self.stream.value(cell)
+        return value.clone() if self.copies and value is not None else value
+
+    def kept(self, tensors: Inputs) -> Inputs:
+        """Tensors as they are now, also later."""
+        return tuple(None if x is None else x.clone() for x in tensors) if self.copies else tensors
 
     def continues(self, key: Key, inputs: Inputs) -> bool:
         """Whether a block is given just what the open span's last one gave, and so is of that span."""
@@ -160,6 +197,8 @@ class ForwardPass:
         if span is None or len(inputs) != len(span.outputs):
             return False
         if not all(a is b for a, b in zip(inputs, span.outputs, strict=True)):
+            return False
+        if self.copies and span.was_changed():  # something was added in between
             return False
         self._check(span)
         self.stream.starts.pop(key, None)
@@ -172,15 +211,12 @@ class ForwardPass:
             self.stream.inside.discard(key)
             self.open(key, inputs)
         assert self.span is not None
-        self.span.advance(outputs)
+        self.span.advance(outputs, self.kept(outputs))
         self.span.free = free
 
     def _check(self, span: Span) -> None:
-        if span.was_changed():
-            raise StructureError(
-                f"{self.layout.places[span.key[0]].name}: what goes into it or comes out is changed in place; "
-                "use site='branch', or blocks=[...] without it"
-            )
+        if span.was_changed() and not self.copies:
+            raise InPlaceError(f"{self.layout.places[span.key[0]].name}: what goes in or comes out is changed in place")
 
     def close(self) -> None:
         """Hand over what the blocks of the open span did."""
@@ -192,7 +228,7 @@ class ForwardPass:
         cells = list(self.new_cells(place, len(span.inputs)))
         free = dict(zip(span.free, self.new_cells(place, len(span.free)), strict=True))
         is_value = [False] * len(cells)
-        for i, (before, after) in enumerate(zip(span.inputs, span.outputs, strict=True)):
+        for i, (before, after) in enumerate(zip(span.inputs, span.values, strict=True)):
             if before is None or after is None:
                 cells[i] = None
                 continue

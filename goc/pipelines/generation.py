@@ -2,21 +2,25 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from goc.caching.cache import StepCache
+from goc.caching.cache import AdaptiveCache, StepCache
 from goc.models.dit import Site
 from goc.models.parts import reason
-from goc.pipelines.enable import attach, disable_cache, transformer_of
+from goc.pipelines.arguments import loaded, pictures_of
+from goc.pipelines.enable import attach, disable_cache, transformers_of
 from goc.pipelines.folder import arguments_of_call
+from goc.pipelines.operations import Key
 from goc.pipelines.session import PipelineCache, PipelineError, Run
 from goc.pipelines.structure import layout_of
 from goc.pipelines.watch import Watch
+from goc.sampling.frames import FRAMES, side_by_side
 from goc.sampling.generation import check_finite, own_generator
 
 
@@ -51,16 +55,27 @@ class PipelineCalls:
     cfg_scale: float
     more: Mapping[str, Any]
     device: torch.device
+    counted: dict[str, dict[Key, float]] = field(
+        default_factory=dict
+    )  # what places cost, by site, if they are compiled
+
+    def compile_blocks(self, site: Site) -> None:
+        """Compile the transformers' blocks from now on; what their places cost is counted before."""
+        self.counted[site] = self._first_step(site)[0].transformers[0].operations.counted
+        for transformer in transformers_of(self.pipe).values():
+            for members in layout_of(transformer, site).lists.values():
+                for block in members:
+                    block.compile()
 
     def common(self) -> dict[str, Any]:
         """The arguments that all calls have."""
-        arguments = {**self.more, "num_inference_steps": self.steps}
+        arguments = {**loaded(self.more), "num_inference_steps": self.steps}
         if "guidance_scale" in arguments_of_call(type(self.pipe)):
             arguments["guidance_scale"] = self.cfg_scale
         return arguments
 
     def sample(self, indices: range, seed: int) -> Tensor:
-        """Images in [0, 1] of the samples with these indices, float32 [n, 3, H, W] on the CPU."""
+        """Images in [0, 1] of the samples with these indices, float32 [n, 3, H, W] on the CPU; videos [n, F, ...]."""
         arguments = {
             **self.common(),
             "prompt": [self.prompts[index % len(self.prompts)] for index in indices],
@@ -74,19 +89,24 @@ class PipelineCalls:
             if "memory" in str(error):  # is not the fault of the call, nor of parts that do not fit each other
                 raise
             raise PipelineError(f"{type(self.pipe).__name__}: refuses its call ({reason(error)})") from error
-        return torch.as_tensor(images).float().permute(0, 3, 1, 2).contiguous()
+        return torch.as_tensor(np.asarray(images)).float().movedim(-1, -3).contiguous()
 
     @cached_property
     def probe(self) -> Probe:
         """What a call is like, from the first step of one sample."""
+        cache, watch, run = self._first_step("branch")
+        return Probe(run, cache.record.macs, watch.rows)
+
+    def _first_step(self, site: Site) -> tuple[PipelineCache, Watch, Run]:
+        """A call of one sample, without a cache, that ends after its first step."""
         runs: list[Run] = []
 
         def first_step(run: Run) -> StepCache:
             runs.append(run)
-            return StepCache()
+            return StepCache(site)
 
         watch = Watch(self.pipe, self.device, last=0)
-        cache = attach(self.pipe, first_step)
+        cache = attach(self.pipe, first_step, site=site)
         try:
             with watch.watching():
                 self.sample(range(1), seed=0)
@@ -94,12 +114,15 @@ class PipelineCalls:
             disable_cache(self.pipe)
         if not runs:
             raise PipelineError(f"{type(self.pipe).__name__}: a call of it did not call its transformer")
-        return Probe(runs[0], cache.record.macs, watch.rows)
+        return cache, watch, runs[0]
 
     def run(self, site: Site) -> Run:
         """What plans of a call depend on, at a site."""
         run = self.probe.run
-        return Run(layout_of(transformer_of(self.pipe), site), run.scheduler, run.timesteps, run.stream, run.device)
+        layout, *others = [layout_of(transformer, site) for transformer in transformers_of(self.pipe).values()]
+        if any(other.places != layout.places for other in others):
+            raise PipelineError(f"{type(self.pipe).__name__}: its two transformers must be built alike for run.py")
+        return Run(layout, run.scheduler, run.timesteps, run.stream, run.device)
 
 
 @dataclass(frozen=True)
@@ -137,12 +160,30 @@ class PipelineGeneration:
         cache = attach(self.calls.pipe, lambda run: new_cache(), site=new_cache().site, method=self.method)
         for cached in cache.transformers:
             cached.operations.wanted = counts
+            cached.operations.assumed = self.calls.counted.get(cached.layout.site, {})
         try:
             yield cache
         finally:
             disable_cache(self.calls.pipe)
 
-    def make(self, indices: range) -> tuple[dict[str, Tensor], PipelineCache | None]:
+    @property
+    def one_by_one(self) -> bool:
+        """Whether each sample is made in a call of its own: where its cache decides for all of a call.
+
+        Also where a picture is given, as a list of them means another thing to each pipeline.
+        """
+        cache = self.new_cache() if self.new_cache else None
+        decides = isinstance(cache, AdaptiveCache) and cache.per_sample
+        return decides or bool(pictures_of(self.calls.more))
+
+    def make(self, indices: range) -> tuple[dict[str, Tensor], list[PipelineCache]]:
+        """The same as `together`, in one call or in one for each sample, with the caches of the calls."""
+        calls = [range(i, i + 1) for i in indices] if self.one_by_one else [indices]
+        made = [self.together(call) for call in calls]
+        samples = {name: torch.cat([tensors[name] for tensors, _ in made]) for name in made[0][0]}
+        return samples, [cache for _, cache in made if cache is not None]
+
+    def together(self, indices: range) -> tuple[dict[str, Tensor], PipelineCache | None]:
         """Samples [n]: uint8 images, their prompts' numbers as labels, and as latents what the last step gave.
 
         Where the scheduler's last step has no value for each sample, the images in [0, 1] are the latents. Also the
@@ -158,23 +199,33 @@ class PipelineGeneration:
             latents = images
         labels = torch.tensor([index % len(self.calls.prompts) for index in indices])
         # with guidance some pipelines step both halves, which are the same
-        return {"latents": latents[: len(indices)].float(), "labels": labels, "images": to_uint8(images)}, cache
+        made = {"latents": latents[: len(indices)].float(), "labels": labels, "images": to_uint8(images)}
+        if images.ndim > 4:
+            made |= {"images": side_by_side(made["images"]), FRAMES: torch.full_like(labels, images.shape[1])}
+        return made, cache
 
-    def cost(self, made_with: PipelineCache | None) -> dict[str, Any]:
-        """What a batch really cost, by its cache's record; MACs are the transformer's, as torch counts them."""
+    def cost(self, made_with: Sequence[PipelineCache] | None) -> dict[str, Any]:
+        """What samples really cost, by their calls' records; MACs are the transformer's, as torch counts them."""
         macs = self.calls.probe.macs_per_step * self.evaluations
-        if made_with is None:
+        if not made_with:
             return {"cache_ratio": 0.0, "macs_per_image": macs, "peak_cache_tensors": 0, "peak_cache_bytes": 0}
-        record = made_with.record
+        records = [cache.record for cache in made_with]
+        ratios = [record.cached_places / record.places for record in records]
+        shares = [1 - record.saved_macs / record.macs for record in records]
         return {
-            "cache_ratio": record.cached_places / record.places,
-            "macs_per_image": macs * (1 - record.saved_macs / record.macs),
-            "peak_cache_tensors": record.tensors_held,
-            "peak_cache_bytes": record.bytes_held,
+            "cache_ratio": sum(ratios) / len(ratios),
+            "macs_per_image": macs * sum(shares) / len(shares),
+            "peak_cache_tensors": max(record.tensors_held for record in records),
+            "peak_cache_bytes": max(record.bytes_held for record in records),
+            **({"cache_ratios": ratios} if len(ratios) > 1 else {}),
         }
 
     def step_seconds(self, samples: int) -> list[float]:
-        watch = Watch(self.calls.pipe, self.device, timed=True, last=self.evaluations - 1)
-        with self.cached(counts=False), watch.watching():
-            self.calls.sample(range(samples), self.seed)
-        return watch.seconds
+        calls = [range(i, i + 1) for i in range(samples)] if self.one_by_one else [range(samples)]
+        seconds = []
+        for call in calls:
+            watch = Watch(self.calls.pipe, self.device, timed=True, last=self.evaluations - 1)
+            with self.cached(counts=False), watch.watching():
+                self.calls.sample(call, self.seed)
+            seconds.append(watch.seconds)
+        return [sum(of_calls) for of_calls in zip(*seconds, strict=True)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from goc.config.settings import Way
 from goc.config.validation import check_way, normalise
 from goc.methods import METHODS, PREDICTORS, SCHEDULES
-from goc.pipelines.clock import log_snr
+from goc.pipelines.clock import log_snr, noise_to_signal
 from goc.pipelines.session import PipelineError, Run
 from goc.planning.plan import Plan
 from goc.planning.planner import Planner
@@ -111,6 +111,9 @@ class PipelineCall:
 
     def log_snr(self) -> list[float]:
         return log_snr(self.run.scheduler, self.run.timesteps)
+
+    def noise_to_signal(self) -> list[float]:
+        return noise_to_signal(self.run.scheduler, self.run.timesteps)
 
     def spread(self, mask: Tensor) -> Tensor:
         return self.run.layout.spread(mask)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from goc.caching.cache import ScheduledCache, StepCache
 from goc.pipelines.forward_pass import ForwardPass, Stream
-from goc.pipelines.operations import WHOLE, Operations
+from goc.pipelines.operations import Operations
 from goc.pipelines.steps import StepCounter
 from goc.pipelines.structure import Layout
 from goc.pipelines.summary import Record, Stopwatch, Summary
@@ -41,6 +41,7 @@ class Run:
         return len(self.timesteps)
 
 
+TRANSFORMERS = ("transformer", "transformer_2")  # of a pipeline; of Wan 2.2 the first has the noisier steps
 OF_DIFFUSERS = re.compile(r"^diffusers\.hooks\..*(cache|taylorseer|broadcast)")  # modules of its caches' hooks
 
 NewCache = Callable[[Run], StepCache]
@@ -51,13 +52,14 @@ class CachedTransformer:
     """One of a pipeline's transformers, with a cache in its modules.
 
     name: in the pipeline. context: the name that the pipeline gave the calls it makes now, if it gives any.
-    forward_pass: the one under way.
+    copies: whether tensors are copied, as its modules change them in place. forward_pass: the one under way.
     """
 
     name: str
     transformer: nn.Module
     layout: Layout
     context: str | None = None
+    copies: bool = False
     forward_pass: ForwardPass | None = None
     streams: dict[str, Stream] = field(default_factory=dict)
 
@@ -134,8 +136,8 @@ class PipelineCache:
         for cached in self.transformers:
             cached.forget()
 
-    def begin(self, cached: CachedTransformer, timestep: float, shapes: Hashable, device: torch.device) -> None:
-        """A transformer is called; shapes: of what it is given."""
+    def begin(self, cached: CachedTransformer, timestep: float, shapes: Hashable, latents: Tensor) -> None:
+        """A transformer is called; latents, shapes: the first tensor of what it is given, and the shapes of all."""
         if self.counter is None or self._source() is not self.source:  # a call may go through several samplings
             self.forget()
             self.source = self._source()
@@ -149,33 +151,45 @@ class PipelineCache:
         stream = cached.streams.get(name)
         # with a gap what was kept is too old, and of other shapes it is of no use
         if stream is None or step != stream.last + 1 or shapes != stream.shapes:
-            cached.run = Run(cached.layout, self.pipe.scheduler, self.timesteps, name, device)
+            cached.run = Run(cached.layout, self.pipe.scheduler, self.timesteps, name, latents.device)
             stream = cached.streams[name] = Stream(self.new_cache(cached.run), shapes)
         stream.last = step
         stream.cache.begin_step(step)
-        cached.forward_pass = ForwardPass(stream, cached.layout, cached.operations)
+        cached.forward_pass = ForwardPass(stream, cached.layout, cached.operations, latents, cached.copies)
         cached.operations.begin(shapes, computes_all=cached.forward_pass.fresh)
-        self.watch = Stopwatch(device)
+        self.watch = Stopwatch(latents.device)
 
     def count_no_more(self, cached: CachedTransformer) -> bool:
         """A pass failed: if operations were counted in it, which not all can be, it begins anew without that."""
-        failed = cached.forward_pass
-        if failed is None or cached.operations.counter is None:
+        if cached.forward_pass is None or cached.operations.counter is None:
             return False
-        cached.operations.abandon()
         cached.operations.wanted = False
+        self._begin_anew(cached, cached.forward_pass)
+        return True
+
+    def copy_from_now_on(self, cached: CachedTransformer) -> bool:
+        """A pass failed because tensors were changed in place: it begins anew with copies."""
+        if cached.forward_pass is None or cached.copies:
+            return False
+        cached.copies = True
+        self._begin_anew(cached, cached.forward_pass)
+        return True
+
+    def _begin_anew(self, cached: CachedTransformer, failed: ForwardPass) -> None:
+        counting = cached.operations.counter is not None
+        cached.operations.abandon()
         stream = cached.streams[cached.run.stream] = Stream(self.new_cache(cached.run), failed.stream.shapes)
         stream.last = failed.stream.last
         stream.cache.begin_step(stream.last)
-        cached.forward_pass = ForwardPass(stream, cached.layout, cached.operations)
-        return True
+        cached.forward_pass = ForwardPass(stream, cached.layout, cached.operations, failed.latents, cached.copies)
+        if counting and cached.operations.wanted:
+            cached.operations.begin(stream.shapes, computes_all=True)
 
     def end(self, cached: CachedTransformer) -> None:
         """A transformer's call is over."""
         done, cached.forward_pass = cached.forward_pass, None
         if done is None:
             return
-        done.end()
         self.watch.stop()
         cached.operations.end()
         record, kind = self.record, "mixed" if done.computed and done.cached else "cached" if done.cached else "full"
@@ -184,7 +198,7 @@ class PipelineCache:
             record.times[kind].append(self.watch)
         record.places += done.computed + done.cached
         record.cached_places += done.cached
-        record.macs += cached.operations.costs.get(WHOLE, 0.0)
+        record.macs += cached.operations.whole
         record.saved_macs += done.saved
         held = self._held()
         record.tensors_held = max(record.tensors_held, len(held))

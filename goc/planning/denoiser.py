@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from goc.caching.cache import ScheduledCache
@@ -86,6 +87,9 @@ class DenoiserMeasurements:
 
     def log_snr(self) -> list[float]:
         return self.calibration.generation.solver.grid.log_snr.tolist()
+
+    def noise_to_signal(self) -> list[float]:
+        return np.exp(-self.calibration.generation.solver.grid.log_snr).tolist()
 
     def spread(self, mask: Tensor) -> Tensor:
         return mask

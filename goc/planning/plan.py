@@ -33,6 +33,7 @@ class Plan:
     clock: Sequence[float] | None  # None = the step index
     skip_threshold: float | None  # of an adaptive schedule; None = the mask is what is cached
     learned: Tensor | None = None  # weights of predictor=learned, float32 [steps, K]
+    noise: Sequence[float] = ()  # over the signal, in each evaluation, for decisions that ask
 
     @property
     def adaptive(self) -> bool:
@@ -53,7 +54,9 @@ class Plan:
         """A cache with empty state for one batch."""
         predictor = self.new_predictor()
         if self.skip_threshold is not None:
-            return AdaptiveCache(self.mask, predictor, self.skip_threshold, self.site)
+            schedule = self.way.schedule
+            decision = schedule.decision(self.skip_threshold, self.noise)
+            return AdaptiveCache(self.mask, predictor, decision, self.site, schedule.per_sample)
         return ScheduledCache(self.mask, predictor, self.site)
 
     def new_predictor(self) -> Predictor:

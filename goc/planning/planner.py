@@ -45,6 +45,9 @@ class Measurements(Protocol):
     def log_snr(self) -> list[float]:
         """A number for each evaluation: the clock logsnr."""
 
+    def noise_to_signal(self) -> list[float]:
+        """The scale of the noise over that of the signal, for each evaluation."""
+
     def spread(self, mask: Tensor) -> Tensor:
         """A schedule's mask at the way's site as a cache's, bool [steps, places, outputs]."""
 
@@ -174,7 +177,8 @@ class Planner:
             learned = self.way.predictor.learned(trained_for, computed_steps_of(mask), len(mask))
         correct, alignment = self.correction(mask)
         spread = self.measurements.spread(mask)
-        return Plan(self.way, self.site, spread, correct, alignment, self.clock, skip_threshold, learned)
+        noise = self.measurements.noise_to_signal() if self.way.schedule.asks_noise else ()
+        return Plan(self.way, self.site, spread, correct, alignment, self.clock, skip_threshold, learned, noise)
 
     def computing(self, steps: Steps) -> Plan:
         """The way's plan with the schedule that computes these steps."""

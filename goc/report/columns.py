@@ -15,6 +15,7 @@ BEFORE = (
     Column("steps", ("config", "steps")),
     Column("cached", ("cost", "cache_ratio"), "cached", "share of the features that are cached", "higher",
            percent=True),
+    Column("cached_std", ("cost", "cache_ratio_std")),
     PLAIN_COST("evaluations", ("cost", "evaluations"), "evaluations", "network evaluations"),
 )  # fmt: skip
 MEASURED = (

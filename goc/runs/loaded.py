@@ -57,6 +57,11 @@ class Loaded(ABC):
     def cached(self, plan: Plan, method: str, divergence_hint: str) -> SampleSource:
         """What samples with a plan's cache come from."""
 
+    @property
+    def videos(self) -> bool:
+        """Whether samples have frames."""
+        return False
+
     def samples_key(self) -> dict[str, Any]:
         """What the uncached samples depend on, besides the files of the run."""
         return {**self.key, "seed": self.config.measurement.seed}
@@ -152,10 +157,17 @@ class LoadedPipeline(Loaded):
     uncached: "generation.PipelineGeneration"
     clip: Path | None
 
+    @property
+    def videos(self) -> bool:
+        return folder.makes_videos(type(self.uncached.calls.pipe))
+
     def plan(self) -> Plan:
         cache_dir = Path(self.config.output.cache_dir)
         key = {**self.key, **({"files": self.config.files} if self.config.files else {})}
-        return planning.pipeline_plan(self.config.way, self.uncached.calls, key, cache_dir)
+        plan = planning.pipeline_plan(self.config.way, self.uncached.calls, key, cache_dir)
+        if self.config.execution.compile:
+            self.uncached.calls.compile_blocks(plan.site)
+        return plan
 
     def cached(self, plan: Plan, method: str, divergence_hint: str) -> SampleSource:
         return replace(self.uncached, new_cache=plan.new_cache, method=method, divergence_hint=divergence_hint)
@@ -178,7 +190,8 @@ def load_pipeline_run(
     """As `load`, of a pipeline."""
     measurement, way, model = config.measurement, config.way, config.measurement.model
     assert sources.prompts is not None
-    pipe = folder.load_pipeline(sources.model, torch_format(measurement.precision), device)
+    execution = config.execution
+    pipe = folder.load_pipeline(sources.model, torch_format(measurement.precision), device, execution.offload)
     prompts = read_prompts(sources.prompts)
     calls = generation.PipelineCalls(pipe, prompts, way.steps, measurement.cfg_scale, model.call, device)
     key = {
@@ -190,6 +203,7 @@ def load_pipeline_run(
         "cfg_scale": measurement.cfg_scale,
         "batch_size": way.batch_size,
         "precision": measurement.precision,
+        **({"compile": True} if execution.compile else {}),
     }
     uncached = generation.PipelineGeneration(calls, measurement.seed)
     return LoadedPipeline(config, uncached, key, extractor, None, sources.clip)

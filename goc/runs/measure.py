@@ -30,6 +30,7 @@ from goc.report.measurement import describe_measurement, describe_way
 from goc.report.result import Result
 from goc.report.results import FIRST_IMAGES, RESULT_FILE, SHOWN_IMAGES, git_commit, run_key, software, write_influence
 from goc.sampling.converged import Converged
+from goc.sampling.frames import FRAMES, count_of
 from goc.sampling.generation import SampleSource
 from goc.sampling.images import GRID_SAMPLES, image_grid, write_npz, write_pngs
 from goc.sampling.pricing import latency, price
@@ -59,6 +60,7 @@ class Generated:
     fields: tuple[str, ...]
     scores: dict[str, str]
     peak_memory: dict[str, int | None]
+    videos: bool = False
 
     @property
     def compared(self) -> bool:
@@ -103,7 +105,7 @@ class Generated:
         """(cached, uncached) shards, of those samples that were also made without a cache."""
         if not self.compared:
             return
-        compared = ("latents", "images")
+        compared = ("latents", "images", *([FRAMES] if self.videos else []))
         # the uncached shards, of which there may be fewer, come first and so end the zip
         shards = zip(self.uncached_samples.tensors(*compared), self.samples.tensors(*compared), strict=False)
         for without, own in shards:
@@ -137,7 +139,8 @@ def measure(
     perceptual = None
     if generated.compared:
         channels, *_, size = generated.samples.first_images(1)[0].shape
-        perceptual = load_lpips(channels, size, uncached.device)
+        frames = count_of(next(generated.samples.tensors(FRAMES))) if generated.videos else 1
+        perceptual = load_lpips(channels, size // frames, uncached.device)
     distances, each = distance(generated.pairs(), perceptual)
     warn_of_distance(plan, distances.get("relative_l2", 0.0))
     drifted = generated.drift()

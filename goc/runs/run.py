@@ -31,7 +31,7 @@ from goc.system.memory import peak_memory, reset_peak_memory
 
 log = logging.getLogger(__name__)
 
-TRACKING = ("tracker", "wandb", "plugins")  # settings that change nothing in a run's folder
+TRACKING = ("tracker", "wandb", "plugins", "offload")  # settings that change nothing in a run's folder
 REFERENCE = "reference_sha256"  # of a result's measurement
 
 
@@ -120,7 +120,7 @@ def generate_all(
     kept = max(compared, converged_samples(config))
     scores = loaded.scores(output.metrics)
     fields = {field_of(name): score for name, score in scores.items()}
-    keep = KeepFeatures(loaded.extractor, kept, output.save_images != "none", fields)
+    keep = KeepFeatures(loaded.extractor, kept, output.save_images != "none", loaded.videos, fields)
     key = {**loaded.samples_key(), **sources.weights()}
     count = compared if caching else measurement.num_samples
     uncached_samples = SampleSet(shared_path(cache_dir, "uncached", key), count, way.batch_size, content_key(key))
@@ -139,8 +139,7 @@ def generate_all(
     if made:
         peak |= peak_memory(uncached.device)
     scored = {name: field_of(name) for name in scores}
-    scored = {name: field_of(name) for name in scores}
-    return Generated(plan, cached, uncached, samples, uncached_samples, keep.fields, scored, peak)
+    return Generated(plan, cached, uncached, samples, uncached_samples, keep.fields, scored, peak, loaded.videos)
 
 
 def require_unchanged(config: Config) -> None:

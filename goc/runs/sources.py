@@ -1,7 +1,7 @@
 """The files of a run; and from a denoiser's, what samples without a cache come from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from goc.models.build import load_model, prepare
 from goc.models.checkpoint import require_checkpoint
 from goc.models.decoder import Decoder, decode_pixels, find_vae, vae_sha256
 from goc.models.dit import DiT
+from goc.pipelines.arguments import pictures_sha256
 from goc.pipelines.prompts import read_prompts
 from goc.planning.denoiser import calibration_of
 from goc.sampling.calibrate import Calibration
@@ -37,7 +38,7 @@ class Sources:
     """The files of a run, and the SHA-256 of those that its samples and their features depend on.
 
     model: a checkpoint, or a pipeline's folder. What there is none of is None: a VAE of a pipeline, prompts and CLIP of
-    a denoiser, an extractor and a reference where no features are wanted.
+    a denoiser, an extractor and a reference where no features are wanted. call: a pipeline's, which may name pictures.
     """
 
     model: Path
@@ -46,6 +47,7 @@ class Sources:
     clip: Path | None
     extractor_weights: Path | None
     reference: Path | None
+    call: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, measurement: Measurement) -> "Sources":
@@ -58,6 +60,7 @@ class Sources:
             read_prompts(prompts)
             path = folder.find_pipeline(model.pipeline)
             folder.check_call(folder.pipeline_class(path), model.call, measurement.cfg_scale)
+            folder.check_extractor(folder.pipeline_class(path), model.extractor)
             clip = None if model.clip is None else find_clip(model.clip)
         else:
             path = resolve(model.checkpoint)
@@ -65,7 +68,7 @@ class Sources:
             vae = None if measurement.vae is None else find_vae(measurement.vae)
         weights = weights_of_extractor(model)
         reference = None if model.reference is None or weights is None else resolve(model.reference)
-        sources = cls(path, vae, prompts, clip, weights, reference)
+        sources = cls(path, vae, prompts, clip, weights, reference, model.call)
         sources.weights()  # as the files are now
         return sources
 
@@ -84,7 +87,7 @@ class Sources:
         else:
             clip = None if self.clip is None else clip_sha256(self.clip)
             model = folder.pipeline_sha256(self.model)
-            own = {"prompts_sha256": file_sha256(self.prompts), "clip_sha256": clip}
+            own = {"prompts_sha256": file_sha256(self.prompts), "clip_sha256": clip, **pictures_sha256(self.call)}
         weights = None if self.extractor_weights is None else file_sha256(self.extractor_weights)
         return {"model_sha256": model, **own, "extractor_sha256": weights}
 

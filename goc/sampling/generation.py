@@ -3,13 +3,14 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from goc.caching.cache import ScheduledCache, StepCache
+from goc.caching.cache import AdaptiveCache, ScheduledCache, StepCache
+from goc.caching.samples import SampleCaches
 from goc.caching.schedule import cache_ratio_of
 from goc.models.cost import forward_macs, image_macs
 from goc.models.decoder import to_uint8
@@ -18,6 +19,8 @@ from goc.sampling.guidance import Denoiser, guided_denoiser
 from goc.sampling.solvers import Solver
 from goc.system.device import synchronize
 from goc.system.errors import ConfigError, GocError
+
+NewCache = Callable[[], StepCache]
 
 
 def own_generator(seed: int, index: int) -> torch.Generator:
@@ -86,7 +89,7 @@ class Generation:
     seed: int
     decode: Callable[[Tensor], Tensor]
     device: torch.device
-    new_cache: Callable[[], StepCache] | None = None
+    new_cache: NewCache | None = None
     method: str = "none"  # for messages
     divergence_hint: str = ""
     autocast: torch.dtype | None = None  # the format of the denoiser's products; None: as the weights are
@@ -130,9 +133,14 @@ class Generation:
         times [evaluations]: what the network is given in them.
         """
 
-        def model(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        def evaluated(x: Tensor, t: Tensor, y: Tensor, within: StepCache | None) -> Tensor:
             with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-                return self.model(x, t, y, cache).to(x.dtype)
+                return self.model(x, t, y, within).to(x.dtype)
+
+        def model(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+            if isinstance(cache, SampleCaches) and cache.of_network:
+                return cache.network(x, lambda rows: evaluated(x[rows], t, y[rows], None))
+            return evaluated(x, t, y, cache)
 
         guided = guided_denoiser(model, times, labels, self.model.num_classes, self.cfg_scale, self.cfg_channels)
 
@@ -142,6 +150,14 @@ class Generation:
             return guided(x, i)
 
         return denoise
+
+    def batch_cache(self, samples: int) -> StepCache | None:
+        """A cache with empty state for a batch of so many samples: one for all, or one for each."""
+        cache = self.new_cache() if self.new_cache else None
+        if not isinstance(cache, AdaptiveCache) or not (cache.per_sample or cache.decision.of_network):
+            return cache
+        more = range(samples - 1 if cache.per_sample else 0)
+        return SampleCaches([cache, *(cast(AdaptiveCache, cast(NewCache, self.new_cache)()) for _ in more)])
 
     def trajectory(self, indices: range, cache: StepCache | None) -> tuple[Tensor, Iterator[Tensor]]:
         """Labels [n] of the samples with these indices, and an iterator over x [n, C, H, W] after each step."""
@@ -155,7 +171,7 @@ class Generation:
 
         Raises GocError naming the step when values stop being finite.
         """
-        cache = self.new_cache() if self.new_cache else None
+        cache = self.batch_cache(len(indices))
         labels, steps = self.trajectory(indices, cache)
         finite = []
         for x in steps:
@@ -171,21 +187,28 @@ class Generation:
 
     def cost(self, cache: StepCache | None) -> dict[str, Any]:
         """What a batch really cost: its cache ratio, MACs per image, and what its cache held at most."""
-        guided = self.cfg_scale != 1.0
-        if not isinstance(cache, ScheduledCache):
-            nothing = torch.zeros(len(self.solver.grid), 1, 1, dtype=torch.bool)
+        guided, nothing = self.cfg_scale != 1.0, torch.zeros(len(self.solver.grid), 1, 1, dtype=torch.bool)
+        if not isinstance(cache, ScheduledCache | SampleCaches):
             macs = image_macs(self.model, nothing, guided)
             return {"cache_ratio": 0.0, "macs_per_image": macs, "peak_cache_tensors": 0, "peak_cache_bytes": 0}
-        return {
+        cost: dict[str, Any] = {
             "cache_ratio": cache_ratio_of(cache.mask),
-            "macs_per_image": image_macs(self.model, cache.mask, guided, cache.site),
             "peak_cache_tensors": cache.peak_cache_tensors,
             "peak_cache_bytes": cache.peak_cache_bytes,
         }
+        masks = [cache.mask] if isinstance(cache, ScheduledCache) else list(cache.mask)
+        if isinstance(cache, SampleCaches):
+            cost["cache_ratios"] = [cache_ratio_of(mask) for mask in masks]
+        if isinstance(cache, SampleCaches) and cache.of_network:
+            cost["macs_per_image"] = image_macs(self.model, nothing, guided) * (1 - cost["cache_ratio"])
+        else:
+            each = [image_macs(self.model, mask, guided, cache.site, cache.first_blocks) for mask in masks]
+            cost["macs_per_image"] = sum(each) / len(each)
+        return cost
 
     @torch.inference_mode()
     def step_seconds(self, samples: int) -> list[float]:
-        cache = self.new_cache() if self.new_cache else None
+        cache = self.batch_cache(samples)
         _, trajectory = self.trajectory(range(samples), cache)
         seconds = []
         for _ in range(self.solver.steps):

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from goc.sampling.generation import SampleSource
 from goc.sampling.shards import SampleSet
 
@@ -18,14 +20,24 @@ def price(samples: SampleSet, uncached: SampleSource) -> dict[str, Any]:
     macs, full = average("macs_per_image"), uncached.cost(None)["macs_per_image"]
     held = ("peak_cache_tensors", "peak_cache_bytes")
     ratio = average("cache_ratio")
+    each = [own for _, cost in shards for own in cost.get("cache_ratios", [])]
     return {
         "cache_ratio": ratio,
+        **spread(each),
         "evaluations": uncached.evaluations * (1 - ratio),  # of the whole network; parts of it count as parts
         "gmacs_per_forward": uncached.macs_per_forward / 1e9,
         "gmacs_per_image": macs / 1e9,
         "macs_saved": 1 - macs / full,
         **{key: max(cost[key] for _, cost in shards) for key in held},
     }
+
+
+def spread(ratios: Sequence[float]) -> dict[str, float]:
+    """How samples differ in what was cached of them, where each has a ratio of its own."""
+    if not ratios:
+        return {}
+    quantiles = dict(zip(("min", "median", "max"), np.quantile(ratios, [0, 0.5, 1]), strict=True))
+    return {f"cache_ratio_{name}": float(value) for name, value in {"std": np.std(ratios), **quantiles}.items()}
 
 
 def latency(cached: SampleSource, uncached: SampleSource, samples: int, repeats: int) -> dict[str, float | None]:

@@ -40,17 +40,27 @@ class BlockHook(PlaceHook):
 
     def stand_in(self, under_way: ForwardPass, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         under_way.settle()
-        under_way.decide(lambda: modulated_input(self.module, lambda: self.original(*args, **kwargs)))
         stream, given = under_way.stream, self.inputs(args, kwargs)
         self.key = under_way.enter(self.place)
+        first = stream.cache.first_blocks
+        number, under_way.blocks = under_way.blocks, under_way.blocks + 1
+        if number == 0:
+            under_way.first_inputs = given if not first else tuple(None if x is None else x.clone() for x in given)
+        self.looked_at = number < first
+        if self.looked_at:
+            self.given = given
+            under_way.operations.begin_module()
+            return None
+        under_way.decide(lambda: modulated_input(self.module, lambda: self.original(*args, **kwargs)), given[0])
+        begin = under_way.first_inputs if first and number == first and stream.cache.of_all else given
         start = stream.starts.get(self.key)
         if start is not None:
-            values = [None if cell is None else stream.value(cell) for cell in start.cells]
-            free = {i: stream.value(cell) for i, cell in start.free.items()}
+            values = [None if cell is None else under_way.value(cell) for cell in start.cells]
+            free = {i: under_way.value(cell) for i, cell in start.free.items()}
             under_way.skipping = any(value is not None for value in (*values, *free.values()))
             if under_way.skipping:
                 under_way.skipped(self.key)
-                return self.arranged(under_way, advanced(given, values, start), free)
+                return self.arranged(under_way, advanced(begin, values, start), free)
         elif self.key not in stream.inside:
             under_way.skipping = False
         elif under_way.skipping:
@@ -58,7 +68,7 @@ class BlockHook(PlaceHook):
             return self.arranged(under_way, list(given), {})
         self.given = given
         if not (self.chained and under_way.continues(self.key, given)):
-            under_way.open(self.key, given)
+            under_way.open(self.key, begin)
         under_way.operations.begin_module()
         return None
 
@@ -66,6 +76,10 @@ class BlockHook(PlaceHook):
         outputs = tensors_of(output)
         order = tuple(None if x is None else i for x, i in zip(outputs, self.order(outputs), strict=True))
         under_way.stream.orders[self.key] = order, isinstance(output, tuple)
+        if self.looked_at:
+            self.given = ()
+            under_way.done(self.key)
+            return
         free = {i: x for i, (x, at) in enumerate(zip(outputs, order, strict=True)) if at is None and x is not None}
         at = {index: i for i, index in enumerate(order) if index is not None}
         going_on = tuple(outputs[at[i]] if i in at else None for i in range(len(self.given)))

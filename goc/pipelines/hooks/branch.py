@@ -20,7 +20,7 @@ class BranchHook(PlaceHook):
         under_way.decide(lambda: argument(arguments_of(self.module)[0], 0, args, kwargs))
         self.key = under_way.enter(self.place)
         form = under_way.stream.forms.get(self.key)
-        values = [] if form is None else [None if cell is None else under_way.stream.value(cell) for cell in form.cells]
+        values = [] if form is None else [None if cell is None else under_way.value(cell) for cell in form.cells]
         if form is None or all(value is None for value in values):
             under_way.operations.begin_module()
             return None
@@ -34,5 +34,8 @@ class BranchHook(PlaceHook):
         if all(cell is not None for cell, _ in found):  # else the module is computed in every step
             kept = [cell if isinstance(tensor, Tensor) else None for cell, tensor in zip(cells, tensors, strict=True)]
             under_way.stream.forms[self.key] = Form(tuple(kept), isinstance(output, tuple))
-            under_way.pending += [(cell, tensor, versions([tensor])) for cell, tensor in found if cell is not None]
+            for cell, tensor in found:
+                (feature,) = under_way.kept((tensor,))
+                if cell is not None and feature is not None:
+                    under_way.pending.append((cell, feature, versions([feature])))
         under_way.done(self.key)

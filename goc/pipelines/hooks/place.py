@@ -1,7 +1,7 @@
 """The hook on a module that may be cached: what branches and blocks have in common."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -40,13 +40,15 @@ class PlaceHook:
     def before(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The module's output if the cache works and it is cached."""
         under_way = self.cached.forward_pass
-        return None if under_way is None else self.stand_in(under_way, args, kwargs)
+        looks = under_way is not None and not under_way.of_network
+        return self.stand_in(cast(ForwardPass, under_way), args, kwargs) if looks else None
 
     @torch.compiler.disable
     def after(self, output: Any) -> None:
         """The module was computed."""
-        if self.cached.forward_pass is not None:
-            self.keep(self.cached.forward_pass, output)
+        under_way = self.cached.forward_pass
+        if under_way is not None and not under_way.of_network:
+            self.keep(under_way, output)
 
     @torch.compiler.disable(recursive=False)
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,6 +1,8 @@
 """On a transformer: tells the cache where each of its forward passes belongs."""
 
 import contextlib
+import re
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -8,10 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from goc.pipelines.forward_pass import InPlaceError
+from goc.pipelines.hooks import network
 from goc.pipelines.hooks.carried import argument, arguments_of
 from goc.pipelines.session import CachedTransformer, PipelineCache, PipelineError
 
 TIMESTEP = ("timestep", "timesteps", "t")
+DISPATCH = re.compile(r"torch/(_ops|overrides|utils/(flop_counter|_python_dispatch)|_higher_order_ops/\w+)\.py$")
 
 
 class TransformerHook:
@@ -32,37 +37,59 @@ class TransformerHook:
         self.name, self.position = name, known.index(name)
 
     @torch.compiler.disable
-    def begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """The transformer is called."""
+    def begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The transformer is called; its output if all of it is skipped in this step, or None."""
         timestep = torch.as_tensor(argument(self.name, self.position, args, kwargs))
         tensors = [value for value in tree_leaves((args, dict(kwargs))) if isinstance(value, Tensor)]
         shapes = tuple(tuple(tensor.shape) for tensor in tensors)
         # a video's known frames have time 0
-        self.cache.begin(self.cached, float(timestep.max()), shapes, tensors[0].device)
+        self.cache.begin(self.cached, float(timestep.max()), shapes, tensors[0])
+        under_way = self.cached.forward_pass
+        return None if under_way is None or not under_way.of_network else network.stand_in(under_way)
 
     @torch.compiler.disable
-    def end(self) -> None:
+    def end(self, output: Any, computed: bool) -> None:
         """The transformer's call is over."""
+        under_way = self.cached.forward_pass
+        if computed and under_way is not None and under_way.of_network:
+            network.keep(under_way, output)
         self.cache.end(self.cached)
 
     @torch.compiler.disable
-    def count_no_more(self, error: Exception) -> bool:
-        """Whether a call that failed is made again, without counting what it costs."""
-        return not isinstance(error, PipelineError) and self.cache.count_no_more(self.cached)
+    def may_go_on(self, error: Exception) -> bool:
+        """Whether a call that failed is made again: with copies, or, if it failed where torch counts, without that."""
+        if isinstance(error, InPlaceError):
+            return self.cache.copy_from_now_on(self.cached)
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        return DISPATCH.search(frame.f_code.co_filename) is not None and self.cache.count_no_more(self.cached)
+
+    @torch.compiler.disable
+    def hand_over(self) -> None:
+        """The cache takes what is left of the pass."""
+        if self.cached.forward_pass is not None:
+            self.cached.forward_pass.end()
+
+    @torch.compiler.disable(recursive=False)
+    def computed(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """What the transformer gives; once more where counting, or what changed in place, was in its way."""
+        while True:
+            try:
+                output = self.original(*args, **kwargs)
+                self.hand_over()
+                return output
+            except Exception as error:
+                if not self.may_go_on(error):
+                    raise
 
     @torch.compiler.disable(recursive=False)
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self.cache.active:
             return self.original(*args, **kwargs)
         try:
-            self.begin(args, kwargs)
-            try:
-                output = self.original(*args, **kwargs)
-            except Exception as error:
-                if not self.count_no_more(error):
-                    raise
-                output = self.original(*args, **kwargs)
-            self.end()
+            output = stands_in = self.begin(args, kwargs)
+            if output is None:
+                output = self.computed(args, kwargs)
+            self.end(output, stands_in is None)
         except BaseException:
             self.cache.forget()
             raise

@@ -1,0 +1,26 @@
+"""What a network shows a cache that decides as it runs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a network shows before a step is computed, of some rows (with guidance a sample has two).
+
+    latents: what it is given [N, ...]. before, after: hidden states [N, tokens, hidden] before the first block, and
+    after those that are computed in every step. modulated_input: computes the first block's [N, tokens, hidden].
+    """
+
+    latents: Tensor
+    before: Tensor
+    after: Tensor
+    modulated_input: Callable[[], Tensor]
+
+    def of(self, rows: Sequence[int]) -> "Seen":
+        """The same of some rows."""
+        index = list(rows)
+        own = {name: getattr(self, name)[index] for name in ("latents", "before", "after")}
+        return replace(self, **own, modulated_input=lambda: self.modulated_input()[index])

@@ -1,0 +1,74 @@
+"""Runs, sweeps and comparisons from Python are those of the command line."""
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from application import Run
+from checkout import QUICK
+
+import goc
+from goc.cli.application import SweepReport
+
+pytestmark = pytest.mark.usefixtures("without_plots")
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_run_is_what_the_command_line_makes(run_here: Run, tmp_path: Path) -> None:
+    result = goc.run("method=goc", "cache_ratio=0.4", *QUICK, gradient_weights=[1.1])
+    assert result.config["gradient_weights"] == [1.1]
+    assert result.metrics["fid"] > 0
+    assert result.distance["drift"] > 0
+    assert result.cost["cache_ratio"] == pytest.approx(0.4)
+    assert result.influence["fid"].shape == (24,)
+    made = (result.folder / "result.json").stat().st_mtime_ns
+    shown = run_here("method=goc", "cache_ratio=0.4", "gradient_weights=[1.1]", *QUICK).stdout
+    assert (result.folder / "result.json").stat().st_mtime_ns == made  # the same folder: it was read back
+    rows = [line for line in str(result).splitlines() if "written to" not in line]
+    assert rows == [line for line in shown.splitlines() if "written to" not in line]
+    assert f"<td>{result.method}, DDIM-5" in result._repr_html_()
+
+    result.save("kept")
+    kept = goc.Result.load("kept")
+    assert kept.content == result.content
+    assert np.array_equal(kept.influence["fid"], result.influence["fid"])
+
+
+def test_a_sweep_has_its_runs_and_what_failed(tmp_path: Path) -> None:
+    study = goc.sweep("method=reuse,goc", "cache_ratio=0.4,1.5", *QUICK, name="mine")
+    assert sorted(result.method for result in study) == ["goc", "reuse"]
+    assert list(study.failed.values()) == ["cache_ratio=1.5: must be in [0, 1)"] * 2
+    assert set(study.table["method"]) == {"goc", "reuse"}
+    assert (tmp_path / "outputs" / "mine" / "report.html").exists()
+    first, second = study
+    differences = goc.compare(first, second.folder)
+    row = differences.set_index("").loc["relative_l2_mean"]
+    assert row["two paired errors"] in ("first is better", "second is better")
+
+
+def test_a_reason_that_cannot_be_written_does_not_end_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("goc.cli.application.write_text", full)
+    study = goc.sweep("method=reuse", "cache_ratio=1.5,0.4", *QUICK, name="mine")
+    assert len(study) == 1
+    shown = capsys.readouterr().err
+    assert "1 failed:\n  cache_ratio=1.5: must be in [0, 1)" in shown
+    assert SweepReport.failed
+
+
+@pytest.mark.parametrize("then", ["from diffusers import DiTPipeline", "from torchvision.transforms import functional"])
+def test_what_imports_torchvision_can_follow_in_a_new_process(then: str) -> None:
+    """Where an index has a CPU torch and a CUDA torchvision as well."""
+    done = subprocess.run([sys.executable, "-c", f"import goc\n{then}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

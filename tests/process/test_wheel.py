@@ -1,0 +1,101 @@
+"""The installed package: a wheel in an environment of its own, used from an empty folder."""
+
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from checkout import QUICK, REPOSITORY, run_environment
+from refusals import assert_refused
+
+LARGEST = 12e6  # bytes
+Call = Callable[..., "subprocess.CompletedProcess[str]"]
+
+PIPELINE = """
+import sys
+import goc
+from tiny_pipelines import dit
+print(goc.__file__)
+pipe = dit()
+cache = goc.enable_cache(pipe, method="goc", cache_ratio=0.5)
+pipe([1], num_inference_steps=4, output_type="np")
+print(cache.summary())
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"  # a copy: setuptools would add what an earlier build left in the checkout
+    left_out = shutil.ignore_patterns(".*", "build", "outputs", "weights", "tests", "*.egg-info", "__pycache__")
+    shutil.copytree(REPOSITORY, source, symlinks=True, ignore=left_out)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+    (built,) = folder.glob("goc-*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the commands of an environment with the wheel, whose dependencies are those of this one."""
+    folder = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    (packages / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    commands = folder / "bin"
+    install = [sys.executable, "-m", "pip", "--python", str(commands / "python"), "install", "--quiet", "--no-deps",
+               "--force-reinstall", "--ignore-installed", str(wheel)]  # fmt: skip
+    subprocess.run(install, check=True, capture_output=True)
+    return commands
+
+
+@pytest.fixture
+def call(installed: Path, tmp_path: Path) -> Call:
+    """Call a command of that environment in an empty folder."""
+
+    def run(command: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        environment = {name: value for name, value in run_environment().items() if name != "PYTHONPATH"}
+        whole = [str(installed / command), *arguments]
+        return subprocess.run(whole, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
+
+    return run
+
+
+def test_the_wheel_is_small_enough_for_an_index(wheel: Path) -> None:
+    assert wheel.stat().st_size < LARGEST
+
+
+def test_an_installed_copy_runs_sweeps_and_reports(call: Call, installed: Path, tmp_path: Path) -> None:
+    code = "import goc; from goc.report.tables import PUBLISHED; print(goc.__file__, PUBLISHED.is_file())"
+    where, numbers = call("python", "-c", code).stdout.split()
+    assert Path(where).is_relative_to(installed.parent)
+    assert numbers == "True"  # the published ones
+    usage = call("goc", "--help")
+    assert usage.returncode == 0
+    for command in ("run", "report", "compare", "mask", "reference"):
+        assert f"\n  {command} " in usage.stdout
+    one = call("goc", "run", "cache_ratio=0.4", *QUICK)
+    assert one.returncode == 0, one.stderr
+    assert "fid" in one.stdout
+    swept = call("goc", "run", "-m", "method=reuse,goc", "cache_ratio=0.4", "name=study", *QUICK)
+    assert swept.returncode == 0, swept.stderr
+    results = [json.loads(path.read_text()) for path in (tmp_path / "outputs" / "study").glob("*/result.json")]
+    assert {result["method"] for result in results} == {"reuse", "goc"}
+    page = tmp_path / "outputs" / "study" / "report.html"
+    page.unlink()
+    assert call("goc", "report", "outputs/study").returncode == 0
+    assert page.exists()
+    assert_refused(call("goc", "run", "cach_ratio=0.5"), "cach_ratio")
+    assert_refused(call("goc", "rum"), "goc rum: must be one of run, .*; did you mean run")
+
+
+def test_an_installed_copy_caches_in_a_pipeline(call: Call, tmp_path: Path) -> None:
+    shutil.copy(REPOSITORY / "tests" / "tiny_pipelines.py", tmp_path)
+    (tmp_path / "example.py").write_text(PIPELINE)
+    finished = call("python", "example.py")
+    assert finished.returncode == 0, finished.stderr
+    assert "goc" in finished.stdout

@@ -1,0 +1,179 @@
+"""Rules that decide as it runs: each against its definition run by hand, and a sample alone against one in a batch."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from closeness import assert_near
+from torch import Tensor
+
+from goc.caching.cache import AdaptiveCache
+from goc.caching.decision import Decision, DiCache, EasyCache, FirstBlock, SeaCache, TeaCache, wiener
+from goc.caching.expansion import Taylor
+from goc.caching.predictor import Predictor, Reuse
+from goc.caching.probe import ProbeAligned
+from goc.caching.schedule import cached_steps_of, whole_steps
+from goc.models.dit import DiT
+from goc.models.seen import Seen
+from goc.sampling.generation import Generation
+from goc.sampling.noise import NoiseSchedule
+from goc.sampling.solvers import DDIM
+
+STEPS = 12
+GRID = NoiseSchedule.respaced(STEPS)
+NOISE = np.exp(-GRID.log_snr).tolist()
+RULES: dict[str, tuple[Callable[[], Decision], Callable[[Tensor], Predictor]]] = {
+    "teacache": (lambda: TeaCache(1.0), Reuse),
+    "first_block": (lambda: FirstBlock(2.0), Reuse),
+    "first_two": (lambda: FirstBlock(2.0, 2), lambda mask: Taylor(mask, 1)),
+    "dicache": (lambda: DiCache(0.6), ProbeAligned),
+    "seacache": (lambda: SeaCache(0.3, NOISE, 3.0, 2), lambda mask: Taylor(mask, 1)),
+    "easycache": (lambda: EasyCache(1.0), Reuse),
+}
+
+
+def generation(model: DiT, name: str, per_sample: bool = True, scale: float = 1.5) -> Generation:
+    rule, predictor = RULES[name]
+    mask = whole_steps(range(1, STEPS - 1), STEPS, 1)[:, :, :1]
+
+    def new_cache() -> AdaptiveCache:
+        return AdaptiveCache(mask, predictor(mask), rule(), "stack", per_sample)
+
+    return Generation(model, DDIM(GRID), scale, 1, 3, lambda x: x, torch.device("cpu"), new_cache)
+
+
+def run(made: Generation, indices: range) -> tuple[Tensor, Tensor]:
+    """Samples, and what was skipped of each."""
+    cache = made.batch_cache(len(indices))
+    with torch.inference_mode():
+        _, steps = made.trajectory(indices, cache)
+        *_, x = steps
+    return x, cache.mask.flatten(1) if cache.mask.ndim == 4 else cache.mask.flatten()[None]
+
+
+@pytest.mark.parametrize("name", list(RULES))
+def test_a_sample_is_what_it_is_whatever_is_beside_it(name: str, tiny_dit: DiT) -> None:
+    made = generation(tiny_dit, name)
+    together, masks = run(made, range(6))
+    alone = [run(made, range(i, i + 1)) for i in range(6)]
+    assert_near(together, torch.cat([x for x, _ in alone]))
+    assert torch.equal(masks, torch.cat([mask for _, mask in alone]))
+    assert 0 < masks.float().mean() < 1
+    assert not masks[:, [0, -1]].any()
+    uncached = run(generation(tiny_dit, "teacache"), range(1))[0]
+    assert not torch.equal(together[:1], uncached) or name == "teacache"
+
+
+def test_samples_of_a_batch_differ_in_what_is_skipped_and_its_cost_says_how(tiny_dit: DiT) -> None:
+    made = generation(tiny_dit, "first_block")
+    cache = made.batch_cache(12)
+    with torch.inference_mode():
+        list(made.trajectory(range(12), cache)[1])
+    cost = made.cost(cache)
+    assert len(set(cost["cache_ratios"])) > 1
+    assert cost["cache_ratio"] == pytest.approx(np.mean(cost["cache_ratios"]))
+    nothing = made.cost(None)["macs_per_image"]
+    # of a depth of d blocks, d - 1 are skipped
+    stack = made.cost(generation(tiny_dit, "teacache").batch_cache(1))["macs_per_image"]
+    assert stack == pytest.approx(nothing)
+    assert 0 < 1 - cost["macs_per_image"] / nothing < cost["cache_ratio"] * (tiny_dit.depth - 1) / tiny_dit.depth
+
+
+def by_hand(model: DiT, name: str, index: int) -> tuple[Tensor, list[int]]:
+    """One sample without guidance, its rule written out; the samples, and the steps that were skipped."""
+    labels, gaussian = generation(model, name, scale=1.0).drawn([index])
+    state: dict[str, Tensor] = {}
+    skipped: list[int] = []
+    total, rate = 0.0, None
+
+    def d(a: Tensor, b: Tensor) -> float:
+        return float((a - b).abs().mean() / b.abs().mean())
+
+    def network(x: Tensor, step: int) -> Tensor:
+        nonlocal total, rate
+        t = torch.as_tensor(GRID.times[step : step + 1])
+        free = 0 < step < STEPS - 1
+        if name == "easycache":
+            if rate is not None:
+                total += rate * float((x - state["before"]).abs().mean() / state["o"].abs().mean())
+            skip = free and rate is not None and total < 1.0
+            state["before"] = x
+            if skip:
+                skipped.append(step)
+                held = state["full"].clone()
+                held[:, :2] += x - state["x"]
+                return held
+            total, output = 0.0, model(x, t, labels)
+            if "o" in state:
+                rate = float((output[:, :2] - state["o"]).abs().mean() / (x - state["x"]).abs().mean())
+            state.update(x=x, o=output[:, :2], full=output)
+            return output
+        h = model.embed(x)
+        activated = torch.nn.functional.silu(model.t_embedder(t) + model.y_embedder(labels))
+        modulation = model.modulation(activated)
+        first = h.clone()
+        h = model.computed(h, modulation, range(1))
+        probe = h - first
+        skip = free and "probe" in state and d(probe, state["probe"]) <= 2.0
+        if skip:
+            skipped.append(step)
+            out = h + state["others"]
+        else:
+            out = model.computed(h.clone(), modulation, range(1, model.depth))
+            state.update(probe=probe, others=out - h)
+        return model.unpatchify(model.final_layer(out, activated))
+
+    with torch.inference_mode():
+        *_, x = DDIM(GRID).sample(network, gaussian(), gaussian)
+    return x, skipped
+
+
+@pytest.mark.parametrize("name", ["first_block", "easycache"])
+def test_a_rule_does_what_its_definition_says(name: str, tiny_dit: DiT) -> None:
+    made = generation(tiny_dit, name, scale=1.0)
+    for index in range(3):
+        x, mask = run(made, range(index, index + 1))
+        expected, skipped = by_hand(tiny_dit, name, index)
+        assert torch.nonzero(mask[0]).flatten().tolist() == skipped
+        assert_near(x, expected)
+
+
+def test_the_probe_says_how_far_the_last_residuals_go_on() -> None:
+    """Residuals that move along a line, as the probe does, are met between once and one and a half times as far."""
+    mask = torch.tensor([False, False, True, True]).reshape(4, 1, 1)
+    predictor, zero = ProbeAligned(mask), torch.zeros(1, 3)
+    slope = torch.tensor([[1.0, -2.0, 0.5]])
+
+    def see(level: float) -> None:
+        predictor.see(0, Seen(zero, zero, level * slope, lambda: zero))
+
+    for step, level in enumerate((1.0, 2.0)):
+        see(level)
+        predictor.store(step, (0, 0), 10 * level * slope)
+    for level, met in ((2.2, 2.2), (2.5, 2.5), (3.5, 2.5), (1.5, 2.0)):
+        see(level)
+        total = sum(weight * tensor for weight, tensor in predictor.predict(2, (0, 0)))
+        assert_near(total, 10 * met * slope)
+
+
+@pytest.mark.parametrize("noise", [0.01, 1.0, 50.0])
+def test_the_filter_is_that_of_diffusers(noise: float) -> None:
+    from diffusers.hooks.sea_cache import _apply_sea_filter
+
+    latents = torch.randn(2, 3, 4, 6, 8, generator=torch.Generator().manual_seed(0))
+    ours = wiener(latents, noise, 3.0)
+    sigma = noise / (1 + noise)
+    for row, own in zip(latents, ours, strict=True):
+        assert_near(own, _apply_sea_filter(row.movedim(0, -1), sigma, 3.0).movedim(-1, 0), 1e-5)
+
+
+def test_seacache_skips_no_more_in_a_row_than_it_may() -> None:
+    possible = whole_steps(range(1, 19), 20, 1)[:, :, :1]
+    rule = SeaCache(1e9, [1.0] * 20, 3.0, 2)
+    cache = AdaptiveCache(possible, Reuse(possible), rule, "stack")
+    x = torch.randn(1, 1, 4, 4)
+    for step in range(20):
+        cache.begin_step(step)
+        cache.decide(Seen(x, x, x, lambda: x))
+    assert cached_steps_of(cache.mask) == [step for step in range(1, 19) if step % 3]

@@ -1,0 +1,91 @@
+"""Reports on more rows than a page or a picture has room for: they show the foremost, and say so."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from benchmarks.reports import make_runs, result_of
+
+from goc.report import cells, page, plots, study
+from goc.report.columns import qualities
+from goc.report.frame import over_seeds, series_names, table
+from goc.report.front import foremost, pareto
+from goc.report.pairs import difference, points_of
+
+
+def test_the_front_is_what_comparing_all_pairs_finds() -> None:
+    generator = np.random.default_rng(0)
+    for size in (0, 1, 2, 30, 200):
+        cost, quality = (generator.integers(0, 12, size).astype(float) for _ in range(2))
+        quality[generator.random(size) < 0.1] = np.nan
+        known = ~np.isnan(quality)
+        beaten = [
+            any(known[j] and cost[j] <= cost[i] and quality[j] <= quality[i]
+                and (cost[j] < cost[i] or quality[j] < quality[i]) for j in range(size))
+            for i in range(size)
+        ]  # fmt: skip
+        assert pareto(cost, quality, True).tolist() == (known & ~np.array(beaten, dtype=bool)).tolist()
+        assert pareto(cost, -quality, False).tolist() == pareto(cost, quality, True).tolist()
+
+
+def test_the_foremost_rows_are_uncached_ones_the_front_and_the_best_of_each_measurement() -> None:
+    results = [result_of(number, 20) for number in range(100)]
+    for number in range(50, 100):
+        results[number]["measurement"]["model_sha256"] = "other"
+    frame = over_seeds(table(results)).assign(fid=np.random.default_rng(0).permutation(100.0 + np.arange(100)))
+    rows = frame.iloc[foremost(frame, 24, ("fid",))]
+    assert rows["measurement"].value_counts().tolist() == [12, 12]
+    for name, own in frame.groupby("measurement"):
+        mine = rows[rows["measurement"] == name]
+        assert (mine["cached"] == 0).sum() == (own["cached"] == 0).sum()
+        front = own[pareto(own["evaluations"].to_numpy(float), own["fid"].to_numpy(float), True)]
+        assert set(front.index) <= set(mine.index)
+    assert foremost(frame, 100, ("fid",)).tolist() == list(range(100))
+
+
+@pytest.mark.slow
+def test_a_page_of_too_many_rows_shows_the_foremost_and_its_differences_are_those_of_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_runs(tmp_path, 60, 20)
+    monkeypatch.setattr(page, "ROWS", 40)
+    monkeypatch.setattr(page, "PICTURED", 10)
+    monkeypatch.setattr(cells, "PAIRS", 200)
+    monkeypatch.setattr(plots, "SERIES", 5)
+    monkeypatch.setattr(plots, "POINTS", 30)
+    assert study.main([str(tmp_path)]) == 0
+    assert re.search(r"tradeoff.png has \d+ of 60 rows, 5 of \d+ lines", capsys.readouterr().out)
+    text = (tmp_path / "report.html").read_text()
+    assert "60 rows, of which the page has 40" in text
+    assert "Pictures of 10 of 40 rows" in text
+    assert "differences of all pairs: 5\n  can be chosen" in text
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found
+    (data,) = json.loads(found[1])
+    assert (len(data["rows"]), len(data["baselines"])) == (40, 5)
+    assert data["rows"][data["baselines"][0]]["uncached"]
+    assert len(pd.read_csv(tmp_path / "tradeoff.csv")) == 60
+    assert (tmp_path / "table.md").read_text().count("\n| ") == 61
+
+    runs = [(folder, json.loads((folder / "result.json").read_text())) for folder in sorted(tmp_path.glob("run-*"))]
+    frame = over_seeds(table([result for _, result in runs]))
+    frame["series"] = series_names(frame)
+    by_key = points_of(runs)
+    points = [by_key[key] for key in zip(frame["measurement"], frame["point"], strict=True)]
+    shown = [points[place] for place in foremost(frame, 40, qualities())]
+    for place, baseline in enumerate(data["baselines"]):
+        for row, entry in enumerate(data["differences"]["fid"][place]):
+            if row == baseline:
+                assert entry is None
+                continue
+            expected = difference(shown[row], shown[baseline], "fid")
+            assert expected
+            assert entry == [pytest.approx(expected.value, rel=1e-6), pytest.approx(expected.error, rel=1e-6),
+                             expected.decided]  # fmt: skip
+    # ringed are rows that none of all rows beats, shown or not
+    front = pareto(frame["evaluations"].to_numpy(float), frame["is"].to_numpy(float), False)
+    kept = foremost(frame, 40, qualities())
+    assert data["fronts"]["is"]["evaluations"] == np.flatnonzero(front[kept]).tolist()

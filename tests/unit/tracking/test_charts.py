@@ -1,0 +1,56 @@
+"""What of a study is drawn in Weights & Biases, and which settings of trackers there are."""
+
+from typing import Any
+
+import pytest
+
+from goc.config import compose_config, validate
+from goc.report.frame import over_seeds, series_names, table
+from goc.system.errors import ConfigError
+from goc.tracking.wandb_log import charts, curves
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("tracker=mlflow", "tracker=mlflow: must be one of none, csv, wandb"),
+        ("wandb.mode=shared", "wandb.mode=shared: must be one of online, offline, or null"),
+        ("wandb.timeout_s=0", "wandb.timeout_s=0.0: must be more than 0 and at most 1e+08"),
+    ],
+)
+def test_bad_settings_name_the_key_and_what_is_allowed(override: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        validate(compose_config([override]))
+    assert str(raised.value) == expected
+
+
+def run(method: str, cached: float, fid: float | None, cfg_scale: float = 1.0) -> dict[str, Any]:
+    """What the table takes of a result."""
+    return {
+        "method": method,
+        "config": {"sampler": "ddim", "steps": 20, "cfg_scale": cfg_scale, "cache_ratio": cached, "seed": 0,
+                   "model": {"name": "m"}},
+        "measurement": {"cfg_scale": cfg_scale},
+        "metrics": {"fid": fid},
+        "cost": {"cache_ratio": cached, "macs_saved": 0.9 * cached},
+    }  # fmt: skip
+
+
+def test_a_curve_is_a_method_in_order_of_cost_and_no_cache_is_a_level() -> None:
+    runs = [
+        run("goc", 0.6, 5.0),
+        run("none", 0.0, 3.0),
+        run("goc", 0.2, 4.0),
+        run("goc", 0.4, None),
+        run("fora", 0.8, 9),
+    ]
+    points = over_seeds(table(runs))
+    lines = curves(points.assign(series=series_names(points)), "fid")
+    rounded = {name: [(round(cost, 6), fid) for cost, fid in points] for name, points in lines.items()}
+    assert rounded == {"goc": [(8, 5), (16, 4)], "fora": [(4, 9)], "no cache": [(4, 3), (20, 3)]}
+
+
+def test_runs_of_different_measurements_never_share_a_chart() -> None:
+    made = charts(over_seeds(table([run("goc", 0.2, 4.0), run("goc", 0.2, 2.0, cfg_scale=1.5)])))
+    assert len(made) == 2  # of FID; there is no MSE
+    assert {key.split(",")[1] for key in made} == {" guidance 1.0", " guidance 1.5"}
