@@ -60,8 +60,9 @@ def family_of(name: str) -> str:
 
 
 def class_of(name: str) -> type:
-    """A pipeline's class; not all of them are named by diffusers itself."""
-    return getattr(diffusers, name, None) or all_pipelines()[name]
+    """A pipeline's class; diffusers itself has others in place of those that ask for a library that is not installed."""
+    kind = getattr(diffusers, name, None)
+    return kind if inspect.isclass(kind) and issubclass(kind, DiffusionPipeline) else all_pipelines()[name]
 
 
 def build(name: str) -> Any:

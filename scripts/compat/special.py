@@ -103,6 +103,7 @@ SPECIALS["Kandinsky5I2IPipeline"] = SPECIALS["Kandinsky5T2VPipeline"]
 special(
     "Krea2", call=both(masks(torch.bool), signed(prompt_embeds=lambda ask: ask.noise(ask.batch, ask.tokens, 2, 16)))
 )
+special("ZImageOmni", call=both(fixed(image=None), signed(prompt_embeds=lambda ask: [[one] for one in ask.text(12)])))
 special("ZImage ZImageImg2Img ZImageInpaint", call=signed(prompt_embeds=lambda ask: list(ask.text(12))))
 special("PRX PRXPixel", call=masks(torch.bool))
 special("GlmImage", call=lambda ask: {
@@ -281,24 +282,16 @@ special("ConsisID", config={"in_channels": 8})
 special("ZImageControlNetInpaint", call=signed(prompt_embeds=lambda ask: list(ask.text(12))), parts={
     "controlnet": lambda: randomized(PARTS["ZImageControlNetModel"](control_in_dim=9))
 })  # fmt: skip
-special("HunyuanImageRefiner", config={"in_channels": 8, "out_channels": 8, "patch_size": (1, 1, 1),
-                                       "rope_axes_dim": (4, 6, 6), "guidance_embeds": True})  # fmt: skip
-special("Kandinsky5I2V", config={"visual_cond": True}, call=both(
-    SPECIALS["Kandinsky5T2VPipeline"].call, fixed(num_frames=9)
-))  # fmt: skip
-special("LTX2ImageToVideo", config={"audio_in_channels": 128, "audio_out_channels": 128}, call=both(
-    SPECIALS["LTX2Pipeline"].call, fixed(image_crf=0)
-), parts={
-    "connectors": Connectors, "audio_vae": partial(Scales, 4, 128), "vae": lambda: randomized(of(
-        "AutoencoderKLLTX2Video", latent_channels=8, block_out_channels=(4,) * 4, decoder_block_out_channels=(4,) * 3,
-        layers_per_block=(1,) * 5, decoder_layers_per_block=(1,) * 4,
-    )()),
+special("HunyuanImageRefiner", config={
+    "in_channels": 16, "out_channels": 8, "patch_size": (1, 1, 1), "rope_axes_dim": (4, 6, 6), "guidance_embeds": True
 })  # fmt: skip
 special("QwenImageLayered", config={"use_layer3d_rope": True, "use_additional_t_cond": True}, parts={
     "text_encoder": StandIn
-}, call=both(prompts, fixed(layers=1, prompt_embeds=None, negative_prompt_embeds=None)), methods=encodes(
+}, call=both(prompts, fixed(
+    layers=1, prompt_embeds=None, negative_prompt_embeds=None, output_type="pt"
+)), methods=encodes(
     lambda ask: ask.text(12), lambda ask: ask.mask()
-), globals={"calculate_dimensions": lambda *_: (64, 64, None)})  # fmt: skip
+), globals={"calculate_dimensions": square})  # fmt: skip
 special("LongCatAudioDiT", parts={"vae": partial(Scales, 8, 4)}, call=lambda ask: {
     "prompt": ["rain"] * ask.batch, "negative_prompt": ["noise"] * ask.batch, "audio_duration_s": 2.0
 }, methods=encodes(lambda ask: ask.text(12), lambda ask: torch.full((ask.batch,), ask.tokens)))  # fmt: skip
