@@ -60,7 +60,7 @@ def family_of(name: str) -> str:
 
 
 def class_of(name: str) -> type:
-    """A pipeline's class; diffusers itself has others in place of those that ask for a library that is not installed."""
+    """A pipeline's class; diffusers itself has a dummy for one that asks for a library that is not installed."""
     kind = getattr(diffusers, name, None)
     return kind if inspect.isclass(kind) and issubclass(kind, DiffusionPipeline) else all_pipelines()[name]
 

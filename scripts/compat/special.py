@@ -298,7 +298,7 @@ special("LongCatAudioDiT", parts={"vae": partial(Scales, 8, 4)}, call=lambda ask
 special("HeliosPyramid", call=fixed(image=None, video=None), parts={
     "scheduler": of("HeliosScheduler", gamma=0.2)
 })  # fmt: skip
-special("CosmosVideoToWorld", config={"in_channels": 5}, call=fixed(video=None), parts={
+special("CosmosVideoToWorld", config={"in_channels": 5}, call=fixed(video=None, num_frames=17), parts={
     "safety_checker": Harmless, "vae": lambda: randomized(of(
         "AutoencoderKLCosmos", latent_channels=4, encoder_block_out_channels=(8,) * 4,
         decode_block_out_channels=(8,) * 4, num_layers=1, attention_resolutions=(), latents_mean=None, latents_std=None,
