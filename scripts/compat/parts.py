@@ -143,10 +143,21 @@ class Chat(StandIn):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tokenizer = SimpleNamespace(encode=lambda _: [1])
+        self.tokenizer, self.image_processor = SimpleNamespace(encode=lambda _: [1]), None
 
     def apply_chat_template(self, *_: Any, **__: Any) -> list[list[int]]:
         return [[0]]
+
+
+class Conditions(StandIn):
+    """Stands for ACE-Step's encoder of text, lyrics and timbre: the text alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.silence_latent, self.null_condition_emb = torch.zeros(1, 64, 4), torch.zeros(1, 1, 16)
+
+    def forward(self, text_hidden_states: torch.Tensor, text_attention_mask: torch.Tensor, **_: Any) -> Any:
+        return text_hidden_states, text_attention_mask
 
 
 class Connectors(StandIn):

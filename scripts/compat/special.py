@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from compat.parts import PARTS, Chat, Connectors, Harmless, Scales, StandIn, of
+from compat.parts import PARTS, Chat, Conditions, Connectors, Harmless, Scales, StandIn, of
 from compat.pixels import picture, video
 from compat.tiny import Arguments, Ask, randomized
 from compat.zoo import ZOO
@@ -277,7 +277,6 @@ special(
 special("QwenImage21", config={"in_channels": 64, "out_channels": 64}, parts={"processor": Chat}, methods=encodes(
     lambda ask: ask.text(12), lambda ask: None, lambda ask: torch.zeros(ask.batch, ask.tokens, dtype=torch.bool)
 ), call=fixed(image=None, use_kv_cache=False))  # fmt: skip
-TOO_LARGE = {"JoyImageEditPipeline": "it makes a million pixels, whatever it is asked for"}
 special("ConsisID", config={"in_channels": 8})
 special("ZImageControlNetInpaint", call=signed(prompt_embeds=lambda ask: list(ask.text(12))), parts={
     "controlnet": lambda: randomized(PARTS["ZImageControlNetModel"](control_in_dim=9))
@@ -304,3 +303,12 @@ special("CosmosVideoToWorld", config={"in_channels": 5}, call=fixed(video=None, 
         decode_block_out_channels=(8,) * 4, num_layers=1, attention_resolutions=(), latents_mean=None, latents_std=None,
     )()),
 })  # fmt: skip
+special("LongCatImageEdit", config={"in_channels": 64}, parts={
+    "text_processor": lambda: Chat(), "vae": lambda: randomized(PARTS["AutoencoderKL"](latent_channels=16)),
+}, call=both(prompts, fixed(prompt_embeds=None, negative_prompt_embeds=None)), methods=encodes(
+    lambda ask: ask.text(12), lambda ask: ask.text_positions()
+), globals={"calculate_dimensions": square})  # fmt: skip
+special("AceStep", parts={"condition_encoder": Conditions}, call=both(prompts, fixed(audio_duration=2.0)), methods=encodes(
+    lambda ask: ask.text(16), lambda ask: ask.mask(), lambda ask: ask.text(16), lambda ask: ask.mask()
+))  # fmt: skip
+TOO_LARGE = {"JoyImageEditPipeline": "it makes a million pixels, whatever it is asked for"}
