@@ -308,7 +308,9 @@ special("LongCatImageEdit", config={"in_channels": 64}, parts={
 }, call=both(prompts, fixed(prompt_embeds=None, negative_prompt_embeds=None)), methods=encodes(
     lambda ask: ask.text(12), lambda ask: ask.text_positions()
 ), globals={"calculate_dimensions": square})  # fmt: skip
-special("AceStep", parts={"condition_encoder": Conditions}, call=both(prompts, fixed(audio_duration=2.0)), methods=encodes(
+special("AceStep", parts={"condition_encoder": Conditions}, call=both(prompts, fixed(
+    audio_duration=2.0
+)), methods=encodes(
     lambda ask: ask.text(16), lambda ask: ask.mask(), lambda ask: ask.text(16), lambda ask: ask.mask()
 ))  # fmt: skip
 TOO_LARGE = {"JoyImageEditPipeline": "it makes a million pixels, whatever it is asked for"}
