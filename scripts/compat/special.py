@@ -313,4 +313,5 @@ special("AceStep", parts={"condition_encoder": Conditions}, call=both(prompts, f
 )), methods=encodes(
     lambda ask: ask.text(16), lambda ask: ask.mask(), lambda ask: ask.text(16), lambda ask: ask.mask()
 ))  # fmt: skip
+special("LTXImageToVideo LTXCondition", call=fixed(num_frames=17))  # a single latent frame would be the known one
 TOO_LARGE = {"JoyImageEditPipeline": "it makes a million pixels, whatever it is asked for"}
