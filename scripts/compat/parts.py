@@ -41,7 +41,8 @@ def made(key: str, said: str) -> Any:
     """A part by its key and its annotation; None for what a call with embeddings does without."""
     names = re.findall(r"\w+", said)
     if "scheduler" in key:
-        name = next((name for name in SCHEDULERS if name in said), "DDIMScheduler")
+        usual = "DDIMScheduler" if "KarrasDiffusionSchedulers" in said else "FlowMatchEulerDiscreteScheduler"
+        name = next((name for name in SCHEDULERS if name in said), usual)
         return getattr(diffusers, name)(**SCHEDULERS[name])
     if key in ("vae", "controlnet"):
         return next((randomized(PARTS[name]()) for name in names if name in PARTS), None)
