@@ -107,6 +107,8 @@ def rows(names: Sequence[str], peers: bool, workers: int) -> Iterator[Row]:
     """The results, as they come."""
     with multiprocessing.get_context("spawn").Pool(workers, quiet) as pool:
         yield from pool.imap_unordered(row, [(name, peers) for name in names])
+        pool.close()
+        pool.join()
 
 
 def right_somewhere(of: Sequence[Row]) -> int:

@@ -41,7 +41,8 @@ def made(key: str, said: str) -> Any:
     """A part by its key and its annotation; None for what a call with embeddings does without."""
     names = re.findall(r"\w+", said)
     if "scheduler" in key:
-        name = next((name for name in SCHEDULERS if name in said), "DDIMScheduler")
+        usual = "DDIMScheduler" if "KarrasDiffusionSchedulers" in said else "FlowMatchEulerDiscreteScheduler"
+        name = next((name for name in SCHEDULERS if name in said), usual)
         return getattr(diffusers, name)(**SCHEDULERS[name])
     if key in ("vae", "controlnet"):
         return next((randomized(PARTS[name]()) for name in names if name in PARTS), None)
@@ -143,10 +144,21 @@ class Chat(StandIn):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tokenizer = SimpleNamespace(encode=lambda _: [1])
+        self.tokenizer, self.image_processor = SimpleNamespace(encode=lambda _: [1]), None
 
     def apply_chat_template(self, *_: Any, **__: Any) -> list[list[int]]:
         return [[0]]
+
+
+class Conditions(StandIn):
+    """Stands for ACE-Step's encoder of text, lyrics and timbre: the text alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.silence_latent, self.null_condition_emb = torch.zeros(1, 64, 4), torch.zeros(1, 1, 16)
+
+    def forward(self, text_hidden_states: torch.Tensor, text_attention_mask: torch.Tensor, **_: Any) -> Any:
+        return text_hidden_states, text_attention_mask
 
 
 class Connectors(StandIn):

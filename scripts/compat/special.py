@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from compat.parts import PARTS, Chat, Connectors, Harmless, Scales, StandIn, of
+from compat.parts import PARTS, Chat, Conditions, Connectors, Harmless, Scales, StandIn, of
 from compat.pixels import picture, video
 from compat.tiny import Arguments, Ask, randomized
 from compat.zoo import ZOO
@@ -103,6 +103,7 @@ SPECIALS["Kandinsky5I2IPipeline"] = SPECIALS["Kandinsky5T2VPipeline"]
 special(
     "Krea2", call=both(masks(torch.bool), signed(prompt_embeds=lambda ask: ask.noise(ask.batch, ask.tokens, 2, 16)))
 )
+special("ZImageOmni", call=both(fixed(image=None), signed(prompt_embeds=lambda ask: [[one] for one in ask.text(12)])))
 special("ZImage ZImageImg2Img ZImageInpaint", call=signed(prompt_embeds=lambda ask: list(ask.text(12))))
 special("PRX PRXPixel", call=masks(torch.bool))
 special("GlmImage", call=lambda ask: {
@@ -276,4 +277,41 @@ special(
 special("QwenImage21", config={"in_channels": 64, "out_channels": 64}, parts={"processor": Chat}, methods=encodes(
     lambda ask: ask.text(12), lambda ask: None, lambda ask: torch.zeros(ask.batch, ask.tokens, dtype=torch.bool)
 ), call=fixed(image=None, use_kv_cache=False))  # fmt: skip
+special("ConsisID", config={"in_channels": 8})
+special("ZImageControlNetInpaint", call=signed(prompt_embeds=lambda ask: list(ask.text(12))), parts={
+    "controlnet": lambda: randomized(PARTS["ZImageControlNetModel"](control_in_dim=9))
+})  # fmt: skip
+special("HunyuanImageRefiner", config={
+    "in_channels": 16, "out_channels": 8, "patch_size": (1, 1, 1), "rope_axes_dim": (4, 6, 6), "guidance_embeds": True
+})  # fmt: skip
+special("QwenImageLayered", config={"use_layer3d_rope": True, "use_additional_t_cond": True}, parts={
+    "text_encoder": StandIn
+}, call=both(prompts, fixed(
+    layers=1, prompt_embeds=None, negative_prompt_embeds=None, output_type="pt"
+)), methods=encodes(
+    lambda ask: ask.text(12), lambda ask: ask.mask()
+), globals={"calculate_dimensions": square})  # fmt: skip
+special("LongCatAudioDiT", parts={"vae": partial(Scales, 8, 4)}, call=lambda ask: {
+    "prompt": ["rain"] * ask.batch, "negative_prompt": ["noise"] * ask.batch, "audio_duration_s": 2.0
+}, methods=encodes(lambda ask: ask.text(12), lambda ask: torch.full((ask.batch,), ask.tokens)))  # fmt: skip
+special("HeliosPyramid", call=fixed(image=None, video=None), parts={
+    "scheduler": of("HeliosScheduler", gamma=0.2)
+})  # fmt: skip
+special("CosmosVideoToWorld", config={"in_channels": 5}, call=fixed(video=None, num_frames=17), parts={
+    "safety_checker": Harmless, "vae": lambda: randomized(of(
+        "AutoencoderKLCosmos", latent_channels=4, encoder_block_out_channels=(8,) * 4,
+        decode_block_out_channels=(8,) * 4, num_layers=1, attention_resolutions=(), latents_mean=None, latents_std=None,
+    )()),
+})  # fmt: skip
+special("LongCatImageEdit", config={"in_channels": 64}, parts={
+    "text_processor": lambda: Chat(), "vae": lambda: randomized(PARTS["AutoencoderKL"](latent_channels=16)),
+}, call=both(prompts, fixed(prompt_embeds=None, negative_prompt_embeds=None)), methods=encodes(
+    lambda ask: ask.text(12), lambda ask: ask.text_positions()
+), globals={"calculate_dimensions": square})  # fmt: skip
+special("AceStep", parts={"condition_encoder": Conditions}, call=both(prompts, fixed(
+    audio_duration=2.0
+)), methods=encodes(
+    lambda ask: ask.text(16), lambda ask: ask.mask(), lambda ask: ask.text(16), lambda ask: ask.mask()
+))  # fmt: skip
+special("LTXImageToVideo LTXCondition", call=fixed(num_frames=17))  # a single latent frame would be the known one
 TOO_LARGE = {"JoyImageEditPipeline": "it makes a million pixels, whatever it is asked for"}

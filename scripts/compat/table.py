@@ -59,4 +59,6 @@ def reasons(rows: Iterable[Row], columns: Sequence[str]) -> list[str]:
             if column in row.results and (why := row.results[column].why):
                 text = why.removeprefix(f"{row.name}: ").replace(row.name, "...").replace("|", "/")
                 said.setdefault(f"{column}, {row.results[column].verdict}: {text}", []).append(row.name)
+    if not said:
+        return []
     return ["What was said:", "", *(f"- {text} ({', '.join(names)})" for text, names in sorted(said.items())), ""]
