@@ -1,10 +1,12 @@
 """A transformer's forward pass in which a cache works, and what is kept from one pass to the next."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from goc.caching.cache import AdaptiveCache, StepCache
@@ -21,9 +23,17 @@ class InPlaceError(StructureError):
     """Others change tensors in place that a cache holds; with copies of them it works."""
 
 
-def versions(tensors: Iterable[Tensor | None]) -> list[int]:
-    """Numbers of which one changes when a tensor is changed in place, where torch counts that."""
-    return [0 if tensor is None or tensor.is_inference() else tensor._version for tensor in tensors]
+def versions(tensors: Iterable[Tensor | None]) -> list[float]:
+    """Numbers of which one changes when a tensor is changed in place."""
+    return [0 if tensor is None else version(tensor) for tensor in tensors]
+
+
+def version(tensor: Tensor) -> float:
+    """What torch counts; in its inference mode, where it does not, the sum of the values, 0 if that is no number."""
+    if not tensor.is_inference():
+        return tensor._version
+    total = tensor.sum(dtype=torch.float64).item()
+    return total if math.isfinite(total) else 0.0
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,7 @@ class Span:
     free: Mapping[int, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.began, self.came = versions(self.inputs), list[int]()
+        self.began, self.came = versions(self.inputs), list[float]()
 
     def advance(self, outputs: Inputs, values: Inputs) -> None:
         """Another of its blocks was computed."""
@@ -112,12 +122,11 @@ class ForwardPass:
         self.copies = copies  # whether what goes in and comes out is copied, as others change it in place
         self.first_inputs: Inputs = ()  # of the first block
         self.blocks = 0  # that were called
-        self.fresh = not (
-            stream.forms or stream.orders or stream.template is not None
-        )  # nothing is kept yet, so all is computed
+        # nothing is kept yet, so all is computed
+        self.fresh = not (stream.forms or stream.orders or stream.template is not None)
         self.calls: Counter[int] = Counter()  # of each place
         self.cells: Counter[int] = Counter()  # of each place that were given away
-        self.pending: list[tuple[Cell, Tensor, list[int]]] = []  # computed, and perhaps still in use
+        self.pending: list[tuple[Cell, Tensor, list[float]]] = []  # computed, and perhaps still in use
         self.block = -1
         self.decided = False  # whether the cache was asked if it skips this step
         self.skipping = False  # whether the block before was skipped, and so are those of its span after it
