@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-nightly test-kernels check lint setup clean
+.PHONY: help demo test test-nightly test-kernels compatibility check lint setup clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -35,6 +35,9 @@ NUMERIC := $(addprefix tests/unit/,caching metrics models pipelines sampling tes
 test-kernels: setup ## their tests again, as other processors add up: without vector instructions, and with MKL's oldest
 	ATEN_CPU_CAPABILITY=default $(RUN) -m pytest -n 2 -q -m 'not slow' $(NUMERIC)
 	MKL_CBWR=COMPATIBLE $(RUN) -m pytest -n 2 -q -m 'not slow' $(NUMERIC)
+
+compatibility: setup ## the caches on all that diffusers has, tiny; writes docs/compatibility.md
+	$(RUN) scripts/compatibility.py
 
 check: lint ## lint, types and the quick tests: no application, no pipeline
 	$(RUN) -m pytest tests/unit --ignore=tests/unit/pipelines -n 2 -m 'not slow' -q
