@@ -191,14 +191,15 @@ class Generation:
         if not isinstance(cache, ScheduledCache | SampleCaches):
             macs = image_macs(self.model, nothing, guided)
             return {"cache_ratio": 0.0, "macs_per_image": macs, "peak_cache_tensors": 0, "peak_cache_bytes": 0}
+        skipped = 1 - cache.first_blocks / self.model.depth  # of a cached step: the first blocks may run all the same
         cost: dict[str, Any] = {
-            "cache_ratio": cache_ratio_of(cache.mask),
+            "cache_ratio": skipped * cache_ratio_of(cache.mask),
             "peak_cache_tensors": cache.peak_cache_tensors,
             "peak_cache_bytes": cache.peak_cache_bytes,
         }
         masks = [cache.mask] if isinstance(cache, ScheduledCache) else list(cache.mask)
         if isinstance(cache, SampleCaches):
-            cost["cache_ratios"] = [cache_ratio_of(mask) for mask in masks]
+            cost["cache_ratios"] = [skipped * cache_ratio_of(mask) for mask in masks]
         if isinstance(cache, SampleCaches) and cache.of_network:
             cost["macs_per_image"] = image_macs(self.model, nothing, guided) * (1 - cost["cache_ratio"])
         else:
