@@ -257,7 +257,7 @@ def check_way(way: Way) -> None:
         )
     if way.schedule.only_stack and way.site != "stack":
         raise ConfigError(f"site={way.site}: must be stack with schedule={way.schedule.name}, which skips whole steps")
-    if way.predictor.needs_probe and getattr(way.schedule, "first_blocks", 0) < 1:
+    if way.predictor.needs_probe and not hasattr(way.schedule, "first_blocks"):
         raise ConfigError(f"predictor={way.predictor.name}: must have schedule=dicache, not {way.schedule.name}")
     _one_of(way, "inflection_scope", INFLECTION_SCOPES)
     _one_of(way, "inflection_signal", INFLECTION_SIGNALS)

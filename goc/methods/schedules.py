@@ -273,6 +273,7 @@ class FirstBlockCache(Deciding):
 
     def mask(self, situation: Situation) -> Tensor:
         """Where a step may be skipped: all but the first."""
+        _check_depth(self.first_blocks, situation.depth)
         return schedule.whole_steps(range(1, situation.steps), situation.steps, situation.depth)
 
     def check(self, steps: int) -> None:
@@ -305,6 +306,7 @@ class DiCacheSchedule(Deciding):
 
     def mask(self, situation: Situation) -> Tensor:
         """Where a step may be skipped: after the first ones, and before the last."""
+        _check_depth(self.first_blocks, situation.depth)
         first = int(self.retention * situation.steps) + 1
         return schedule.whole_steps(range(first, situation.steps - 1), situation.steps, situation.depth)
 
@@ -352,6 +354,11 @@ class EasyCacheSchedule(Deciding):
 
     def decision(self, threshold: float, noise: Sequence[float]) -> Decision:
         return decision.EasyCache(threshold)
+
+
+def _check_depth(blocks: int, depth: int) -> None:
+    if blocks >= depth:
+        raise ConfigError(f"schedule.first_blocks={blocks}: must be less than the model's {depth} blocks")
 
 
 def _check_blocks(blocks: int) -> None:

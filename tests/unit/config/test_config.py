@@ -114,6 +114,7 @@ def test_a_threshold_must_be_one(method: str, value: str) -> None:
         ("decision=dicache method=goc", "decision=dicache: is a method, and method=goc another"),
         ("method=first_block site=branch", "site=branch: must be stack with schedule=first_block"),
         ("method=reuse_stack predictor=probe_aligned", "predictor=probe_aligned: must have schedule=dicache"),
+        ("method=dicache schedule.first_blocks=0", r"schedule\.first_blocks=0: must be at least 1"),
         ("evaluations=1", r"evaluations=1: must be in \[2, 1000\]"),
         ("inflection_scope=block", "inflection_scope=block: must be one of step, cell"),
         ("correct_steps=[3,20]", r"correct_steps=\[3, 20\]: must be steps in \[1, 19\]"),

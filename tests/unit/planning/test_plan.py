@@ -131,3 +131,8 @@ def test_where_gradients_do_not_exist_yet_reuse_is_announced_once(
     said = [record.message for record in caplog.records if "gradients=computed" in record.message]
     assert said == ["predictor.gradients=computed: before the cached steps 1,2,3,4 fewer than two are computed: "
                     "plain reuse there"]  # fmt: skip
+
+
+def test_a_model_must_have_more_blocks_than_are_looked_at(tiny_dit: DiT, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"schedule\.first_blocks=3: must be less than the model's 3 blocks"):
+        planned(tiny_dit, tmp_path, "method=first_block", "schedule.first_blocks=3")
