@@ -136,7 +136,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if one.missing:
             print(f"{one.name}: {one.missing}", flush=True)
     if options.out is not None:
-        options.out.write_text(json.dumps([asdict(one) for one in sorted(found, key=lambda one: one.name)], indent=1))
+        options.out.write_text(
+            json.dumps([asdict(one) for one in sorted(found, key=lambda one: one.name)], indent=1), encoding="utf-8"
+        )
     if not options.names and not options.no_peers:
         write(found)
     ours = [one.results[site] for one in found for site in SITES if site in one.results]
@@ -152,7 +154,7 @@ def write(found: Sequence[Row]) -> None:
         pipelines=right_somewhere(of_pipelines), all_pipelines=len(of_pipelines), absent=ABSENT,
     )  # fmt: skip
     lines = table(of_classes, (*SITES, *PEERS), "Classes") + table(of_pipelines, SITES, "Pipelines")
-    DOCS.write_text(about + "\n" + "\n".join(lines).rstrip() + "\n")
+    DOCS.write_text(about + "\n" + "\n".join(lines).rstrip() + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
