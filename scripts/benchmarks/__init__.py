@@ -1,1 +1,3 @@
-"""The parts of scripts/benchmark.py."""
+"""What scripts/benchmark.py measures with."""
+
+import goc  # noqa: F401  (before what imports diffusers: it lets torchvision be imported)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from application import Run
-from checkout import QUICK
+from checkout import QUICK, REPOSITORY, run_environment
 
 import goc
 from goc.cli.application import SweepReport
@@ -71,4 +71,11 @@ def test_a_reason_that_cannot_be_written_does_not_end_a_sweep(
 def test_what_imports_torchvision_can_follow_in_a_new_process(then: str) -> None:
     """Where an index has a CPU torch and a CUDA torchvision as well."""
     done = subprocess.run([sys.executable, "-c", f"import goc\n{then}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("script", ["benchmark.py", "compatibility.py"])
+def test_a_script_starts_in_a_new_process(script: str) -> None:
+    command = [sys.executable, str(REPOSITORY / "scripts" / script), "--help"]
+    done = subprocess.run(command, env=run_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
