@@ -38,10 +38,11 @@ class Decision(ABC):
     def allows(self, step: int, seen: Seen) -> bool:
         """Whether this step may be skipped, by what is seen; called once in each step, also where it must not be."""
 
-    def done(self, skipped: bool) -> None:  # noqa: B027  (many rules need not know)
+    @abstractmethod
+    def done(self, skipped: bool) -> None:
         """What became of the step."""
 
-    def computed(self, seen: Seen, output: Tensor) -> None:  # noqa: B027
+    def computed(self, seen: Seen, output: Tensor) -> None:  # noqa: B027  (rules of the network alone listen)
         """The network's output [N, ...] in a computed step, for rules of the network."""
 
 

@@ -12,18 +12,12 @@ from goc.models.dit import Terms
 from goc.models.seen import Seen
 
 
-class SampleCaches(StepCache):
-    """A cache for each sample of a batch; its rows in the denoiser (two with guidance) are treated alike.
-
-    Args:
-        caches: of each, with empty state. Rows are all samples, and then, with guidance, all again; one cache alone is
-            of all rows.
-    """
+class Several(StepCache):
+    """Caches of one method, which are asked as one."""
 
     def __init__(self, caches: Sequence[AdaptiveCache]) -> None:
-        self.caches = caches
         super().__init__(caches[0].site)
-        self.peak_cache_tensors = self.peak_cache_bytes = 0
+        self.caches = caches
 
     @property
     def first_blocks(self) -> int:
@@ -32,6 +26,19 @@ class SampleCaches(StepCache):
     @property
     def of_all(self) -> bool:
         return self.caches[0].of_all
+
+
+class SampleCaches(Several):
+    """A cache for each sample of a batch; its rows in the denoiser (two with guidance) are treated alike.
+
+    Args:
+        caches: of each, with empty state. Rows are all samples, and then, with guidance, all again; one cache alone is
+            of all rows.
+    """
+
+    def __init__(self, caches: Sequence[AdaptiveCache]) -> None:
+        super().__init__(caches)
+        self.peak_cache_tensors = self.peak_cache_bytes = 0
 
     @property
     def of_network(self) -> bool:
@@ -103,20 +110,8 @@ class SampleCaches(StepCache):
         return output
 
 
-class Together(StepCache):
+class Together(Several):
     """The caches of samples that all skip this step, or all compute it, as one for their rows."""
-
-    def __init__(self, caches: Sequence[AdaptiveCache]) -> None:
-        super().__init__(caches[0].site)
-        self.caches = caches
-
-    @property
-    def first_blocks(self) -> int:
-        return self.caches[0].first_blocks
-
-    @property
-    def of_all(self) -> bool:
-        return self.caches[0].of_all
 
     def lookup(self, block: int, branch: int) -> Terms | None:
         found = [terms for cache in self.caches if (terms := cache.lookup(block, branch)) is not None]

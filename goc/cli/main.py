@@ -2,11 +2,10 @@
 
 import sys
 from collections.abc import Callable
-from difflib import get_close_matches
 from importlib import import_module
 
 from goc.system.command import run_command
-from goc.system.errors import GocError
+from goc.system.errors import GocError, did_you_mean
 
 # name -> where its main() is, and what it does; each takes its arguments from sys.argv
 COMMANDS = {
@@ -56,8 +55,7 @@ def main() -> int:
     words = 1 if name in COMMANDS else 2
     name = " ".join(sys.argv[1 : 1 + words])
     if name not in COMMANDS:
-        near = "".join(f"; did you mean {match}?" for match in get_close_matches(name, COMMANDS, n=1))
-        raise GocError(f"goc {name}: must be one of {', '.join(COMMANDS)}{near}")
+        raise GocError(f"goc {name}: must be one of {', '.join(COMMANDS)}{did_you_mean(name, COMMANDS)}")
     sys.argv = [f"goc {name}", *sys.argv[1 + words :]]
     command: Callable[[], int | None] = import_module(COMMANDS[name][0]).main
     return command() or 0

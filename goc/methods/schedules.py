@@ -34,6 +34,12 @@ def _check_threshold(threshold: float | None) -> None:
         raise ConfigError(f"schedule.threshold={threshold}: must be a finite number of at least 0, or null")
 
 
+def _check_retention(retention: float) -> None:
+    """Raise ConfigError if it is no share of the steps that leaves any."""
+    if not 0 <= retention < 1:
+        raise ConfigError(f"schedule.retention={retention}: must be in [0, 1)")
+
+
 @SCHEDULES.register
 @dataclass
 class NoCaching(ScheduleConfig):
@@ -224,12 +230,35 @@ class Deciding(ScheduleConfig):
         if self.decides_for not in ("sample", "batch"):
             raise ConfigError(f"schedule.decides_for={self.decides_for}: must be one of sample, batch")
 
+    def possible(self, steps: int) -> range:
+        """The steps that may be skipped: all but the first and the last."""
+        return range(1, steps - 1)
+
     def mask(self, situation: Situation) -> Tensor:
-        """Where a step may be skipped: all but the first and the last."""
-        return schedule.whole_steps(range(1, situation.steps - 1), situation.steps, situation.depth)
+        """Where a step may be skipped."""
+        return schedule.whole_steps(self.possible(situation.steps), situation.steps, situation.depth)
 
     def skip_threshold(self, situation: Situation) -> float | None:
         return self.threshold
+
+
+@dataclass
+class LookingAtBlocks(Deciding):
+    """Decides by what the first blocks do. first_blocks: how many are computed in every step."""
+
+    first_blocks: int = 1
+
+    def check(self, steps: int) -> None:
+        super().check(steps)
+        if self.first_blocks < 1:
+            raise ConfigError(f"schedule.first_blocks={self.first_blocks}: must be at least 1")
+
+    def mask(self, situation: Situation) -> Tensor:
+        if self.first_blocks >= situation.depth:
+            raise ConfigError(
+                f"schedule.first_blocks={self.first_blocks}: must be less than the model's {situation.depth} blocks"
+            )
+        return super().mask(situation)
 
 
 @SCHEDULES.register
@@ -261,7 +290,7 @@ class TeaCache(Deciding):
 
 @SCHEDULES.register
 @dataclass
-class FirstBlockCache(Deciding):
+class FirstBlockCache(LookingAtBlocks):
     """A step is skipped unless what the first blocks add has changed much since the last computed one (FBCache).
 
     threshold: relative change above which a step is computed. first_blocks: how many are computed in every step.
@@ -269,16 +298,10 @@ class FirstBlockCache(Deciding):
 
     name: str = "first_block"
     threshold: float | None = 0.08
-    first_blocks: int = 1
 
-    def mask(self, situation: Situation) -> Tensor:
-        """Where a step may be skipped: all but the first."""
-        _check_depth(self.first_blocks, situation.depth)
-        return schedule.whole_steps(range(1, situation.steps), situation.steps, situation.depth)
-
-    def check(self, steps: int) -> None:
-        super().check(steps)
-        _check_blocks(self.first_blocks)
+    def possible(self, steps: int) -> range:
+        """The steps that may be skipped: all but the first."""
+        return range(1, steps)
 
     def decision(self, threshold: float, noise: Sequence[float]) -> Decision:
         return decision.FirstBlock(threshold, self.first_blocks)
@@ -286,7 +309,7 @@ class FirstBlockCache(Deciding):
 
 @SCHEDULES.register
 @dataclass
-class DiCacheSchedule(Deciding):
+class DiCacheSchedule(LookingAtBlocks):
     """A step is skipped while what the first blocks give has changed little (DiCache).
 
     threshold: accumulated relative change up to which steps are skipped. first_blocks: how many are computed in
@@ -295,20 +318,15 @@ class DiCacheSchedule(Deciding):
 
     name: str = "dicache"
     threshold: float | None = 0.4
-    first_blocks: int = 1
     retention: float = 0.2
 
     def check(self, steps: int) -> None:
         super().check(steps)
-        _check_blocks(self.first_blocks)
-        if not 0 <= self.retention < 1:
-            raise ConfigError(f"schedule.retention={self.retention}: must be in [0, 1)")
+        _check_retention(self.retention)
 
-    def mask(self, situation: Situation) -> Tensor:
-        """Where a step may be skipped: after the first ones, and before the last."""
-        _check_depth(self.first_blocks, situation.depth)
-        first = int(self.retention * situation.steps) + 1
-        return schedule.whole_steps(range(first, situation.steps - 1), situation.steps, situation.depth)
+    def possible(self, steps: int) -> range:
+        """The steps that may be skipped: after the first ones, and before the last."""
+        return range(int(self.retention * steps) + 1, steps - 1)
 
     def decision(self, threshold: float, noise: Sequence[float]) -> Decision:
         return decision.DiCache(threshold, self.first_blocks)
@@ -356,16 +374,6 @@ class EasyCacheSchedule(Deciding):
         return decision.EasyCache(threshold)
 
 
-def _check_depth(blocks: int, depth: int) -> None:
-    if blocks >= depth:
-        raise ConfigError(f"schedule.first_blocks={blocks}: must be less than the model's {depth} blocks")
-
-
-def _check_blocks(blocks: int) -> None:
-    if blocks < 1:
-        raise ConfigError(f"schedule.first_blocks={blocks}: must be at least 1")
-
-
 @SCHEDULES.register
 @dataclass
 class MagCache(ScheduleConfig):
@@ -391,8 +399,7 @@ class MagCache(ScheduleConfig):
         _check_threshold(self.threshold)
         if self.max_skips < 1:
             raise ConfigError(f"schedule.max_skips={self.max_skips}: must be at least 1")
-        if not 0 <= self.retention < 1:
-            raise ConfigError(f"schedule.retention={self.retention}: must be in [0, 1)")
+        _check_retention(self.retention)
 
     def mask(self, situation: Situation) -> Tensor:
         def rule(threshold: float) -> Tensor:

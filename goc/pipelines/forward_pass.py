@@ -72,13 +72,13 @@ class Stream:
     orders: dict[Key, tuple[tuple[int | None, ...], bool]] = field(default_factory=dict)  # of blocks, and if a tuple
     starts: dict[Key, Start] = field(default_factory=dict)  # of spans
     inside: set[Key] = field(default_factory=set)  # blocks of a span after its first
-    formats: dict[Cell, object] = field(default_factory=dict)
+    formats: dict[Cell, torch.dtype] = field(default_factory=dict)
     template: Any = None  # an output of the transformer without its prediction, for caches that skip all of it
 
     def value(self, cell: Cell) -> Tensor | None:
         """What stands in for a feature that is cached; None: compute it."""
         terms = self.cache.lookup(*cell)
-        return None if terms is None else evaluate(terms).to(self.formats[cell])  # type: ignore[call-overload]
+        return None if terms is None else evaluate(terms).to(self.formats[cell])
 
     def give(self, cell: Cell, feature: Tensor) -> None:
         """Hand a computed feature over, that nobody else uses any more."""

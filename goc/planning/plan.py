@@ -41,11 +41,6 @@ class Plan:
         return self.skip_threshold is not None
 
     @property
-    def nothing_cached(self) -> Tensor:
-        """The mask that caches nothing."""
-        return torch.zeros_like(self.mask)
-
-    @property
     def cells(self) -> Cells:
         """What its predictor is built for."""
         return Cells(self.mask, self.correct, self.clock, self.way.gradient_weights or (), self.learned)

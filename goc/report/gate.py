@@ -3,7 +3,6 @@
 import argparse
 import math
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from operator import ge, le
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from goc.report.columns import columns, cost, qualities
 from goc.report.frame import row_of
 from goc.report.result import Result
 from goc.report.text import printable
-from goc.system.errors import GocError
+from goc.system.errors import GocError, did_you_mean
 from goc.system.plugins import load_plugins
 
 
@@ -24,8 +23,9 @@ def limit(text: str) -> tuple[str, float]:
     """NAME=VALUE as a column's name and a number; raises GocError."""
     name, equals, value = text.partition("=")
     if name not in numbers():
-        near = "".join(f"; did you mean {match}?" for match in get_close_matches(name, numbers(), n=1))
-        raise GocError(f"{text}: must be NAME=VALUE with a name of {', '.join(numbers())}{near}")
+        raise GocError(
+            f"{text}: must be NAME=VALUE with a name of {', '.join(numbers())}{did_you_mean(name, numbers())}"
+        )
     try:
         number = float(value) if equals else math.nan
     except ValueError:

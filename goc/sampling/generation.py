@@ -153,11 +153,13 @@ class Generation:
 
     def batch_cache(self, samples: int) -> StepCache | None:
         """A cache with empty state for a batch of so many samples: one for all, or one for each."""
-        cache = self.new_cache() if self.new_cache else None
+        if self.new_cache is None:
+            return None
+        cache = self.new_cache()
         if not isinstance(cache, AdaptiveCache) or not (cache.per_sample or cache.decision.of_network):
             return cache
-        more = range(samples - 1 if cache.per_sample else 0)
-        return SampleCaches([cache, *(cast(AdaptiveCache, cast(NewCache, self.new_cache)()) for _ in more)])
+        others = [self.new_cache() for _ in range(samples - 1 if cache.per_sample else 0)]
+        return SampleCaches([cache, *cast(list[AdaptiveCache], others)])
 
     def trajectory(self, indices: range, cache: StepCache | None) -> tuple[Tensor, Iterator[Tensor]]:
         """Labels [n] of the samples with these indices, and an iterator over x [n, C, H, W] after each step."""

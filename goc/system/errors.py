@@ -4,7 +4,8 @@ import contextlib
 import errno
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
@@ -30,6 +31,11 @@ class ConfigError(GocError):
 
 class OutOfMemoryError(GocError):
     """Something did not fit into memory; the text says what to make smaller."""
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """What goes on a message that a name is none of some, if one of them is close; else nothing."""
+    return "".join(f"; did you mean {match}?" for match in get_close_matches(name, list(names), n=1))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

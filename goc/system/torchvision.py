@@ -38,7 +38,7 @@ class Mended(MetaPathFinder):
             with without_compiler():
                 load(module)
 
-        spec.loader.exec_module = load_mended  # type: ignore[method-assign]
+        spec.loader.exec_module = load_mended  # type: ignore[method-assign]  # of this one object
         return spec
 
 

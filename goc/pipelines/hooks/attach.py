@@ -9,7 +9,7 @@ from torch import nn
 from goc.pipelines.hooks.block import BlockHook
 from goc.pipelines.hooks.branch import BranchHook
 from goc.pipelines.hooks.replaced import Replaced
-from goc.pipelines.hooks.transformer import TransformerHook, context_hook
+from goc.pipelines.hooks.transformer import CONTEXT, TransformerHook, context_hook
 from goc.pipelines.session import CachedTransformer, PipelineCache
 
 hooked: WeakSet[nn.Module] = WeakSet()  # transformers that have a cache; a copy of one has none
@@ -38,8 +38,8 @@ def hooks_of(cache: PipelineCache, cached: CachedTransformer) -> list[tuple[nn.M
     transformer = cached.transformer
     modules = dict(transformer.named_modules())
     hooks: list[tuple[nn.Module, str, Callable[..., Any]]] = [(transformer, "forward", TransformerHook(cache, cached))]
-    if hasattr(transformer, "cache_context"):
-        hooks.append((transformer, "cache_context", context_hook(cached)))
+    if hasattr(transformer, CONTEXT):
+        hooks.append((transformer, CONTEXT, context_hook(cached)))
     for index, place in enumerate(cached.layout.places):
         made = BlockHook if place.whole else BranchHook
         module = modules[place.name]

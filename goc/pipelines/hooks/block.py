@@ -28,11 +28,6 @@ class BlockHook(PlaceHook):
         self.positions = [known.index(name) for name in self.carried.names]
         self.given: Inputs = ()
 
-    @property
-    def kind(self) -> str:
-        """The block's class."""
-        return type(self.module).__name__
-
     def inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Inputs:
         """The arguments that go through the block; None for one that is no tensor."""
         values = (argument(*at, args, kwargs) for at in zip(self.carried.names, self.positions, strict=True))

@@ -16,6 +16,7 @@ from goc.pipelines.hooks.carried import argument, arguments_of
 from goc.pipelines.session import CachedTransformer, PipelineCache, PipelineError
 
 TIMESTEP = ("timestep", "timesteps", "t")
+CONTEXT = "cache_context"  # the method by which pipelines name their calls
 DISPATCH = re.compile(r"torch/(_ops|overrides|utils/(flop_counter|_python_dispatch)|_higher_order_ops/\w+)\.py$")
 
 
@@ -98,7 +99,7 @@ class TransformerHook:
 
 def context_hook(cached: CachedTransformer) -> Callable[..., Any]:
     """`transformer.cache_context`, by which pipelines tell the calls of a step apart, as well for this cache."""
-    original: Callable[..., contextlib.AbstractContextManager[Any]] = cached.transformer.cache_context  # type: ignore[assignment]
+    original: Callable[..., contextlib.AbstractContextManager[Any]] = getattr(cached.transformer, CONTEXT)
 
     @contextlib.contextmanager
     def cache_context(name: str, **more: Any) -> Iterator[None]:
