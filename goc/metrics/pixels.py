@@ -3,6 +3,7 @@
 import io
 import lzma
 import struct
+import textwrap
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from PIL import ExifTags, Image
 from PIL.ImageFile import ImageFile
 
 from goc.metrics.image_folder import FORMATS
+from goc.system.errors import GocError
 
 # what a damaged file can mean to Pillow
 DAMAGE = (
@@ -32,6 +34,16 @@ SRGB_GAMMA = 1 / 2.2
 
 class RefusedError(Exception):
     """An image whose pixels would have to be guessed; the text goes on after its name: "has transparent pixels"."""
+
+
+@contextmanager
+def named(image: str) -> Iterator[None]:
+    """Whatever is wrong with an image is a GocError that begins with its name."""
+    try:
+        yield
+    except (RefusedError, *DAMAGE) as error:
+        damage = f"is damaged or no image ({textwrap.shorten(str(error) or type(error).__name__, 200)})"
+        raise GocError(f"{image} {error if isinstance(error, RefusedError) else damage}") from error
 
 
 @contextmanager

@@ -1,9 +1,7 @@
 """Real images to extract features from: those in a folder, or the array in an .npz file."""
 
 import hashlib
-import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +9,16 @@ import torch
 from torch import Tensor
 
 from goc.metrics.image_folder import ImageFolder, find_images, shown
-from goc.metrics.pixels import DAMAGE, RefusedError, check_layout, opened, other_colours, pixels, read_otherwise_before
+from goc.metrics.pixels import (
+    DAMAGE,
+    RefusedError,
+    check_layout,
+    named,
+    opened,
+    other_colours,
+    pixels,
+    read_otherwise_before,
+)
 from goc.system.errors import GocError
 
 EXTRACTION_BATCH = 64
@@ -35,17 +42,6 @@ class RealImages:
     rule: str | None = None
 
 
-@contextmanager
-def _named(folder: Path, path: Path) -> Iterator[None]:
-    """Whatever is wrong with an image of a folder is a GocError that names it."""
-    try:
-        yield
-    except (RefusedError, *DAMAGE) as error:
-        damage = f"is damaged or no image ({textwrap.shorten(str(error) or type(error).__name__, 200)})"
-        reason = error if isinstance(error, RefusedError) else damage
-        raise GocError(f"model.reference={folder}: {shown(path)} {reason}") from error
-
-
 def folder_images(folder: Path, channels: int, size: int | None) -> RealImages:
     """The images in a folder and its subfolders, sorted by name; all size x size (None: the first's).
 
@@ -60,7 +56,7 @@ def folder_images(folder: Path, channels: int, size: int | None) -> RealImages:
 
     coloured = 0
     for path in found.files:
-        with _named(folder, path), opened(path.read_bytes()) as image:
+        with named(f"model.reference={folder}: {shown(path)}"), opened(path.read_bytes()) as image:
             check_layout(image)
             otherwise |= read_otherwise_before(image)
             size = size or image.width
@@ -69,7 +65,7 @@ def folder_images(folder: Path, channels: int, size: int | None) -> RealImages:
             coloured += other_colours(image)
 
     def read(path: Path, digest: str) -> Tensor:
-        with _named(folder, path):
+        with named(f"model.reference={folder}: {shown(path)}"):
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() != digest:
                 raise RefusedError("was changed while the images were read")

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from goc.caching.cache import AdaptiveCache, StepCache
 from goc.models.dit import Site
 from goc.models.parts import reason
-from goc.pipelines.arguments import loaded, pictures_of
 from goc.pipelines.enable import attach, disable_cache, transformers_of
 from goc.pipelines.folder import arguments_of_call
 from goc.pipelines.operations import Key
@@ -69,7 +69,7 @@ class PipelineCalls:
 
     def common(self) -> dict[str, Any]:
         """The arguments that all calls have."""
-        arguments = {**loaded(self.more), "num_inference_steps": self.steps}
+        arguments = {**self.more, "num_inference_steps": self.steps}
         if "guidance_scale" in arguments_of_call(type(self.pipe)):
             arguments["guidance_scale"] = self.cfg_scale
         return arguments
@@ -174,7 +174,7 @@ class PipelineGeneration:
         """
         cache = self.new_cache() if self.new_cache else None
         decides = isinstance(cache, AdaptiveCache) and cache.per_sample
-        return decides or bool(pictures_of(self.calls.more))
+        return decides or any(isinstance(value, Image.Image) for value in self.calls.more.values())
 
     def make(self, indices: range) -> tuple[dict[str, Tensor], list[PipelineCache]]:
         """The same as `together`, in one call or in one for each sample, with the caches of the calls."""

@@ -19,6 +19,7 @@ from goc.models.decoder import Decoder, decode_pixels, latent_decoder, load_vae,
 from goc.pipelines.prompts import read_prompts
 from goc.planning.denoiser import calibration_of, make_plan
 from goc.planning.plan import Plan
+from goc.runs.pictures import with_pictures
 from goc.runs.sources import Sources, loaded_generation, trajectory_key
 from goc.sampling.converged import Converged, converged
 from goc.sampling.generation import Generation, SampleSource
@@ -193,7 +194,8 @@ def load_pipeline_run(
     execution = config.execution
     pipe = folder.load_pipeline(sources.model, torch_format(measurement.precision), device, execution.offload)
     prompts = read_prompts(sources.prompts)
-    calls = generation.PipelineCalls(pipe, prompts, way.steps, measurement.cfg_scale, model.call, device)
+    call = with_pictures(model.call)
+    calls = generation.PipelineCalls(pipe, prompts, way.steps, measurement.cfg_scale, call, device)
     key = {
         "weights": sources.weights()["model_sha256"],
         "prompts": sources.weights()["prompts_sha256"],

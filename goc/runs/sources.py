@@ -16,9 +16,9 @@ from goc.models.build import load_model, prepare
 from goc.models.checkpoint import require_checkpoint
 from goc.models.decoder import Decoder, decode_pixels, find_vae, vae_sha256
 from goc.models.dit import DiT
-from goc.pipelines.arguments import pictures_sha256
 from goc.pipelines.prompts import read_prompts
 from goc.planning.denoiser import calibration_of
+from goc.runs.pictures import pictures_sha256
 from goc.sampling.calibrate import Calibration
 from goc.sampling.generation import Generation
 from goc.sampling.options import plain

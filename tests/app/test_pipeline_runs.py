@@ -247,10 +247,13 @@ def test_a_call_that_starts_at_a_picture_names_its_file_and_depends_on_it(
         assert 0 < result["cost"]["cache_ratio"] < 1
     assert hashes[0] != hashes[1]
     assert made[0] != made[1]
+    transparent = np.zeros((32, 32, 4), dtype=np.uint8)
+    Image.fromarray(transparent).save(picture)
+    finished = run_here(*of_pictures, f"+model.call.image={picture}", "hydra.run.dir=three", check=False)
+    assert_refused(finished, "photo.png: has transparent pixels, and what is behind them is not known")
     picture.write_text("no picture")
-    assert_refused(
-        run_here(*of_pictures, f"+model.call.image={picture}", "hydra.run.dir=three", check=False), "is no picture that"
-    )
+    finished = run_here(*of_pictures, f"+model.call.image={picture}", "hydra.run.dir=four", check=False)
+    assert_refused(finished, "photo.png: is damaged or no image")
     assert_refused(
         run_here(*of_pictures, "+model.call.image=nowhere.png", check=False), "model.call.image=nowhere.png: no such"
     )
