@@ -58,6 +58,11 @@ class Ask:
         """Latents of videos, [batch, channels, frames, size, size]."""
         return self.noise(self.batch, channels, self.frames, self.size, self.size)
 
+    def masked_text(self, latents: Tensor) -> "Arguments":
+        """The arguments of a call with a text and its mask: what most models are given, beside their own."""
+        return {"hidden_states": latents, "timestep": self.step, "encoder_hidden_states": self.text(12),
+                "encoder_attention_mask": self.mask()}  # fmt: skip
+
     def packed(self, channels: int) -> Tensor:
         """Latents as tokens, one for four of an image, [batch, size * size / 4, channels]."""
         return self.noise(self.batch, (self.size // 2) ** 2, channels)

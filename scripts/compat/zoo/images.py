@@ -19,9 +19,8 @@ def dit(ask: Ask) -> Arguments:
     cross_attention_dim=16, caption_channels=12, use_additional_conditions=False,
 )  # fmt: skip
 def pixart(ask: Ask) -> Arguments:
-    return {
-        "hidden_states": ask.image(4), "timestep": ask.step, "encoder_hidden_states": ask.text(12),
-        "encoder_attention_mask": ask.mask(), "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
+    return ask.masked_text(ask.image(4)) | {
+        "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
     }  # fmt: skip
 
 
@@ -92,10 +91,7 @@ SANA: dict[str, Any] = {
 
 @tiny("SanaTransformer2DModel", "Sana", **SANA, residuals=sana_residuals)
 def sana(ask: Ask) -> Arguments:
-    return {
-        "hidden_states": ask.image(4), "timestep": ask.step, "encoder_hidden_states": ask.text(12),
-        "encoder_attention_mask": ask.mask(),
-    }  # fmt: skip
+    return ask.masked_text(ask.image(4))
 
 
 @tiny(

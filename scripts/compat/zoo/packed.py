@@ -111,10 +111,7 @@ def nucleus(ask: Ask) -> Arguments:
     rope_axes_dim=(8, 8),
 )  # fmt: skip
 def hunyuan_image(ask: Ask) -> Arguments:
-    return {
-        "hidden_states": ask.image(4), "timestep": ask.step, "encoder_hidden_states": ask.text(12),
-        "encoder_attention_mask": ask.mask(),
-    }  # fmt: skip
+    return ask.masked_text(ask.image(4))
 
 
 @tiny(

@@ -113,9 +113,8 @@ HUNYUAN_FIRST: dict[str, Any] = {**HUNYUAN, "num_single_layers": BLOCKS, "pooled
 
 @tiny("HunyuanVideoTransformer3DModel", "HunyuanVideo", **HUNYUAN_FIRST)
 def hunyuan_video(ask: Ask) -> Arguments:
-    return {
-        "hidden_states": ask.video(4), "timestep": ask.step, "encoder_hidden_states": ask.text(12),
-        "encoder_attention_mask": ask.mask(), "pooled_projections": ask.vector(8),
+    return ask.masked_text(ask.video(4)) | {
+        "pooled_projections": ask.vector(8),
         "guidance": torch.full((ask.batch,), 6000.0),
     }  # fmt: skip
 
@@ -144,9 +143,8 @@ def framepack(ask: Ask) -> Arguments:
     target_size=64,
 )  # fmt: skip
 def hunyuan_video15(ask: Ask) -> Arguments:
-    return {
-        "hidden_states": ask.video(4), "timestep": ask.step, "encoder_hidden_states": ask.text(12),
-        "encoder_attention_mask": ask.mask(), "encoder_hidden_states_2": ask.text(10),
+    return ask.masked_text(ask.video(4)) | {
+        "encoder_hidden_states_2": ask.text(10),
         "encoder_attention_mask_2": ask.mask(), "image_embeds": ask.noise(ask.batch, 3, 8),
     }  # fmt: skip
 
@@ -209,10 +207,7 @@ def mochi(ask: Ask) -> Arguments:
     caption_channels=12, sample_size=8, rope_max_seq_len=32,
 )  # fmt: skip
 def sana_video(ask: Ask) -> Arguments:
-    return {
-        "hidden_states": ask.video(4), "timestep": ask.step, "encoder_hidden_states": ask.text(12),
-        "encoder_attention_mask": ask.mask(),
-    }  # fmt: skip
+    return ask.masked_text(ask.video(4))
 
 
 @tiny(
@@ -233,10 +228,7 @@ def kandinsky5(ask: Ask) -> Arguments:
     attention_head_dim=16, num_layers=BLOCKS, num_single_layers=BLOCKS, text_embed_dim=12, rope_axes_dim=(4, 6, 6),
 )  # fmt: skip
 def motif(ask: Ask) -> Arguments:
-    return {
-        "hidden_states": ask.video(4), "timestep": ask.step, "encoder_hidden_states": ask.text(12),
-        "encoder_attention_mask": ask.mask(),
-    }  # fmt: skip
+    return ask.masked_text(ask.video(4))
 
 
 @tiny(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from closeness import assert_near, relative_difference
 from diffusers import FirstBlockCacheConfig, MagCacheConfig, SeaCacheConfig
-from tiny_pipelines import MAKERS, call, wan
+from tiny_pipelines import MAKERS, call
 from torch import Tensor
 
 import goc
@@ -42,15 +42,21 @@ def test_a_larger_threshold_skips_more_and_none_changes_nothing(name: str, metho
     assert relative_difference(samples, expected) > 1e-4
 
 
+def of_diffusers(name: str, config: Any, guidance: float) -> tuple[Any, Tensor, Tensor]:
+    """A pipeline, what it gives without a cache, and with one of diffusers, which is taken out again."""
+    pipe = MAKERS[name]()
+    uncached = call(pipe, guidance=guidance, steps=STEPS)
+    pipe.transformer.enable_cache(config)
+    expected = call(pipe, guidance=guidance, steps=STEPS)
+    pipe.transformer.disable_cache()
+    return pipe, uncached, expected
+
+
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @pytest.mark.parametrize("threshold", [0.05, 0.2, 0.5, 1.0])
 @pytest.mark.parametrize("name", ["flux", "wan"])
 def test_the_first_blocks_rule_is_that_of_diffusers(name: str, threshold: float, guidance: float) -> None:
-    pipe = MAKERS[name]()
-    uncached = call(pipe, guidance=guidance, steps=STEPS)
-    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=threshold))
-    expected = call(pipe, guidance=guidance, steps=STEPS)
-    pipe.transformer.disable_cache()
+    pipe, uncached, expected = of_diffusers(name, FirstBlockCacheConfig(threshold=threshold), guidance)
     cache = goc.enable_cache(pipe, "first_block", threshold=threshold)
     assert_near(call(pipe, guidance=guidance, steps=STEPS), expected)
     if threshold == 1.0:
@@ -61,11 +67,7 @@ def test_the_first_blocks_rule_is_that_of_diffusers(name: str, threshold: float,
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @pytest.mark.parametrize("threshold", [0.02, 0.1, 0.4])
 def test_seacache_is_that_of_diffusers(threshold: float, guidance: float) -> None:
-    pipe = wan()
-    uncached = call(pipe, guidance=guidance, steps=STEPS)
-    pipe.transformer.enable_cache(SeaCacheConfig(threshold=threshold))
-    expected = call(pipe, guidance=guidance, steps=STEPS)
-    pipe.transformer.disable_cache()
+    pipe, uncached, expected = of_diffusers("wan", SeaCacheConfig(threshold=threshold), guidance)
     cache = goc.enable_cache(pipe, "seacache", threshold=threshold)
     assert_near(call(pipe, guidance=guidance, steps=STEPS), expected)
     if threshold == 0.4:
@@ -78,12 +80,8 @@ def test_seacache_is_that_of_diffusers(threshold: float, guidance: float) -> Non
 @pytest.mark.parametrize("name", ["flux", "wan"])
 def test_magcache_with_given_magnitudes_is_that_of_diffusers(name: str, threshold: float, guidance: float) -> None:
     ratios = 1 - 0.02 * torch.arange(STEPS, dtype=torch.float64)
-    pipe = MAKERS[name]()
-    pipe.transformer.enable_cache(
-        MagCacheConfig(threshold=threshold, num_inference_steps=STEPS, mag_ratios=ratios.tolist())
-    )
-    expected = call(pipe, guidance=guidance, steps=STEPS)
-    pipe.transformer.disable_cache()
+    config = MagCacheConfig(threshold=threshold, num_inference_steps=STEPS, mag_ratios=ratios.tolist())
+    pipe, _, expected = of_diffusers(name, config, guidance)
     mask = magcache(ratios, threshold, 3, 0.2)
 
     def new_cache(run: Run) -> ScheduledCache:
