@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
 import goc
 from compat.loop import STEPS, Loop, counted, difference
+from goc.models.dit import Site
 from goc.pipelines.structure import Layout, layout_of
 from goc.system.errors import GocError
 
@@ -129,7 +130,7 @@ def _same_bits(called: Called, site: str) -> None:
 def places(transformer: Any, site: str) -> Layout:
     """Where a cache would be, or why there is none."""
     try:
-        return layout_of(transformer, site)  # type: ignore[arg-type]
+        return layout_of(transformer, cast(Site, site))
     except GocError as error:
         raise RefusedError(str(error)) from error
 

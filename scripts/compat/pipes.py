@@ -43,7 +43,7 @@ def all_pipelines() -> dict[str, type]:
 
 def transformer_class(kind: type) -> str:
     """The class of a pipeline's transformer, by the annotation in its constructor; empty without one."""
-    parameter = inspect.signature(kind.__init__).parameters.get("transformer")  # type: ignore[misc]
+    parameter = inspect.signature(kind).parameters.get("transformer")
     said = "" if parameter is None else annotation(parameter)
     return next((name for name in re.findall(r"\w+", said) if name in classes()), "")
 
@@ -69,7 +69,7 @@ def build(name: str) -> Any:
     """A tiny pipeline."""
     kind, special = class_of(name), SPECIALS.get(name, Special())
     parts: dict[str, Any] = {}
-    for key, parameter in list(inspect.signature(kind.__init__).parameters.items())[1:]:  # type: ignore[misc]
+    for key, parameter in inspect.signature(kind).parameters.items():
         if key in special.parts:
             parts[key] = special.parts[key]()
         elif key == "transformer":
