@@ -46,7 +46,14 @@ LARGEST_REASON = 2**16  # bytes of error.txt that are looked at
 LARGEST_IMAGES = 2**28  # bytes of first.npy: 8 of 3 x 3000 x 3000
 ABOUT = "about"  # entry of the influences' header: whose they are, and their checksums
 FLOATS = ("F16", "F32", "F64")  # safetensors' names
-OF_ALL = ("fid", "sfid", "is", "clip")  # influences of every sample; the others may be of the first ones alone
+OF_ALL = (
+    "fid",
+    "sfid",
+    "is",
+    "clip",
+    "clip_iqa",
+    "blip_itm",
+)  # influences of every sample; the others may be of the first ones alone
 OF_PAIRS = ("drift", "relative_l2", "psnr_image", "ssim", "lpips")  # of those that were also made without a cache
 
 

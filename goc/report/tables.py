@@ -20,7 +20,8 @@ from goc.report.text import decimals_of, latex_cell, markdown_cell
 from goc.system.files import CONF
 
 SHOWN = ("cached", "evaluations", "fid", "sfid", "is", "converged", "drift", "relative_l2_mean", "relative_l2_median",
-         "psnr_image", "ssim", "lpips", "precision", "recall", "kid", "clip", "gmacs", "latency_ratio")  # fmt: skip
+         "psnr_image", "ssim", "lpips", "precision", "recall", "kid", "clip", "clip_iqa", "blip_itm", "gmacs",
+         "latency_ratio")  # fmt: skip
 DIFFERENCES = ("fid",)  # shown beside the number: to the uncached run, and to the best
 COMPARED = ("fid", "sfid", "is", "precision", "recall")
 SAME_RATIO = 0.03  # rows match published ones where their ratios are this close
