@@ -180,7 +180,7 @@ def notes(frame: pd.DataFrame, points: Sequence[Point], features: int | None) ->
         if point.missing:
             missing.setdefault(point.missing, []).append(str(name))
     for why, names in missing.items():
-        said += [f"No paired error for {name}: {why}; run its command again." for name in names[:NAMED]]
+        said += [f"No paired error for {name}: {why}." for name in names[:NAMED]]
         if len(names) > NAMED:
             said.append(f"Nor for {len(names) - NAMED} more: {why}.")
     if TUNED_ON in frame and (frame[TUNED_ON] > 0).any():
