@@ -113,11 +113,10 @@ class Barycentric(Anchored):
 
         f_hat = sum_j u_j f_j / sum_j u_j,    u_j = v_j |v_j|^(decay - 1),    v_j = rho_j / (c - c_j)
 
-    so that the weights sum to one, and with one feature this is plain reuse. With rho "chebyshev", alternating signs
-    and one half at both ends, f_hat is a polynomial only if the computed steps are Chebyshev points (of the second
-    kind). They are not: it is a rational function of c (Floater and Hormann's of degree one at equidistant steps),
-    exact for lines through two features or at equidistant ones, and it may have a pole. decay: BaryCache's (arXiv
-    2608.28670, its code), 1 = none.
+    so that the weights sum to one, and with one feature this is plain reuse. rho "chebyshev" has alternating signs, and
+    one half at both ends. It would give a polynomial at Chebyshev's points of the second kind, which computed steps are
+    not: f_hat is a rational function of c, exact for lines (of three equidistant features the parabola), and may have
+    a pole. decay: BaryCache's (arXiv 2608.28670, its code), 1 = none.
 
     Args:
         mask, clock, length: as for Anchored.
