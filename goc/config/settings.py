@@ -136,6 +136,11 @@ class Way:
         """How often the network is evaluated without a cache: the first axis of a mask."""
         return self.steps * self.sampler.evaluations_per_step
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether its schedule or its predictor comes from a calibration run."""
+        return self.schedule.calibrates() or self.predictor.calibrates
+
 
 @dataclass
 class Measurement:

@@ -101,7 +101,7 @@ def normalise(way: Way, measurement: Measurement | None = None) -> None:
         way.inflection_threshold = None
     if way.inflection_threshold is None:
         unused += ["inflection_scope", "inflection_signal"]
-        if not way.schedule.calibrates():
+        if not way.calibrates:
             unused += ["calibration_samples", "calibration_seed"]
     defaults = {f.name: f.default for f in fields(Way)}
     for key in unused:

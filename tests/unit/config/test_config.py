@@ -188,6 +188,7 @@ def test_a_pipelines_settings_are_not_a_denoisers() -> None:
         ("vae=ema", "vae=ema: must be null with model.objective=pipeline, which has its own"),
         ("method=l2c", "schedule=l2c: not supported with model.objective=pipeline"),
         ("method=searched_learned", "predictor=learned: not supported with model.objective=pipeline"),
+        ("method=l2p", "predictor=l2p: not supported with model.objective=pipeline"),
         ("converged_samples=8", "converged_samples=8: must be 0 or null with model.objective=pipeline"),
         ("metrics=[fid]", r"model.extractor=null: must be named for metrics=\[fid\]"),
         ("metrics=[fid] model.extractor=inception", r"model.reference=null: must be named for metrics=\[fid\]"),
