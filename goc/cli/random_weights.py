@@ -8,7 +8,8 @@ Metrics of such a run mean nothing; that it runs does.
 
     goc random-weights --pipeline DIR
 
-writes a tiny text-to-image pipeline instead, with DIR/prompts.txt and a CLIP in DIR/clip, for model=pipeline.
+writes a tiny text-to-image pipeline instead for model=pipeline, with DIR/prompts.txt, a CLIP in DIR/clip and a BLIP in
+DIR/blip.
 """
 
 import argparse

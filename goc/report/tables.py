@@ -19,7 +19,8 @@ from goc.report.pairs import Point, best_of, difference, targets
 from goc.report.text import decimals_of, latex_cell, markdown_cell
 
 SHOWN = ("cached", "evaluations", "fid", "sfid", "is", "converged", "drift", "relative_l2_mean", "relative_l2_median",
-         "psnr_image", "ssim", "lpips", "precision", "recall", "kid", "clip", "gmacs", "latency_ratio")  # fmt: skip
+         "psnr_image", "ssim", "lpips", "precision", "recall", "kid", "clip", "clip_iqa", "blip_itm", "gmacs",
+         "latency_ratio")  # fmt: skip
 DIFFERENCES = ("fid",)  # shown beside the number: to the uncached run, and to the best
 NAMED = 10  # rows that a note names one by one
 
