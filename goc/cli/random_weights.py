@@ -24,11 +24,11 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 
 from goc.metrics.fidelity import FeatureExtractorInceptionV3
+from goc.models.decoder import DOWNSAMPLING
 from goc.models.dit import PUBLISHED_PATCHES, DiT
 from goc.system.arguments import check_numbers
 from goc.system.errors import ConfigError
 
-DOWNSAMPLING = 8  # image pixels for one latent pixel
 RELU_GAIN = 2**0.5  # keeps the mean square through a ReLU (He et al., arXiv 1502.01852)
 FID_FEATURES, SFID_FEATURES = 2048, 2023
 STATISTICS_SAMPLES = 256  # random vectors behind mu and sigma
