@@ -83,6 +83,8 @@ def _as_before(settings: dict[str, Any]) -> dict[str, Any]:
         if name in model and model[name] == default:
             del model[name]
     kept = {key: value for key, value in settings.items() if key != "evaluations"} | {"model": model}
+    if kept.get("class_labels") == Measurement.class_labels:
+        del kept["class_labels"]
     if kept.get("inflection_signal") == Way.inflection_signal:
         del kept["inflection_signal"]
     predictor = kept.get("predictor")

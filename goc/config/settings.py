@@ -26,7 +26,7 @@ SHAPE = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num
 LEFT_OPEN = ("num_heads", "num_classes")  # of these, what weights do not tell or may not tell
 # and those of a denoiser, which no pipeline has
 OF_DENOISERS = {
-    "measurement": ("cfg_channels", "vae", "vae_batch_size"),
+    "measurement": ("cfg_channels", "vae", "vae_batch_size", "class_labels"),
     "model": (*SHAPE, "checkpoint", "routers", "schedules", "weights"),
 }
 
@@ -150,6 +150,11 @@ class Measurement:
     cfg_scale: float = _key(1.0, "classifier-free guidance; 1.0 computes no unconditional half; the paper uses 1.5")
     cfg_channels: int = _key(3, "guide this many channels of the noise estimate (the published protocol: 3)")
     seed: int = _key(0, "sample i depends only on (seed, i)")
+    class_labels: Any = _key(
+        "uniform",
+        "uniform: each sample draws its class; balanced: as many of each; [207,360], or a text file with a label a "
+        "line: sample i has label i, counted round",
+    )
     precision: str = _key("fp32", f"of the denoiser: one of {', '.join(PRECISIONS)}")
     vae: str | None = _key(
         None, "decoder of a latent-space model: ema, mse, a folder or a hub repository; null: pixel space"

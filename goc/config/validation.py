@@ -42,6 +42,7 @@ from goc.config.settings import (
 from goc.methods import PREDICTORS, SCHEDULES
 from goc.metrics.registry import METRICS
 from goc.models.objective import OBJECTIVES, PIPELINE
+from goc.sampling.labels import BALANCED, UNIFORM, given_labels
 from goc.sampling.noise import TRAINING_STEPS
 from goc.sampling.options import fitting
 from goc.system.errors import ConfigError
@@ -300,6 +301,9 @@ def check_pipeline(measurement: Measurement) -> None:
     for key, what in {"model.pipeline": "a folder in diffusers' format, or its name on the hub",
                       "prompts": "a text file with a prompt a line"}.items():  # fmt: skip
         _require(measurement, operator.attrgetter(key)(measurement) is not None, key, what)
+    _require(
+        measurement, measurement.class_labels == UNIFORM, "class_labels", f"{UNIFORM} with model.objective={PIPELINE}"
+    )
     _require(measurement, measurement.vae is None, "vae", f"null with model.objective={PIPELINE}, which has its own")
     for key, value in model.call.items():
         decides = next((setting for pattern, setting in OF_A_CALL.items() if fnmatchcase(str(key), pattern)), None)
@@ -318,6 +322,12 @@ def check_denoiser(measurement: Measurement) -> None:
             raise ConfigError(f"model.{key}=null: must be named for {model.name}")
     for key, most in LARGEST_SHAPE.items():
         _within(measurement, f"model.{key}", 1, most)
+    given_labels(measurement.class_labels, model.num_classes)
+    if measurement.class_labels == BALANCED and measurement.num_samples % model.num_classes:
+        raise ConfigError(
+            f"class_labels={BALANCED}: num_samples={measurement.num_samples} must be a multiple of the "
+            f"{model.num_classes} classes"
+        )
     _within(measurement, "vae_batch_size", 1, MOST_SAMPLES)
     if measurement.vae is None and model.in_channels not in (1, 3):
         raise ConfigError(

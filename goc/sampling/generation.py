@@ -77,7 +77,8 @@ class SampleSource(Protocol):
 class Generation:
     """Everything that decides what sample i looks like, apart from i.
 
-    new_cache makes a feature cache for one batch; None computes everything. decode turns latents [N, C, H, W] into
+    new_cache makes a feature cache for one batch; None computes everything. labels: of the samples by their index, from
+    the first again after the last; (): each draws its own. decode turns latents [N, C, H, W] into
     images [N, 3 or 1, H', W'] in [-1, 1]. Raises ConfigError for what the model lacks: a null label for guidance, a
     learned variance for DDPM.
     """
@@ -90,6 +91,7 @@ class Generation:
     decode: Callable[[Tensor], Tensor]
     device: torch.device
     new_cache: NewCache | None = None
+    labels: tuple[int, ...] = ()
     method: str = "none"  # for messages
     divergence_hint: str = ""
     autocast: torch.dtype | None = None  # the format of the denoiser's products; None: as the weights are
@@ -118,8 +120,9 @@ class Generation:
         The first is x_T.
         """
         drawn = [draw(self.seed, index, self.model.num_classes) for index in indices]
-        generators = [generator for generator, _ in drawn]
-        labels = torch.tensor([label for _, label in drawn], device=self.device)
+        generators = [generator for generator, _ in drawn]  # a label is drawn in any case: noise is the seed's alone
+        given = [self.labels[index % len(self.labels)] for index in indices] if self.labels else None
+        labels = torch.tensor(given or [label for _, label in drawn], device=self.device)
         shape = (self.model.in_channels, self.model.input_size, self.model.input_size)
 
         def gaussian() -> Tensor:

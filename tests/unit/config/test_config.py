@@ -163,7 +163,7 @@ def test_the_parts_hold_every_key_once_and_identity_is_two_of_them() -> None:
     keys = [field.name for part in parts for field in fields(part)]
     assert sorted(keys) == sorted(set(keys))
     own = {f.name for part in (Measurement, Way) for f in fields(part)}
-    left_out = {"evaluations", "inflection_signal"}  # which became steps; which is as it was before it was a setting
+    left_out = {"evaluations", "inflection_signal", "class_labels"}  # which became steps; as before they were settings
     pipeline = config("model=pipeline", "model.pipeline=x", "prompts=y")
     for found, others in ((config(), {"prompts"}), (pipeline, {"vae", "vae_batch_size", "cfg_channels"})):
         assert flat(found).keys() == set(keys) - others - {"plugins"}  # said where there are any
