@@ -165,7 +165,10 @@ def test_the_parts_hold_every_key_once_and_identity_is_two_of_them() -> None:
     own = {f.name for part in (Measurement, Way) for f in fields(part)}
     left_out = {"evaluations", "inflection_signal", "class_labels"}  # which became steps; as before they were settings
     pipeline = config("model=pipeline", "model.pipeline=x", "prompts=y")
-    for found, others in ((config(), {"prompts"}), (pipeline, {"vae", "vae_batch_size", "cfg_channels"})):
+    for found, others in (
+        (config(), {"prompts"}),
+        (pipeline, {"vae", "vae_batch_size", "cfg_channels", "class_labels"}),
+    ):
         assert flat(found).keys() == set(keys) - others - {"plugins"}  # said where there are any
         assert identity(found).keys() == own - left_out - others
 
