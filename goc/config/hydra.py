@@ -189,12 +189,22 @@ def make_known(group: str | None, name: str, entry: Any, node: Any, package: str
         KNOWN[group, name] = entry
 
 
+class Entries(dict[str, Any]):
+    """All that Hydra's ConfigStore has. Composing copies the store, and each entry that it takes once more."""
+
+    def __deepcopy__(self, memo: object) -> "Entries":
+        return self
+
+
 def register(overrides: Sequence[str] = ()) -> None:
     """Make the config known to Hydra: schema, groups with what plugins add, and the resolvers of folder names.
 
     overrides: a command line, which may name plugins. Raises ConfigError for one that cannot be imported.
     """
     load_plugins(named_plugins(overrides))
+    store = ConfigStore.instance()
+    if not isinstance(store.repo, Entries):
+        store.repo = Entries(store.repo)
     make_known(None, "schema", Settings, Settings)
     for group, options in GROUPS.items():
         for name, option in options.items():
