@@ -99,9 +99,12 @@ def summary(content: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
     """The rows of the small table that a run ends with."""
     config, cost = content["config"], content["cost"]
     way = f"{kind_of(config['sampler'])}-{config['steps']}, guidance {config['cfg_scale']:g}"
+    left_out = content.get("guidance") or {}
+    guidance = [f"{len(steps)} evaluations {name}" for name, steps in left_out.items() if steps]
     rows = [
         ("method", f"{content['method']}, {way}, {config['num_samples']} samples"),
         ("cached", f"{cost['cache_ratio']:.1%} of the cells"),
+        *([("guidance", ", ".join(guidance))] if guidance else []),
         ("MACs", f"{cost['gmacs_per_image']:.4g} G per image, {cost['macs_saved']:.1%} saved"),
     ]
     if cost["peak_memory_bytes"] is not None:  # None: nothing was left to generate
