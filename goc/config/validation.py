@@ -211,6 +211,12 @@ def check_guidance(way: Way, measurement: Measurement) -> None:
         _require(way, any(lo < sigma <= hi for sigma in sigmas), "guidance_interval", visited)
 
 
+def check_full_guidance(way: Way) -> None:
+    """Raise ConfigError where a way saves guidance, for what is trained with all of it."""
+    for key in way.guidance:
+        _require(way, False, key, "null here, as training is with full guidance")
+
+
 def check_run_of_pipeline(config: Config) -> None:
     """Raise ConfigError on the first setting that no run of a pipeline can have."""
     why = f"with model.objective={PIPELINE}"
