@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import product
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -10,6 +11,15 @@ from goc.caching.cache import AdaptiveCache, StepCache
 from goc.caching.predictor import evaluate
 from goc.models.dit import Terms
 from goc.models.seen import Seen
+
+
+def for_batch(new_cache: Callable[[], StepCache], samples: int) -> StepCache:
+    """A cache with empty state for a batch of so many samples: one for all, or one for each."""
+    cache = new_cache()
+    if not isinstance(cache, AdaptiveCache) or not (cache.per_sample or cache.decision.of_network):
+        return cache
+    others = [new_cache() for _ in range(samples - 1 if cache.per_sample else 0)]
+    return SampleCaches([cache, *cast(list[AdaptiveCache], others)])
 
 
 class Several(StepCache):

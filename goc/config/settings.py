@@ -16,6 +16,7 @@ INFLECTION_SCOPES = ("step", "cell")
 INFLECTION_SIGNALS = ("step", "span")
 SITES = ("branch", "stack")
 CLOCKS = ("step", "logsnr")
+CFG_CACHE_PREDICTORS = ("reuse", "linear")
 SAVE_IMAGES = ("none", "png", "npz")
 TRACKERS = ("none", "csv", "wandb")
 WANDB_MODES = ("online", "offline")
@@ -128,6 +129,20 @@ class Way:
     batch_size: int = _key(250, "images sampled together, and per shard on disk; teacache decides for all of them")
     calibration_samples: int = _key(64, "images of the uncached run that finds the inflections")
     calibration_seed: int = _key(2503, "their seed")
+    guidance_interval: list[float] | None = _key(
+        None,
+        "[lo,hi]: guidance only at noise levels lo < sigma <= hi, elsewhere no unconditional half is computed; sigma: "
+        "noise over signal, x = alpha (x0 + sigma n), with flow matching (1 - t) / t; null: everywhere",
+    )
+    cfg_cache: float | None = _key(
+        None,
+        "share of the computed guided evaluations that compute the conditional half alone, and predict its difference "
+        "to the other, in [0, 1); null: none",
+    )
+    cfg_cache_predictor: str = _key(
+        "reuse", "what that difference is predicted by: reuse, or linear in the last two computed ones"
+    )
+    cfg_cache_start: int = _key(1, "so many guided evaluations compute both halves before the first that does not")
     schedule: ScheduleConfig = _key(MISSING, "group: when a feature is reused")
     predictor: PredictorConfig = _key(MISSING, "group: what stands in for it")
 
@@ -140,6 +155,13 @@ class Way:
     def calibrates(self) -> bool:
         """Whether its schedule or its predictor comes from a calibration run."""
         return self.schedule.calibrates() or self.predictor.calibrates
+
+    @property
+    def guidance(self) -> dict[str, Any]:
+        """What it saves of guidance, by its settings; empty: nothing."""
+        cached = ("cfg_cache", "cfg_cache_predictor", "cfg_cache_start") if self.cfg_cache else ()
+        keys = ("guidance_interval", *cached) if self.guidance_interval is not None else cached
+        return {key: getattr(self, key) for key in keys}
 
 
 @dataclass

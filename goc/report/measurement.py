@@ -43,4 +43,5 @@ def describe_way(way: Way) -> dict[str, Any]:
         "predictor": way.predictor.name,
         "site": way.site,
         "clock": way.clock,
+        **way.guidance,
     }
