@@ -30,7 +30,7 @@ SOLVERS = {
     "heun": ["model=digits_flow", "sampler=heun"],
     "unipc": ["sampler=unipc", "sampler.spacing=logsnr"],  # which caches cannot tell from ddim: a few are enough
 }
-ONE_EVALUATION = ("l2c", "l2c_goc", "teacache", "first_block", "dicache", "seacache", "easycache")
+ONE_EVALUATION = ("l2c", "l2c_goc", "teacache", "first_block", "dicache", "seacache", "easycache", "speca")
 FEW = ("reuse", "goc_logsnr", "taylorseer_lite_logsnr", "smoothcache", "l2c", "teacache")
 
 
@@ -73,17 +73,10 @@ def test_every_method_caches_evaluations_of_every_solver(
     plan, generation = planned(tiny_dit, tmp_path, *settings)
     assert len(plan.mask) == len(generation.solver.grid) == EVALUATIONS
     assert plan.mask.any()
-    caches = []
-
-    def new_cache():
-        caches.append(plan.new_cache())
-        return caches[-1]
-
-    cached = latents(replace(generation, new_cache=new_cache))
-    cache = caches[0]  # of the first sample, where each has its own
+    made, cache = replace(generation, new_cache=plan.new_cache).make(range(4))
     assert cache.mask.any()  # an adaptive one is decided as it runs
-    assert torch.isfinite(cached).all()
-    assert not torch.equal(cached, latents(generation))
+    assert torch.isfinite(made["latents"]).all()
+    assert not torch.equal(made["latents"], latents(generation))
     assert generation.cost(cache)["macs_per_image"] < generation.cost(None)["macs_per_image"]
 
 
