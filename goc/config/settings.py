@@ -126,7 +126,7 @@ class Way:
     steps: int = _key(20, f"sampling steps T, at most {TRAINING_STEPS}")
     evaluations: int | None = _key(None, "network evaluations instead of steps (heun and midpoint have two a step)")
     sampler: SamplerConfig = _key(MISSING, "group: the solver")
-    batch_size: int = _key(250, "images sampled together, and per shard on disk; teacache decides for all of them")
+    batch_size: int = _key(250, "images sampled together, and per shard on disk")
     calibration_samples: int = _key(64, "images of the uncached run that finds the inflections")
     calibration_seed: int = _key(2503, "their seed")
     guidance_interval: list[float] | None = _key(

@@ -224,6 +224,8 @@ def check_run_of_pipeline(config: Config) -> None:
     for group, part in (("schedule", config.way.schedule), ("predictor", config.way.predictor)):
         if part.trained:
             raise ConfigError(f"{group}={part.name}: not supported {why}, as it is trained for a model")
+    if config.way.schedule.verifies:
+        raise ConfigError(f"schedule={config.way.schedule.name}: not supported {why}, which computes no block twice")
     converged = f"0 or null {why}, whose scheduler's converged solution is not known"
     _require(config.output, not config.output.converged_samples, "converged_samples", converged)
 
@@ -288,6 +290,11 @@ def check_way(way: Way) -> None:
         )
     if way.schedule.only_site not in (None, way.site):
         raise ConfigError(f"site={way.site}: must be {way.schedule.only_site} with schedule={way.schedule.name}")
+    if way.schedule.decides and way.predictor.trained:
+        raise ConfigError(
+            f"predictor={way.predictor.name}: must have a schedule of fixed steps, which it is trained for, not "
+            f"{way.schedule.name}"
+        )
     if way.predictor.needs_probe and not hasattr(way.schedule, "first_blocks"):
         raise ConfigError(f"predictor={way.predictor.name}: must have schedule=dicache, not {way.schedule.name}")
     _one_of(way, "inflection_scope", INFLECTION_SCOPES)

@@ -60,7 +60,8 @@ class ScheduleConfig:
     trained for a model. found: whether it is a choice of whole steps that was found for a model, and is left as a file.
     against_clock: whether it counts in the clock. correct_scope: where the gradient queue corrects on it unless
     predictor.correct_scope says so. decides: whether it decides as it runs; only_site: the site that it is for alone;
-    asks_noise: whether by how noisy a step is.
+    asks_noise: whether by how noisy a step is; verifies: whether by the last block, computed beside its prediction,
+    which no pipeline does.
     """
 
     name: str = "none"
@@ -73,6 +74,7 @@ class ScheduleConfig:
     decides: ClassVar[bool] = False
     only_site: ClassVar[str | None] = None
     asks_noise: ClassVar[bool] = False
+    verifies: ClassVar[bool] = False
 
     @property
     def per_sample(self) -> bool:

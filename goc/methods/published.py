@@ -34,6 +34,11 @@ class Method:
         """Whether it needs something that was trained for the model."""
         return SCHEDULES[self.schedule].trained or PREDICTORS[self.predictor].trained
 
+    @property
+    def verifies(self) -> bool:
+        """Whether it computes the last block beside its prediction."""
+        return SCHEDULES[self.schedule].verifies
+
     def node(self) -> dict[str, Any]:
         """What Hydra composes for it, in the package _global_."""
         chosen = [{"override /schedule": self.schedule}, {"override /predictor": self.predictor}]

@@ -393,6 +393,7 @@ class Verify(Deciding):
 
     name: str = "verify"
     only_site: ClassVar[str | None] = "branch"
+    verifies: ClassVar[bool] = True
     base_threshold: float = 0.3
     decay_rate: float = 0.05
     min_taylor_steps: int = 3

@@ -41,8 +41,10 @@ def test_a_method_is_the_same_as_its_schedule_and_predictor(every: int) -> None:
 
 
 def test_a_decision_is_the_method_of_its_name() -> None:
-    for name in ("teacache", "first_block", "dicache", "seacache", "easycache"):
-        assert run_id(config(f"decision={name}")) == run_id(config(f"method={name}"))
+    names = ("teacache", "first_block", "dicache", "seacache", "easycache")
+    methods = {"verify": "speca"} | {name: name for name in names}
+    for name, method in methods.items():
+        assert run_id(config(f"decision={name}")) == run_id(config(f"method={method}"))
 
 
 def test_gradient_weights_turn_plain_reuse_into_the_gradient_queue() -> None:
@@ -110,7 +112,19 @@ def test_a_threshold_must_be_one(method: str, value: str) -> None:
         ("model=digits_flow sampler=heun evaluations=5", "evaluations=5: must be a multiple of 2 with sampler=heun"),
         ("model=digits_flow sampler=heun method=teacache", "schedule=teacache: not supported with sampler=heun"),
         ("model=digits_flow sampler=midpoint method=l2c", "schedule=l2c: not supported with sampler=midpoint"),
-        ("decision=uniform", "decision=uniform: must be one of dicache, easycache, first_block, seacache, teacache"),
+        (
+            "decision=uniform",
+            "decision=uniform: must be one of dicache, easycache, first_block, seacache, teacache, ver",
+        ),
+        ("decision=verify schedule=fora", "decision=verify: is a method, and schedule=fora another; must be one of th"),
+        ("decision=verify site=stack", "site=stack: must be branch with schedule=verify"),
+        ("decision=verify model=digits_flow sampler=heun", "schedule=verify: not supported with sampler=heun"),
+        ("decision=verify schedule.min_taylor_steps=9", r"max_taylor_steps=8: must be at least min_taylor_steps=9"),
+        ("decision=verify schedule.min_taylor_steps=0", r"schedule\.min_taylor_steps=0: must be at least 1"),
+        ("decision=verify schedule.base_threshold=inf", r"schedule\.base_threshold=inf: must be a finite number"),
+        ("decision=verify schedule.decay_rate=1.1", r"schedule\.decay_rate=1\.1: must be in \[0, 1\]"),
+        ("decision=verify predictor.order=-1", r"predictor\.order=-1: must be at least 0"),
+        ("schedule=verify predictor=learned", "predictor=learned: must have a schedule of fixed steps, .*, not verify"),
         ("decision=dicache schedule=uniform", "decision=dicache: is a method, and schedule=uniform another"),
         ("decision=dicache method=goc", "decision=dicache: is a method, and method=goc another"),
         ("method=first_block site=branch", "site=branch: must be stack with schedule=first_block"),
