@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from functools import cache, partial
 
+from goc.caching.ratio import QUARTILES
 from goc.metrics.columns import Column
 from goc.metrics.registry import METRICS
 

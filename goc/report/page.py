@@ -258,6 +258,7 @@ def _row(
         "solver": row["solver"],
         "uncached": uncached,
         "steps": cells.computed_steps(row),
+        "quartiles": cells.quartiles(row),
         "cells": [(cells.value_of(row, column), cells.cell(row, column)) for column in shown],
         "settings": {column: cells.setting(row, column) for column in cells.SETTINGS},
         "quality": next((f"{columns.titles(column)[0]} {text}" for column in columns.qualities()

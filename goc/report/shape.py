@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from goc.caching.ratio import QUARTILES
 from goc.report.text import printable
 
 DEEPEST = 32  # objects and lists in each other
@@ -51,6 +52,7 @@ def _list(check: Check) -> Check:
 
 STEPS = (_list(_count), "a list of steps")
 TEXT, OBJECT, NUMBER = (_text, "text"), (_object, "an object"), (is_number, "a finite number")
+SHARE = (lambda value: is_number(value) and 0 <= value < 1, "a share of at least 0 and below 1")
 NAMED = (_either(_text, _object), "a name or an object")
 # path in result.json -> what is there, unless it is missing or null
 SHAPE: dict[tuple[str, ...], tuple[Check, str]] = {
@@ -73,7 +75,8 @@ SHAPE: dict[tuple[str, ...], tuple[Check, str]] = {
     ("guidance", "unguided"): STEPS,
     ("guidance", "predicted"): STEPS,
     ("config", "correct_steps"): (_either(_text, _list(_whole)), "a list of steps"),
-    ("cost", "cache_ratio"): (lambda value: is_number(value) and 0 <= value < 1, "a share of at least 0 and below 1"),
+    ("cost", "cache_ratio"): SHARE,
+    **{("cost", f"cache_ratio_{name}"): SHARE for name in QUARTILES},
     ("cost", "evaluations"): (lambda value: _at_least_0(value) and value <= MOST, "a number of evaluations"),
     ("cost", "latency_ratio"): (lambda value: is_number(value) and value > 0, "a number above 0"),
     **{("cost", key): (_at_least_0, "a number of at least 0") for key in ("gmacs_per_image", "ms_per_image")},

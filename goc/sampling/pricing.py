@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from goc.caching.ratio import QUARTILES
 from goc.sampling.generation import SampleSource
 from goc.sampling.shards import SampleSet
 
