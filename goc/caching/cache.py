@@ -7,7 +7,7 @@ from torch import Tensor
 
 from goc.caching.decision import Decision
 from goc.caching.predictor import Predictor
-from goc.caching.selection import Selection
+from goc.caching.selection import Draws, Selection
 from goc.models.dit import MLP, Site, Terms
 from goc.models.seen import Seen
 
@@ -25,6 +25,9 @@ class StepCache:
     def begin_step(self, step: int) -> None:
         """Announce sampling step `step`, 0 = the noisiest."""
         self.step = step
+
+    def draw_from(self, generators: Sequence[torch.Generator]) -> None:
+        """The random generators of the batch's samples, before the first step, for caches that draw."""
 
     @property
     def first_blocks(self) -> int:
@@ -99,6 +102,10 @@ class ScheduledCache(StepCache):
 
         if self.selection is not None:
             self.selection.begin_step(step)
+
+    def draw_from(self, generators: Sequence[torch.Generator]) -> None:
+        if self.selection is not None:
+            self.selection.draws = Draws(generators)
 
     def held(self) -> list[Tensor]:
         """The tensors held now."""

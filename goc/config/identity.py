@@ -6,8 +6,9 @@ from typing import Any
 
 from goc.config.settings import OF_DENOISERS, OF_PIPELINES, Config, Measurement, ModelConfig, Way
 from goc.config.validation import fill
-from goc.methods import PREDICTORS, SCHEDULES, name_of
+from goc.methods import PREDICTORS, SCHEDULES, SELECTIONS, name_of
 from goc.methods.predictors import GradientQueueConfig
+from goc.methods.published import DEFAULT_SELECTION
 from goc.models.objective import PIPELINE
 from goc.models.plans import plan_sha256
 from goc.sampling.options import SAMPLERS, plain
@@ -15,7 +16,12 @@ from goc.system.files import content_key
 from goc.system.plugins import source_of
 from goc.system.registry import Registry
 
-OPTIONS: dict[str, Registry[Any]] = {"sampler": SAMPLERS, "schedule": SCHEDULES, "predictor": PREDICTORS}
+OPTIONS: dict[str, Registry[Any]] = {
+    "sampler": SAMPLERS,
+    "schedule": SCHEDULES,
+    "predictor": PREDICTORS,
+    "selection": SELECTIONS,
+}
 FILES = "files"  # of flat settings: the hashes of `way_files`
 
 # runs that differ in one of these have folders of their own: a compiled run makes the same images, but is timed apart
@@ -82,6 +88,8 @@ def _as_before(settings: dict[str, Any]) -> dict[str, Any]:
     if model.get("objective") == ModelConfig.objective:
         del model["objective"]
     kept = {key: value for key, value in settings.items() if key != "evaluations"} | {"model": model}
+    if (kept.get("selection") or {}).get("name") == DEFAULT_SELECTION:
+        del kept["selection"]
     if kept.get("inflection_signal") == Way.inflection_signal:
         del kept["inflection_signal"]
     predictor = kept.get("predictor")
@@ -91,8 +99,8 @@ def _as_before(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def label(way: Way) -> str:
-    """Name of a method in tables: the published one, or else its schedule and its predictor."""
-    return name_of(way.schedule.name, way.predictor, way.site, way.clock)
+    """Name of a method in tables: the published one, or else its schedule, its predictor, ..."""
+    return name_of(way.schedule.name, way.predictor, way.selection, way.site, way.clock)
 
 
 def run_id(config: Config) -> str:

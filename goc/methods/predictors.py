@@ -39,6 +39,7 @@ class ReuseConfig(PredictorConfig):
     """The last computed feature, unchanged."""
 
     name: str = "reuse"
+    takes_tokens: ClassVar[bool] = True
 
     @property
     def extrapolates(self) -> bool:
@@ -120,6 +121,7 @@ class TaylorConfig(PredictorConfig):
 
     name: str = "taylor"
     implementation: ClassVar[str] = "goc.caching.expansion:Taylor"
+    takes_tokens: ClassVar[bool] = True
     order: int = 2
 
     @property

@@ -14,7 +14,7 @@ from goc.caching.inflection import step_alignment
 from goc.caching.predictor import Predictor
 from goc.caching.schedule import cached_steps_of
 from goc.config import Way
-from goc.methods import Cells
+from goc.methods import Cells, Partial
 from goc.models.dit import Site
 from goc.system.files import content_key
 
@@ -34,6 +34,8 @@ class Plan:
     skip_threshold: float | None  # of an adaptive schedule; None = the mask is what is cached
     learned: Tensor | None = None  # weights of predictor=learned, float32 [steps, K]
     noise: Sequence[float] = ()  # over the signal, in each evaluation, for decisions that ask
+    skipped: Sequence[int] = ()  # steps in which the stream of the step before stands in for all blocks
+    interval: float = 1.0  # between computed steps, for selections
 
     @property
     def adaptive(self) -> bool:
@@ -52,7 +54,8 @@ class Plan:
             schedule = self.way.schedule
             decision = schedule.decision(self.skip_threshold, self.noise)
             return AdaptiveCache(self.mask, predictor, decision, self.site, schedule.per_sample)
-        return ScheduledCache(self.mask, predictor, self.site)
+        selection = self.way.selection.build(Partial(self.mask, self.skipped, self.interval))
+        return ScheduledCache(self.mask, predictor, self.site, selection, self.skipped)
 
     def new_predictor(self) -> Predictor:
         """A predictor with empty state for one batch."""
@@ -78,7 +81,8 @@ class Plan:
         """A short name for all of the plan that is not in the way's settings: equal for equal plans."""
         parts = {"mask": self.mask, "correct": self.correct, "learned": self.learned}
         values = {name: None if part is None else [str(part.dtype), part.tolist()] for name, part in parts.items()}
-        return content_key({**values, "skip_threshold": self.skip_threshold, "clock": self.clock})
+        skipped = {"skipped": list(self.skipped)} if self.skipped else {}
+        return content_key({**values, "skip_threshold": self.skip_threshold, "clock": self.clock, **skipped})
 
     def describe(self) -> dict[str, Any]:
         """The plan's part of result.json."""

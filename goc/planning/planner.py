@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from goc.caching.inflection import correct_at, inflections, span_alignment
-from goc.caching.schedule import computed_steps_of, computing, is_whole_steps
+from goc.caching.schedule import cache_ratio_of, computed_steps_of, computing, is_whole_steps
 from goc.config import Way
 from goc.methods import Situation
 from goc.models.dit import BRANCHES, Site
@@ -177,8 +177,14 @@ class Planner:
             learned = self.way.predictor.learned(trained_for, computed_steps_of(mask), len(mask))
         correct, alignment = self.correction(mask)
         spread = self.measurements.spread(mask)
-        noise = self.measurements.noise_to_signal() if self.way.schedule.asks_noise else ()
-        return Plan(self.way, self.site, spread, correct, alignment, self.clock, skip_threshold, learned, noise)
+        schedule = self.way.schedule
+        noise = self.measurements.noise_to_signal() if schedule.asks_noise else ()
+        skipped = schedule.skipped(len(mask), self.situation)
+        interval = 1.0
+        if self.way.selection.selects:
+            interval = schedule.interval_of(self.situation) or 1 / (1 - cache_ratio_of(mask))
+        clock, adaptive = self.clock, (skip_threshold, learned, noise)
+        return Plan(self.way, self.site, spread, correct, alignment, clock, *adaptive, skipped, interval)
 
     def computing(self, steps: Steps) -> Plan:
         """The way's plan with the schedule that computes these steps."""

@@ -21,11 +21,12 @@ from goc.system.device import synchronize
 from goc.system.errors import ConfigError, GocError
 
 NewCache = Callable[[], StepCache]
+CACHES_STREAM = (1,)  # of a sample's random numbers: what caches draw
 
 
-def own_generator(seed: int, index: int) -> torch.Generator:
-    """Sample `index`'s own random generator (CPU)."""
-    state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)
+def own_generator(seed: int, index: int, stream: Sequence[int] = ()) -> torch.Generator:
+    """Sample `index`'s own random generator (CPU); stream: another one, for what has no say in its noise."""
+    state = np.random.SeedSequence([seed, index], spawn_key=stream).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 
 
@@ -164,6 +165,8 @@ class Generation:
     def trajectory(self, indices: range, cache: StepCache | None) -> tuple[Tensor, Iterator[Tensor]]:
         """Labels [n] of the samples with these indices, and an iterator over x [n, C, H, W] after each step."""
         labels, gaussian = self.drawn(indices)
+        if cache is not None:
+            cache.draw_from([own_generator(self.seed, index, CACHES_STREAM) for index in indices])
         denoise = self.denoiser(labels, cache, self.solver.grid.times)
         return labels, self.solver.sample(denoise, gaussian(), gaussian)
 
