@@ -85,8 +85,9 @@ def distinguishing(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _as_before(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings without what decides no image, or says only what was always so: names of folders stay as they were."""
     model = {key: value for key, value in settings["model"].items() if key not in ("family", "schedules", "weights")}
-    if model.get("objective") == ModelConfig.objective:
-        del model["objective"]
+    for name, default in (("objective", ModelConfig.objective), ("blip", None)):
+        if name in model and model[name] == default:
+            del model[name]
     kept = {key: value for key, value in settings.items() if key != "evaluations"} | {"model": model}
     if (kept.get("selection") or {}).get("name") == DEFAULT_SELECTION:
         del kept["selection"]

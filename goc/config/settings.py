@@ -22,7 +22,7 @@ TRACKERS = ("none", "csv", "wandb")
 WANDB_MODES = ("online", "offline")
 CONVERGED_SAMPLES = 128
 # keys of a pipeline of diffusers, which no denoiser of this project has
-OF_PIPELINES = {"measurement": ("prompts",), "model": ("pipeline", "call", "clip")}
+OF_PIPELINES = {"measurement": ("prompts",), "model": ("pipeline", "call", "clip", "blip")}
 SHAPE = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes")
 LEFT_OPEN = ("num_heads", "num_classes")  # of these, what weights do not tell or may not tell
 # and those of a denoiser, which no pipeline has
@@ -68,7 +68,8 @@ class ModelConfig:
     )
     pipeline: str | None = _key(None, "model=pipeline: a folder in diffusers' format, or its name on the hub")
     call: dict[str, Any] = _key({}, "model=pipeline: more arguments of its call, as +model.call.height=512")
-    clip: str | None = _key(None, "model=pipeline: the CLIP of metrics=[clip], a folder or a name on the hub")
+    clip: str | None = _key(None, "model=pipeline: the CLIP of metrics=[clip,clip_iqa], a folder or a name on the hub")
+    blip: str | None = _key(None, "model=pipeline: the BLIP of metrics=[blip_itm], a folder or a name on the hub")
     extractor: str | None = _key(
         MISSING, f"feature extractor of the metrics: {', '.join(EXTRACTORS)}; null with a pipeline: none"
     )
@@ -138,6 +139,11 @@ class Way:
     def num_evaluations(self) -> int:
         """How often the network is evaluated without a cache: the first axis of a mask."""
         return self.steps * self.sampler.evaluations_per_step
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether its schedule or its predictor comes from a calibration run."""
+        return self.schedule.calibrates() or self.predictor.calibrates
 
 
 @dataclass

@@ -101,7 +101,7 @@ def normalise(way: Way, measurement: Measurement | None = None) -> None:
         way.inflection_threshold = None
     if way.inflection_threshold is None:
         unused += ["inflection_scope", "inflection_signal"]
-        if not way.schedule.calibrates():
+        if not way.calibrates:
             unused += ["calibration_samples", "calibration_seed"]
     defaults = {f.name: f.default for f in fields(Way)}
     for key in unused:
@@ -204,7 +204,7 @@ def check_scored(metrics: list[str], measurement: Measurement) -> None:
         metric = METRICS[name]
         wanted = ["extractor", *(["reference"] if metric.compares else [])]
         if metric.score is not None:
-            wanted = ["clip"] if metric.needs == "prompts" else []
+            wanted = [metric.scorer] if metric.needs == "prompts" else []
         if metric.needs == "prompts" and not model.is_pipeline:
             raise ConfigError(f"metrics={name}: not supported with {model.name}, which has no prompts")
         for key in wanted:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from goc.caching.ratio import computed_at
 from goc.system.lazy import LazyModule
@@ -42,7 +42,7 @@ class Situation:
     input_changes: Callable[[], Tensor]  # TeaCache's calibration, [steps]
     magnitude_ratios: Callable[[], Tensor]  # MagCache's calibration, [steps]
     products: Callable[[], Tensor]  # inner products of every two steps' features, [steps, steps, blocks, 2]
-    search: Callable[[int, int, int], tuple[int, ...]]  # (computed, evaluations, samples) -> computed steps
+    search: Callable[..., tuple[int, ...]]  # (computed, evaluations, samples, how="local") -> computed steps
     extrapolates: bool  # whether the predictor does more than reuse
     clock: Sequence[float] | None
 
@@ -131,13 +131,23 @@ class ScheduleConfig:
         return None
 
 
+class Learning(Protocol):
+    """What learned weights come from."""
+
+    def trained_for(self) -> dict[str, Any]:
+        """What they must have been trained for, besides their schedule."""
+
+    def products(self) -> tuple[Tensor, Any]:
+        """Inner products of every two steps' features, [steps, steps, places, outputs], and which cells these are."""
+
+
 @dataclass(frozen=True)
 class Cells:
     """What a predictor is built for.
 
     mask: the cached cells, bool [evaluations, blocks, 2]. correct: where predictions are corrected, None = everywhere.
     clock: a number for each evaluation; None = the step index. gradient_weights: of a gradient queue. learned: trained
-    weights, float32 [evaluations, K].
+    or fitted weights, float [evaluations, K].
     """
 
     mask: Tensor
@@ -152,17 +162,18 @@ class PredictorConfig:
     """What stands in for a cached feature.
 
     implementation: `module:class` of the `goc.caching.predictor.Predictor`, which is given the mask, and by their names
-    the clock and the settings. reads: as a schedule's. trained: whether its weights are trained for a model and a
-    schedule of whole steps. queue: whether it has the gradient queue's settings: gradient_weights, correct_steps and
-    inflection_*. default_weights: its gradient_weights where they are null. needs_probe: whether the
-    schedule must be one that computes the first blocks in every step. takes_tokens: whether some tokens of what it
-    holds can be replaced, as a selection does.
+    the clock and the settings. reads: as a schedule's. trained: whether its weights are learned for a model and a
+    schedule of whole steps; calibrates: in the calibration run. queue: whether it has the gradient queue's settings:
+    gradient_weights, correct_steps and inflection_*. default_weights: its gradient_weights where they are null.
+    needs_probe: whether the schedule must be one that computes the first blocks in every step. takes_tokens: whether
+    some tokens of what it holds can be replaced, as a selection does.
     """
 
     name: str = "reuse"
     implementation: ClassVar[str] = ""
     reads: ClassVar[Mapping[str, str | None]] = {}
     trained: ClassVar[bool] = False
+    calibrates: ClassVar[bool] = False
     queue: ClassVar[bool] = False
     default_weights: ClassVar[tuple[float, ...]] = ()
     needs_probe: ClassVar[bool] = False
@@ -217,8 +228,8 @@ class PredictorConfig:
         """How much it may amplify its own errors; None: that is not known of it."""
         return None
 
-    def learned(self, trained_for: Mapping[str, Any], computed: Sequence[int], steps: int) -> Tensor:
-        """The trained weights, float32 [steps, K], for what they must have been trained for; raises ConfigError."""
+    def learned(self, learning: Learning, computed: Sequence[int], steps: int) -> Tensor:
+        """The learned weights, float [steps, K], for a schedule's computed steps of so many; raises ConfigError."""
         raise NotImplementedError
 
 

@@ -151,6 +151,16 @@ for _name, _method in {
                        "schedule.threshold", site="stack", paper="2506.09045"),
     "dynamic": Method("dynamic", "taylor", "whole steps by dynamic programming on calibrated feature errors (as CEM), "
                       "with a Taylor expansion", paper="2512.23258"),
+    "dpcache": Method("dpcache", "taylor", "whole steps on the cheapest path of calibrated errors of what all blocks "
+                      "add, with a Taylor expansion; schedule.first_steps", site="stack", paper="2602.22654"),
+    "budcache": Method("budcache", "reuse", "whole steps found by annealing and hill climbing on calibration seeds, "
+                       "reused", site="stack", paper="2606.13496"),
+    "l2p": Method("taylorseer", "l2p", "weights on all values before, fitted to a calibration run", site="stack",
+                  paper="2604.26365"),
+    "chebbooster": Method("taylorseer", "barycentric", "barycentric extrapolation with Chebyshev weights; "
+                          "predictor.length", paper="2608.23429"),
+    "barycache": Method("taylorseer", "barycentric", "the same of what all blocks add, through two features; "
+                        "predictor.length predictor.decay", site="stack", settings={"length": 2}, paper="2608.28670"),
     "searched": Method("searched", "taylor", "a schedule found on calibration seeds for this model and ratio, with a "
                        "Taylor expansion"),
     "searched_goc": Method("searched", "gradient_queue", "a searched schedule with the gradient queue between computed "

@@ -501,10 +501,26 @@ class Searched(FoundSchedule):
         return self.search_samples if self.calibrates() else 0
 
     def of_weights(self, path: str) -> ScheduleConfig:
-        return Searched(path=self.path or path)
+        return type(self)(path=self.path or path)
 
     def find(self, situation: Situation) -> Sequence[int]:
         return situation.search(situation.computed, self.search_evaluations, self.search_samples)
+
+
+@SCHEDULES.register
+@dataclass
+class BudCache(Searched):
+    """The whole steps whose samples end closest to the uncached ones, by annealing and hill climbing (BudCache).
+
+    path: a schedule's JSON that takes the place of a search. search_evaluations: schedules that are tried.
+    search_samples: samples that each is tried on.
+    """
+
+    name: str = "budcache"
+    reads: ClassVar[Mapping[str, str | None]] = {"path": None}
+
+    def find(self, situation: Situation) -> Sequence[int]:
+        return situation.search(situation.computed, self.search_evaluations, self.search_samples, "annealing")
 
 
 @SCHEDULES.register
@@ -521,3 +537,29 @@ class Dynamic(FoundSchedule):
     def find(self, situation: Situation) -> Sequence[int]:
         errors = dynamic.extrapolation_errors(situation.products(), int(situation.extrapolates), situation.clock)
         return dynamic.dynamic_programming(errors, situation.computed)
+
+
+@SCHEDULES.register
+@dataclass
+class DPCache(Dynamic):
+    """The whole steps on the cheapest path of calibrated feature errors, by dynamic programming (DPCache).
+
+    path: a schedule's JSON that takes its place. first_steps: so many first ones are all computed.
+    """
+
+    name: str = "dpcache"
+    first_steps: int = 3
+
+    def check(self, steps: int) -> None:
+        if not 1 <= self.first_steps <= steps:
+            raise ConfigError(f"schedule.first_steps={self.first_steps}: must be in [1, {steps}]")
+
+    def find(self, situation: Situation) -> Sequence[int]:
+        if self.first_steps > situation.computed:
+            raise ConfigError(
+                f"schedule.first_steps={self.first_steps}: must be at most {situation.computed}, the steps that "
+                f"cache_ratio={situation.cache_ratio:g} leaves computed"
+            )
+        order = 2 if situation.extrapolates else 0
+        errors = dynamic.extrapolation_errors(situation.products(), order, situation.clock, scaled=False)
+        return dynamic.dynamic_programming(errors, situation.computed, self.first_steps)

@@ -129,7 +129,9 @@ class DenoiserMeasurements:
         names = {"model_sha256": "weights", **{name: name for name in ("sampler", "steps", *guided)}}
         return {"site": self.site, **{name: key.get(source) for name, source in names.items()}}
 
-    def search(self, plan_of: Callable[[Steps], Plan], count: int, evaluations: int, samples: int) -> Steps:
+    def search(
+        self, plan_of: Callable[[Steps], Plan], count: int, evaluations: int, samples: int, how: str = "local"
+    ) -> Steps:
         """As `goc.planning.planner.Measurements`; or found before, for the shipped file."""
         way = self.way
 
@@ -144,7 +146,7 @@ class DenoiserMeasurements:
         }
         shipped = self.path_of(self.settings.schedules, count)
         calibration = replace(self.calibration, samples=samples)
-        return searched(calibration, cache_of, count, evaluations, method, shipped)
+        return searched(calibration, cache_of, count, evaluations, method, shipped, how)
 
     def path_of(self, template: str | None, computed: int | None = None) -> str | None:
         """Where one of the model's own files would lie, for the way and so many computed evaluations."""

@@ -32,7 +32,7 @@ class Plan:
     alignment: Tensor | None  # float64, where it was measured
     clock: Sequence[float] | None  # None = the step index
     skip_threshold: float | None  # of an adaptive schedule; None = the mask is what is cached
-    learned: Tensor | None = None  # weights of predictor=learned, float32 [steps, K]
+    learned: Tensor | None = None  # weights of a trained predictor, float [steps, K]
     noise: Sequence[float] = ()  # over the signal, in each evaluation, for decisions that ask
     skipped: Sequence[int] = ()  # steps in which the stream of the step before stands in for all blocks
     interval: float = 1.0  # between computed steps, for selections

@@ -69,8 +69,13 @@ class Measurements(Protocol):
     def trained_for(self) -> dict[str, Any]:
         """What learned weights must have been trained for, besides their schedule."""
 
-    def search(self, plan_of: Callable[[Steps], Plan], count: int, evaluations: int, samples: int) -> Steps:
-        """The schedule of `count` computed evaluations whose samples end closest to the uncached ones."""
+    def search(
+        self, plan_of: Callable[[Steps], Plan], count: int, evaluations: int, samples: int, how: str = "local"
+    ) -> Steps:
+        """The schedule of `count` computed evaluations whose samples end closest to the uncached ones.
+
+        how: as `goc.sampling.search.moves_and_loss` names it.
+        """
 
 
 def mask_of(way: Way, situation: Situation) -> Tensor:
@@ -171,10 +176,10 @@ class Planner:
         if self.way.predictor.trained:
             if not is_whole_steps(mask):
                 raise ConfigError(
-                    f"predictor=learned: must have a schedule of whole steps, not {self.way.schedule.name}"
+                    f"predictor={self.way.predictor.name}: must have a schedule of whole steps, not "
+                    f"{self.way.schedule.name}"
                 )
-            trained_for = self.measurements.trained_for()
-            learned = self.way.predictor.learned(trained_for, computed_steps_of(mask), len(mask))
+            learned = self.way.predictor.learned(self.measurements, computed_steps_of(mask), len(mask))
         correct, alignment = self.correction(mask)
         spread = self.measurements.spread(mask)
         schedule = self.way.schedule

@@ -85,6 +85,12 @@ REFUSED = [
     Bad("no heads", ("model.num_heads=0",), r"^model\.num_heads=0: must be at least 1$"),
     Bad("no patch", ("model.patch_size=0",), r"^model\.patch_size=0: must be at least 1$"),
     Bad("less than no classes", ("model.num_classes=-1",), r"^model\.num_classes=-1: must be at least 1$"),
+    Bad("no feature", ("method=chebbooster", "predictor.length=0"), r"^predictor\.length=0: must be at least 1$"),
+    Bad("weights of no name", ("method=barycache", "predictor.rho=x"), r"^predictor\.rho=x: must be one of chebys"),
+    Bad("no decay", ("method=barycache", "predictor.decay=0"), r"^predictor\.decay=0\.0: must be in \(0, 1\]$"),
+    Bad("decay that is none", ("method=barycache", "predictor.decay=nan"), r"^predictor\.decay=nan: must be in \(0, 1"),
+    Bad("no first step", ("method=dpcache", "schedule.first_steps=0"), r"^schedule\.first_steps=0: must be in \[1, 2"),
+    Bad("an annealing", ("method=budcache", "schedule.search_evaluations=0"), r"^schedule\.search_evaluations=0: must"),
     # texts
     Bad("a name of two lines", ("name='a\nb'",), r"^name=a b: must be a name on one line$"),
     Bad("a model without a name", ("model.name=",), r"^model\.name=: must be a name on one line, without \.\.$"),

@@ -174,9 +174,9 @@ def test_a_pipelines_settings_are_not_a_denoisers() -> None:
     pipeline = config("model=pipeline", "model.pipeline=a/b", "prompts=y")
     validate(pipeline)
     assert pipeline.measurement.model.name == "b"
-    assert {"pipeline", "call", "clip"} <= flat(pipeline)["model"].keys()
+    assert {"pipeline", "call", "clip", "blip"} <= flat(pipeline)["model"].keys()
     assert not {"checkpoint", "input_size", "routers"} & flat(pipeline)["model"].keys()
-    assert not {"pipeline", "call", "clip"} & flat(config())["model"].keys()
+    assert not {"pipeline", "call", "clip", "blip"} & flat(config())["model"].keys()
 
 
 @pytest.mark.parametrize(
@@ -188,10 +188,13 @@ def test_a_pipelines_settings_are_not_a_denoisers() -> None:
         ("vae=ema", "vae=ema: must be null with model.objective=pipeline, which has its own"),
         ("method=l2c", "schedule=l2c: not supported with model.objective=pipeline"),
         ("method=searched_learned", "predictor=learned: not supported with model.objective=pipeline"),
+        ("method=l2p", "predictor=l2p: not supported with model.objective=pipeline"),
         ("converged_samples=8", "converged_samples=8: must be 0 or null with model.objective=pipeline"),
         ("metrics=[fid]", r"model.extractor=null: must be named for metrics=\[fid\]"),
         ("metrics=[fid] model.extractor=inception", r"model.reference=null: must be named for metrics=\[fid\]"),
         ("metrics=[clip]", r"model.clip=null: must be named for metrics=\[clip\]"),
+        ("metrics=[clip_iqa]", r"model.clip=null: must be named for metrics=\[clip_iqa\]"),
+        ("metrics=[blip_itm] model.clip=x", r"model.blip=null: must be named for metrics=\[blip_itm\]"),
         ("+model.call.generator=1", "model.call.generator=1: must not be there; seed decides it"),
     ],
 )
