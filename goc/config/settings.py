@@ -6,7 +6,6 @@ from typing import Any
 from omegaconf import MISSING
 
 from goc.methods import PredictorConfig, ScheduleConfig, SelectionConfig
-from goc.methods.selections import NoSelection
 from goc.metrics.registry import EXTRACTORS, METRICS
 from goc.models.objective import OBJECTIVES, PIPELINE
 from goc.sampling.noise import TRAINING_STEPS
@@ -132,7 +131,8 @@ class Way:
     schedule: ScheduleConfig = _key(MISSING, "group: when a feature is reused")
     predictor: PredictorConfig = _key(MISSING, "group: what stands in for it")
     selection: SelectionConfig = field(
-        default_factory=NoSelection, metadata={"help": "group: which tokens of a cached cell are computed after all"}
+        default_factory=SelectionConfig,
+        metadata={"help": "group: which tokens of a cached MLP are computed after all"},
     )
 
     @property

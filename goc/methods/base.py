@@ -60,8 +60,8 @@ class ScheduleConfig:
     is read from, and the model's setting that stands in for one that is null, if any does. trained: whether it is
     trained for a model. found: whether it is a choice of whole steps that was found for a model, and is left as a file.
     against_clock: whether it counts in the clock. correct_scope: where the gradient queue corrects on it unless
-    predictor.correct_scope says so. decides: whether it decides as it runs; only_stack: whether for site=stack alone;
-    asks_noise: whether by how noisy a step is.
+    predictor.correct_scope says so. decides: whether it decides as it runs; asks_noise: whether by how noisy
+    a step is. only_stack, only_branch: whether it is for this site alone.
     """
 
     name: str = "none"
@@ -73,6 +73,7 @@ class ScheduleConfig:
     correct_scope: ClassVar[str] = "branch"
     decides: ClassVar[bool] = False
     only_stack: ClassVar[bool] = False
+    only_branch: ClassVar[bool] = False
     asks_noise: ClassVar[bool] = False
 
     @property
@@ -248,10 +249,14 @@ class Partial:
 
 @dataclass
 class SelectionConfig:
-    """Which tokens of a cached MLP are computed after all. selects: whether any are."""
+    """Which tokens of a cached MLP are computed after all: none, where the option is this very class."""
 
     name: str = "none"
-    selects: ClassVar[bool] = True
+
+    @property
+    def selects(self) -> bool:
+        """Whether any are."""
+        return type(self) is not SelectionConfig
 
     def check(self) -> None:
         """Raise ConfigError on a setting that cannot be run."""
@@ -267,3 +272,4 @@ class SelectionConfig:
 SCHEDULES: Options[ScheduleConfig] = Options("schedule")
 PREDICTORS: Options[PredictorConfig] = Options("predictor")
 SELECTIONS: Options[SelectionConfig] = Options("selection")
+SELECTIONS.register(SelectionConfig)

@@ -37,6 +37,11 @@ class Method:
         """Whether it needs something that was trained for the model."""
         return SCHEDULES[self.schedule].trained or PREDICTORS[self.predictor].trained
 
+    @property
+    def selects(self) -> bool:
+        """Whether it computes some tokens of cached cells."""
+        return self.selection != DEFAULT_SELECTION
+
     def node(self) -> dict[str, Any]:
         """What Hydra composes for it, in the package _global_."""
         chosen = [{"override /schedule": self.schedule}, {"override /predictor": self.predictor}]

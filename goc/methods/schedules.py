@@ -144,6 +144,7 @@ class DuCaSchedule(ToCaSchedule):
     """ToCa's, where nothing is computed in every second cached step (DuCa). varied: as ToCa's."""
 
     name: str = "duca"
+    only_branch: ClassVar[bool] = True
 
     def skipped(self, steps: int, situation: Callable[[], Situation]) -> Sequence[int]:
         return schedule.duca_skipped(steps, self.interval_of(situation), self.varied)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from goc.methods.base import SELECTIONS, Partial, SelectionConfig
 from goc.system.errors import ConfigError
@@ -22,15 +22,6 @@ def _check(option: SelectionConfig, key: str, least: float, most: float) -> None
     value = getattr(option, key)
     if not least <= value <= most:
         raise ConfigError(f"selection.{key}={value}: must be in [{least:g}, {most:g}]")
-
-
-@SELECTIONS.register
-@dataclass
-class NoSelection(SelectionConfig):
-    """None: the predictor alone stands in."""
-
-    name: str = "none"
-    selects: ClassVar[bool] = False
 
 
 @dataclass

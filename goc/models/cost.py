@@ -4,6 +4,9 @@ Counted are the matrix products (linear layers, the patch convolution, attention
 elementwise work is not. One forward pass of DiT-XL/2 at 256x256 is 118.6 GMACs for one image.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -37,11 +40,42 @@ def forward_macs(model: DiT) -> int:
     return embed + timestep + gates + final + int(cell_macs(model).sum())
 
 
-def image_macs(model: DiT, mask: Tensor, guided: bool, site: Site = "branch", first_blocks: int = 0) -> int:
+@dataclass(frozen=True)
+class Partly:
+    """What a selection adds to a schedule's cost. Attention that shows its probabilities needs no product more.
+
+    counts: tokens of cached MLPs that are computed after all, int64 [evaluations, blocks]. skipped: evaluations whose
+    cached cells need not even their gates. own: MACs of the selection itself, for one row.
+    """
+
+    counts: Tensor
+    skipped: Sequence[int] = ()
+    own: int = 0
+
+    def added(self, model: DiT, mask: Tensor) -> int:
+        """MACs beside those of a schedule, bool [evaluations, blocks, 2], in all evaluations of one row."""
+        square = model.hidden_size**2
+        modulations = int((self.counts > 0).sum())  # shift and scale, as of a computed branch
+        without_gates = int(mask[list(self.skipped)].sum())
+        return (8 * int(self.counts.sum()) + 2 * modulations - without_gates) * square + self.own
+
+
+def image_macs(
+    model: DiT,
+    mask: Tensor,
+    guided: bool,
+    site: Site = "branch",
+    first_blocks: int = 0,
+    partly: Partly | None = None,
+) -> int:
     """MACs to sample one image under a schedule, bool [evaluations, blocks, 2]; guidance doubles each evaluation.
+
+    partly: of a schedule in whose cached cells tokens are selected, or whose steps are skipped.
 
     The predictor's own work is elementwise and so not counted; an adaptive cache's signal is (2 hidden^2 a step, less
     than a thousandth of DiT-XL/2's forward pass) neither.
     """
     per_pass = len(mask) * forward_macs(model) - int((mask * cell_macs(model, site, first_blocks)).sum())
+    if partly is not None:
+        per_pass += partly.added(model, mask)
     return per_pass * (2 if guided else 1)

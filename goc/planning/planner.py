@@ -11,7 +11,7 @@ from goc.caching.inflection import correct_at, inflections, span_alignment
 from goc.caching.schedule import cache_ratio_of, computed_steps_of, computing, is_whole_steps
 from goc.config import Way
 from goc.methods import Situation
-from goc.models.dit import BRANCHES, Site
+from goc.models.dit import BRANCHES, MLP, Site
 from goc.planning.plan import Plan
 from goc.planning.warnings import report_ratio, warn_of_divergence, warn_of_reuse
 from goc.sampling.local_search import Steps
@@ -187,6 +187,11 @@ class Planner:
         skipped = schedule.skipped(len(mask), self.situation)
         interval = 1.0
         if self.way.selection.selects:
+            if not mask[:, :, MLP].any():
+                raise ConfigError(
+                    f"selection={self.way.selection.name}: must be none where no MLP is cached "
+                    f"(schedule={schedule.name})"
+                )
             interval = schedule.interval_of(self.situation) or 1 / (1 - cache_ratio_of(mask))
         clock, adaptive = self.clock, (skip_threshold, learned, noise)
         return Plan(self.way, self.site, spread, correct, alignment, clock, *adaptive, skipped, interval)

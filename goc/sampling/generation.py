@@ -12,7 +12,7 @@ from torch import Tensor
 from goc.caching.cache import AdaptiveCache, ScheduledCache, StepCache
 from goc.caching.samples import SampleCaches
 from goc.caching.schedule import cache_ratio_of
-from goc.models.cost import forward_macs, image_macs
+from goc.models.cost import Partly, forward_macs, image_macs
 from goc.models.decoder import to_uint8
 from goc.models.dit import DiT
 from goc.sampling.guidance import Denoiser, guided_denoiser
@@ -197,8 +197,10 @@ class Generation:
             macs = image_macs(self.model, nothing, guided)
             return {"cache_ratio": 0.0, "macs_per_image": macs, "peak_cache_tensors": 0, "peak_cache_bytes": 0}
         skipped = 1 - cache.first_blocks / self.model.depth  # of a cached step: the first blocks may run all the same
+        partly = self.partly(cache)
+        computed = 0.0 if partly is None else int(partly.counts.sum()) / (self.model.num_tokens * cache.mask.numel())
         cost: dict[str, Any] = {
-            "cache_ratio": skipped * cache_ratio_of(cache.mask),
+            "cache_ratio": skipped * cache_ratio_of(cache.mask) - computed,
             "peak_cache_tensors": cache.peak_cache_tensors,
             "peak_cache_bytes": cache.peak_cache_bytes,
         }
@@ -208,9 +210,18 @@ class Generation:
         if isinstance(cache, SampleCaches) and cache.of_network:
             cost["macs_per_image"] = image_macs(self.model, nothing, guided) * (1 - cost["cache_ratio"])
         else:
-            each = [image_macs(self.model, mask, guided, cache.site, cache.first_blocks) for mask in masks]
+            each = [image_macs(self.model, mask, guided, cache.site, cache.first_blocks, partly) for mask in masks]
             cost["macs_per_image"] = sum(each) / len(each)
         return cost
+
+    def partly(self, cache: ScheduledCache | SampleCaches) -> Partly | None:
+        """What a cache computes in cached cells, or need not; None: they are cached, and no more is to be said."""
+        if not isinstance(cache, ScheduledCache) or (cache.selection is None and not cache.skipped):
+            return None
+        tokens, selection, skipped = self.model.num_tokens, cache.selection, sorted(cache.skipped)
+        if selection is None:
+            return Partly(torch.zeros(cache.mask.shape[:2], dtype=torch.long), skipped)
+        return Partly(selection.counts(tokens), skipped, selection.own_macs(tokens, self.model.hidden_size))
 
     @torch.inference_mode()
     def step_seconds(self, samples: int) -> list[float]:
