@@ -42,7 +42,7 @@ def test_a_pipeline_with_a_unet_has_no_transformer() -> None:
         ("l2c", {}, "method=l2c: needs what was trained"),
         ("searched_learned", {}, "method=searched_learned: needs what was trained"),
         ("l2p", {}, "method=l2p: needs what was trained"),
-        ("speca", {}, "method=speca: needs the last block beside its prediction, which no pipeline computes"),
+        ("speca", {}, "schedule=verify: not supported in a pipeline, which computes no block twice"),
         ("dpcache", {}, "goc.calibrate"),
         ("barycache", {"length": 0}, "predictor.length=0"),
         ("smoothcache", {}, "goc.calibrate"),
