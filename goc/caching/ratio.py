@@ -1,7 +1,5 @@
 """How many whole steps a cache ratio leaves; without torch, since settings need it."""
 
-QUARTILES = ("min", "q25", "median", "q75", "max")  # of cache ratios, where each sample has its own
-
 
 def computed_at(cache_ratio: float, steps: int) -> int:
     """How many of some steps are computed when whole ones are cached at a ratio; at least one."""

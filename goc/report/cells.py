@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from goc.caching.ratio import QUARTILES
-from goc.report.columns import columns, lower_is_better, on_page, qualities
+from goc.report.columns import QUARTILES, columns, lower_is_better, on_page, qualities
 from goc.report.pairs import Point, difference
 from goc.report.text import number
 

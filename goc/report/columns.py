@@ -9,6 +9,7 @@ from goc.metrics.registry import METRICS
 PLAIN_COST = partial(Column, better="lower")
 TO_CONVERGED = partial(Column, better="lower", error=True, of="converged")
 TO_UNCACHED = partial(Column, of="pairs", to_target=True)
+QUARTILES = ("min", "q25", "median", "q75", "max")  # of what is cached, where that is decided for each sample
 BEFORE = (
     Column("method", ("method",)),
     Column("sampler", ("config", "sampler")),  # its name, and "solver" is how it is called with its settings and steps

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from goc.caching.ratio import QUARTILES
+from goc.report.columns import QUARTILES
 from goc.report.text import printable
 
 DEEPEST = 32  # objects and lists in each other

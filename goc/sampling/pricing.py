@@ -38,7 +38,7 @@ def spread(ratios: Sequence[float]) -> dict[str, float]:
     if not ratios:
         return {}
     quantiles = dict(zip(("min", "median", "max"), np.quantile(ratios, [0, 0.5, 1]), strict=True))
-    return {f"cache_ratio_{name}": float(value) for name, value in {"std": np.std(ratios), **quantiles}.items()}
+    return {f"cache_ratio_{name}": float(value) for name, value in {"std": np.std(ratios), **dict(quartiles)}.items()}
 
 
 def latency(cached: SampleSource, uncached: SampleSource, samples: int, repeats: int) -> dict[str, float | None]:
