@@ -1,4 +1,4 @@
-"""What oracles of token-wise caching say besides a trajectory: which blocks were computed, and which tokens."""
+"""What oracles of token-wise and verified caching say besides a trajectory: which blocks and tokens were computed."""
 
 from typing import Any
 
@@ -6,14 +6,16 @@ import torch
 from torch import Tensor
 
 from goc.caching import schedule
-from goc.caching.cache import ScheduledCache
+from goc.caching.cache import AdaptiveCache, ScheduledCache, StepCache
 from goc.caching.expansion import Taylor
 from goc.caching.predictor import Reuse
+from goc.caching.samples import SampleCaches
 from goc.caching.selection import Clusters, Scored, Selection, ToCa, shares
+from goc.methods.schedules import Verify
 from goc.models.dit import MLP, Terms
 
 RATIOS = {"ToCa-ddim50": (-0.2, 2.0), "ToCa": (-0.2, 2.0), "ToCa-ddpm250": (0.8, 0.4)}  # by block and by step
-BY_TOKENS = ("toca", "duca", "clusca")
+BY_TOKENS, VERIFIED = ("toca", "duca", "clusca"), "speca"
 BONUS = {"toca": 1.6, "duca": 1.8}
 WHOLE, PARTLY, PREDICTED, SKIPPED = range(4)
 TIE = 1e-5  # between two tokens' scores
@@ -75,8 +77,27 @@ class Watched(ScheduledCache):
         return True
 
 
+def verify_of(case: dict[str, Any]) -> Verify:
+    """The project's settings that must do as a case of SpeCa says."""
+    names = ("base_threshold", "decay_rate", "min_taylor_steps", "max_taylor_steps")
+    return Verify(**{name: case["kwargs"][name] for name in names})
+
+
+def verified(case: dict[str, Any], mask: Tensor) -> list[AdaptiveCache | SampleCaches]:
+    """The project's caches that must do as a case of SpeCa says: for its batch of one, and for its sample."""
+    rule, steps = verify_of(case), len(mask)
+
+    def new_cache() -> AdaptiveCache:
+        decision = rule.decision(rule.base_threshold, (), steps)
+        return AdaptiveCache(mask, Taylor(mask, case["kwargs"]["max_order"]), decision)
+
+    return [new_cache(), SampleCaches(new_cache(), 1)]
+
+
 def mask_of(case: dict[str, Any], depth: int) -> Tensor:
     """The schedule of a case, bool [steps, depth, 2]."""
+    if case["method"] == VERIFIED:
+        return schedule.whole_steps(verify_of(case).possible(case["steps"]), case["steps"], depth)
     settings = case["kwargs"]
     if case["method"] == "clusca":
         return schedule.taylorseer(case["steps"], depth, settings["interval"])
@@ -98,10 +119,22 @@ def cache_of(case: dict[str, Any], data: dict[str, Tensor], mask: Tensor) -> Wat
     return Watched(mask, Reuse(mask), selection=selection, skipped=skipped, tokens=tokens)
 
 
-def disagreement(cache: Watched, data: dict[str, Tensor]) -> str:
+def kinds_of(cache: StepCache | None) -> Tensor | None:
+    """The kind of each block, uint8 [steps, blocks], if the cache knows."""
+    if isinstance(cache, AdaptiveCache | SampleCaches):
+        predicted = cache.mask.view(-1, *cache.mask.shape[-3:])[0].all(-1)
+        return torch.where(predicted, PREDICTED, WHOLE).to(torch.uint8)
+    return cache.kinds if isinstance(cache, Watched) else None
+
+
+def disagreement(cache: StepCache | None, data: dict[str, Tensor]) -> str:
     """What a cache did that its case does not say, in a few words; empty: nothing."""
+    own = kinds_of(cache)
+    if own is None:
+        return ""
     kinds = data["block_kinds"].cpu()
-    if not torch.equal(cache.kinds, kinds):
-        step, block = torch.nonzero(cache.kinds != kinds)[0].tolist()
-        return f"block {block} of step {step} is of kind {cache.kinds[step, block]}, not {kinds[step, block]}"
-    return f"other tokens in step {cache.others[0][0]}, block {cache.others[0][1]}" if cache.others else ""
+    if not torch.equal(own, kinds):
+        step, block = torch.nonzero(own != kinds)[0].tolist()
+        return f"block {block} of step {step} is of kind {own[step, block]}, not {kinds[step, block]}"
+    others = cache.others if isinstance(cache, Watched) else []
+    return f"other tokens in step {others[0][0]}, block {others[0][1]}" if others else ""

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from goc.caching import schedule
-from goc.caching.cache import ScheduledCache
+from goc.caching.cache import ScheduledCache, StepCache
 from goc.caching.expansion import Taylor
 from goc.caching.inflection import correct_at
 from goc.caching.predictor import GradientQueue, Predictor, Reuse
@@ -42,7 +42,7 @@ FOLDERS = tuple(SHARED / name for name in ("oracles", "oracles_flow", "oracles_t
 def oracle_files(folders: Sequence[Path]) -> list[Path]:
     """The cases of folders of reference trajectories; published routers are in data/ beside a folder."""
     files = (path for folder in folders for path in sorted(folder.glob("*.safetensors")))
-    return [path for path in files if not path.name.startswith("weights_") and "_speca" not in path.name]
+    return [path for path in files if not path.name.startswith("weights_")]
 
 
 def solver_of(case: dict[str, Any]) -> Solver:
@@ -60,15 +60,17 @@ def mask_of(case: dict[str, Any], depth: int, routers: Path) -> Tensor:
         return schedule.fora(steps, depth, case["interval"])
     if case["method"] == "taylor":
         return schedule.taylorseer(steps, depth, case["interval"])
-    if case["method"] in oracle_tokens.BY_TOKENS:
+    if case["method"] in (*oracle_tokens.BY_TOKENS, oracle_tokens.VERIFIED):
         return oracle_tokens.mask_of(case, depth)
     if case["method"] in ("l2c", "l2c_goc"):
         return schedule.l2c(load_router(routers / case["router"], steps, depth), case["threshold"])
     return schedule.whole_steps(case.get("cached_steps", []), steps, depth)
 
 
-def caches_of(case: dict[str, Any], data: dict[str, Tensor], mask: Tensor) -> list[ScheduledCache | None]:
+def caches_of(case: dict[str, Any], data: dict[str, Tensor], mask: Tensor) -> Sequence[StepCache | None]:
     """Every cache that must give the case's trajectory; None: none at all."""
+    if case["method"] == oracle_tokens.VERIFIED:
+        return oracle_tokens.verified(case, mask)
     if case["method"] in oracle_tokens.BY_TOKENS:
         return [oracle_tokens.cache_of(case, data, mask)]
     return [None if predictor is None else ScheduledCache(mask, predictor) for predictor in predictors_of(case, mask)]
@@ -89,7 +91,7 @@ def predictors_of(case: dict[str, Any], mask: Tensor) -> list[Predictor | None]:
     return [queue, Reuse(mask)] if case["eta"] == 0 else [queue]
 
 
-def trajectory(model: DiT, case: dict[str, Any], data: dict[str, Tensor], cache: ScheduledCache | None) -> Tensor:
+def trajectory(model: DiT, case: dict[str, Any], data: dict[str, Tensor], cache: StepCache | None) -> Tensor:
     """The project's x after each step, [steps, N, C, H, W], from a case's noise; all on the device of its data."""
     n, solver = len(data["labels"]), solver_of(case)
     guided = guided_denoiser(
@@ -131,13 +133,14 @@ def agreement(path: Path, device: torch.device) -> Iterator[dict[str, Any]]:
     mask = mask_of(case, model.depth, path.parent.parent / "data")
     for cache in caches_of(case, data, mask):
         difference = (trajectory(model, case, data, cache) - data["trajectory"]).abs().max().item()
-        watched = cache if isinstance(cache, oracle_tokens.Watched) else None
+        predictor = cache.predictor if isinstance(cache, ScheduledCache) else cache
+        close = case["method"] == "flow" or "block_kinds" in data
         yield {
             "oracle": path.stem,
-            "predictor": "none" if cache is None else type(cache.predictor).__name__,
+            "predictor": "none" if predictor is None else type(predictor).__name__,
             "largest_difference": difference,
-            "different": "" if watched is None else oracle_tokens.disagreement(watched, data),
-            "tolerance": CLOSE_TOLERANCE if case["method"] == "flow" or watched else TOLERANCE,
+            "different": oracle_tokens.disagreement(cache, data),
+            "tolerance": CLOSE_TOLERANCE if close else TOLERANCE,
         }
 
 

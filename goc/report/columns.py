@@ -16,7 +16,7 @@ BEFORE = (
     Column("steps", ("config", "steps")),
     Column("cached", ("cost", "cache_ratio"), "cached", "share of the features that are not computed", "higher",
            percent=True),
-    Column("cached_std", ("cost", "cache_ratio_std")),
+    *(Column(f"cached_{name}", ("cost", f"cache_ratio_{name}")) for name in ("std", *QUARTILES)),
     PLAIN_COST("evaluations", ("cost", "evaluations"), "evaluations", "network evaluations"),
     PLAIN_COST("macs_evaluations", ("cost", "macs_evaluations"), "evaluations' worth",
                "MACs, those of one network evaluation = 1"),

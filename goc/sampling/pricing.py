@@ -37,8 +37,9 @@ def spread(ratios: Sequence[float]) -> dict[str, float]:
     """How samples differ in what was cached of them, where each has a ratio of its own."""
     if not ratios:
         return {}
-    quantiles = dict(zip(("min", "median", "max"), np.quantile(ratios, [0, 0.5, 1]), strict=True))
-    return {f"cache_ratio_{name}": float(value) for name, value in {"std": np.std(ratios), **dict(quartiles)}.items()}
+    names = ("min", "q25", "median", "q75", "max")
+    quartiles = dict(zip(names, np.quantile(ratios, np.linspace(0, 1, len(names))), strict=True))
+    return {f"cache_ratio_{name}": float(value) for name, value in {"std": np.std(ratios), **quartiles}.items()}
 
 
 def latency(cached: SampleSource, uncached: SampleSource, samples: int, repeats: int) -> dict[str, float | None]:
