@@ -68,7 +68,7 @@ class Watched(ScheduledCache):
     def selected(self, block: int, branch: int) -> Tensor | None:
         selection, scores = self.selection, None
         asked = branch == MLP and selection is not None and selection.asked[self.step][block]
-        if asked and isinstance(selection, Scored):
+        if isinstance(selection, Scored) and branch == MLP and selection.possible[self.step, block]:
             scores = selection.scores(block, self.predictor.newest((block, branch)))
         own = super().selected(block, branch)
         if asked and not self._same(own, self.tokens[self.step, block], scores):
