@@ -9,7 +9,7 @@ from goc.caching.decision import Decision
 from goc.caching.predictor import Predictor
 from goc.caching.selection import Draws, Selection
 from goc.models.dit import MLP, Site, Terms
-from goc.models.seen import Seen
+from goc.models.seen import Looked, Seen
 
 
 class StepCache:
@@ -45,6 +45,14 @@ class StepCache:
     def parts(self, rows: int) -> Sequence[tuple[list[int], "StepCache"]] | None:
         """Rows that are treated alike, and the cache of each; None: all are, by this one."""
         return None
+
+    @property
+    def checks(self) -> bool:
+        """Whether the last block is computed beside what stands in for it, for `check`."""
+        return False
+
+    def check(self, predicted: Tensor, computed: Tensor) -> None:
+        """What comes out of the last block [N, tokens, hidden]: with its stand-in, and computed."""
 
     def lookup(self, block: int, branch: int) -> Terms | None:
         return None
@@ -99,7 +107,6 @@ class ScheduledCache(StepCache):
         held = self.held()
         self.peak_cache_tensors = max(self.peak_cache_tensors, len(held))
         self.peak_cache_bytes = max(self.peak_cache_bytes, sum(tensor.nbytes for tensor in held))
-
         if self.selection is not None:
             self.selection.begin_step(step)
 
@@ -190,9 +197,22 @@ class AdaptiveCache(ScheduledCache):
         """Whether this step is skipped."""
         return bool(self.mask[self.step].any())
 
+    @property
+    def looked(self) -> list[Looked]:
+        """What was computed only to be looked at, of each that is decided by itself: all rows together."""
+        return [self.decision.looked(0)]
+
+    @property
+    def checks(self) -> bool:
+        return self.skipping and self.decision.checks(0)
+
+    def check(self, predicted: Tensor, computed: Tensor) -> None:
+        self.decision.checked([0], predicted, computed)
+
     def decide(self, seen: Seen) -> None:
-        skip = self.decision.allows(self.step, seen) and self.possible[self.step]
-        self.decision.done(skip)
+        (allowed,) = self.decision.allows(self.step, seen)
+        skip = allowed and self.possible[self.step]
+        self.decision.done([skip])
         self.mask[self.step] = skip
         self.cached[self.step] = self.mask[self.step].tolist()
         self.predictor.see(self.step, seen)

@@ -60,6 +60,13 @@ class FeatureCache(Protocol):
     def store(self, block: int, branch: int, feature: Tensor) -> None:
         """Take over a feature that was just computed and used; the cache may change it in place."""
 
+    @property
+    def checks(self) -> bool:
+        """Whether the last block is computed beside what stands in for it, for `check`; only at site "branch"."""
+
+    def check(self, predicted: Tensor, computed: Tensor) -> None:
+        """What comes out of the last block [N, tokens, hidden]: with its stand-in, and computed."""
+
     def selected(self, block: int, branch: int) -> Tensor | None:
         """Tokens that are computed although `lookup` stands in for the others, int64 [N, count]; asked before it."""
 
@@ -318,10 +325,23 @@ class DiT(nn.Module):
         cache.decide(Seen(x, before, h, lambda: self.modulated_input(before, modulation)))
         parts = cache.parts(len(h))
         if parts is None:
-            return self.stack(h, modulation, cache, before)
+            return self.checked(h, modulation, cache, before)
         for rows, part in parts:
+            if len(rows) == len(h):
+                return self.checked(h, modulation, part, before)
             own = self.modulation(activated[rows])
-            h[rows] = self.stack(h[rows], own, part, before[rows])
+            h[rows] = self.checked(h[rows], own, part, before[rows])
+        return h
+
+    def checked(self, h: Tensor, modulation: Modulation, cache: FeatureCache, before: Tensor) -> Tensor:
+        """All blocks, and the last one once more where the cache checks what stands in for it: h -> same."""
+        if not cache.checks:
+            return self.stack(h, modulation, cache, before)
+        last = range(self.depth - 1, self.depth)
+        h = self.stack(h, modulation, cache, blocks=range(self.depth - 1))
+        computed = self.computed(h.clone(), modulation, last)
+        h = self.stack(h, modulation, cache, blocks=last)
+        cache.check(h, computed)
         return h
 
     def embed(self, x: Tensor) -> Tensor:
@@ -340,18 +360,23 @@ class DiT(nn.Module):
         return h
 
     def stack(
-        self, h: Tensor, modulation: Modulation, cache: FeatureCache | None, before: Tensor | None = None
+        self,
+        h: Tensor,
+        modulation: Modulation,
+        cache: FeatureCache | None,
+        before: Tensor | None = None,
+        blocks: range | None = None,
     ) -> Tensor:
         """All blocks: h [N, tokens, hidden] -> same, in place outside of training.
 
-        before: h before the cache's first blocks, which are computed already.
+        before: h before the cache's first blocks, which are computed already. blocks: only these, at site "branch".
         """
         if cache is not None and cache.site == "stack":
             return self.cached_stack(h, modulation, cache, h if before is None else before)
         waiting: list[tuple[Tensor, Tensor]] = []  # gates and tensors of cached cells, added before h is needed again
         computed = False
-        for index, module in enumerate(self.blocks):
-            block = cast(DiTBlock, module)
+        for index in range(self.depth) if blocks is None else blocks:
+            block = cast(DiTBlock, self.blocks[index])
             for branch in range(BRANCHES):
                 gate = None
                 if cache is not None and (tokens := cache.selected(index, branch)) is not None:

@@ -1,14 +1,15 @@
 """Makes the plan of a way: one planner for denoisers and for pipelines, which differ in what is measured and how."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from goc.caching.halves import Halves, guided_at, halves
 from goc.caching.inflection import correct_at, inflections, span_alignment
-from goc.caching.schedule import cache_ratio_of, computed_steps_of, computing, is_whole_steps
+from goc.caching.schedule import cache_ratio_of, cached_steps_of, computed_steps_of, computing, is_whole_steps
 from goc.config import Way
 from goc.methods import Situation
 from goc.models.dit import BRANCHES, MLP, Site
@@ -193,8 +194,21 @@ class Planner:
                     f"(schedule={schedule.name})"
                 )
             interval = schedule.interval_of(self.situation) or 1 / (1 - cache_ratio_of(mask))
-        clock, adaptive = self.clock, (skip_threshold, learned, noise)
-        return Plan(self.way, self.site, spread, correct, alignment, clock, *adaptive, skipped, interval)
+        plan = Plan(
+            self.way, self.site, spread, correct, alignment, self.clock, skip_threshold, learned, noise,
+            skipped=skipped, interval=interval,
+        )  # fmt: skip
+        return replace(plan, halves=self.halves(plan))
+
+    def halves(self, plan: Plan) -> Halves | None:
+        """What the way saves of guidance; None: nothing."""
+        way, steps = self.way, len(plan.mask)
+        if not way.guidance:
+            return None
+        guided = guided_at(self.measurements.noise_to_signal(), way.guidance_interval)
+        cached = [not plan.adaptive and step in cached_steps_of(plan.mask) for step in range(steps)]
+        found = halves(guided, cached, way.cfg_cache or 0.0, way.cfg_cache_start)
+        return None if found.complete else found
 
     def computing(self, steps: Steps) -> Plan:
         """The way's plan with the schedule that computes these steps."""

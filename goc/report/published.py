@@ -177,6 +177,8 @@ class Published:
         """Whether a row of the table over runs is of its model, solver and guidance, with its method and settings."""
         if any(getattr(self, key) != run[key] for key in ("model", "sampler", "steps", "cfg_scale", "method")):
             return False
+        if pd.isna(run["cached"]):  # of images that were made elsewhere
+            return False
         if self.cached is not None and abs(self.cached - run["cached"]) > (SAME_RATIO if self.shares is None else 1e-6):
             return False
         steps = run["cached_share"]  # older results do not have it
