@@ -114,8 +114,8 @@ class HalfCaches(StepCache):
 
     def draw_from(self, generators: Sequence[torch.Generator]) -> None:
         for cache, _ in self.each:
-            if cache is not None:
-                cache.draw_from(generators)
+            if cache is not None:  # the same numbers for both, whichever of them is evaluated
+                cache.draw_from([generator.clone_state() for generator in generators])
 
     @property
     def each(self) -> list[tuple[StepCache | None, int]]:
