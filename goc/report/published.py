@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PUBLISHED = CONF / "experiment" / "published.csv"
 COMPARED = ("fid", "sfid", "is", "precision", "recall", "drift")
-EXTRACTOR = "inception"  # whose features all of them are of
+PROTOCOL = {"model.extractor": "inception", "cfg_channels": 3}  # what all of them were measured with
 SAME_RATIO = 0.03  # where only a share that is cached is published, runs repeat it that come this close
 # where a row's FID or drift was read; what stands only in other people's texts may be wrong
 CHECKED = {"paper": "in the paper", "repository": "in its authors' repository", "quoted": "in another text"}
@@ -269,12 +269,13 @@ def positions(rows: Sequence[Published], cost: str, quality: str) -> list[tuple[
 
 def verdict(run: Mapping[Any, Any], metric: str, row: Published) -> str:
     """Whether a run's number reproduces a published one: is it within two standard errors? "": it has no errors."""
-    column, extractor = columns()[metric], setting_of(run[OWN], "model.extractor")
+    column = columns()[metric]
     samples, error = run["compared" if column.to_target else "samples"], run.get(f"{metric}_se")
     if not column.error:
         return ""
-    if extractor not in (None, EXTRACTOR):
-        return f"not comparable: extractor {extractor}"
+    for key, value in PROTOCOL.items():
+        if (other := setting_of(run[OWN], key)) not in (None, value):  # older results do not have all
+            return f"not comparable: {key}={other}"
     if samples != row.samples:
         return f"not comparable: {samples:,.0f} samples"
     if error is None or not error > 0:
