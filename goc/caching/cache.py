@@ -42,6 +42,14 @@ class StepCache:
         """Rows that are treated alike, and the cache of each; None: all are, by this one."""
         return None
 
+    @property
+    def checks(self) -> bool:
+        """Whether the last block is computed beside what stands in for it, for `check`."""
+        return False
+
+    def check(self, predicted: Tensor, computed: Tensor) -> None:
+        """What comes out of the last block [N, tokens, hidden]: with its stand-in, and computed."""
+
     def lookup(self, block: int, branch: int) -> Terms | None:
         return None
 
@@ -115,9 +123,17 @@ class AdaptiveCache(ScheduledCache):
         """Whether this step is skipped."""
         return bool(self.mask[self.step].any())
 
+    @property
+    def checks(self) -> bool:
+        return self.skipping and self.decision.checks(0)
+
+    def check(self, predicted: Tensor, computed: Tensor) -> None:
+        self.decision.checked([0], predicted, computed)
+
     def decide(self, seen: Seen) -> None:
-        skip = self.decision.allows(self.step, seen) and self.possible[self.step]
-        self.decision.done(skip)
+        (allowed,) = self.decision.allows(self.step, seen)
+        skip = allowed and self.possible[self.step]
+        self.decision.done([skip])
         self.mask[self.step] = skip
         self.cached[self.step] = self.mask[self.step].tolist()
         self.predictor.see(self.step, seen)

@@ -255,8 +255,8 @@ def check_way(way: Way) -> None:
             f"schedule={way.schedule.name}: not supported with sampler={sampler.name}, "
             f"which evaluates the network {sampler.evaluations_per_step} times a step"
         )
-    if way.schedule.only_stack and way.site != "stack":
-        raise ConfigError(f"site={way.site}: must be stack with schedule={way.schedule.name}, which skips whole steps")
+    if way.schedule.only_site not in (None, way.site):
+        raise ConfigError(f"site={way.site}: must be {way.schedule.only_site} with schedule={way.schedule.name}")
     if way.predictor.needs_probe and not hasattr(way.schedule, "first_blocks"):
         raise ConfigError(f"predictor={way.predictor.name}: must have schedule=dicache, not {way.schedule.name}")
     _one_of(way, "inflection_scope", INFLECTION_SCOPES)

@@ -59,7 +59,7 @@ class ScheduleConfig:
     is read from, and the model's setting that stands in for one that is null, if any does. trained: whether it is
     trained for a model. found: whether it is a choice of whole steps that was found for a model, and is left as a file.
     against_clock: whether it counts in the clock. correct_scope: where the gradient queue corrects on it unless
-    predictor.correct_scope says so. decides: whether it decides as it runs; only_stack: whether for site=stack alone;
+    predictor.correct_scope says so. decides: whether it decides as it runs; only_site: the site that it is for alone;
     asks_noise: whether by how noisy a step is.
     """
 
@@ -71,7 +71,7 @@ class ScheduleConfig:
     against_clock: ClassVar[bool] = False
     correct_scope: ClassVar[str] = "branch"
     decides: ClassVar[bool] = False
-    only_stack: ClassVar[bool] = False
+    only_site: ClassVar[str | None] = None
     asks_noise: ClassVar[bool] = False
 
     @property
@@ -110,8 +110,8 @@ class ScheduleConfig:
         """The schedule beside weights that were trained for one, which their file names."""
         return self
 
-    def decision(self, threshold: float, noise: Sequence[float]) -> Decision:
-        """The rule of a schedule that decides as it runs; noise: over the signal, in each evaluation, if it asks."""
+    def decision(self, threshold: float, noise: Sequence[float], steps: int) -> Decision:
+        """The rule of a schedule that decides as it runs; noise: over the signal, in each of the steps, if it asks."""
         raise NotImplementedError
 
     def skip_threshold(self, situation: Situation) -> float | None:

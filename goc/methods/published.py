@@ -123,6 +123,9 @@ for _name, _method in {
                        "little; schedule.threshold", site="stack", settings={"order": 1}, paper="2602.18993"),
     "easycache": Method("easycache", "reuse", "skips the network while its output is expected to change little with "
                         "its input; schedule.threshold", site="stack", paper="2507.02860"),
+    "speca": Method("verify", "taylor", "SpeCa: predicts until the last block, computed beside its prediction, was too "
+                    "far from it; schedule.base_threshold predictor.order", settings={"order": 4},
+                    paper="2509.11628"),
     "magcache": Method("magcache", "reuse", "skips steps while what the blocks add keeps its magnitude; "
                        "schedule.threshold", site="stack", paper="2506.09045"),
     "dynamic": Method("dynamic", "taylor", "whole steps by dynamic programming on calibrated feature errors (as CEM), "

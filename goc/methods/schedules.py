@@ -208,14 +208,12 @@ class SmoothCache(ScheduleConfig):
 class Deciding(ScheduleConfig):
     """Decides as it runs whether a whole step is skipped, by what the network shows (`goc.caching.decision`).
 
-    threshold: a larger one skips more. decides_for: each sample by itself, or all of a batch at once, as it was before
-    and as public implementations do.
+    decides_for: each sample by itself, or all of a batch at once, as it was before and as public implementations do.
     """
 
     several_evaluations: ClassVar[bool] = False
     decides: ClassVar[bool] = True
-    only_stack: ClassVar[bool] = True
-    threshold: float | None = None
+    only_site: ClassVar[str | None] = "stack"
     decides_for: str = "sample"
 
     @property
@@ -226,11 +224,10 @@ class Deciding(ScheduleConfig):
         return False
 
     def check(self, steps: int) -> None:
-        _check_threshold(self.threshold)
         if self.decides_for not in ("sample", "batch"):
             raise ConfigError(f"schedule.decides_for={self.decides_for}: must be one of sample, batch")
 
-    def possible(self, steps: int) -> range:
+    def possible(self, steps: int) -> Sequence[int]:
         """The steps that may be skipped: all but the first and the last."""
         return range(1, steps - 1)
 
@@ -238,12 +235,23 @@ class Deciding(ScheduleConfig):
         """Where a step may be skipped."""
         return schedule.whole_steps(self.possible(situation.steps), situation.steps, situation.depth)
 
+
+@dataclass
+class Thresholded(Deciding):
+    """Decides by a change. threshold: a larger one skips more."""
+
+    threshold: float | None = None
+
+    def check(self, steps: int) -> None:
+        super().check(steps)
+        _check_threshold(self.threshold)
+
     def skip_threshold(self, situation: Situation) -> float | None:
         return self.threshold
 
 
 @dataclass
-class LookingAtBlocks(Deciding):
+class LookingAtBlocks(Thresholded):
     """Decides by what the first blocks do. first_blocks: how many are computed in every step."""
 
     first_blocks: int = 1
@@ -263,7 +271,7 @@ class LookingAtBlocks(Deciding):
 
 @SCHEDULES.register
 @dataclass
-class TeaCache(Deciding):
+class TeaCache(Thresholded):
     """A step is skipped while the first block's input has changed little (TeaCache).
 
     threshold: accumulated relative change up to which steps are skipped; null = the one that comes closest to
@@ -271,7 +279,7 @@ class TeaCache(Deciding):
     """
 
     name: str = "teacache"
-    only_stack: ClassVar[bool] = False
+    only_site: ClassVar[str | None] = None
 
     def follows_ratio(self) -> bool:
         return self.threshold is None
@@ -284,7 +292,7 @@ class TeaCache(Deciding):
             return self.threshold
         return closest.closest_teacache(situation.input_changes(), situation.cache_ratio)
 
-    def decision(self, threshold: float, noise: Sequence[float]) -> Decision:
+    def decision(self, threshold: float, noise: Sequence[float], steps: int) -> Decision:
         return decision.TeaCache(threshold)
 
 
@@ -303,7 +311,7 @@ class FirstBlockCache(LookingAtBlocks):
         """The steps that may be skipped: all but the first."""
         return range(1, steps)
 
-    def decision(self, threshold: float, noise: Sequence[float]) -> Decision:
+    def decision(self, threshold: float, noise: Sequence[float], steps: int) -> Decision:
         return decision.FirstBlock(threshold, self.first_blocks)
 
 
@@ -328,13 +336,13 @@ class DiCacheSchedule(LookingAtBlocks):
         """The steps that may be skipped: after the first ones, and before the last."""
         return range(int(self.retention * steps) + 1, steps - 1)
 
-    def decision(self, threshold: float, noise: Sequence[float]) -> Decision:
+    def decision(self, threshold: float, noise: Sequence[float], steps: int) -> Decision:
         return decision.DiCache(threshold, self.first_blocks)
 
 
 @SCHEDULES.register
 @dataclass
-class SeaCacheSchedule(Deciding):
+class SeaCacheSchedule(Thresholded):
     """A step is skipped while the network's input, without what is noise in it, has changed little (SeaCache).
 
     threshold: accumulated relative change up to which steps are skipped. max_skips: at most this many skipped steps in
@@ -343,7 +351,7 @@ class SeaCacheSchedule(Deciding):
 
     name: str = "seacache"
     asks_noise: ClassVar[bool] = True
-    only_stack: ClassVar[bool] = False
+    only_site: ClassVar[str | None] = None
     threshold: float | None = 0.25
     max_skips: int = 2
     exponent: float = 3.0
@@ -355,13 +363,13 @@ class SeaCacheSchedule(Deciding):
         if not 0 < self.exponent < math.inf:
             raise ConfigError(f"schedule.exponent={self.exponent}: must be a finite number above 0")
 
-    def decision(self, threshold: float, noise: Sequence[float]) -> Decision:
+    def decision(self, threshold: float, noise: Sequence[float], steps: int) -> Decision:
         return decision.SeaCache(threshold, noise, self.exponent, self.max_skips)
 
 
 @SCHEDULES.register
 @dataclass
-class EasyCacheSchedule(Deciding):
+class EasyCacheSchedule(Thresholded):
     """The network is skipped while its output is expected to change little with its input (EasyCache).
 
     threshold: accumulated relative change up to which steps are skipped.
@@ -370,8 +378,49 @@ class EasyCacheSchedule(Deciding):
     name: str = "easycache"
     threshold: float | None = 0.05
 
-    def decision(self, threshold: float, noise: Sequence[float]) -> Decision:
+    def decision(self, threshold: float, noise: Sequence[float], steps: int) -> Decision:
         return decision.EasyCache(threshold)
+
+
+@SCHEDULES.register
+@dataclass
+class Verify(Deciding):
+    """A step is predicted until the prediction's error, seen at the last block, was too large (SpeCa).
+
+    base_threshold, decay_rate: the largest error in step i of T is base_threshold * decay_rate^((i + 1) / T), at least
+    0.01. min_taylor_steps: predicted steps in a row that are not checked. max_taylor_steps: at most this many in a row.
+    """
+
+    name: str = "verify"
+    only_site: ClassVar[str | None] = "branch"
+    base_threshold: float = 0.3
+    decay_rate: float = 0.05
+    min_taylor_steps: int = 3
+    max_taylor_steps: int = 8
+
+    def check(self, steps: int) -> None:
+        super().check(steps)
+        if not 0 <= self.base_threshold < math.inf:
+            raise ConfigError(f"schedule.base_threshold={self.base_threshold}: must be a finite number of at least 0")
+        if not 0 <= self.decay_rate <= 1:
+            raise ConfigError(f"schedule.decay_rate={self.decay_rate}: must be in [0, 1]")
+        if self.min_taylor_steps < 1:
+            raise ConfigError(f"schedule.min_taylor_steps={self.min_taylor_steps}: must be at least 1")
+        if self.max_taylor_steps < self.min_taylor_steps:
+            raise ConfigError(
+                f"schedule.max_taylor_steps={self.max_taylor_steps}: must be at least "
+                f"min_taylor_steps={self.min_taylor_steps}"
+            )
+
+    def possible(self, steps: int) -> Sequence[int]:
+        """The steps that may be skipped: all but the first and the third."""
+        return [step for step in range(1, steps) if step != 2]
+
+    def skip_threshold(self, situation: Situation) -> float:
+        return self.base_threshold
+
+    def decision(self, threshold: float, noise: Sequence[float], steps: int) -> Decision:
+        return decision.Verify(threshold, self.decay_rate, self.min_taylor_steps, self.max_taylor_steps, steps)
 
 
 @SCHEDULES.register

@@ -60,6 +60,13 @@ class FeatureCache(Protocol):
     def store(self, block: int, branch: int, feature: Tensor) -> None:
         """Take over a feature that was just computed and used; the cache may change it in place."""
 
+    @property
+    def checks(self) -> bool:
+        """Whether the last block is computed beside what stands in for it, for `check`; only at site "branch"."""
+
+    def check(self, predicted: Tensor, computed: Tensor) -> None:
+        """What comes out of the last block [N, tokens, hidden]: with its stand-in, and computed."""
+
 
 class TimestepEmbedder(nn.Module):
     """Timesteps [N] -> embeddings [N, hidden]: sinusoidal frequencies, then a two-layer MLP."""
@@ -290,10 +297,23 @@ class DiT(nn.Module):
         cache.decide(Seen(x, before, h, lambda: self.modulated_input(before, modulation)))
         parts = cache.parts(len(h))
         if parts is None:
-            return self.stack(h, modulation, cache, before)
+            return self.checked(h, modulation, cache, before)
         for rows, part in parts:
+            if len(rows) == len(h):
+                return self.checked(h, modulation, part, before)
             own = self.modulation(activated[rows])
-            h[rows] = self.stack(h[rows], own, part, before[rows])
+            h[rows] = self.checked(h[rows], own, part, before[rows])
+        return h
+
+    def checked(self, h: Tensor, modulation: Modulation, cache: FeatureCache, before: Tensor) -> Tensor:
+        """All blocks, and the last one once more where the cache checks what stands in for it: h -> same."""
+        if not cache.checks:
+            return self.stack(h, modulation, cache, before)
+        last = range(self.depth - 1, self.depth)
+        h = self.stack(h, modulation, cache, blocks=range(self.depth - 1))
+        computed = self.computed(h.clone(), modulation, last)
+        h = self.stack(h, modulation, cache, blocks=last)
+        cache.check(h, computed)
         return h
 
     def embed(self, x: Tensor) -> Tensor:
@@ -312,17 +332,22 @@ class DiT(nn.Module):
         return h
 
     def stack(
-        self, h: Tensor, modulation: Modulation, cache: FeatureCache | None, before: Tensor | None = None
+        self,
+        h: Tensor,
+        modulation: Modulation,
+        cache: FeatureCache | None,
+        before: Tensor | None = None,
+        blocks: range | None = None,
     ) -> Tensor:
         """All blocks: h [N, tokens, hidden] -> same, in place outside of training.
 
-        before: h before the cache's first blocks, which are computed already.
+        before: h before the cache's first blocks, which are computed already. blocks: only these, at site "branch".
         """
         if cache is not None and cache.site == "stack":
             return self.cached_stack(h, modulation, cache, h if before is None else before)
         waiting: list[tuple[Tensor, Tensor]] = []  # gates and tensors of cached cells, added before h is needed again
         computed = False
-        for index, block in enumerate(self.blocks):
+        for index in range(self.depth) if blocks is None else blocks:
             for branch in range(BRANCHES):
                 terms = None if cache is None else cache.lookup(index, branch)
                 if terms is not None:
@@ -330,7 +355,7 @@ class DiT(nn.Module):
                     continue
                 computed = True
                 h, waiting = add_gated(h, waiting), []
-                h, feature = block(branch, h, modulation.of(index, branch))
+                h, feature = self.blocks[index](branch, h, modulation.of(index, branch))
                 if cache is not None:
                     cache.store(index, branch, feature)
         # a step that is cached as a whole always adds as many tensors, so one compiled graph serves all of them

@@ -50,7 +50,7 @@ class Plan:
         predictor = self.new_predictor()
         if self.skip_threshold is not None:
             schedule = self.way.schedule
-            decision = schedule.decision(self.skip_threshold, self.noise)
+            decision = schedule.decision(self.skip_threshold, self.noise, len(self.mask))
             return AdaptiveCache(self.mask, predictor, decision, self.site, schedule.per_sample)
         return ScheduledCache(self.mask, predictor, self.site)
 

@@ -3,14 +3,14 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from goc.caching.cache import AdaptiveCache, ScheduledCache, StepCache
-from goc.caching.samples import SampleCaches
+from goc.caching.cache import ScheduledCache, StepCache
+from goc.caching.samples import SampleCaches, for_batch
 from goc.caching.schedule import cache_ratio_of
 from goc.models.cost import forward_macs, image_macs
 from goc.models.decoder import to_uint8
@@ -153,13 +153,7 @@ class Generation:
 
     def batch_cache(self, samples: int) -> StepCache | None:
         """A cache with empty state for a batch of so many samples: one for all, or one for each."""
-        if self.new_cache is None:
-            return None
-        cache = self.new_cache()
-        if not isinstance(cache, AdaptiveCache) or not (cache.per_sample or cache.decision.of_network):
-            return cache
-        others = [self.new_cache() for _ in range(samples - 1 if cache.per_sample else 0)]
-        return SampleCaches([cache, *cast(list[AdaptiveCache], others)])
+        return None if self.new_cache is None else for_batch(self.new_cache, samples)
 
     def trajectory(self, indices: range, cache: StepCache | None) -> tuple[Tensor, Iterator[Tensor]]:
         """Labels [n] of the samples with these indices, and an iterator over x [n, C, H, W] after each step."""
