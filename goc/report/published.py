@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from goc.config.identity import OPTIONS
 from goc.config.named import fixed_mask, is_here, setting_of, way_of
 from goc.config.settings import Way
 from goc.report.columns import columns
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 PUBLISHED = CONF / "experiment" / "published.csv"
 COMPARED = ("fid", "sfid", "is", "precision", "recall", "drift")
 PROTOCOL = {"model.extractor": "inception", "cfg_channels": 3}  # what all of them were measured with
+# of a way, what rows of tables leave open unless they say it
+UNSAID = ("cache_ratio", "gradient_weights", "inflection_threshold", "inflection_signal", "inflection_scope",
+          "correct_steps", "steps", "evaluations", "batch_size", "calibration_samples", "calibration_seed")  # fmt: skip
 SAME_RATIO = 0.03  # where only a share that is cached is published, runs repeat it that come this close
 # where a row's FID or drift was read; what stands only in other people's texts may be wrong
 CHECKED = {"paper": "in the paper", "repository": "in its authors' repository", "quoted": "in another text"}
@@ -175,7 +179,9 @@ class Published:
 
     def is_repeated_by(self, run: Mapping[Any, Any]) -> bool:
         """Whether a row of the table over runs is of its model, solver and guidance, with its method and settings."""
-        if any(getattr(self, key) != run[key] for key in ("model", "sampler", "steps", "cfg_scale", "method")):
+        if any(getattr(self, key) != run[key] for key in ("model", "sampler", "steps", "cfg_scale")):
+            return False
+        if self.method != run["method"] and not self._is_method(run[OWN]):
             return False
         if pd.isna(run["cached"]):  # of images that were made elsewhere
             return False
@@ -187,6 +193,17 @@ class Published:
         if self.words is None:
             return not self.settings and self.said_cached is not None  # the share is all that is known of it
         return all(self._agrees(word.partition("=")[0], run[OWN]) for word in self.words)
+
+    def _is_method(self, settings: Mapping[str, Any]) -> bool:
+        """Whether a run is of its method by its parts, where its name tells settings as well that a row may not say."""
+        if self.way is None:
+            return False
+        own = asdict(self.way)
+        kinds = [f"{group}.name" for group in OPTIONS if group != "sampler"]
+        others = [key for key in own if key not in (*UNSAID, *OPTIONS)]
+        return all(setting_of(settings, key) in (None, setting_of(own, key)) for key in kinds) and all(
+            settings.get(key, own[key]) == own[key] for key in others
+        )
 
     def _agrees(self, key: str, settings: Mapping[str, Any]) -> bool:
         """Whether a run has its value of a setting; one of the schedule may follow from the share instead."""
