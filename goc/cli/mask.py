@@ -29,7 +29,7 @@ def states(config: Config) -> "Tensor":
     plan = make_plan(config.way, config.measurement.model, calibration)
     mask = plan.mask
     if plan.adaptive:
-        cache = plan.new_cache()
+        cache = plan.feature_cache()
         samples = 1 if config.way.schedule.per_sample else ADAPTIVE_SAMPLES
         replace(calibration.generation, new_cache=lambda: cache).make(range(samples))
         mask = cache.mask

@@ -16,6 +16,7 @@ INFLECTION_SCOPES = ("step", "cell")
 INFLECTION_SIGNALS = ("step", "span")
 SITES = ("branch", "stack")
 CLOCKS = ("step", "logsnr")
+CFG_CACHE_PREDICTORS = ("reuse", "linear")
 SAVE_IMAGES = ("none", "png", "npz")
 TRACKERS = ("none", "csv", "wandb")
 WANDB_MODES = ("online", "offline")
@@ -26,7 +27,7 @@ SHAPE = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num
 LEFT_OPEN = ("num_heads", "num_classes")  # of these, what weights do not tell or may not tell
 # and those of a denoiser, which no pipeline has
 OF_DENOISERS = {
-    "measurement": ("cfg_channels", "vae", "vae_batch_size"),
+    "measurement": ("cfg_channels", "vae", "vae_batch_size", "class_labels"),
     "model": (*SHAPE, "checkpoint", "routers", "schedules", "weights"),
 }
 
@@ -128,6 +129,20 @@ class Way:
     batch_size: int = _key(250, "images sampled together, and per shard on disk; teacache decides for all of them")
     calibration_samples: int = _key(64, "images of the uncached run that finds the inflections")
     calibration_seed: int = _key(2503, "their seed")
+    guidance_interval: list[float] | None = _key(
+        None,
+        "[lo,hi]: guidance only at noise levels lo < sigma <= hi, elsewhere no unconditional half is computed; sigma: "
+        "noise over signal, x = alpha (x0 + sigma n), with flow matching (1 - t) / t; null: everywhere",
+    )
+    cfg_cache: float | None = _key(
+        None,
+        "share of the computed guided evaluations that compute the conditional half alone, and predict its difference "
+        "to the other, in [0, 1); null: none",
+    )
+    cfg_cache_predictor: str = _key(
+        "reuse", "what that difference is predicted by: reuse, or linear in the last two computed ones"
+    )
+    cfg_cache_start: int = _key(1, "so many guided evaluations compute both halves before the first that does not")
     schedule: ScheduleConfig = _key(MISSING, "group: when a feature is reused")
     predictor: PredictorConfig = _key(MISSING, "group: what stands in for it")
 
@@ -141,6 +156,13 @@ class Way:
         """Whether its schedule or its predictor comes from a calibration run."""
         return self.schedule.calibrates() or self.predictor.calibrates
 
+    @property
+    def guidance(self) -> dict[str, Any]:
+        """What it saves of guidance, by its settings; empty: nothing."""
+        cached = ("cfg_cache", "cfg_cache_predictor", "cfg_cache_start") if self.cfg_cache else ()
+        keys = ("guidance_interval", *cached) if self.guidance_interval is not None else cached
+        return {key: getattr(self, key) for key in keys}
+
 
 @dataclass
 class Measurement:
@@ -150,6 +172,11 @@ class Measurement:
     cfg_scale: float = _key(1.0, "classifier-free guidance; 1.0 computes no unconditional half; the paper uses 1.5")
     cfg_channels: int = _key(3, "guide this many channels of the noise estimate (the published protocol: 3)")
     seed: int = _key(0, "sample i depends only on (seed, i)")
+    class_labels: Any = _key(
+        "uniform",
+        "uniform: each sample draws its class; balanced: as many of each; [207,360], or a text file with a label a "
+        "line: sample i has label i, counted round",
+    )
     precision: str = _key("fp32", f"of the denoiser: one of {', '.join(PRECISIONS)}")
     vae: str | None = _key(
         None, "decoder of a latent-space model: ema, mse, a folder or a hub repository; null: pixel space"

@@ -1,14 +1,15 @@
 """Makes the plan of a way: one planner for denoisers and for pipelines, which differ in what is measured and how."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from goc.caching.halves import Halves, guided_at, halves
 from goc.caching.inflection import correct_at, inflections, span_alignment
-from goc.caching.schedule import computed_steps_of, computing, is_whole_steps
+from goc.caching.schedule import cached_steps_of, computed_steps_of, computing, is_whole_steps
 from goc.config import Way
 from goc.methods import Situation
 from goc.models.dit import BRANCHES, Site
@@ -183,7 +184,18 @@ class Planner:
         correct, alignment = self.correction(mask)
         spread = self.measurements.spread(mask)
         noise = self.measurements.noise_to_signal() if self.way.schedule.asks_noise else ()
-        return Plan(self.way, self.site, spread, correct, alignment, self.clock, skip_threshold, learned, noise)
+        plan = Plan(self.way, self.site, spread, correct, alignment, self.clock, skip_threshold, learned, noise)
+        return replace(plan, halves=self.halves(plan))
+
+    def halves(self, plan: Plan) -> Halves | None:
+        """What the way saves of guidance; None: nothing."""
+        way, steps = self.way, len(plan.mask)
+        if not way.guidance:
+            return None
+        guided = guided_at(self.measurements.noise_to_signal(), way.guidance_interval)
+        cached = [not plan.adaptive and step in cached_steps_of(plan.mask) for step in range(steps)]
+        found = halves(guided, cached, way.cfg_cache or 0.0, way.cfg_cache_start)
+        return None if found.complete else found
 
     def computing(self, steps: Steps) -> Plan:
         """The way's plan with the schedule that computes these steps."""

@@ -13,7 +13,7 @@ BEFORE = (
     Column("method", ("method",)),
     Column("sampler", ("config", "sampler")),  # its name, and "solver" is how it is called with its settings and steps
     Column("steps", ("config", "steps")),
-    Column("cached", ("cost", "cache_ratio"), "cached", "share of the features that are cached", "higher",
+    Column("cached", ("cost", "cache_ratio"), "cached", "share of the features that are not computed", "higher",
            percent=True),
     Column("cached_std", ("cost", "cache_ratio_std")),
     PLAIN_COST("evaluations", ("cost", "evaluations"), "evaluations", "network evaluations"),
@@ -60,6 +60,8 @@ AFTER = (
     Column("uncorrected_steps", ("inflection", "uncorrected_steps")),
     Column("cached_steps", ("cached_steps",)),
     Column("cached_share", ("cached_share",)),
+    Column("guidance_interval", ("config", "guidance_interval")),
+    Column("cfg_cache", ("config", "cfg_cache")),
     Column("samples", ("config", "num_samples")),
     Column("seed", ("config", "seed")),
     Column("cfg_scale", ("config", "cfg_scale")),

@@ -99,7 +99,10 @@ def summary(content: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
     """The rows of the small table that a run ends with."""
     config, cost = content["config"], content["cost"]
     way = f"{kind_of(config['sampler'])}-{config['steps']}, guidance {config['cfg_scale']:g}"
+    left_out = content.get("guidance") or {}
+    guidance = [f"{len(steps)} evaluations {name}" for name, steps in left_out.items() if steps]
     rows = [("method", f"{content['method']}, {way}, {config['num_samples']} samples")]
+    rows += [("guidance", ", ".join(guidance))] if guidance else []
     rows += costs_said(content["elsewhere"]) if "elsewhere" in content else costs(cost)
     rows += with_errors(content["metrics"])
     rows += [(f"{name} to uncached", value) for name, value in with_errors(content["distance"])]

@@ -165,6 +165,11 @@ def notes(frame: pd.DataFrame, points: Sequence[Point], features: int | None) ->
     said = ["Bold: better than every row of about as many evaluations by more than two paired errors."]
     if frame["drift"].notna().any() and frame["solver"].nunique() > 1:
         said.append("Drift, relative L2, PSNR and SSIM are to the uncached run of the same solver: not across solvers.")
+    if any(frame[key].notna().any() for key in ("guidance_interval", "cfg_cache") if key in frame):
+        said.append(
+            "Distances are to full guidance, also where it is saved: an interval leads elsewhere by intention, "
+            "halves that are predicted should not."
+        )
     if uneven := uneven_drift(frame):
         said.append(uneven)
     accuracy = frame["converged_accuracy"].astype(float).max()

@@ -116,7 +116,7 @@ def generate_all(
     """Generate the run's samples, and before them the uncached ones that they are compared with."""
     measurement, way, output, uncached = config.measurement, config.way, config.output, loaded.uncached
     cache_dir = Path(output.cache_dir)
-    caching = bool(plan.mask.any())
+    caching = plan.spares
     compared = compared_samples(measurement.num_samples, output.distance_samples, way.batch_size)
     kept = max(compared, converged_samples(config))
     scores = loaded.scores(output.metrics)

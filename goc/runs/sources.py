@@ -21,6 +21,7 @@ from goc.planning.denoiser import calibration_of
 from goc.runs.pictures import pictures_sha256
 from goc.sampling.calibrate import Calibration
 from goc.sampling.generation import Generation
+from goc.sampling.labels import given_labels, label_file
 from goc.sampling.options import plain
 from goc.system.device import torch_format
 from goc.system.errors import ConfigError, GocError
@@ -40,6 +41,7 @@ class Sources:
     model: a checkpoint, or a pipeline's folder. What there is none of is None: a VAE of a pipeline, prompts of a
     denoiser, an extractor and a reference where no features are wanted. scorers: of images beside their prompts, by the
     settings that name them. call: a pipeline's, which may name pictures.
+    labels: a file of class labels.
     """
 
     model: Path
@@ -49,6 +51,7 @@ class Sources:
     extractor_weights: Path | None
     reference: Path | None
     call: Mapping[str, Any] = field(default_factory=dict)
+    labels: Path | None = None
 
     @classmethod
     def of(cls, measurement: Measurement) -> "Sources":
@@ -71,7 +74,8 @@ class Sources:
             vae = None if measurement.vae is None else find_vae(measurement.vae)
         weights = weights_of_extractor(model)
         reference = None if model.reference is None or weights is None else resolve(model.reference)
-        sources = cls(path, vae, prompts, scorers, weights, reference, model.call)
+        labels = label_file(measurement.class_labels)
+        sources = cls(path, vae, prompts, scorers, weights, reference, model.call, labels)
         sources.weights()  # as the files are now
         return sources
 
@@ -87,6 +91,7 @@ class Sources:
         """The same, of the files as they are."""
         if self.prompts is None:
             model, own = file_sha256(self.model), {"vae_sha256": None if self.vae is None else vae_sha256(self.vae)}
+            own |= {} if self.labels is None else {"class_labels_sha256": file_sha256(self.labels)}
         else:
             model = folder.pipeline_sha256(self.model)
             scorers = {f"{kind}_sha256": scorer_sha256(path) for kind, path in self.scorers.items()}
@@ -136,6 +141,7 @@ def uncached_generation(
         cfg_scale=measurement.cfg_scale,
         cfg_channels=measurement.cfg_channels,
         seed=measurement.seed,
+        labels=given_labels(measurement.class_labels, measurement.model.num_classes),
         decode=decode,
         device=device,
         autocast=torch_format(measurement.precision),
@@ -170,6 +176,7 @@ def calibration_alone(config: Config, device: torch.device, compiled: bool) -> C
 
 def trajectory_key(measurement: Measurement, way: Way, compiled: bool, model_sha256: str, model: DiT) -> dict[str, Any]:
     """All that uncached trajectories depend on apart from the seeds; compiled ones are kept apart from others."""
+    labels = given_labels(measurement.class_labels, model.num_classes)
     return {
         "weights": model_sha256,
         "num_heads": measurement.model.num_heads,
@@ -180,6 +187,7 @@ def trajectory_key(measurement: Measurement, way: Way, compiled: bool, model_sha
         "batch_size": way.batch_size,
         "precision": measurement.precision,
         "compile": compiled,
+        **({"labels": list(labels)} if labels else {}),
         # labels are drawn from them; weights with a row for the null label leave but one number possible
         **({} if model.null_label else {"num_classes": model.num_classes}),
     }

@@ -35,10 +35,10 @@ log = logging.getLogger(__name__)
 
 @torch.inference_mode()
 def final_latents(calibration: Calibration, new_cache: Callable[[], StepCache] | None) -> Tensor:
-    """The last x [samples, C, H, W] of the calibration's, finite or not; new_cache None computes everything."""
+    """The last x [samples, C, H, W] of the calibration's, finite or not; new_cache None caches nothing."""
     latents, batches = [], calibration.batches()
     for indices in tqdm(batches, desc="calibration samples", unit="batch", leave=False, disable=len(batches) < 2):
-        _, trajectory = calibration.seeded().trajectory(indices, new_cache() if new_cache else None)
+        _, trajectory = calibration.seeded().trajectory(indices, new_cache() if new_cache else calibration.watched())
         *_, x = trajectory
         latents.append(x)
     return torch.cat(latents)

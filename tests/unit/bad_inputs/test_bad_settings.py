@@ -19,6 +19,8 @@ from goc.system.command import run_command
 from goc.system.errors import GocError, one_line
 
 HEUN = ("model=digits_flow", "sampler=heun")
+GUIDED = "cfg_scale=1.5"
+A_PIPELINE = ("model=pipeline", "model.pipeline=a/b", "prompts=p.txt", "metrics=[]", GUIDED)
 SEARCHED = ("schedule=searched", "predictor=taylor")
 TEMPLATE = re.escape("must be a path, in which {model}, {sampler}, {steps}, {computed} and {cfg_scale} may stand")
 
@@ -66,6 +68,37 @@ REFUSED = [
     Bad("less than none", ("evaluations=-2",), r"^evaluations=-2: must be in \[2, 1000\]$"),
     Bad("too many", ("evaluations=1001",), r"^evaluations=1001: must be in \[2, 1000\]$"),
     Bad("none, of pairs", (*HEUN, "evaluations=0"), r"^evaluations=0: must be a multiple of 2 .*, and in \[2, 2000\]$"),
+    # guidance that cannot be saved, or not so
+    Bad("an interval without guidance", ("guidance_interval=[0.3,5]",),
+        r"^guidance_interval=\[0\.3, 5\.0\]: must be null with cfg_scale=1, wh"),
+    Bad("halves without guidance", ("cfg_cache=0.5",), r"^cfg_cache=0\.5: must be null with cfg_scale=1, which"),
+    Bad("a falling interval", (GUIDED, "guidance_interval=[5,0.3]"),
+        r"^guidance_interval=\[5\.0, 0\.3\]: must be \[lo,hi\] with 0 <= lo < hi, "),
+    Bad("an empty interval", (GUIDED, "guidance_interval=[1,1]"),
+        r"^guidance_interval=\[1\.0, 1\.0\]: must be \[lo,hi\]"),
+    Bad("one end", (GUIDED, "guidance_interval=[1]"), r"^guidance_interval=\[1\.0\]: must be \[lo,hi\]"),
+    Bad("no end", (GUIDED, "guidance_interval=[1,inf]"), r"^guidance_interval=\[1\.0, inf\]: .* both finite, or null$"),
+    Bad("no number", (GUIDED, "guidance_interval=[nan,1]"), r"^guidance_interval=\[nan, 1\.0\]: must be \[lo,hi\]"),
+    Bad("a negative end", (GUIDED, "guidance_interval=[-1,1]"),
+        r"^guidance_interval=\[-1\.0, 1\.0\]: must be \[lo,hi\]"),
+    Bad("outside", (GUIDED, "guidance_interval=[200,300]"),
+        r"^guidance_interval=.* noise levels that DDIM-20 visits, 0\.01 to 157$"),
+    Bad("between", (GUIDED, "guidance_interval=[1,1.001]"),
+        r"^guidance_interval=.*: must be \[lo,hi\] around at least one"),
+    Bad("outside, flow", (*HEUN, GUIDED, "guidance_interval=[500,600]"),
+        r"noise levels that Heun-20 visits, 0\.0127 to 79$"),
+    Bad("every half", (GUIDED, "cfg_cache=1"), r"^cfg_cache=1\.0: must be in \[0, 1\), or null$"),
+    Bad("halves that are no number", (GUIDED, "cfg_cache=nan"), r"^cfg_cache=nan: must be in \[0, 1\), or null$"),
+    Bad("predicted otherwise", (GUIDED, "cfg_cache=0.5", "cfg_cache_predictor=goc"),
+        r"^cfg_cache_predictor=goc: must be one of reuse, linear$"),
+    Bad("no start", (GUIDED, "cfg_cache=0.5", "cfg_cache_start=0"), r"^cfg_cache_start=0: must be at least 1$"),
+    Bad("a late start", (GUIDED, "cfg_cache=0.5", "cfg_cache_start=21"), r"^cfg_cache_start=21: must be at most 20$"),
+    Bad("learned weights", (GUIDED, "cfg_cache=0.5", "method=searched_learned"),
+        r"^predictor=learned: not supported with cfg_cache"),
+    Bad("a pipeline's guidance", (*A_PIPELINE, "guidance_interval=[0.3,5]"),
+        r"^guidance_interval=.*: must be null with model\.objective=pipeline"),
+    Bad("a pipeline's halves", (*A_PIPELINE, "cfg_cache=0.5"),
+        r"^cfg_cache=0\.5: must be null with model\.objective=pipeline"),
     # beyond all measure
     Bad("samples", ("num_samples=1000000000000",), r"^num_samples=1000000000000: must be at most 10000000$"),
     Bad("a batch", ("batch_size=1000000000000",), r"^batch_size=1000000000000: must be at most"),
@@ -128,6 +161,8 @@ def test_a_bad_setting_is_one_line(bad: Bad) -> None:
      "predictor.gradients=computed: has no effect with schedule=uniform and predictor=reuse"),
     (("correct_steps=[3]", "++inflection_threshold=0.3"), "inflection_threshold=0.3: has no effect with "
      "schedule=uniform and predictor=gradient_queue and correct_steps"),
+    (("method=none", "cfg_cache_predictor=linear"), "cfg_cache_predictor=linear: has no effect without cfg_cache"),
+    (("cfg_scale=4", "cfg_cache=0.5", "cfg_cache_start=2"), None),
     (("predictor=reuse", "gradient_weights=[1.2]"), None),  # which is the gradient queue
     (("predictor.gradients=computed", "correct_steps=[3]"), None),
 ])  # fmt: skip

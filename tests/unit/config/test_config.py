@@ -17,6 +17,7 @@ from goc.config import (
     run_id,
     validate,
 )
+from goc.config.identity import OF_GUIDANCE
 from goc.methods import METHODS
 from goc.system.errors import ConfigError
 
@@ -163,9 +164,13 @@ def test_the_parts_hold_every_key_once_and_identity_is_two_of_them() -> None:
     keys = [field.name for part in parts for field in fields(part)]
     assert sorted(keys) == sorted(set(keys))
     own = {f.name for part in (Measurement, Way) for f in fields(part)}
-    left_out = {"evaluations", "inflection_signal"}  # which became steps; which is as it was before it was a setting
+    left_out = {"evaluations", "inflection_signal", "class_labels"}  # which became steps; as before they were settings
     pipeline = config("model=pipeline", "model.pipeline=x", "prompts=y")
-    for found, others in ((config(), {"prompts"}), (pipeline, {"vae", "vae_batch_size", "cfg_channels"})):
+    for found, others in (
+        (config(), {"prompts"}),
+        (pipeline, {"vae", "vae_batch_size", "cfg_channels", "class_labels"}),
+    ):
+        others = others | set(OF_GUIDANCE)
         assert flat(found).keys() == set(keys) - others - {"plugins"}  # said where there are any
         assert identity(found).keys() == own - left_out - others
 
@@ -216,6 +221,27 @@ def test_what_a_pipeline_cannot_have_is_named(overrides: str, message: str) -> N
 def test_what_only_a_pipeline_has_is_refused_elsewhere(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         validate(config(override))
+
+
+def test_what_guidance_saves_is_in_a_ways_name_and_identity_where_it_saves_any() -> None:
+    ways = {
+        "goc": (),
+        "goc+cfg0.5": ("cfg_cache=0.5",),
+        "goc+cfg0.5linear": ("cfg_cache=0.5", "cfg_cache_predictor=linear"),
+        "goc+cfg0.5linear-from3": ("cfg_cache=0.5", "cfg_cache_predictor=linear", "cfg_cache_start=3"),
+        "goc+cfg0.50000001": ("cfg_cache=0.50000001",),
+        "goc+interval0.3-5": ("guidance_interval=[0.3,5]",),
+        "goc+interval0.3-5+cfg0.5": ("guidance_interval=[0.3,5]", "cfg_cache=0.5"),
+        "interval0.3-5": ("guidance_interval=[0.3,5]", "method=none"),
+        "cfg0.5": ("cfg_cache=0.5", "method=none"),
+        "none": ("method=none",),
+    }
+    made = {name: config("cfg_scale=4", *settings) for name, settings in ways.items()}
+    assert [label(own.way) for own in made.values()] == list(ways)
+    assert len({run_id(own) for own in made.values()}) == len(ways)
+    assert not {key for key in flat(made["goc"]) if key.startswith(("cfg_cache", "guidance"))}
+    assert identity(made["goc+cfg0.5"])["cfg_cache_predictor"] == "reuse"
+    assert identity(config("cfg_cache=0", "cfg_cache_predictor=linear", "cfg_cache_start=2")) == identity(config())
 
 
 def test_folders_keep_the_names_they_had() -> None:
