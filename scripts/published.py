@@ -1,8 +1,11 @@
 """Prints docs/imagenet.md's table of the field's published numbers: `python scripts/published.py`."""
 
+import re
+
 from goc.report.published import Published, read_published
 
-HEADS = ("method", "settings", "its TFLOPs", "our GMACs", "FID", "sFID", "IS", "drift", "source")
+HEADS = ("method", "settings", "cached", "its TFLOPs", "our GMACs", "FID", "sFID", "IS", "drift", "source")
+GROUP = re.compile(r"\b[a-z]+\.(?=[a-z])")  # "schedule." and the like before a setting
 SHOWN = ("fid", "sfid", "is", "drift")
 
 
@@ -11,10 +14,10 @@ def cells(row: Published) -> tuple[str, ...]:
     said = "" if row.speedup is None else f"{row.speedup:g}x"
     flops = said if row.flops_t is None else f"{row.flops_t:.2f}"
     own = "" if row.mask is None or row.gmacs is None else f"{row.gmacs:.0f}"
+    cached = f"{row.cached:.0%}" if row.cached else ""
     numbers = (f"{row.numbers[name]:g}" if name in row.numbers else "" for name in SHOWN)
     source = row.source.split(",")[0] + ("" if row.is_first_hand else " *")
-    return (f"`{row.method}`", row.settings.replace("schedule.", "").replace("predictor.", ""), flops, own, *numbers,
-            source)  # fmt: skip
+    return (f"`{row.method}`", GROUP.sub("", row.settings), cached, flops, own, *numbers, source)
 
 
 def listing() -> str:

@@ -18,6 +18,7 @@ from goc.config.settings import Way
 from goc.report.columns import columns
 from goc.report.frame import OWN
 from goc.report.pairs import DECIDED
+from goc.sampling.labels import UNIFORM
 from goc.system.errors import ConfigError, GocError
 from goc.system.files import CONF
 
@@ -28,7 +29,11 @@ if TYPE_CHECKING:
 
 PUBLISHED = CONF / "experiment" / "published.csv"
 COMPARED = ("fid", "sfid", "is", "precision", "recall", "drift")
-PROTOCOL = {"model.extractor": "inception", "cfg_channels": 3}  # what all of them were measured with
+PROTOCOL = {
+    "model.extractor": "inception",
+    "cfg_channels": 3,
+    "class_labels": UNIFORM,
+}  # what all of them were measured with
 # of a way, what rows of tables leave open unless they say it
 UNSAID = ("cache_ratio", "gradient_weights", "inflection_threshold", "inflection_signal", "inflection_scope",
           "correct_steps", "steps", "evaluations", "batch_size", "calibration_samples", "calibration_seed")  # fmt: skip
