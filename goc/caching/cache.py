@@ -8,7 +8,7 @@ from torch import Tensor
 from goc.caching.decision import Decision
 from goc.caching.predictor import Predictor
 from goc.models.dit import Site, Terms
-from goc.models.seen import Seen
+from goc.models.seen import Looked, Seen
 
 
 class StepCache:
@@ -122,6 +122,11 @@ class AdaptiveCache(ScheduledCache):
     def skipping(self) -> bool:
         """Whether this step is skipped."""
         return bool(self.mask[self.step].any())
+
+    @property
+    def looked(self) -> list[Looked]:
+        """What was computed only to be looked at, of each that is decided by itself: all rows together."""
+        return [self.decision.looked(0)]
 
     @property
     def checks(self) -> bool:

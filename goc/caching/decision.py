@@ -5,12 +5,13 @@ in it, for some samples that are decided each by itself.
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from goc.models.seen import Seen
+from goc.models.seen import Looked, Seen
 
 
 def relative_change(before: Tensor, now: Tensor) -> float:
@@ -46,14 +47,12 @@ class Decision(ABC):
 
     blocks: how many first blocks are computed in every step. of_all: whether a skipped step adds what all blocks did to
     the input of the first, or what the others did to what comes out of these. of_network: whether it stands in for the
-    whole network, from its input to its output. modulates: whether the first block's modulated input is computed for
-    it in every step.
+    whole network, from its input to its output.
     """
 
     blocks = 0
     of_all = True
     of_network = False
-    modulates = False
 
     @abstractmethod
     def allows(self, step: int, seen: Seen) -> list[bool]:
@@ -62,6 +61,10 @@ class Decision(ABC):
     @abstractmethod
     def done(self, skipped: Sequence[bool]) -> None:
         """What became of the step, for each sample."""
+
+    def looked(self, sample: int) -> Looked:
+        """What was computed for a sample only to be looked at, up to now."""
+        return Looked()
 
     def computed(self, seen: Seen, output: Tensor) -> None:  # noqa: B027  (rules of the network alone listen)
         """The network's output [N, ...] in a step that a sample computed, for rules of the network."""
@@ -101,10 +104,14 @@ class Accumulated(Decision):
 class TeaCache(Accumulated):
     """Of the first block's modulated input (TeaCache, arXiv 2411.19108, section 3.3, without its polynomial)."""
 
-    modulates = True
+    steps = 0  # up to now
 
     def signal_of(self, step: int, seen: Seen) -> Tensor:
+        self.steps = step + 1
         return seen.modulated_input()
+
+    def looked(self, sample: int) -> Looked:
+        return Looked(modulated_inputs=self.steps)
 
 
 class DiCache(Accumulated):
@@ -241,6 +248,7 @@ class Verify(Decision):
         self.base, self.decay, self.least, self.most, self.steps = base, decay, least, most, steps
         self.predicted = list[int]()  # steps in a row, of each sample
         self.errors = list[float | None]()  # in the step before, where it was checked
+        self.made = Counter[int]()  # checks of each sample
 
     def allows(self, step: int, seen: Seen) -> list[bool]:
         self.predicted = self.predicted or [0] * seen.samples
@@ -262,3 +270,7 @@ class Verify(Decision):
         errors = sizes((predicted - computed) / (computed.abs() + 1e-10), len(samples)).tolist()
         for sample, error in zip(samples, errors, strict=True):
             self.errors[sample] = error
+        self.made.update(samples)
+
+    def looked(self, sample: int) -> Looked:
+        return Looked(last_blocks=self.made[sample])

@@ -9,7 +9,7 @@ from torch import Tensor
 from goc.caching.cache import AdaptiveCache, StepCache
 from goc.caching.predictor import Predictor, evaluate
 from goc.models.dit import Terms
-from goc.models.seen import Seen
+from goc.models.seen import Looked, Seen
 
 
 def for_batch(new_cache: Callable[[], StepCache], samples: int) -> StepCache:
@@ -83,7 +83,6 @@ class SampleCaches(StepCache):
         self.mask = fresh.mask.new_zeros(samples, *fresh.mask.shape)  # what was skipped of each
         self.groups = [Group(list(range(samples)), (), fresh.predictor)]
         self.skipped, self.checking = [False] * samples, [False] * samples  # in this step
-        self.checked = [0] * samples  # how often each was checked
         self.peak_cache_tensors = self.peak_cache_bytes = 0
 
     @property
@@ -98,6 +97,11 @@ class SampleCaches(StepCache):
     def of_network(self) -> bool:
         """Whether the whole network is skipped."""
         return self.decision.of_network
+
+    @property
+    def looked(self) -> list[Looked]:
+        """What was computed only to be looked at, of each sample."""
+        return [self.decision.looked(sample) for sample in range(self.samples)]
 
     def begin_step(self, step: int) -> None:
         super().begin_step(step)
@@ -118,7 +122,6 @@ class SampleCaches(StepCache):
         self.skipped = [allowed and self.possible[self.step] for allowed in self.decision.allows(self.step, seen)]
         self.decision.done(self.skipped)
         self.checking = [skip and self.decision.checks(i) for i, skip in enumerate(self.skipped)]
-        self.checked = [n + checks for n, checks in zip(self.checked, self.checking, strict=True)]
         self.mask[torch.tensor(self.skipped), self.step] = True
         self.groups = [part for group in self.groups for part in self.parted(group)]
         for group in self.groups:

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from goc.models.dit import BRANCHES, DiT, Site
+from goc.models.seen import Looked
+
+NOTHING = Looked()
 
 
 def cell_macs(model: DiT, site: Site = "branch", first_blocks: int = 0) -> Tensor:
@@ -37,11 +40,20 @@ def forward_macs(model: DiT) -> int:
     return embed + timestep + gates + final + int(cell_macs(model).sum())
 
 
-def image_macs(model: DiT, mask: Tensor, guided: bool, site: Site = "branch", first_blocks: int = 0) -> int:
+def looking_macs(model: DiT, looked: Looked) -> int:
+    """MACs of what was computed only to be looked at, for one image."""
+    vector = model.hidden_size**2  # of a modulation; the last block's gates are computed once more
+    last_block = int(cell_macs(model)[-1].sum()) + BRANCHES * vector
+    return looked.modulated_inputs * 2 * vector + looked.last_blocks * last_block
+
+
+def image_macs(
+    model: DiT, mask: Tensor, guided: bool, site: Site = "branch", first_blocks: int = 0, looked: Looked = NOTHING
+) -> int:
     """MACs to sample one image under a schedule, bool [evaluations, blocks, 2]; guidance doubles each evaluation.
 
-    The predictor's own work is elementwise and so not counted; an adaptive cache's signal is (2 hidden^2 a step, less
-    than a thousandth of DiT-XL/2's forward pass) neither.
+    The work of predictors and decisions themselves is elementwise and so not counted; what decisions look at is.
     """
-    per_pass = len(mask) * forward_macs(model) - int((mask * cell_macs(model, site, first_blocks)).sum())
+    saved = int((mask * cell_macs(model, site, first_blocks)).sum())
+    per_pass = len(mask) * forward_macs(model) - saved + looking_macs(model, looked)
     return per_pass * (2 if guided else 1)

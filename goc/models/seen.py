@@ -28,3 +28,14 @@ class Seen:
         index = list(rows)
         own = {name: getattr(self, name)[index] for name in ("latents", "before", "after")}
         return replace(self, **own, modulated_input=lambda: self.modulated_input()[index], samples=samples)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """How often something was computed for a sample only to be looked at, beside what its mask says.
+
+    modulated_inputs: the shift and scale of the first block's attention. last_blocks: the last block.
+    """
+
+    modulated_inputs: int = 0
+    last_blocks: int = 0

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from goc.caching.cache import AdaptiveCache, ScheduledCache, StepCache
+
 from goc.caching.cache import ScheduledCache, StepCache
 from goc.caching.halves import HalfCaches
 from goc.caching.samples import SampleCaches, for_batch
@@ -16,6 +18,9 @@ from goc.caching.schedule import cache_ratio_of
 from goc.models.cost import forward_macs, image_macs
 from goc.models.decoder import to_uint8
 from goc.models.dit import DiT
+from goc.models.seen import Looked
+from goc.sampling.guidance import Denoiser, guided_denoiser
+
 from goc.sampling.guidance import Denoiser, guided_denoiser, halved_denoiser
 from goc.sampling.solvers import Solver
 from goc.system.device import synchronize
@@ -216,21 +221,29 @@ class Generation:
         if not isinstance(cache, ScheduledCache | SampleCaches):
             macs = image_macs(self.model, nothing, guided)
             return {"cache_ratio": 0.0, "macs_per_image": macs, "peak_cache_tensors": 0, "peak_cache_bytes": 0}
-        skipped = 1 - cache.first_blocks / self.model.depth  # of a cached step: the first blocks may run all the same
+        masks = [cache.mask] if isinstance(cache, ScheduledCache) else list(cache.mask)
+        looked = cache.looked if isinstance(cache, AdaptiveCache | SampleCaches) else [Looked()]
+        each = list(zip(masks, looked, strict=True))
+        ratios = [self.cached_share(mask, cache.first_blocks, own) for mask, own in each]
         cost: dict[str, Any] = {
-            "cache_ratio": skipped * cache_ratio_of(cache.mask),
+            "cache_ratio": sum(ratios) / len(ratios),
             "peak_cache_tensors": cache.peak_cache_tensors,
             "peak_cache_bytes": cache.peak_cache_bytes,
         }
-        masks = [cache.mask] if isinstance(cache, ScheduledCache) else list(cache.mask)
         if isinstance(cache, SampleCaches):
-            cost["cache_ratios"] = [skipped * cache_ratio_of(mask) for mask in masks]
+            cost["cache_ratios"] = ratios
         if isinstance(cache, SampleCaches) and cache.of_network:
             cost["macs_per_image"] = image_macs(self.model, nothing, guided) * (1 - cost["cache_ratio"])
         else:
-            each = [image_macs(self.model, mask, guided, cache.site, cache.first_blocks) for mask in masks]
-            cost["macs_per_image"] = sum(each) / len(each)
+            of_each = [image_macs(self.model, mask, guided, cache.site, cache.first_blocks, own) for mask, own in each]
+            cost["macs_per_image"] = sum(of_each) / len(of_each)
         return cost
+
+    def cached_share(self, mask: Tensor, first_blocks: int, looked: Looked) -> float:
+        """Share of a mask's cells that were not computed, not even to be looked at."""
+        depth = self.model.depth
+        skipped = 1 - first_blocks / depth  # of a cached step: the first blocks may run all the same
+        return skipped * cache_ratio_of(mask) - looked.last_blocks / (depth * len(mask))
 
     def cost_of_halves(self, caches: HalfCaches) -> dict[str, Any]:
         """The same where each half has a cache of its own: an evaluation of both halves counts as one."""
