@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 from goc.caching.cache import AdaptiveCache, ScheduledCache, StepCache
-
-from goc.caching.cache import ScheduledCache, StepCache
 from goc.caching.halves import HalfCaches
 from goc.caching.samples import SampleCaches, for_batch
 from goc.caching.schedule import cache_ratio_of
@@ -19,8 +17,6 @@ from goc.models.cost import forward_macs, image_macs
 from goc.models.decoder import to_uint8
 from goc.models.dit import DiT
 from goc.models.seen import Looked
-from goc.sampling.guidance import Denoiser, guided_denoiser
-
 from goc.sampling.guidance import Denoiser, guided_denoiser, halved_denoiser
 from goc.sampling.solvers import Solver
 from goc.system.device import synchronize
