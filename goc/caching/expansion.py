@@ -63,6 +63,9 @@ class Taylor(Predictor):
         finite = [factor if abs(factor) <= LARGEST else copysign(inf, factor) for factor in factors]
         return list(zip(finite, differences, strict=False))
 
+    def newest(self, cell: Cell) -> Tensor:
+        return self.differences[cell][0]
+
     def held(self) -> list[Tensor]:
         return [difference for differences in self.differences.values() for difference in differences]
 

@@ -111,6 +111,11 @@ class HalfCaches(StepCache):
         """The same with empty state for a batch of so many samples."""
         return HalfCaches(self.halves, self.new_caches, self.new_difference, samples)
 
+    def draw_from(self, generators: Sequence[torch.Generator]) -> None:
+        for cache, _ in self.each:
+            if cache is not None:
+                cache.draw_from(generators)
+
     @property
     def each(self) -> list[tuple[StepCache | None, int]]:
         """The cache of each half, and how many evaluations it has."""

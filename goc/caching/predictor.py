@@ -91,6 +91,13 @@ class Predictor(ABC):
         The caller must not change the tensors; they stay as they are until the cell's next feature is stored.
         """
 
+    def newest(self, cell: Cell) -> Tensor:
+        """The tensor [N, tokens, hidden] into which tokens of a cached cell go that are computed after all.
+
+        Only of predictors that can take some tokens of a feature.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def held(self) -> list[Tensor]:
         """The tensors held now, each once."""
@@ -121,6 +128,9 @@ class Reuse(Predictor):
 
     def predict(self, step: int, cell: Cell) -> Terms:
         return [(1.0, self.feature[cell] if self.cached_next(step, cell) else self.feature.pop(cell))]
+
+    def newest(self, cell: Cell) -> Tensor:
+        return self.feature[cell]
 
     def held(self) -> list[Tensor]:
         return list(self.feature.values())

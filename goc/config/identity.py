@@ -6,8 +6,9 @@ from typing import Any
 
 from goc.config.settings import OF_DENOISERS, OF_PIPELINES, Config, Measurement, ModelConfig, Way
 from goc.config.validation import fill
-from goc.methods import PREDICTORS, SCHEDULES, name_of
+from goc.methods import PREDICTORS, SCHEDULES, SELECTIONS, name_of
 from goc.methods.predictors import GradientQueueConfig
+from goc.methods.published import DEFAULT_SELECTION
 from goc.models.objective import PIPELINE
 from goc.models.plans import plan_sha256
 from goc.sampling.options import SAMPLERS, plain
@@ -15,7 +16,12 @@ from goc.system.files import content_key
 from goc.system.plugins import source_of
 from goc.system.registry import Registry
 
-OPTIONS: dict[str, Registry[Any]] = {"sampler": SAMPLERS, "schedule": SCHEDULES, "predictor": PREDICTORS}
+OPTIONS: dict[str, Registry[Any]] = {
+    "sampler": SAMPLERS,
+    "schedule": SCHEDULES,
+    "predictor": PREDICTORS,
+    "selection": SELECTIONS,
+}
 OF_GUIDANCE = ("guidance_interval", "cfg_cache", "cfg_cache_predictor", "cfg_cache_start")  # where it saves any
 FILES = "files"  # of flat settings: the hashes of `way_files`
 
@@ -87,6 +93,8 @@ def _as_before(settings: dict[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in settings.items() if key != "evaluations"} | {"model": model}
     if kept.get("class_labels") == Measurement.class_labels:
         del kept["class_labels"]
+    if (kept.get("selection") or {}).get("name") == DEFAULT_SELECTION:
+        del kept["selection"]
     if kept.get("inflection_signal") == Way.inflection_signal:
         del kept["inflection_signal"]
     predictor = kept.get("predictor")
@@ -97,7 +105,7 @@ def _as_before(settings: dict[str, Any]) -> dict[str, Any]:
 
 def label(way: Way) -> str:
     """Name of a method in tables: the published one, or its schedule and predictor; and what it saves of guidance."""
-    parts = [name_of(way.schedule.name, way.predictor, way.site, way.clock)]
+    parts = [name_of(way.schedule.name, way.predictor, way.selection, way.site, way.clock)]
     if way.guidance and not way.schedule.caches():
         parts = []
     if way.guidance_interval is not None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from goc.methods import PredictorConfig, ScheduleConfig
+from goc.methods import PredictorConfig, ScheduleConfig, SelectionConfig
 from goc.metrics.registry import EXTRACTORS, METRICS
 from goc.models.objective import OBJECTIVES, PIPELINE
 from goc.sampling.noise import TRAINING_STEPS
@@ -145,6 +145,10 @@ class Way:
     cfg_cache_start: int = _key(1, "so many guided evaluations compute both halves before the first that does not")
     schedule: ScheduleConfig = _key(MISSING, "group: when a feature is reused")
     predictor: PredictorConfig = _key(MISSING, "group: what stands in for it")
+    selection: SelectionConfig = field(
+        default_factory=SelectionConfig,
+        metadata={"help": "group: which tokens of a cached MLP are computed after all"},
+    )
 
     @property
     def num_evaluations(self) -> int:

@@ -177,6 +177,8 @@ def validate(config: Config) -> None:
     if config.measurement.model.is_pipeline:
         check_run_of_pipeline(config)
     else:
+        model = config.measurement.model
+        config.way.selection.check_tokens((model.input_size // model.patch_size) ** 2)
         _require(config.execution, config.execution.offload is None, "offload", "null; model=pipeline has it")
     sampler, objective = config.way.sampler, config.measurement.model.objective
     if sampler.objective != objective:
@@ -224,8 +226,17 @@ def check_run_of_pipeline(config: Config) -> None:
     for group, part in (("schedule", config.way.schedule), ("predictor", config.way.predictor)):
         if part.trained:
             raise ConfigError(f"{group}={part.name}: not supported {why}, as it is trained for a model")
+    check_no_tokens(config.way)
     converged = f"0 or null {why}, whose scheduler's converged solution is not known"
     _require(config.output, not config.output.converged_samples, "converged_samples", converged)
+
+
+def check_no_tokens(way: Way) -> None:
+    """Raise ConfigError for a method that a pipeline of diffusers cannot have, as it goes into its blocks."""
+    if way.selection.selects:
+        raise ConfigError(f"selection={way.selection.name}: must be none in a pipeline, whose tokens are not selected")
+    if way.schedule.keeps_stream:
+        raise ConfigError(f"schedule={way.schedule.name}: not supported in a pipeline, whose stream is not kept")
 
 
 def check_scored(metrics: list[str], measurement: Measurement) -> None:
@@ -288,6 +299,8 @@ def check_way(way: Way) -> None:
         )
     if way.schedule.only_site not in (None, way.site):
         raise ConfigError(f"site={way.site}: must be {way.schedule.only_site} with schedule={way.schedule.name}")
+    if way.selection.selects:
+        check_selection(way)
     if way.predictor.needs_probe and not hasattr(way.schedule, "first_blocks"):
         raise ConfigError(f"predictor={way.predictor.name}: must have schedule=dicache, not {way.schedule.name}")
     _one_of(way, "inflection_scope", INFLECTION_SCOPES)
@@ -318,6 +331,24 @@ def check_way(way: Way) -> None:
     _within(way, "calibration_seed", 0, LARGEST_SEED)
     way.schedule.check(way.num_evaluations)
     way.predictor.check()
+
+
+def check_selection(way: Way) -> None:
+    """Raise ConfigError where there is nothing that a selection of tokens could be computed in."""
+    selected = f"selection={way.selection.name}"
+    if not way.schedule.caches():
+        raise ConfigError(f"{selected}: must be none where no cell is cached (method=none, or cache_ratio=0)")
+    if way.site == "stack":
+        raise ConfigError(f"site=stack: must be branch with {selected}, which computes tokens of a branch")
+    if way.schedule.decides:
+        raise ConfigError(f"schedule={way.schedule.name}: not supported with {selected}, as it skips blocks as it runs")
+    if not way.predictor.takes_tokens:
+        takers = ", ".join(name for name, predictor in PREDICTORS.items() if predictor.takes_tokens)
+        raise ConfigError(
+            f"predictor={way.predictor.name}: must be one of {takers} with {selected}, which replaces some tokens of "
+            "what is held"
+        )
+    way.selection.check()
 
 
 def check_measurement(measurement: Measurement) -> None:

@@ -1,4 +1,4 @@
-"""What a method is made of, as typed settings: a schedule (when) and a predictor (what stands in).
+"""What a method is made of, as typed settings: a schedule (when), a predictor (what stands in), a selection (tokens).
 
 Each settings class is an option of the Hydra group of the same name, and says what it needs. What it means is in
 goc/caching, which is loaded only when a mask or a predictor is made, since it needs torch, and settings do not.
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from goc.caching.decision import Decision
     from goc.caching.predictor import Predictor
+    from goc.caching.selection import Selection
 else:
     torch = LazyModule("torch")
 
@@ -60,7 +61,8 @@ class ScheduleConfig:
     trained for a model. found: whether it is a choice of whole steps that was found for a model, and is left as a file.
     against_clock: whether it counts in the clock. correct_scope: where the gradient queue corrects on it unless
     predictor.correct_scope says so. decides: whether it decides as it runs; only_site: the site that it is for alone;
-    asks_noise: whether by how noisy a step is.
+    asks_noise: whether by how noisy a step is; keeps_stream: whether in some steps the stream of the step before stands
+    in for all blocks.
     """
 
     name: str = "none"
@@ -73,6 +75,7 @@ class ScheduleConfig:
     decides: ClassVar[bool] = False
     only_site: ClassVar[str | None] = None
     asks_noise: ClassVar[bool] = False
+    keeps_stream: ClassVar[bool] = False
 
     @property
     def per_sample(self) -> bool:
@@ -101,6 +104,14 @@ class ScheduleConfig:
     def mask(self, situation: Situation) -> Tensor:
         """The mask, bool [steps, depth, 2]: the closest to the cache ratio if it follows it; raises ConfigError."""
         raise NotImplementedError
+
+    def skipped(self, steps: int, situation: Callable[[], Situation]) -> Sequence[int]:
+        """Cached steps in which what came out of the last block in the step before stands in for all blocks."""
+        return ()
+
+    def interval_of(self, situation: Callable[[], Situation]) -> int | None:
+        """The interval between computed steps, if the schedule goes by one."""
+        return None
 
     def with_paths(self, fill: Callable[[str], str]) -> ScheduleConfig:
         """The same with its files' paths as `fill` makes them of ones with {model}, {steps}, ... in them."""
@@ -156,7 +167,8 @@ class PredictorConfig:
     the clock and the settings. reads: as a schedule's. trained: whether its weights are learned for a model and a
     schedule of whole steps; calibrates: in the calibration run. queue: whether it has the gradient queue's settings:
     gradient_weights, correct_steps and inflection_*. default_weights: its gradient_weights where they are null.
-    needs_probe: whether the schedule must be one that computes the first blocks in every step.
+    needs_probe: whether the schedule must be one that computes the first blocks in every step. takes_tokens: whether
+    some tokens of what it holds can be replaced, as a selection does.
     """
 
     name: str = "reuse"
@@ -167,6 +179,7 @@ class PredictorConfig:
     queue: ClassVar[bool] = False
     default_weights: ClassVar[tuple[float, ...]] = ()
     needs_probe: ClassVar[bool] = False
+    takes_tokens: ClassVar[bool] = False
 
     @property
     def extrapolates(self) -> bool:
@@ -222,5 +235,42 @@ class PredictorConfig:
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class Partial:
+    """What a selection is built for.
+
+    mask: the cached cells, bool [evaluations, blocks, 2]. skipped: steps of it in which no token is computed. interval:
+    between computed steps, the schedule's, or their mean distance.
+    """
+
+    mask: Tensor
+    skipped: Sequence[int] = ()
+    interval: float = 1.0
+
+
+@dataclass
+class SelectionConfig:
+    """Which tokens of a cached MLP are computed after all: none, where the option is this very class."""
+
+    name: str = "none"
+
+    @property
+    def selects(self) -> bool:
+        """Whether any are."""
+        return type(self) is not SelectionConfig
+
+    def check(self) -> None:
+        """Raise ConfigError on a setting that cannot be run."""
+
+    def check_tokens(self, tokens: int) -> None:
+        """Raise ConfigError on a setting that cannot be run on a model of so many tokens."""
+
+    def build(self, partial: Partial) -> Selection | None:
+        """A selection with empty state for one batch; None: there is none."""
+        return None
+
+
 SCHEDULES: Options[ScheduleConfig] = Options("schedule")
 PREDICTORS: Options[PredictorConfig] = Options("predictor")
+SELECTIONS: Options[SelectionConfig] = Options("selection")
+SELECTIONS.register(SelectionConfig)

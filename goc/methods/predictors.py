@@ -40,6 +40,7 @@ class ReuseConfig(PredictorConfig):
     """The last computed feature, unchanged."""
 
     name: str = "reuse"
+    takes_tokens: ClassVar[bool] = True
 
     @property
     def extrapolates(self) -> bool:
@@ -121,6 +122,7 @@ class TaylorConfig(PredictorConfig):
 
     name: str = "taylor"
     implementation: ClassVar[str] = "goc.caching.expansion:Taylor"
+    takes_tokens: ClassVar[bool] = True
     order: int = 2
 
     @property

@@ -85,12 +85,18 @@ class IntervalSchedule(ScheduleConfig):
         if self.interval is not None and not 1 <= self.interval <= steps:
             raise ConfigError(f"schedule.interval={self.interval}: must be in [1, {steps}]")
 
-    def mask(self, situation: Situation) -> Tensor:
-        steps = situation.steps
-        interval = self.interval or closest.closest_interval(
-            lambda interval: self.rule(steps, 1, interval), steps, situation.cache_ratio
+    def chosen(self, situation: Situation) -> int:
+        """The interval, or the one whose mask comes closest to the cache ratio."""
+        steps, depth = situation.steps, situation.depth
+        return self.interval or closest.closest_interval(
+            lambda interval: self.rule(steps, depth, interval), steps, situation.cache_ratio
         )
-        return self.rule(steps, situation.depth, interval)
+
+    def mask(self, situation: Situation) -> Tensor:
+        return self.rule(situation.steps, situation.depth, self.chosen(situation))
+
+    def interval_of(self, situation: Callable[[], Situation]) -> int:
+        return self.interval or self.chosen(situation())
 
 
 @SCHEDULES.register
@@ -113,6 +119,36 @@ class TaylorSeer(IntervalSchedule):
 
     def rule(self, steps: int, depth: int, interval: int) -> Tensor:
         return schedule.taylorseer(steps, depth, interval)
+
+
+@SCHEDULES.register
+@dataclass
+class ToCaSchedule(IntervalSchedule):
+    """Every cycle-th step is computed, counted from the last, where the cycle goes by the step (ToCa).
+
+    varied: the cycle is 2 in the second fifth from the end, and grows from interval / 1.4 at the end to interval / 0.6;
+    false: it is the interval, as in FORA.
+    """
+
+    name: str = "toca"
+    several_evaluations: ClassVar[bool] = False
+    varied: bool = True
+
+    def rule(self, steps: int, depth: int, interval: int) -> Tensor:
+        return schedule.toca(steps, depth, interval, self.varied)
+
+
+@SCHEDULES.register
+@dataclass
+class DuCaSchedule(ToCaSchedule):
+    """ToCa's, where nothing is computed in every second cached step (DuCa). varied: as ToCa's."""
+
+    name: str = "duca"
+    only_site: ClassVar[str | None] = "branch"
+    keeps_stream: ClassVar[bool] = True
+
+    def skipped(self, steps: int, situation: Callable[[], Situation]) -> Sequence[int]:
+        return schedule.duca_skipped(steps, self.interval_of(situation), self.varied)
 
 
 @SCHEDULES.register

@@ -16,7 +16,7 @@ from goc.caching.inflection import step_alignment
 from goc.caching.predictor import Predictor
 from goc.caching.schedule import cached_steps_of
 from goc.config import Way
-from goc.methods import Cells
+from goc.methods import Cells, Partial
 from goc.models.dit import Site
 from goc.system.files import content_key
 
@@ -37,6 +37,8 @@ class Plan:
     learned: Tensor | None = None  # weights of a trained predictor, float [steps, K]
     noise: Sequence[float] = ()  # over the signal, in each evaluation, for decisions that ask
     halves: Halves | None = None  # of the guidance, where they do not go together everywhere
+    skipped: Sequence[int] = ()  # steps in which the stream of the step before stands in for all blocks
+    interval: float = 1.0  # between computed steps, for selections
 
     @property
     def adaptive(self) -> bool:
@@ -84,7 +86,8 @@ class Plan:
             schedule = self.way.schedule
             decision = schedule.decision(self.skip_threshold, self.noise, len(self.mask))
             return AdaptiveCache(self.mask, predictor, decision, self.site, schedule.per_sample)
-        return ScheduledCache(self.mask, predictor, self.site)
+        selection = self.way.selection.build(Partial(self.mask, self.skipped, self.interval))
+        return ScheduledCache(self.mask, predictor, self.site, selection, self.skipped)
 
     def new_predictor(self) -> Predictor:
         """A predictor with empty state for one batch."""
@@ -110,7 +113,8 @@ class Plan:
         """A short name for all of the plan that is not in the way's settings: equal for equal plans."""
         parts = {"mask": self.mask, "correct": self.correct, "learned": self.learned}
         values = {name: None if part is None else [str(part.dtype), part.tolist()] for name, part in parts.items()}
-        return content_key({**values, "skip_threshold": self.skip_threshold, "clock": self.clock})
+        skipped = {"skipped": list(self.skipped)} if self.skipped else {}
+        return content_key({**values, "skip_threshold": self.skip_threshold, "clock": self.clock, **skipped})
 
     def describe(self) -> dict[str, Any]:
         """The plan's part of result.json."""

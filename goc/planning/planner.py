@@ -9,10 +9,10 @@ from torch import Tensor
 
 from goc.caching.halves import Halves, guided_at, halves
 from goc.caching.inflection import correct_at, inflections, span_alignment
-from goc.caching.schedule import cached_steps_of, computed_steps_of, computing, is_whole_steps
+from goc.caching.schedule import cache_ratio_of, cached_steps_of, computed_steps_of, computing, is_whole_steps
 from goc.config import Way
 from goc.methods import Situation
-from goc.models.dit import BRANCHES, Site
+from goc.models.dit import BRANCHES, MLP, Site
 from goc.planning.plan import Plan
 from goc.planning.warnings import report_ratio, warn_of_divergence, warn_of_reuse
 from goc.sampling.local_search import Steps
@@ -183,8 +183,21 @@ class Planner:
             learned = self.way.predictor.learned(self.measurements, computed_steps_of(mask), len(mask))
         correct, alignment = self.correction(mask)
         spread = self.measurements.spread(mask)
-        noise = self.measurements.noise_to_signal() if self.way.schedule.asks_noise else ()
-        plan = Plan(self.way, self.site, spread, correct, alignment, self.clock, skip_threshold, learned, noise)
+        schedule = self.way.schedule
+        noise = self.measurements.noise_to_signal() if schedule.asks_noise else ()
+        skipped = schedule.skipped(len(mask), self.situation)
+        interval = 1.0
+        if self.way.selection.selects:
+            if not mask[:, :, MLP].any():
+                raise ConfigError(
+                    f"selection={self.way.selection.name}: must be none where no MLP is cached "
+                    f"(schedule={schedule.name})"
+                )
+            interval = schedule.interval_of(self.situation) or 1 / (1 - cache_ratio_of(mask))
+        plan = Plan(
+            self.way, self.site, spread, correct, alignment, self.clock, skip_threshold, learned, noise,
+            skipped=skipped, interval=interval,
+        )  # fmt: skip
         return replace(plan, halves=self.halves(plan))
 
     def halves(self, plan: Plan) -> Halves | None:

@@ -17,6 +17,8 @@ BEFORE = (
            percent=True),
     Column("cached_std", ("cost", "cache_ratio_std")),
     PLAIN_COST("evaluations", ("cost", "evaluations"), "evaluations", "network evaluations"),
+    PLAIN_COST("macs_evaluations", ("cost", "macs_evaluations"), "evaluations' worth",
+               "MACs, those of one network evaluation = 1"),
 )  # fmt: skip
 MEASURED = (
     TO_CONVERGED("converged", ("converged", "mean"), "to converged", "distance to the converged solution",
@@ -89,7 +91,7 @@ def _in_order(scores: list[Column]) -> Iterator[Column]:
 
 def cost() -> list[str]:
     """The columns that say what a run cost."""
-    return ["cached", "evaluations", *(column.name for column in COST)]
+    return ["cached", "evaluations", "macs_evaluations", *(column.name for column in COST)]
 
 
 def qualities() -> list[str]:
@@ -109,7 +111,7 @@ SPEEDUP = Column("speedup", (), "speed-up", "measured speed-up", "higher")  # wh
 def on_page() -> dict[str, Column]:
     """The columns that have a title, costs first: those of the page, where the speed-up is one."""
     titled = {name: column for name, column in columns().items() if column.title}
-    costs = {name: titled.pop(name) for name in ("evaluations", "gmacs")}
+    costs = {name: titled.pop(name) for name in ("evaluations", "macs_evaluations", "gmacs")}
     others = {name: titled.pop(name) for name in cost() if name in titled}
     return {**costs, SPEEDUP.name: SPEEDUP, **others, **titled}
 

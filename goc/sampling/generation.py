@@ -13,21 +13,21 @@ from goc.caching.cache import AdaptiveCache, ScheduledCache, StepCache
 from goc.caching.halves import HalfCaches
 from goc.caching.samples import SampleCaches, for_batch
 from goc.caching.schedule import cache_ratio_of
-from goc.models.cost import forward_macs, image_macs
+from goc.models.cost import Partly, forward_macs, image_macs, looking_macs
 from goc.models.decoder import to_uint8
 from goc.models.dit import DiT
-from goc.models.seen import Looked
 from goc.sampling.guidance import Denoiser, guided_denoiser, halved_denoiser
 from goc.sampling.solvers import Solver
 from goc.system.device import synchronize
 from goc.system.errors import ConfigError, GocError
 
 NewCache = Callable[[], StepCache]
+CACHES_STREAM = (1,)  # of a sample's random numbers: what caches draw
 
 
-def own_generator(seed: int, index: int) -> torch.Generator:
-    """Sample `index`'s own random generator (CPU)."""
-    state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)
+def own_generator(seed: int, index: int, stream: Sequence[int] = ()) -> torch.Generator:
+    """Sample `index`'s own random generator (CPU); stream: another one, for what has no say in its noise."""
+    state = np.random.SeedSequence([seed, index], spawn_key=stream).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 
 
@@ -179,6 +179,8 @@ class Generation:
     def trajectory(self, indices: range, cache: StepCache | None) -> tuple[Tensor, Iterator[Tensor]]:
         """Labels [n] of the samples with these indices, and an iterator over x [n, C, H, W] after each step."""
         labels, gaussian = self.drawn(indices)
+        if cache is not None:
+            cache.draw_from([own_generator(self.seed, index, CACHES_STREAM) for index in indices])
         denoise = self.denoiser(labels, cache, self.solver.grid.times)
         return labels, self.solver.sample(denoise, gaussian(), gaussian)
 
@@ -218,9 +220,9 @@ class Generation:
             macs = image_macs(self.model, nothing, guided)
             return {"cache_ratio": 0.0, "macs_per_image": macs, "peak_cache_tensors": 0, "peak_cache_bytes": 0}
         masks = [cache.mask] if isinstance(cache, ScheduledCache) else list(cache.mask)
-        looked = cache.looked if isinstance(cache, AdaptiveCache | SampleCaches) else [Looked()]
-        each = list(zip(masks, looked, strict=True))
-        ratios = [self.cached_share(mask, cache.first_blocks, own) for mask, own in each]
+        skipped = 1 - cache.first_blocks / self.model.depth  # of a cached step: the first blocks may run all the same
+        beside = self.beside(cache, masks)
+        ratios = [skipped * cache_ratio_of(mask) - share for mask, (_, share) in zip(masks, beside, strict=True)]
         cost: dict[str, Any] = {
             "cache_ratio": sum(ratios) / len(ratios),
             "peak_cache_tensors": cache.peak_cache_tensors,
@@ -231,15 +233,29 @@ class Generation:
         if isinstance(cache, SampleCaches) and cache.of_network:
             cost["macs_per_image"] = image_macs(self.model, nothing, guided) * (1 - cost["cache_ratio"])
         else:
-            of_each = [image_macs(self.model, mask, guided, cache.site, cache.first_blocks, own) for mask, own in each]
+            of_each = [
+                image_macs(self.model, mask, guided, cache.site, cache.first_blocks, macs)
+                for mask, (macs, _) in zip(masks, beside, strict=True)
+            ]
             cost["macs_per_image"] = sum(of_each) / len(of_each)
         return cost
 
-    def cached_share(self, mask: Tensor, first_blocks: int, looked: Looked) -> float:
-        """Share of a mask's cells that were not computed, not even to be looked at."""
-        depth = self.model.depth
-        skipped = 1 - first_blocks / depth  # of a cached step: the first blocks may run all the same
-        return skipped * cache_ratio_of(mask) - looked.last_blocks / (depth * len(mask))
+    def beside(self, cache: ScheduledCache | SampleCaches, masks: Sequence[Tensor]) -> list[tuple[int, float]]:
+        """What was computed where each mask says cached: MACs of one row, and its share of the mask's cells."""
+        model = self.model
+        if isinstance(cache, AdaptiveCache | SampleCaches):
+            blocks = [model.depth * len(mask) for mask in masks]
+            return [
+                (looking_macs(model, looked), looked.last_blocks / of)
+                for looked, of in zip(cache.looked, blocks, strict=True)
+            ]
+        if cache.selection is None:
+            none = torch.zeros(cache.mask.shape[:2], dtype=torch.long)
+            partly = Partly(none, sorted(cache.skipped))
+        else:
+            tokens, own = model.num_tokens, cache.selection.own_macs(model.num_tokens, model.hidden_size)
+            partly = Partly(cache.selection.counts(tokens), sorted(cache.skipped), own)
+        return [(partly.macs(model, cache.mask), partly.share(model, cache.mask))]
 
     def cost_of_halves(self, caches: HalfCaches) -> dict[str, Any]:
         """The same where each half has a cache of its own: an evaluation of both halves counts as one."""

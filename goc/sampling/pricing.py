@@ -25,6 +25,7 @@ def price(samples: SampleSet, uncached: SampleSource) -> dict[str, Any]:
         "cache_ratio": ratio,
         **spread(each),
         "evaluations": uncached.evaluations * (1 - ratio),  # of the whole network; parts of it count as parts
+        "macs_evaluations": macs / (full / uncached.evaluations),
         "gmacs_per_forward": uncached.macs_per_forward / 1e9,
         "gmacs_per_image": macs / 1e9,
         "macs_saved": 1 - macs / full,

@@ -98,6 +98,8 @@ def start(plan: Plan, length: int) -> Tensor:
 
     All cells are the first one, which they are where whole steps are cached and corrected.
     """
+    if plan.way.selection.selects:
+        raise ConfigError(f"selection={plan.way.selection.name}: must be none where weights are trained")
     cell = replace(plan, mask=plan.mask[:, :1, :1], correct=None if plan.correct is None else plan.correct[:, :1, :1])
     cached = cell.mask.flatten().tolist()
     rows = linear_weights(cell.new_predictor(), cached)
