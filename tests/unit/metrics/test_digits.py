@@ -1,9 +1,9 @@
 """The shipped assets: small, as documented, and made of real digits."""
 
 import torch
+from real_data import real_digits
 from sklearn.model_selection import train_test_split
 
-from goc.metrics.digits import real_digits
 from goc.metrics.features import load_extractor
 from goc.models.decoder import to_uint8
 from goc.system.files import ASSETS
