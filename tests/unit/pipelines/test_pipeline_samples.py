@@ -10,8 +10,7 @@ from closeness import assert_near, relative_difference
 from compat.loop import difference
 from compat.pipes import OfPipeline, all_pipelines, build
 from compat.special import TOO_LARGE
-from test_pipeline_places import wan22
-from tiny_pipelines import MAKERS, flux, prompt, sd3, wan
+from tiny_pipelines import MAKERS, flux, prompt, sd3, wan, wan22
 from torch import Tensor, nn
 
 import goc
