@@ -114,7 +114,7 @@ def jobs(path: Path) -> Iterator[tuple[list[Override], list[Override]]]:
             yield of_groups, [one for one in job if one.key_or_group not in CHOSEN]
 
 
-@pytest.mark.parametrize("every", [13, pytest.param(1, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("every", [29, pytest.param(1, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("name", JOBS)
 def test_every_job_of_an_experiment_can_be_run(name: str, every: int) -> None:
     """Composed and checked, which is all but the computing; options of groups are composed once for all their jobs.
