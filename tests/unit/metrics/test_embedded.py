@@ -78,7 +78,7 @@ def test_the_readme_says_what_the_recipe_is(name: str) -> None:
     assert f"batch {recipe.batch_size}" in text
     assert f"{recipe.steps:,} steps" in text
     assert f"{recipe.extractor_epochs} epochs" in text
-    assert f"{sum(parameter.numel() for parameter in new_denoiser(recipe).state_dict().values()):,} parameters" in text
+    assert f"{sum(parameter.numel() for parameter in new_denoiser(recipe).parameters()):,} parameters" in text
     with safe_open(ASSETS / name / "extractor.safetensors", framework="pt") as file:
         accuracy = file.metadata()["held-out accuracy"]
     assert re.search(accuracy.replace("%", " ?%"), text)
