@@ -6,7 +6,7 @@ from goc.system.lazy import LazyModule
 from goc.system.torchvision import mend_import
 
 if TYPE_CHECKING:
-    from goc.api import Sweep, compare, run, sweep
+    from goc.api import Sweep, compare, run, score, sweep
     from goc.pipelines.calibrate import calibrate
     from goc.pipelines.enable import attach, disable_cache, enable_cache
     from goc.pipelines.plan_file import load_plan
@@ -22,6 +22,7 @@ __all__ = [
     "enable_cache",
     "load_plan",
     "run",
+    "score",
     "sweep",
 ]
 
@@ -30,7 +31,7 @@ __version__ = "0.1.0"
 mend_import()  # here, as users go on with `from diffusers import ...`
 
 _HOMES = {
-    **dict.fromkeys(("Sweep", "compare", "run", "sweep"), LazyModule("goc.api")),
+    **dict.fromkeys(("Sweep", "compare", "run", "score", "sweep"), LazyModule("goc.api")),
     "Result": LazyModule("goc.report.result"),
     "calibrate": LazyModule("goc.pipelines.calibrate"),
     "load_plan": LazyModule("goc.pipelines.plan_file"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import tempfile
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from enum import Enum
@@ -111,6 +112,56 @@ def compare(first: Result | Path | str, second: Result | Path | str) -> pd.DataF
 
     results = [run if isinstance(run, Result) else Result.load(run) for run in (first, second)]
     return comparison(*compared_points([(result.folder, dict(result.content)) for result in results]))
+
+
+def score(
+    images: Path | str | Any,
+    *overrides: str,
+    name: str = "elsewhere",
+    reference: Path | str | None = None,
+    against: Path | str | Any = None,
+    paired: bool = False,
+    evaluations: float | None = None,
+    gmacs: float | None = None,
+    seconds: float | None = None,
+    out: Path | str | None = None,
+    **settings: Any,
+) -> Result:
+    """Measure images that were made elsewhere as a run's, and return the result.
+
+        goc.score("samples.npz", model="digits", name="their cache")
+        goc.score(array, reference="reference.npz", metrics=["fid"])
+
+    images: a folder, an .npz as ADM's, or an array of uint8 [N, H, W, C] or [N, C, H, W]. overrides, settings: as
+    `run`'s; they say whose measurement the images are of, and by what they are scored. reference: real images, for
+    images that are of no model here. against: the same seeds without a cache. The rest is as `goc score` has it.
+    """
+    from goc.cli.score import ELSEWHERE, SCORED, score
+
+    given = [*overrides, *typed(settings)]
+    if reference is not None:
+        of_a_model = any(text.partition("=")[0] == "model" for text in given)
+        given = [*(() if of_a_model else ELSEWHERE), *given, *typed({"model.reference": str(reference)})]
+    with one_line_errors(), contextlib.ExitStack() as files:
+        paths = [None if of is None else files.enter_context(on_disk(of, SCORED)) for of in (images, against)]
+        assert paths[0] is not None
+        said = {"paired": paired, "evaluations": evaluations, "gmacs": gmacs, "seconds": seconds}
+        return score(paths[0], given, name, None if out is None else Path(out), paths[1], **said)
+
+
+@contextlib.contextmanager
+def on_disk(images: Path | str | Any, folder: Path) -> Iterator[Path]:
+    """Where images are: their path, or for the time being a file of an array."""
+    if isinstance(images, str | os.PathLike):
+        yield Path(images)
+        return
+    import numpy as np
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        path = Path(place) / "array.npz"
+        np.savez(path, arr_0=np.asarray(images))
+        yield path
 
 
 @contextlib.contextmanager

@@ -14,7 +14,18 @@ imported in every process; `python run.py schedule=mine` then works as with a bu
 whole package. Nothing here imports torch: what computes is imported inside of functions, or named `module:object`.
 """
 
-from goc.methods import PREDICTORS, SCHEDULES, Cells, Method, PredictorConfig, ScheduleConfig, Situation
+from goc.methods import (
+    PREDICTORS,
+    SCHEDULES,
+    SELECTIONS,
+    Cells,
+    Method,
+    Partial,
+    PredictorConfig,
+    ScheduleConfig,
+    SelectionConfig,
+    Situation,
+)
 from goc.methods import add_method as method
 from goc.metrics.columns import Column
 from goc.metrics.registry import Metric, higher, lower
@@ -24,7 +35,8 @@ from goc.models.registry import add_model as model
 from goc.sampling.options import SAMPLERS, SamplerConfig
 from goc.system.errors import ConfigError
 
-schedule, predictor, sampler = SCHEDULES.register, PREDICTORS.register, SAMPLERS.register
+schedule, predictor, selection = SCHEDULES.register, PREDICTORS.register, SELECTIONS.register
+sampler = SAMPLERS.register
 
 __all__ = [
     "Cells",
@@ -33,9 +45,11 @@ __all__ = [
     "Method",
     "Metric",
     "Model",
+    "Partial",
     "PredictorConfig",
     "SamplerConfig",
     "ScheduleConfig",
+    "SelectionConfig",
     "Situation",
     "higher",
     "lower",
@@ -45,4 +59,5 @@ __all__ = [
     "predictor",
     "sampler",
     "schedule",
+    "selection",
 ]

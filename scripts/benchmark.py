@@ -39,13 +39,14 @@ import goc.sampling.generation
 from goc.check import roofline as roofline_estimates
 from goc.check import step_times
 from goc.check.step_table import check_counts, chosen, machine, model_options, steps
-from goc.cli.random_weights import DOWNSAMPLING, randomize
+from goc.cli.random_weights import randomize
 from goc.config import compose_config
 from goc.metrics.distance import distance
 from goc.metrics.errors import standard_error
 from goc.metrics.features import Extractor
 from goc.metrics.statistics import moments
 from goc.metrics.uncertainty import FrechetInfluence
+from goc.models.decoder import DOWNSAMPLING
 from goc.models.dit import DiT
 from goc.runs.loaded import Loaded
 from goc.runs.sources import Sources

@@ -55,3 +55,8 @@ def record_products(batches: list[Tensor]) -> Tensor:
     recorder = ProductRecorder((steps, blocks, branches))
     feed(recorder, batches)
     return recorder.products()
+
+
+def products_of(features: Tensor) -> Tensor:
+    """Inner products as a calibration measures them, of features [steps, cells, n]: [steps, steps, cells, 1]."""
+    return torch.einsum("icn,jcn->ijc", features, features)[..., None]

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from goc.caching.decision import Decision
 from goc.caching.predictor import Predictor
-from goc.models.dit import Site, Terms
-from goc.models.seen import Seen
+from goc.caching.selection import Draws, Selection
+from goc.models.dit import MLP, Site, Terms
+from goc.models.seen import Looked, Seen
 
 
 class StepCache:
@@ -24,6 +25,9 @@ class StepCache:
     def begin_step(self, step: int) -> None:
         """Announce sampling step `step`, 0 = the noisiest."""
         self.step = step
+
+    def draw_from(self, generators: Sequence[torch.Generator]) -> None:
+        """The random generators of the batch's samples, before the first step, for caches that draw."""
 
     @property
     def first_blocks(self) -> int:
@@ -42,11 +46,34 @@ class StepCache:
         """Rows that are treated alike, and the cache of each; None: all are, by this one."""
         return None
 
+    @property
+    def checks(self) -> bool:
+        """Whether the last block is computed beside what stands in for it, for `check`."""
+        return False
+
+    def check(self, predicted: Tensor, computed: Tensor) -> None:
+        """What comes out of the last block [N, tokens, hidden]: with its stand-in, and computed."""
+
     def lookup(self, block: int, branch: int) -> Terms | None:
         return None
 
     def store(self, block: int, branch: int, feature: Tensor) -> None:
         """Called with every computed feature."""
+
+    def selected(self, block: int, branch: int) -> Tensor | None:
+        return None
+
+    def refresh(self, block: int, branch: int, tokens: Tensor, fresh: Tensor) -> None:
+        """Called with the features of selected tokens."""
+
+    def wants_attention(self, block: int) -> bool:
+        return False
+
+    def attended(self, block: int, received: Tensor) -> None:
+        """Called with the attention that tokens receive, where it is wanted."""
+
+    def finish(self, h: Tensor) -> Tensor:
+        return h
 
 
 class ScheduledCache(StepCache):
@@ -55,29 +82,84 @@ class ScheduledCache(StepCache):
     Args:
         mask: the schedule, bool [evaluations, blocks, 2], or [evaluations, 1, 1] at site "stack".
         predictor: made for the same mask.
+        selection: names tokens that are computed after all, made for the same mask; None: none are.
+        skipped: steps whose stream after the last block is that of the step before, and whose cached cells add nothing.
     """
 
-    def __init__(self, mask: Tensor, predictor: Predictor, site: Site = "branch") -> None:
+    def __init__(
+        self,
+        mask: Tensor,
+        predictor: Predictor,
+        site: Site = "branch",
+        selection: Selection | None = None,
+        skipped: Sequence[int] = (),
+    ) -> None:
         super().__init__(site)
         self.mask = mask
         self.cached: list[list[list[bool]]] = mask.tolist()
-        self.predictor = predictor
+        self.predictor, self.selection, self.skipped = predictor, selection, frozenset(skipped)
+        self.stream: Tensor | None = None  # after the last block, for a skipped step
         self.peak_cache_tensors = 0
         self.peak_cache_bytes = 0
 
     def begin_step(self, step: int) -> None:
         super().begin_step(step)
-        held = self.predictor.held()
+        held = self.held()
         self.peak_cache_tensors = max(self.peak_cache_tensors, len(held))
         self.peak_cache_bytes = max(self.peak_cache_bytes, sum(tensor.nbytes for tensor in held))
+        if self.selection is not None:
+            self.selection.begin_step(step)
+
+    def draw_from(self, generators: Sequence[torch.Generator]) -> None:
+        if self.selection is not None:
+            self.selection.draws = Draws(generators)
+
+    def held(self) -> list[Tensor]:
+        """The tensors held now."""
+        others = [] if self.selection is None else self.selection.held()
+        return [*self.predictor.held(), *others, *([] if self.stream is None else [self.stream])]
 
     def lookup(self, block: int, branch: int) -> Terms | None:
-        if self.cached[self.step][block][branch]:
-            return self.predictor.predict(self.step, (block, branch))
-        return None
+        if not self.cached[self.step][block][branch]:
+            return None
+        terms = self.predictor.predict(self.step, (block, branch))
+        return [] if self.step in self.skipped else terms
 
     def store(self, block: int, branch: int, feature: Tensor) -> None:
         self.predictor.store(self.step, (block, branch), feature)
+        if self.selection is not None and branch == MLP:
+            self.selection.stored(block, feature)
+
+    def selected(self, block: int, branch: int) -> Tensor | None:
+        selection = self.selection
+        if selection is None or branch != MLP or not selection.asked[self.step][block]:
+            return None
+        held = self.predictor.newest((block, branch))
+        count = selection.count(block, held.shape[1])
+        if count == 0:
+            selection.passed(block)
+            return None
+        return selection.choose(block, count, held)
+
+    def refresh(self, block: int, branch: int, tokens: Tensor, fresh: Tensor) -> None:
+        assert self.selection is not None
+        self.selection.write(block, self.predictor.newest((block, branch)), tokens, fresh)
+
+    def wants_attention(self, block: int) -> bool:
+        return self.selection is not None and self.selection.attention_wanted[self.step][block]
+
+    def attended(self, block: int, received: Tensor) -> None:
+        assert self.selection is not None
+        self.selection.attended(block, received)
+
+    def finish(self, h: Tensor) -> Tensor:
+        if self.step in self.skipped:
+            assert self.stream is not None  # the step before left it
+            h = self.stream
+        self.stream = h if self.step + 1 in self.skipped else None
+        if self.selection is not None:
+            self.selection.finished(h)
+        return h
 
 
 class AdaptiveCache(ScheduledCache):
@@ -115,9 +197,22 @@ class AdaptiveCache(ScheduledCache):
         """Whether this step is skipped."""
         return bool(self.mask[self.step].any())
 
+    @property
+    def looked(self) -> list[Looked]:
+        """What was computed only to be looked at, of each that is decided by itself: all rows together."""
+        return [self.decision.looked(0)]
+
+    @property
+    def checks(self) -> bool:
+        return self.skipping and self.decision.checks(0)
+
+    def check(self, predicted: Tensor, computed: Tensor) -> None:
+        self.decision.checked([0], predicted, computed)
+
     def decide(self, seen: Seen) -> None:
-        skip = self.decision.allows(self.step, seen) and self.possible[self.step]
-        self.decision.done(skip)
+        (allowed,) = self.decision.allows(self.step, seen)
+        skip = allowed and self.possible[self.step]
+        self.decision.done([skip])
         self.mask[self.step] = skip
         self.cached[self.step] = self.mask[self.step].tolist()
         self.predictor.see(self.step, seen)

@@ -1,20 +1,27 @@
-"""WHEN a step is skipped, decided as it begins: published rules, each of what one sample's network shows.
+"""WHEN a step is skipped, decided as it begins: published rules, each of what a sample's network shows.
 
-d(a, b) = mean|a - b| / mean|b| throughout. A rule is asked in each step, and told what was done in it.
+d(a, b) = mean|a - b| / mean|b| over all of one sample throughout. A rule is asked in each step, and told what was done
+in it, for some samples that are decided each by itself.
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from goc.models.seen import Seen
+from goc.models.seen import Looked, Seen
 
 
 def relative_change(before: Tensor, now: Tensor) -> float:
     """Relative L1 change of a signal: |now - before| / |before|; 0 where it does not change, even from nothing."""
-    return float(relative((now - before).abs().mean(), before.abs().mean()))
+    return relative_changes(before, now, 1)[0]
+
+
+def relative_changes(before: Tensor, now: Tensor, samples: int) -> list[float]:
+    """The same of each of some samples, whose rows these are."""
+    return relative(sizes(now - before, samples), sizes(before, samples)).tolist()
 
 
 def relative(change: Tensor, size: Tensor) -> Tensor:
@@ -22,8 +29,21 @@ def relative(change: Tensor, size: Tensor) -> Tensor:
     return torch.where(change == 0, torch.zeros_like(change), change / size)
 
 
+def sizes(x: Tensor, samples: int) -> Tensor:
+    """Mean |x| of each sample, [samples]; x [N, ...] as `goc.models.seen.Seen` has its rows."""
+    return x.abs().unflatten(0, (-1, samples)).transpose(0, 1).flatten(1).mean(dim=1)
+
+
+def where(flags: Sequence[bool], x: Tensor, y: Tensor) -> Tensor:
+    """The rows of x [N, ...] for the samples with a flag, and y's for the others."""
+    if all(flags):
+        return x
+    chosen = torch.tensor(flags, device=x.device).repeat(len(x) // len(flags))
+    return torch.where(chosen.view(-1, *[1] * (x.ndim - 1)), x, y)
+
+
 class Decision(ABC):
-    """One sample's rule; it holds the state of one trajectory.
+    """A rule, with the state of one trajectory of some samples. What it looks at, what that costs, skip or compute.
 
     blocks: how many first blocks are computed in every step. of_all: whether a skipped step adds what all blocks did to
     the input of the first, or what the others did to what comes out of these. of_network: whether it stands in for the
@@ -35,45 +55,63 @@ class Decision(ABC):
     of_network = False
 
     @abstractmethod
-    def allows(self, step: int, seen: Seen) -> bool:
-        """Whether this step may be skipped, by what is seen; called once in each step, also where it must not be."""
+    def allows(self, step: int, seen: Seen) -> list[bool]:
+        """Whether each sample may skip this step, by what is seen; called once in each step, also where none may."""
 
     @abstractmethod
-    def done(self, skipped: bool) -> None:
-        """What became of the step."""
+    def done(self, skipped: Sequence[bool]) -> None:
+        """What became of the step, for each sample."""
+
+    def looked(self, sample: int) -> Looked:
+        """What was computed for a sample only to be looked at, up to now."""
+        return Looked()
 
     def computed(self, seen: Seen, output: Tensor) -> None:  # noqa: B027  (rules of the network alone listen)
-        """The network's output [N, ...] in a computed step, for rules of the network."""
+        """The network's output [N, ...] in a step that a sample computed, for rules of the network."""
+
+    def checks(self, sample: int) -> bool:
+        """Whether a sample that skips this step has its last block computed all the same, for `checked`."""
+        return False
+
+    def checked(self, samples: Sequence[int], predicted: Tensor, computed: Tensor) -> None:  # noqa: B027
+        """What comes out of the last block [N, tokens, hidden] as predicted and as computed, for these samples."""
 
 
 class Accumulated(Decision):
     """Changes are summed since the last computed step, and steps skipped while the sum is below the threshold."""
 
     def __init__(self, threshold: float) -> None:
-        self.threshold, self.sum = threshold, 0.0
+        self.threshold, self.sums = threshold, list[float]()
         self.signal: Tensor | None = None
 
     @abstractmethod
     def signal_of(self, step: int, seen: Seen) -> Tensor:
         """What is watched."""
 
-    def allows(self, step: int, seen: Seen) -> bool:
+    def allows(self, step: int, seen: Seen) -> list[bool]:
         before, self.signal = self.signal, self.signal_of(step, seen)
         if before is None:
-            return False
-        self.sum += relative_change(before, self.signal)
-        return self.sum < self.threshold
+            self.sums = [0.0] * seen.samples
+            return [False] * seen.samples
+        changes = relative_changes(before, self.signal, seen.samples)
+        self.sums = [total + change for total, change in zip(self.sums, changes, strict=True)]
+        return [total < self.threshold for total in self.sums]
 
-    def done(self, skipped: bool) -> None:
-        if not skipped:
-            self.sum = 0.0
+    def done(self, skipped: Sequence[bool]) -> None:
+        self.sums = [total if skip else 0.0 for total, skip in zip(self.sums, skipped, strict=True)]
 
 
 class TeaCache(Accumulated):
     """Of the first block's modulated input (TeaCache, arXiv 2411.19108, section 3.3, without its polynomial)."""
 
+    steps = 0  # up to now
+
     def signal_of(self, step: int, seen: Seen) -> Tensor:
+        self.steps = step + 1
         return seen.modulated_input()
+
+    def looked(self, sample: int) -> Looked:
+        return Looked(modulated_inputs=self.steps)
 
 
 class DiCache(Accumulated):
@@ -88,7 +126,7 @@ class DiCache(Accumulated):
         self.blocks = blocks
 
     def signal_of(self, step: int, seen: Seen) -> Tensor:
-        return seen.after
+        return seen.after.clone()
 
 
 class SeaCache(Accumulated):
@@ -102,18 +140,19 @@ class SeaCache(Accumulated):
 
     def __init__(self, threshold: float, noise: Sequence[float], exponent: float, most: int) -> None:
         super().__init__(threshold)
-        self.noise, self.exponent, self.most, self.in_a_row = noise, exponent, most, 0
+        self.noise, self.exponent, self.most, self.in_a_row = noise, exponent, most, list[int]()
 
     def signal_of(self, step: int, seen: Seen) -> Tensor:
         return wiener(seen.latents, self.noise[step], self.exponent)
 
-    def allows(self, step: int, seen: Seen) -> bool:
+    def allows(self, step: int, seen: Seen) -> list[bool]:
         below = super().allows(step, seen)
-        return below and not (self.most and self.in_a_row >= self.most)
+        self.in_a_row = self.in_a_row or [0] * seen.samples
+        return [is_below and not 0 < self.most <= n for is_below, n in zip(below, self.in_a_row, strict=True)]
 
-    def done(self, skipped: bool) -> None:
+    def done(self, skipped: Sequence[bool]) -> None:
         super().done(skipped)
-        self.in_a_row = self.in_a_row + 1 if skipped else 0
+        self.in_a_row = [n + 1 if skip else 0 for n, skip in zip(self.in_a_row, skipped, strict=True)]
 
 
 def wiener(latents: Tensor, noise: float, exponent: float) -> Tensor:
@@ -143,13 +182,14 @@ class FirstBlock(Decision):
         self.threshold, self.blocks = threshold, blocks
         self.last: Tensor | None = None
 
-    def allows(self, step: int, seen: Seen) -> bool:
+    def allows(self, step: int, seen: Seen) -> list[bool]:
         self.now = seen.after - seen.before
-        return self.last is not None and relative_change(self.last, self.now) <= self.threshold
+        if self.last is None:
+            return [False] * seen.samples
+        return [change <= self.threshold for change in relative_changes(self.last, self.now, seen.samples)]
 
-    def done(self, skipped: bool) -> None:
-        if not skipped:
-            self.last = self.now
+    def done(self, skipped: Sequence[bool]) -> None:
+        self.last = self.now if self.last is None else where(skipped, self.last, self.now)
 
 
 class EasyCache(Decision):
@@ -162,26 +202,75 @@ class EasyCache(Decision):
     of_network = True
 
     def __init__(self, threshold: float) -> None:
-        self.threshold, self.sum = threshold, 0.0
+        self.threshold, self.sums = threshold, list[float]()
         self.before: Tensor | None = None  # the input of the last step
         self.pair: tuple[Tensor, Tensor] | None = None  # input and output of the last computed one
-        self.rate: float | None = None
+        self.rates: list[float] | None = None
+        self.skipped: Sequence[bool] = ()  # of this step
 
-    def allows(self, step: int, seen: Seen) -> bool:
+    def allows(self, step: int, seen: Seen) -> list[bool]:
         before, self.before = self.before, seen.latents.clone()
-        if before is None or self.pair is None or self.rate is None:
-            return False
-        change, size = (seen.latents - before).abs().mean(), self.pair[1].abs().mean()
-        self.sum += self.rate * float(relative(change, size))
-        return self.sum < self.threshold
+        if before is None or self.pair is None or self.rates is None:
+            self.sums = [0.0] * seen.samples
+            return [False] * seen.samples
+        size = sizes(self.pair[1], seen.samples)
+        changes = relative(sizes(seen.latents - before, seen.samples), size).tolist()
+        self.sums = [total + rate * change for total, rate, change in zip(self.sums, self.rates, changes, strict=True)]
+        return [total < self.threshold for total in self.sums]
 
-    def done(self, skipped: bool) -> None:
-        if not skipped:
-            self.sum = 0.0
+    def done(self, skipped: Sequence[bool]) -> None:
+        self.skipped = skipped
+        self.sums = [total if skip else 0.0 for total, skip in zip(self.sums, skipped, strict=True)]
 
     def computed(self, seen: Seen, output: Tensor) -> None:
+        x, o = seen.latents.clone(), output.clone()
         if self.pair is not None:
-            last_input, last_output = self.pair
-            changes = ((a - b).abs().mean() for a, b in ((output, last_output), (seen.latents, last_input)))
-            self.rate = float(relative(*changes))
-        self.pair = seen.latents.clone(), output.clone()
+            last_x, last_o = self.pair
+            rates = relative(sizes(o - last_o, seen.samples), sizes(x - last_x, seen.samples)).tolist()
+            known = zip(self.rates or rates, rates, self.skipped, strict=True)
+            self.rates = [old if skip else new for old, new, skip in known]
+            x, o = where(self.skipped, last_x, x), where(self.skipped, last_o, o)
+        self.pair = x, o
+
+
+class Verify(Decision):
+    """Of the last block, computed beside its prediction (SpeCa, arXiv 2509.11628).
+
+    After a computed step, one is predicted. After `least` predicted ones each prediction is checked: a step is computed
+    if the error in the step before, mean |predicted - computed| / (|computed| + 1e-10) of what comes out of the last
+    block, was above base * decay^((step + 1) / steps), but at least `TOLERATED`; and after `most` predicted ones.
+    A prediction is used whatever its own error is.
+    """
+
+    TOLERATED = 0.01
+
+    def __init__(self, base: float, decay: float, least: int, most: int, steps: int) -> None:
+        self.base, self.decay, self.least, self.most, self.steps = base, decay, least, most, steps
+        self.predicted = list[int]()  # steps in a row, of each sample
+        self.errors = list[float | None]()  # in the step before, where it was checked
+        self.made = Counter[int]()  # checks of each sample
+
+    def allows(self, step: int, seen: Seen) -> list[bool]:
+        self.predicted = self.predicted or [0] * seen.samples
+        self.errors = self.errors or [None] * seen.samples
+        tolerated = max(self.base * self.decay ** ((step + 1) / self.steps), self.TOLERATED)
+        return [
+            n < self.most and (error is None or error <= tolerated)
+            for n, error in zip(self.predicted, self.errors, strict=True)
+        ]
+
+    def done(self, skipped: Sequence[bool]) -> None:
+        self.predicted = [n + 1 if skip else 0 for n, skip in zip(self.predicted, skipped, strict=True)]
+        self.errors = [None] * len(skipped)
+
+    def checks(self, sample: int) -> bool:
+        return self.predicted[sample] > self.least
+
+    def checked(self, samples: Sequence[int], predicted: Tensor, computed: Tensor) -> None:
+        errors = sizes((predicted - computed) / (computed.abs() + 1e-10), len(samples)).tolist()
+        for sample, error in zip(samples, errors, strict=True):
+            self.errors[sample] = error
+        self.made.update(samples)
+
+    def looked(self, sample: int) -> Looked:
+        return Looked(last_blocks=self.made[sample])

@@ -4,7 +4,7 @@ Slopes are taken against a clock, as in predictor.py; of two features computed a
 prediction over no time is plain reuse.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from math import copysign, factorial, inf
 
@@ -63,8 +63,14 @@ class Taylor(Predictor):
         finite = [factor if abs(factor) <= LARGEST else copysign(inf, factor) for factor in factors]
         return list(zip(finite, differences, strict=False))
 
+    def newest(self, cell: Cell) -> Tensor:
+        return self.differences[cell][0]
+
     def held(self) -> list[Tensor]:
         return [difference for differences in self.differences.values() for difference in differences]
+
+    def state(self) -> Hashable:
+        return tuple((cell, self.computed[cell], len(own)) for cell, own in self.differences.items())
 
 
 class HiCache(Taylor):

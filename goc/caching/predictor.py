@@ -8,10 +8,12 @@ the log signal-to-noise ratio.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from copy import deepcopy
 from functools import cached_property
 from itertools import pairwise
 from math import isclose
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -89,9 +91,28 @@ class Predictor(ABC):
         The caller must not change the tensors; they stay as they are until the cell's next feature is stored.
         """
 
+    def newest(self, cell: Cell) -> Tensor:
+        """The tensor [N, tokens, hidden] into which tokens of a cached cell go that are computed after all.
+
+        Only of predictors that can take some tokens of a feature.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def held(self) -> list[Tensor]:
         """The tensors held now, each once."""
+
+    def state(self) -> Hashable:
+        """Equal for two predictors of one kind and mask that differ in nothing but the values of what they hold.
+
+        None: that is not known; they are, if they stored in the same steps.
+        """
+        return None
+
+    def holding(self, tensors: Sequence[Tensor]) -> Self:
+        """The same with other tensors in place of `held`, of other rows."""
+        known: dict[int, object] = {id(old): new for old, new in zip(self.held(), tensors, strict=True)}
+        return deepcopy(self, known | {id(same): same for same in (self.mask, self.cached, self.clock)})
 
 
 class Reuse(Predictor):
@@ -108,8 +129,14 @@ class Reuse(Predictor):
     def predict(self, step: int, cell: Cell) -> Terms:
         return [(1.0, self.feature[cell] if self.cached_next(step, cell) else self.feature.pop(cell))]
 
+    def newest(self, cell: Cell) -> Tensor:
+        return self.feature[cell]
+
     def held(self) -> list[Tensor]:
         return list(self.feature.values())
+
+    def state(self) -> Hashable:
+        return tuple(self.feature)
 
 
 class GradientQueue(Predictor):

@@ -1,11 +1,12 @@
 """What stands in where the first blocks, computed in every step, say how far the last residuals go on."""
 
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from goc.caching.decision import relative
+from goc.caching.decision import relative, sizes
 from goc.caching.predictor import Cell, Predictor
 from goc.models.dit import Terms
 from goc.models.seen import Seen
@@ -32,9 +33,10 @@ class ProbeAligned(Predictor):
         super().__init__(mask)
         self.computed: dict[Cell, list[Computed]] = {}
         self.probe: Tensor | None = None
+        self.samples = 1  # that the rows are of
 
     def see(self, step: int, seen: Seen) -> None:
-        self.probe = seen.after - seen.before
+        self.probe, self.samples = seen.after - seen.before, seen.samples
 
     def store(self, step: int, cell: Cell, feature: Tensor) -> None:
         assert self.probe is not None
@@ -44,10 +46,14 @@ class ProbeAligned(Predictor):
         newest, *older = self.computed[cell]
         if not older or self.probe is None:
             return [(1.0, newest.residual)]
-        changes = ((a - older[0].probe).abs().mean() for a in (self.probe, newest.probe))
-        factor = float(torch.nan_to_num(relative(*changes), nan=LEAST, posinf=MOST).clamp(LEAST, MOST))
-        return [(factor, newest.residual), (1.0 - factor, older[0].residual)]
+        changes = (sizes(a - older[0].probe, self.samples) for a in (self.probe, newest.probe))
+        factors = torch.nan_to_num(relative(*changes), nan=LEAST, posinf=MOST).clamp(LEAST, MOST)
+        weights = factors.repeat(len(self.probe) // self.samples).view(-1, *[1] * (newest.residual.ndim - 1))
+        return [(1.0, torch.lerp(older[0].residual, newest.residual, weights))]
 
     def held(self) -> list[Tensor]:
         kept = [tensor for steps in self.computed.values() for step in steps for tensor in step]
         return list({id(tensor): tensor for tensor in kept}.values())
+
+    def state(self) -> Hashable:
+        return tuple((cell, len(steps)) for cell, steps in self.computed.items())

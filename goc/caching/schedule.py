@@ -69,6 +69,38 @@ def fora(steps: int, depth: int, interval: int) -> Tensor:
     return whole_steps(cached, steps, depth)
 
 
+def toca_remainders(steps: int, interval: int, varied: bool = True) -> list[tuple[int, int]]:
+    """What is left of s = T - 1 - i by the cycle, in block 0 and in the others, by step i; 0: computed whole.
+
+    The cycle is interval, or varied by s (ToCa, arXiv 2410.05317): it is renewed when block 0 is computed whole, so
+    that the others go by the new one in the same step already. From int(0.2 T) to int(0.4 T) it is 2, and elsewhere
+    round(interval / (1 + w - 2 w s / T)), halves to even, with w = 0.4.
+    """
+    remainders, cycle, w = [], interval, 0.4
+    for s in reversed(range(steps)):
+        is_first = s == steps - 1
+        left = 0 if is_first else s % cycle
+        if left == 0 and varied:
+            two = int(0.2 * steps) <= s < int(0.4 * steps)
+            cycle = 2 if two else round(interval / (1 + w - 2 * w * s / steps))
+        remainders.append((left, 0 if is_first else s % cycle))
+    return remainders
+
+
+def toca(steps: int, depth: int, interval: int, varied: bool = True) -> Tensor:
+    """Steps whose number from the last is a multiple of a cycle are computed (ToCa, arXiv 2410.05317).
+
+    interval, varied: as for `toca_remainders`. Returns bool [steps, depth, 2].
+    """
+    left = torch.tensor(toca_remainders(steps, interval, varied)) != 0  # [steps, block 0 or others]
+    return left[:, [0] + [1] * (depth - 1), None].repeat(1, 1, BRANCHES)
+
+
+def duca_skipped(steps: int, interval: int, varied: bool = True) -> list[int]:
+    """Steps of ToCa's in which nothing is computed: every second one of a cycle (DuCa, arXiv 2412.18911)."""
+    return [i for i, (_, left) in enumerate(toca_remainders(steps, interval, varied)) if left and left % 2 == 0]
+
+
 def taylorseer(steps: int, depth: int, interval: int) -> Tensor:
     """Steps 0 and 1 are computed, then one step after every interval - 1 cached ones (TaylorSeer, arXiv 2503.06923).
 

@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from goc.caching import schedule
-from goc.caching.cache import ScheduledCache
+from goc.caching.cache import ScheduledCache, StepCache
 from goc.caching.expansion import Taylor
 from goc.caching.inflection import correct_at
 from goc.caching.predictor import GradientQueue, Predictor, Reuse
+from goc.check import oracle_tokens
 from goc.check.setting import Outcome, Setting, Table
 from goc.methods import Cells
 from goc.methods.predictors import GradientQueueConfig
@@ -32,10 +33,10 @@ from goc.system.device import choose_device, configure
 from goc.system.errors import GocError
 from goc.system.files import PACKAGE
 
-TOLERANCE, FLOW_TOLERANCE = 1e-3, 1e-4  # of any value of a trajectory, in fp32
+TOLERANCE, CLOSE_TOLERANCE = 1e-3, 1e-4  # of any value of a trajectory, in fp32
 FLOW_SOLVERS: dict[str, Callable[[int], Solver]] = {"euler": Euler, "heun2": Heun, "midpoint": Midpoint}
 SHARED = PACKAGE.parent.parent / "shared"  # beside a checkout; elsewhere --oracles names them
-FOLDERS = (SHARED / "oracles", SHARED / "oracles_flow")
+FOLDERS = tuple(SHARED / name for name in ("oracles", "oracles_flow", "oracles_tokens"))
 
 
 def oracle_files(folders: Sequence[Path]) -> list[Path]:
@@ -59,9 +60,20 @@ def mask_of(case: dict[str, Any], depth: int, routers: Path) -> Tensor:
         return schedule.fora(steps, depth, case["interval"])
     if case["method"] == "taylor":
         return schedule.taylorseer(steps, depth, case["interval"])
+    if case["method"] in (*oracle_tokens.BY_TOKENS, oracle_tokens.VERIFIED):
+        return oracle_tokens.mask_of(case, depth)
     if case["method"] in ("l2c", "l2c_goc"):
         return schedule.l2c(load_router(routers / case["router"], steps, depth), case["threshold"])
     return schedule.whole_steps(case.get("cached_steps", []), steps, depth)
+
+
+def caches_of(case: dict[str, Any], data: dict[str, Tensor], mask: Tensor) -> Sequence[StepCache | None]:
+    """Every cache that must give the case's trajectory; None: none at all."""
+    if case["method"] == oracle_tokens.VERIFIED:
+        return oracle_tokens.verified(case, mask)
+    if case["method"] in oracle_tokens.BY_TOKENS:
+        return [oracle_tokens.cache_of(case, data, mask)]
+    return [None if predictor is None else ScheduledCache(mask, predictor) for predictor in predictors_of(case, mask)]
 
 
 def predictors_of(case: dict[str, Any], mask: Tensor) -> list[Predictor | None]:
@@ -79,12 +91,9 @@ def predictors_of(case: dict[str, Any], mask: Tensor) -> list[Predictor | None]:
     return [queue, Reuse(mask)] if case["eta"] == 0 else [queue]
 
 
-def trajectory(
-    model: DiT, case: dict[str, Any], data: dict[str, Tensor], predictor: Predictor | None, mask: Tensor
-) -> Tensor:
+def trajectory(model: DiT, case: dict[str, Any], data: dict[str, Tensor], cache: StepCache | None) -> Tensor:
     """The project's x after each step, [steps, N, C, H, W], from a case's noise; all on the device of its data."""
     n, solver = len(data["labels"]), solver_of(case)
-    cache = None if predictor is None else ScheduledCache(mask, predictor)
     guided = guided_denoiser(
         model if cache is None else lambda x, t, y: model(x, t, y, cache),
         solver.grid.times,
@@ -104,22 +113,34 @@ def trajectory(
         return torch.stack(list(solver.sample(denoise, data["noise_init"], lambda: next(noises)[:n])))
 
 
+def weights_of(path: Path, case: dict[str, Any]) -> Path:
+    """The weights of a case's model: beside it, or in the folder of the oracles that were there first."""
+    beside = path.parent / case["weights"]
+    return beside if beside.is_file() else path.parent.parent / FOLDERS[0].name / case["weights"]
+
+
 def agreement(path: Path, device: torch.device) -> Iterator[dict[str, Any]]:
-    """For each predictor that must give a case's trajectory: its largest difference to it, and what is allowed."""
+    """For each cache that must give a case's trajectory: its largest difference to it, and what is allowed.
+
+    different: what else is not as the case says; empty: nothing.
+    """
     with safe_open(path, framework="pt") as file:
         case = json.loads(file.metadata()["case"])
     data = {name: tensor.to(device) for name, tensor in load_file(path).items()}
     model = DiT(**case["model"])
-    model.load_state_dict(load_file(path.parent / case["weights"]))
+    model.load_state_dict(load_file(weights_of(path, case)))
     prepare(model, device, None, compiled=False)
     mask = mask_of(case, model.depth, path.parent.parent / "data")
-    for predictor in predictors_of(case, mask):
-        difference = (trajectory(model, case, data, predictor, mask) - data["trajectory"]).abs().max().item()
+    for cache in caches_of(case, data, mask):
+        difference = (trajectory(model, case, data, cache) - data["trajectory"]).abs().max().item()
+        predictor = cache.predictor if isinstance(cache, ScheduledCache) else cache
+        close = case["method"] == "flow" or "block_kinds" in data
         yield {
             "oracle": path.stem,
             "predictor": "none" if predictor is None else type(predictor).__name__,
             "largest_difference": difference,
-            "tolerance": FLOW_TOLERANCE if case["method"] == "flow" else TOLERANCE,
+            "different": oracle_tokens.disagreement(cache, data),
+            "tolerance": CLOSE_TOLERANCE if close else TOLERANCE,
         }
 
 
@@ -131,10 +152,12 @@ def check(setting: Setting, folders: Sequence[Path]) -> Outcome:
     if not files:
         raise GocError(f"no oracles in {', '.join(map(str, folders))}: name their folder with --oracles")
     frame = pd.DataFrame(row for path in files for row in agreement(path, device))
-    frame["agrees"] = frame["largest_difference"] <= frame["tolerance"]  # not if it is not a number
+    close = frame["largest_difference"] <= frame["tolerance"]  # not if it is not a number
+    frame["agrees"] = close & (frame["different"] == "")
     wrong = frame[~frame["agrees"]]
     failures = [
         f"{row.oracle}, {row.predictor}: {row.largest_difference:.3g} from the authors', allowed {row.tolerance:g}"
+        f"{row.different and '; '}{row.different}"
         for row in wrong.itertuples()
     ]
     table = Table(

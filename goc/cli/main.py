@@ -18,6 +18,7 @@ COMMANDS = {
         "pictures and tables of finished runs: goc report outputs/NAME; goc report check RUN --min psnr_image=30",
     ),
     "compare": ("goc.report.compare", "two runs: differences with paired errors, and the samples that differ most"),
+    "score": ("goc.cli.score", "images made elsewhere, measured as a run's: goc score FOLDER_OR_NPZ --name THEIRS"),
     "mask": ("goc.cli.mask", "a picture of a method's mask: goc mask method=fora --out mask.png"),
     "reference": ("goc.cli.reference", "statistics of real images, in one file that model.reference names"),
     "fetch": ("goc.cli.fetch", "download what the published ImageNet protocol needs, and check it"),

@@ -22,6 +22,8 @@ def states(config: Config) -> "Tensor":
     """What is done in each cell, as an index into masks.STATES: int64 [evaluations, blocks, 2] or [.., 1, 1]."""
     import torch
 
+    from goc.caching.cache import AdaptiveCache
+    from goc.caching.samples import SampleCaches
     from goc.planning.denoiser import make_plan
     from goc.runs.sources import calibration_alone
 
@@ -29,10 +31,10 @@ def states(config: Config) -> "Tensor":
     plan = make_plan(config.way, config.measurement.model, calibration)
     mask = plan.mask
     if plan.adaptive:
-        cache = plan.new_cache()
         samples = 1 if config.way.schedule.per_sample else ADAPTIVE_SAMPLES
-        replace(calibration.generation, new_cache=lambda: cache).make(range(samples))
-        mask = cache.mask
+        _, cache = replace(calibration.generation, new_cache=plan.feature_cache).make(range(samples))
+        assert isinstance(cache, AdaptiveCache | SampleCaches)
+        mask = cache.mask.view(mask.shape)
     return mask.long() + (mask & plan.corrected()).long()
 
 

@@ -6,6 +6,7 @@ matching) but for its third text encoder, in the folder format of diffusers; its
 
 from collections.abc import Callable
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import torch
@@ -14,6 +15,11 @@ from diffusers.utils import logging
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
 from transformers import (
+    BertTokenizer,
+    BlipConfig,
+    BlipForImageTextRetrieval,
+    BlipImageProcessor,
+    BlipProcessor,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
@@ -93,13 +99,32 @@ def write_clip(folder: Path, seed: int, randomize: Callable[[nn.Module, int], No
     CLIPProcessor(pictures, tokenizer).save_pretrained(folder)
 
 
+def write_blip(folder: Path, seed: int, randomize: Callable[[nn.Module, int], None]) -> None:
+    """A tiny BLIP in the folder format of transformers."""
+    side, size = 2 * LATENT_SIDE, {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH}
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = [*special, *(f"{sign}{letter}" for sign in ("", "##") for letter in ascii_lowercase)]
+    tokenizer = BertTokenizer(vocab={token: i for i, token in enumerate(vocabulary)}, model_max_length=TOKENS)
+    network = BlipForImageTextRetrieval(BlipConfig(
+        text_config={**size, "vocab_size": len(vocabulary), "encoder_hidden_size": WIDTH, "num_hidden_layers": 2,
+                     "num_attention_heads": 2, "max_position_embeddings": TOKENS,
+                     "pad_token_id": 0, "bos_token_id": 2, "sep_token_id": 3},
+        vision_config={**size, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": side, "patch_size": 8},
+        projection_dim=WIDTH, image_text_hidden_size=WIDTH,
+    ))  # fmt: skip
+    randomize(network, seed)
+    network.save_pretrained(folder)
+    BlipProcessor(BlipImageProcessor(size={"height": side, "width": side}), tokenizer).save_pretrained(folder)
+
+
 def write(folder: Path, seed: int, randomize: Callable[[nn.Module, int], None]) -> list[Path]:
-    """The pipeline, prompts.txt, and clip/ for metrics=[clip]; returns what was written."""
+    """The pipeline, prompts.txt, and clip/ and blip/ for the scores of images and prompts; returns what was written."""
     logging.set_verbosity_error()  # that there is no third text encoder is announced
     transformers_logging.disable_progress_bar()
     with torch.random.fork_rng(devices=[]):  # a few parameters are in no layer
         torch.manual_seed(seed)
         write_pipeline(folder, seed, randomize)
         write_clip(folder / "clip", seed, randomize)
+        write_blip(folder / "blip", seed, randomize)
     (folder / "prompts.txt").write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
-    return [folder, folder / "prompts.txt", folder / "clip"]
+    return [folder, folder / "prompts.txt", folder / "clip", folder / "blip"]

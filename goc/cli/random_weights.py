@@ -8,7 +8,8 @@ Metrics of such a run mean nothing; that it runs does.
 
     goc random-weights --pipeline DIR
 
-writes a tiny text-to-image pipeline instead, with DIR/prompts.txt and a CLIP in DIR/clip, for model=pipeline.
+writes a tiny text-to-image pipeline instead for model=pipeline, with DIR/prompts.txt, a CLIP in DIR/clip and a BLIP in
+DIR/blip.
 """
 
 import argparse
@@ -23,11 +24,11 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 
 from goc.metrics.fidelity import FeatureExtractorInceptionV3
+from goc.models.decoder import DOWNSAMPLING
 from goc.models.dit import PUBLISHED_PATCHES, DiT
 from goc.system.arguments import check_numbers
 from goc.system.errors import ConfigError
 
-DOWNSAMPLING = 8  # image pixels for one latent pixel
 RELU_GAIN = 2**0.5  # keeps the mean square through a ReLU (He et al., arXiv 1502.01852)
 FID_FEATURES, SFID_FEATURES = 2048, 2023
 STATISTICS_SAMPLES = 256  # random vectors behind mu and sigma

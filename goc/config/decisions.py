@@ -14,11 +14,13 @@ def as_methods(overrides: Sequence[str]) -> list[str]:
     replaced = [text for text in overrides if text.lstrip("+").partition("=")[0] == KEY]
     if not replaced:
         return list(overrides)
-    names = [name for name, method in METHODS.items() if SCHEDULES[method.schedule].decides]
-    for text in replaced:
-        if unknown := [name for name in text.partition("=")[2].split(",") if name.strip() not in names]:
-            raise ConfigError(f"{KEY}={unknown[0]}: must be one of {', '.join(sorted(names))}")
+    methods = {method.schedule: name for name, method in METHODS.items() if SCHEDULES[method.schedule].decides}
+    chosen = {text: text.partition("=")[2].split(",") for text in replaced}
+    for name in (name for names in chosen.values() for name in names):
+        if name.strip() not in methods:
+            raise ConfigError(f"{KEY}={name}: must be one of {', '.join(sorted(methods))}")
     for text in overrides:
         if text.lstrip("+").partition("=")[0] in CONTRADICTED:
             raise ConfigError(f"{replaced[0]}: is a method, and {text} another; must be one of them")
-    return [f"method={text.partition('=')[2]}" if text in replaced else text for text in overrides]
+    as_method = {text: f"method={','.join(methods[name.strip()] for name in names)}" for text, names in chosen.items()}
+    return [as_method.get(text, text) for text in overrides]

@@ -69,7 +69,7 @@ Settings (key=value) and their defaults:
 
 == Groups (group=option) ==
 {groups}
-  method=... is a published combination of schedule and predictor.
+  method=... is a published combination of schedule, predictor and selection.
   metrics=[...]: {", ".join(METRICS)}
 
 == The model group's keys ==

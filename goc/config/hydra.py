@@ -121,17 +121,18 @@ def check_hydra(node: Any) -> None:
 def without_effect(node: DictConfig, config: Config, overrides: Sequence[str]) -> list[str]:
     """A line for each setting of the way that was typed, and does nothing with the rest of it: another value is taken.
 
-    overrides: the command line's. Without a cache none of them does anything, and nothing is said.
+    overrides: the command line's. Without a cache none of a cache's does anything, and nothing is said.
     """
-    if not config.way.schedule.caches():
-        return []
     typed = dict.fromkeys(text.lstrip("+").partition("=")[0] for text in overrides)
+    off = [] if config.way.cfg_cache else ["cfg_cache_predictor", "cfg_cache_start"]
+    lines = [f"{key}={node[key]}: has no effect without cfg_cache" for key in off if key in typed]
+    if not config.way.schedule.caches():
+        return lines
     if config.way.schedule.found:
         typed.pop("cache_ratio", None)  # its file may be named by how many steps it computes
     chosen = f"schedule={config.way.schedule.name} and predictor={config.way.predictor.name}"
     if config.way.correct_steps is not None:
         chosen += " and correct_steps"
-    lines = []
     for key in typed:
         group, _, name = key.partition(".")
         if key in MAY_DO_NOTHING:
@@ -189,12 +190,22 @@ def make_known(group: str | None, name: str, entry: Any, node: Any, package: str
         KNOWN[group, name] = entry
 
 
+class Entries(dict[str, Any]):
+    """All that Hydra's ConfigStore has. Composing copies the store, and each entry that it takes once more."""
+
+    def __deepcopy__(self, memo: object) -> "Entries":
+        return self
+
+
 def register(overrides: Sequence[str] = ()) -> None:
     """Make the config known to Hydra: schema, groups with what plugins add, and the resolvers of folder names.
 
     overrides: a command line, which may name plugins. Raises ConfigError for one that cannot be imported.
     """
     load_plugins(named_plugins(overrides))
+    store = ConfigStore.instance()
+    if not isinstance(store.repo, Entries):
+        store.repo = Entries(store.repo)
     make_known(None, "schema", Settings, Settings)
     for group, options in GROUPS.items():
         for name, option in options.items():

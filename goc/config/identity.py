@@ -6,8 +6,9 @@ from typing import Any
 
 from goc.config.settings import OF_DENOISERS, OF_PIPELINES, Config, Measurement, ModelConfig, Way
 from goc.config.validation import fill
-from goc.methods import PREDICTORS, SCHEDULES, name_of
+from goc.methods import PREDICTORS, SCHEDULES, SELECTIONS, name_of
 from goc.methods.predictors import GradientQueueConfig
+from goc.methods.published import DEFAULT_SELECTION
 from goc.models.objective import PIPELINE
 from goc.models.plans import plan_sha256
 from goc.sampling.options import SAMPLERS, plain
@@ -15,7 +16,13 @@ from goc.system.files import content_key
 from goc.system.plugins import source_of
 from goc.system.registry import Registry
 
-OPTIONS: dict[str, Registry[Any]] = {"sampler": SAMPLERS, "schedule": SCHEDULES, "predictor": PREDICTORS}
+OPTIONS: dict[str, Registry[Any]] = {
+    "sampler": SAMPLERS,
+    "schedule": SCHEDULES,
+    "predictor": PREDICTORS,
+    "selection": SELECTIONS,
+}
+OF_GUIDANCE = ("guidance_interval", "cfg_cache", "cfg_cache_predictor", "cfg_cache_start")  # where it saves any
 FILES = "files"  # of flat settings: the hashes of `way_files`
 
 # runs that differ in one of these have folders of their own: a compiled run makes the same images, but is timed apart
@@ -26,8 +33,9 @@ def flat(config: Config) -> dict[str, Any]:
     """All settings as plain values under the keys that users type, as result.json holds them."""
     parts = (asdict(part) for part in (config.way, config.measurement, config.execution, config.output))
     settings = {**{key: value for part in parts for key, value in part.items()}, "sampler": plain(config.way.sampler)}
-    if not config.execution.plugins:
-        del settings["plugins"]
+    unused = [key for key in OF_GUIDANCE if key not in config.way.guidance]
+    for key in (*unused, *([] if config.execution.plugins else ["plugins"])):
+        del settings[key]
     return _applicable(settings) | ({FILES: dict(config.files)} if config.files else {})
 
 
@@ -79,9 +87,14 @@ def distinguishing(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _as_before(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings without what decides no image, or says only what was always so: names of folders stay as they were."""
     model = {key: value for key, value in settings["model"].items() if key not in ("family", "schedules", "weights")}
-    if model.get("objective") == ModelConfig.objective:
-        del model["objective"]
+    for name, default in (("objective", ModelConfig.objective), ("blip", None)):
+        if name in model and model[name] == default:
+            del model[name]
     kept = {key: value for key, value in settings.items() if key != "evaluations"} | {"model": model}
+    if kept.get("class_labels") == Measurement.class_labels:
+        del kept["class_labels"]
+    if (kept.get("selection") or {}).get("name") == DEFAULT_SELECTION:
+        del kept["selection"]
     if kept.get("inflection_signal") == Way.inflection_signal:
         del kept["inflection_signal"]
     predictor = kept.get("predictor")
@@ -91,8 +104,22 @@ def _as_before(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def label(way: Way) -> str:
-    """Name of a method in tables: the published one, or else its schedule and its predictor."""
-    return name_of(way.schedule.name, way.predictor, way.site, way.clock)
+    """Name of a method in tables: the published one, or its schedule and predictor; and what it saves of guidance."""
+    parts = [name_of(way.schedule.name, way.predictor, way.selection, way.site, way.clock)]
+    if way.guidance and not way.schedule.caches():
+        parts = []
+    if way.guidance_interval is not None:
+        parts.append("interval" + "-".join(map(_short, way.guidance_interval)))
+    if way.cfg_cache is not None:
+        linear = "" if way.cfg_cache_predictor == "reuse" else way.cfg_cache_predictor
+        start = "" if way.cfg_cache_start == 1 else f"-from{way.cfg_cache_start}"
+        parts.append(f"cfg{_short(way.cfg_cache)}{linear}{start}")
+    return "+".join(parts)
+
+
+def _short(value: float) -> str:
+    """A number that no other has the text of."""
+    return str(float(value)).removesuffix(".0")
 
 
 def run_id(config: Config) -> str:

@@ -15,11 +15,16 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from goc.config.settings import ModelConfig, Settings, WandbConfig
-from goc.methods import PREDICTORS, SCHEDULES
+from goc.methods import PREDICTORS, SCHEDULES, SELECTIONS
 from goc.sampling.options import SAMPLERS
 from goc.system.errors import ConfigError
 
-GROUPS: dict[str, Mapping[str, type]] = {"sampler": SAMPLERS, "schedule": SCHEDULES, "predictor": PREDICTORS}
+GROUPS: dict[str, Mapping[str, type]] = {
+    "sampler": SAMPLERS,
+    "schedule": SCHEDULES,
+    "predictor": PREDICTORS,
+    "selection": SELECTIONS,
+}
 CHOSEN = ("model", "method", "experiment", *GROUPS)  # what Hydra composes, one option of each
 PARTS: dict[str, type] = {"model": ModelConfig, "wandb": WandbConfig}
 HYDRA = "hydra"

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from goc.methods import PredictorConfig, ScheduleConfig
+from goc.methods import PredictorConfig, ScheduleConfig, SelectionConfig
 from goc.metrics.registry import EXTRACTORS, METRICS
 from goc.models.objective import OBJECTIVES, PIPELINE
 from goc.sampling.noise import TRAINING_STEPS
@@ -16,17 +16,18 @@ INFLECTION_SCOPES = ("step", "cell")
 INFLECTION_SIGNALS = ("step", "span")
 SITES = ("branch", "stack")
 CLOCKS = ("step", "logsnr")
+CFG_CACHE_PREDICTORS = ("reuse", "linear")
 SAVE_IMAGES = ("none", "png", "npz")
 TRACKERS = ("none", "csv", "wandb")
 WANDB_MODES = ("online", "offline")
 CONVERGED_SAMPLES = 128
 # keys of a pipeline of diffusers, which no denoiser of this project has
-OF_PIPELINES = {"measurement": ("prompts",), "model": ("pipeline", "call", "clip")}
+OF_PIPELINES = {"measurement": ("prompts",), "model": ("pipeline", "call", "clip", "blip")}
 SHAPE = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes")
 LEFT_OPEN = ("num_heads", "num_classes")  # of these, what weights do not tell or may not tell
 # and those of a denoiser, which no pipeline has
 OF_DENOISERS = {
-    "measurement": ("cfg_channels", "vae", "vae_batch_size"),
+    "measurement": ("cfg_channels", "vae", "vae_batch_size", "class_labels"),
     "model": (*SHAPE, "checkpoint", "routers", "schedules", "weights"),
 }
 
@@ -67,7 +68,8 @@ class ModelConfig:
     )
     pipeline: str | None = _key(None, "model=pipeline: a folder in diffusers' format, or its name on the hub")
     call: dict[str, Any] = _key({}, "model=pipeline: more arguments of its call, as +model.call.height=512")
-    clip: str | None = _key(None, "model=pipeline: the CLIP of metrics=[clip], a folder or a name on the hub")
+    clip: str | None = _key(None, "model=pipeline: the CLIP of metrics=[clip,clip_iqa], a folder or a name on the hub")
+    blip: str | None = _key(None, "model=pipeline: the BLIP of metrics=[blip_itm], a folder or a name on the hub")
     extractor: str | None = _key(
         MISSING, f"feature extractor of the metrics: {', '.join(EXTRACTORS)}; null with a pipeline: none"
     )
@@ -124,16 +126,46 @@ class Way:
     steps: int = _key(20, f"sampling steps T, at most {TRAINING_STEPS}")
     evaluations: int | None = _key(None, "network evaluations instead of steps (heun and midpoint have two a step)")
     sampler: SamplerConfig = _key(MISSING, "group: the solver")
-    batch_size: int = _key(250, "images sampled together, and per shard on disk; teacache decides for all of them")
+    batch_size: int = _key(250, "images sampled together, and per shard on disk")
     calibration_samples: int = _key(64, "images of the uncached run that finds the inflections")
     calibration_seed: int = _key(2503, "their seed")
+    guidance_interval: list[float] | None = _key(
+        None,
+        "[lo,hi]: guidance only at noise levels lo < sigma <= hi, elsewhere no unconditional half is computed; sigma: "
+        "noise over signal, x = alpha (x0 + sigma n), with flow matching (1 - t) / t; null: everywhere",
+    )
+    cfg_cache: float | None = _key(
+        None,
+        "share of the computed guided evaluations that compute the conditional half alone, and predict its difference "
+        "to the other, in [0, 1); null: none",
+    )
+    cfg_cache_predictor: str = _key(
+        "reuse", "what that difference is predicted by: reuse, or linear in the last two computed ones"
+    )
+    cfg_cache_start: int = _key(1, "so many guided evaluations compute both halves before the first that does not")
     schedule: ScheduleConfig = _key(MISSING, "group: when a feature is reused")
     predictor: PredictorConfig = _key(MISSING, "group: what stands in for it")
+    selection: SelectionConfig = field(
+        default_factory=SelectionConfig,
+        metadata={"help": "group: which tokens of a cached MLP are computed after all"},
+    )
 
     @property
     def num_evaluations(self) -> int:
         """How often the network is evaluated without a cache: the first axis of a mask."""
         return self.steps * self.sampler.evaluations_per_step
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether its schedule or its predictor comes from a calibration run."""
+        return self.schedule.calibrates() or self.predictor.calibrates
+
+    @property
+    def guidance(self) -> dict[str, Any]:
+        """What it saves of guidance, by its settings; empty: nothing."""
+        cached = ("cfg_cache", "cfg_cache_predictor", "cfg_cache_start") if self.cfg_cache else ()
+        keys = ("guidance_interval", *cached) if self.guidance_interval is not None else cached
+        return {key: getattr(self, key) for key in keys}
 
 
 @dataclass
@@ -144,6 +176,11 @@ class Measurement:
     cfg_scale: float = _key(1.0, "classifier-free guidance; 1.0 computes no unconditional half; the paper uses 1.5")
     cfg_channels: int = _key(3, "guide this many channels of the noise estimate (the published protocol: 3)")
     seed: int = _key(0, "sample i depends only on (seed, i)")
+    class_labels: Any = _key(
+        "uniform",
+        "uniform: each sample draws its class; balanced: as many of each; [207,360], or a text file with a label a "
+        "line: sample i has label i, counted round",
+    )
     precision: str = _key("fp32", f"of the denoiser: one of {', '.join(PRECISIONS)}")
     vae: str | None = _key(
         None, "decoder of a latent-space model: ema, mse, a folder or a hub repository; null: pixel space"

@@ -25,10 +25,10 @@ def tuned_on(way: Way, measurement: Measurement) -> dict[str, int]:
 def calibrated_on(way: Way) -> tuple[int, int] | None:
     """The seed that a normalised way calibrates or searches on, and how many samples of it; None if it does not."""
     schedule = way.schedule
-    if not schedule.calibrates() and way.inflection_threshold is None:
+    if not way.calibrates and way.inflection_threshold is None:
         return None
     searched = schedule.searched_samples()
-    gated = way.inflection_threshold is not None or not searched
+    gated = way.inflection_threshold is not None or way.predictor.calibrates or not searched
     return way.calibration_seed, max(way.calibration_samples if gated else 0, searched)
 
 

@@ -23,6 +23,7 @@ from goc.config.limits import (
     NOT_IN_WANDB_NAMES,
 )
 from goc.config.settings import (
+    CFG_CACHE_PREDICTORS,
     CLOCKS,
     INFLECTION_SCOPES,
     INFLECTION_SIGNALS,
@@ -42,6 +43,7 @@ from goc.config.settings import (
 from goc.methods import PREDICTORS, SCHEDULES
 from goc.metrics.registry import METRICS
 from goc.models.objective import OBJECTIVES, PIPELINE
+from goc.sampling.labels import BALANCED, UNIFORM, given_labels
 from goc.sampling.noise import TRAINING_STEPS
 from goc.sampling.options import fitting
 from goc.system.errors import ConfigError
@@ -101,8 +103,10 @@ def normalise(way: Way, measurement: Measurement | None = None) -> None:
         way.inflection_threshold = None
     if way.inflection_threshold is None:
         unused += ["inflection_scope", "inflection_signal"]
-        if not way.schedule.calibrates():
+        if not way.calibrates:
             unused += ["calibration_samples", "calibration_seed"]
+    if not way.cfg_cache:
+        unused += ["cfg_cache", "cfg_cache_predictor", "cfg_cache_start"]
     defaults = {f.name: f.default for f in fields(Way)}
     for key in unused:
         setattr(way, key, defaults[key])
@@ -173,6 +177,8 @@ def validate(config: Config) -> None:
     if config.measurement.model.is_pipeline:
         check_run_of_pipeline(config)
     else:
+        model = config.measurement.model
+        config.way.selection.check_tokens((model.input_size // model.patch_size) ** 2)
         _require(config.execution, config.execution.offload is None, "offload", "null; model=pipeline has it")
     sampler, objective = config.way.sampler, config.measurement.model.objective
     if sampler.objective != objective:
@@ -180,11 +186,38 @@ def validate(config: Config) -> None:
             f"sampler={sampler.name}: must be one of {', '.join(fitting(objective))} "
             f"with model.objective={objective} ({config.measurement.model.name})"
         )
+    check_guidance(config.way, config.measurement)
     if config.output.converged_samples and not sampler.deterministic:
         raise ConfigError(
             f"converged_samples={config.output.converged_samples}: must be 0 or null with "
             f"sampler={sampler.name}, as a stochastic sampler has no converged solution"
         )
+
+
+def check_guidance(way: Way, measurement: Measurement) -> None:
+    """Raise ConfigError on the first setting that saves guidance where there is none to save, or not this way."""
+    for key in way.guidance:
+        own = f"null with model.objective={PIPELINE}, which guides itself"
+        _require(way, not measurement.model.is_pipeline, key, own)
+        _require(way, measurement.cfg_scale != 1, key, "null with cfg_scale=1, which computes no unconditional half")
+        if way.predictor.trained:
+            raise ConfigError(
+                f"predictor={way.predictor.name}: not supported with {key}, as it is trained with full guidance"
+            )
+    if way.guidance_interval is not None:
+        lo, hi = way.guidance_interval
+        sigmas = [math.exp(-log_snr) for log_snr in way.sampler.solver(way.steps).grid.log_snr]
+        visited = (
+            f"[lo,hi] around at least one of the noise levels that {way.sampler.label(way.steps)} visits, "
+            f"{min(sigmas):.3g} to {max(sigmas):.3g}"
+        )
+        _require(way, any(lo < sigma <= hi for sigma in sigmas), "guidance_interval", visited)
+
+
+def check_full_guidance(way: Way) -> None:
+    """Raise ConfigError where a way saves guidance, for what is trained with all of it."""
+    for key in way.guidance:
+        _require(way, False, key, "null here, as training is with full guidance")
 
 
 def check_run_of_pipeline(config: Config) -> None:
@@ -193,8 +226,19 @@ def check_run_of_pipeline(config: Config) -> None:
     for group, part in (("schedule", config.way.schedule), ("predictor", config.way.predictor)):
         if part.trained:
             raise ConfigError(f"{group}={part.name}: not supported {why}, as it is trained for a model")
+    check_for_pipelines(config.way)
     converged = f"0 or null {why}, whose scheduler's converged solution is not known"
     _require(config.output, not config.output.converged_samples, "converged_samples", converged)
+
+
+def check_for_pipelines(way: Way) -> None:
+    """Raise ConfigError for a method that a pipeline of diffusers cannot have, as it goes into its blocks."""
+    if way.selection.selects:
+        raise ConfigError(f"selection={way.selection.name}: must be none in a pipeline, whose tokens are not selected")
+    if way.schedule.keeps_stream:
+        raise ConfigError(f"schedule={way.schedule.name}: not supported in a pipeline, whose stream is not kept")
+    if way.schedule.verifies:
+        raise ConfigError(f"schedule={way.schedule.name}: not supported in a pipeline, which computes no block twice")
 
 
 def check_scored(metrics: list[str], measurement: Measurement) -> None:
@@ -204,7 +248,7 @@ def check_scored(metrics: list[str], measurement: Measurement) -> None:
         metric = METRICS[name]
         wanted = ["extractor", *(["reference"] if metric.compares else [])]
         if metric.score is not None:
-            wanted = ["clip"] if metric.needs == "prompts" else []
+            wanted = [metric.scorer] if metric.needs == "prompts" else []
         if metric.needs == "prompts" and not model.is_pipeline:
             raise ConfigError(f"metrics={name}: not supported with {model.name}, which has no prompts")
         for key in wanted:
@@ -255,8 +299,15 @@ def check_way(way: Way) -> None:
             f"schedule={way.schedule.name}: not supported with sampler={sampler.name}, "
             f"which evaluates the network {sampler.evaluations_per_step} times a step"
         )
-    if way.schedule.only_stack and way.site != "stack":
-        raise ConfigError(f"site={way.site}: must be stack with schedule={way.schedule.name}, which skips whole steps")
+    if way.schedule.only_site not in (None, way.site):
+        raise ConfigError(f"site={way.site}: must be {way.schedule.only_site} with schedule={way.schedule.name}")
+    if way.schedule.decides and way.predictor.trained:
+        raise ConfigError(
+            f"predictor={way.predictor.name}: must have a schedule of fixed steps, which it is trained for, not "
+            f"{way.schedule.name}"
+        )
+    if way.selection.selects:
+        check_selection(way)
     if way.predictor.needs_probe and not hasattr(way.schedule, "first_blocks"):
         raise ConfigError(f"predictor={way.predictor.name}: must have schedule=dicache, not {way.schedule.name}")
     _one_of(way, "inflection_scope", INFLECTION_SCOPES)
@@ -276,11 +327,35 @@ def check_way(way: Way) -> None:
         "correct_steps",
         f"steps in [1, {last}] (0 is the noisiest step and never cached)",
     )
+    interval = way.guidance_interval
+    rising = interval is None or (len(interval) == 2 and 0 <= interval[0] < interval[1] < math.inf)
+    _require(way, rising, "guidance_interval", "[lo,hi] with 0 <= lo < hi, both finite, or null")
+    _require(way, way.cfg_cache is None or 0 <= way.cfg_cache < 1, "cfg_cache", "in [0, 1), or null")
+    _one_of(way, "cfg_cache_predictor", CFG_CACHE_PREDICTORS)
+    _within(way, "cfg_cache_start", 1, way.num_evaluations)
     _within(way, "batch_size", 1, MOST_SAMPLES)
     _within(way, "calibration_samples", 1, MOST_SAMPLES)
     _within(way, "calibration_seed", 0, LARGEST_SEED)
     way.schedule.check(way.num_evaluations)
     way.predictor.check()
+
+
+def check_selection(way: Way) -> None:
+    """Raise ConfigError where there is nothing that a selection of tokens could be computed in."""
+    selected = f"selection={way.selection.name}"
+    if not way.schedule.caches():
+        raise ConfigError(f"{selected}: must be none where no cell is cached (method=none, or cache_ratio=0)")
+    if way.site == "stack":
+        raise ConfigError(f"site=stack: must be branch with {selected}, which computes tokens of a branch")
+    if way.schedule.decides:
+        raise ConfigError(f"schedule={way.schedule.name}: not supported with {selected}, as it skips blocks as it runs")
+    if not way.predictor.takes_tokens:
+        takers = ", ".join(name for name, predictor in PREDICTORS.items() if predictor.takes_tokens)
+        raise ConfigError(
+            f"predictor={way.predictor.name}: must be one of {takers} with {selected}, which replaces some tokens of "
+            "what is held"
+        )
+    way.selection.check()
 
 
 def check_measurement(measurement: Measurement) -> None:
@@ -300,6 +375,9 @@ def check_pipeline(measurement: Measurement) -> None:
     for key, what in {"model.pipeline": "a folder in diffusers' format, or its name on the hub",
                       "prompts": "a text file with a prompt a line"}.items():  # fmt: skip
         _require(measurement, operator.attrgetter(key)(measurement) is not None, key, what)
+    _require(
+        measurement, measurement.class_labels == UNIFORM, "class_labels", f"{UNIFORM} with model.objective={PIPELINE}"
+    )
     _require(measurement, measurement.vae is None, "vae", f"null with model.objective={PIPELINE}, which has its own")
     for key, value in model.call.items():
         decides = next((setting for pattern, setting in OF_A_CALL.items() if fnmatchcase(str(key), pattern)), None)
@@ -318,6 +396,12 @@ def check_denoiser(measurement: Measurement) -> None:
             raise ConfigError(f"model.{key}=null: must be named for {model.name}")
     for key, most in LARGEST_SHAPE.items():
         _within(measurement, f"model.{key}", 1, most)
+    given_labels(measurement.class_labels, model.num_classes)
+    if measurement.class_labels == BALANCED and measurement.num_samples % model.num_classes:
+        raise ConfigError(
+            f"class_labels={BALANCED}: num_samples={measurement.num_samples} must be a multiple of the "
+            f"{model.num_classes} classes"
+        )
     _within(measurement, "vae_batch_size", 1, MOST_SAMPLES)
     if measurement.vae is None and model.in_channels not in (1, 3):
         raise ConfigError(

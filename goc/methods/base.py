@@ -1,4 +1,4 @@
-"""What a method is made of, as typed settings: a schedule (when) and a predictor (what stands in).
+"""What a method is made of, as typed settings: a schedule (when), a predictor (what stands in), a selection (tokens).
 
 Each settings class is an option of the Hydra group of the same name, and says what it needs. What it means is in
 goc/caching, which is loaded only when a mask or a predictor is made, since it needs torch, and settings do not.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from goc.caching.ratio import computed_at
 from goc.system.lazy import LazyModule
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from goc.caching.decision import Decision
     from goc.caching.predictor import Predictor
+    from goc.caching.selection import Selection
 else:
     torch = LazyModule("torch")
 
@@ -41,7 +42,7 @@ class Situation:
     input_changes: Callable[[], Tensor]  # TeaCache's calibration, [steps]
     magnitude_ratios: Callable[[], Tensor]  # MagCache's calibration, [steps]
     products: Callable[[], Tensor]  # inner products of every two steps' features, [steps, steps, blocks, 2]
-    search: Callable[[int, int, int], tuple[int, ...]]  # (computed, evaluations, samples) -> computed steps
+    search: Callable[..., tuple[int, ...]]  # (computed, evaluations, samples, how="local") -> computed steps
     extrapolates: bool  # whether the predictor does more than reuse
     clock: Sequence[float] | None
 
@@ -59,8 +60,9 @@ class ScheduleConfig:
     is read from, and the model's setting that stands in for one that is null, if any does. trained: whether it is
     trained for a model. found: whether it is a choice of whole steps that was found for a model, and is left as a file.
     against_clock: whether it counts in the clock. correct_scope: where the gradient queue corrects on it unless
-    predictor.correct_scope says so. decides: whether it decides as it runs; only_stack: whether for site=stack alone;
-    asks_noise: whether by how noisy a step is.
+    predictor.correct_scope says so. decides: whether it decides as it runs; only_site: the site that it is for alone;
+    asks_noise: whether by how noisy a step is; verifies: whether by the last block, computed beside its prediction.
+    keeps_stream: whether in some steps the stream of the step before stands in for all blocks.
     """
 
     name: str = "none"
@@ -71,8 +73,10 @@ class ScheduleConfig:
     against_clock: ClassVar[bool] = False
     correct_scope: ClassVar[str] = "branch"
     decides: ClassVar[bool] = False
-    only_stack: ClassVar[bool] = False
+    only_site: ClassVar[str | None] = None
     asks_noise: ClassVar[bool] = False
+    verifies: ClassVar[bool] = False
+    keeps_stream: ClassVar[bool] = False
 
     @property
     def per_sample(self) -> bool:
@@ -102,6 +106,14 @@ class ScheduleConfig:
         """The mask, bool [steps, depth, 2]: the closest to the cache ratio if it follows it; raises ConfigError."""
         raise NotImplementedError
 
+    def skipped(self, steps: int, situation: Callable[[], Situation]) -> Sequence[int]:
+        """Cached steps in which what came out of the last block in the step before stands in for all blocks."""
+        return ()
+
+    def interval_of(self, situation: Callable[[], Situation]) -> int | None:
+        """The interval between computed steps, if the schedule goes by one."""
+        return None
+
     def with_paths(self, fill: Callable[[str], str]) -> ScheduleConfig:
         """The same with its files' paths as `fill` makes them of ones with {model}, {steps}, ... in them."""
         return self
@@ -110,8 +122,8 @@ class ScheduleConfig:
         """The schedule beside weights that were trained for one, which their file names."""
         return self
 
-    def decision(self, threshold: float, noise: Sequence[float]) -> Decision:
-        """The rule of a schedule that decides as it runs; noise: over the signal, in each evaluation, if it asks."""
+    def decision(self, threshold: float, noise: Sequence[float], steps: int) -> Decision:
+        """The rule of a schedule that decides as it runs; noise: over the signal, in each of the steps, if it asks."""
         raise NotImplementedError
 
     def skip_threshold(self, situation: Situation) -> float | None:
@@ -122,13 +134,23 @@ class ScheduleConfig:
         return None
 
 
+class Learning(Protocol):
+    """What learned weights come from."""
+
+    def trained_for(self) -> dict[str, Any]:
+        """What they must have been trained for, besides their schedule."""
+
+    def products(self) -> tuple[Tensor, Any]:
+        """Inner products of every two steps' features, [steps, steps, places, outputs], and which cells these are."""
+
+
 @dataclass(frozen=True)
 class Cells:
     """What a predictor is built for.
 
     mask: the cached cells, bool [evaluations, blocks, 2]. correct: where predictions are corrected, None = everywhere.
     clock: a number for each evaluation; None = the step index. gradient_weights: of a gradient queue. learned: trained
-    weights, float32 [evaluations, K].
+    or fitted weights, float [evaluations, K].
     """
 
     mask: Tensor
@@ -143,19 +165,22 @@ class PredictorConfig:
     """What stands in for a cached feature.
 
     implementation: `module:class` of the `goc.caching.predictor.Predictor`, which is given the mask, and by their names
-    the clock and the settings. reads: as a schedule's. trained: whether its weights are trained for a model and a
-    schedule of whole steps. queue: whether it has the gradient queue's settings: gradient_weights, correct_steps and
-    inflection_*. default_weights: its gradient_weights where they are null. needs_probe: whether the
-    schedule must be one that computes the first blocks in every step.
+    the clock and the settings. reads: as a schedule's. trained: whether its weights are learned for a model and a
+    schedule of whole steps; calibrates: in the calibration run. queue: whether it has the gradient queue's settings:
+    gradient_weights, correct_steps and inflection_*. default_weights: its gradient_weights where they are null.
+    needs_probe: whether the schedule must be one that computes the first blocks in every step. takes_tokens: whether
+    some tokens of what it holds can be replaced, as a selection does.
     """
 
     name: str = "reuse"
     implementation: ClassVar[str] = ""
     reads: ClassVar[Mapping[str, str | None]] = {}
     trained: ClassVar[bool] = False
+    calibrates: ClassVar[bool] = False
     queue: ClassVar[bool] = False
     default_weights: ClassVar[tuple[float, ...]] = ()
     needs_probe: ClassVar[bool] = False
+    takes_tokens: ClassVar[bool] = False
 
     @property
     def extrapolates(self) -> bool:
@@ -206,10 +231,47 @@ class PredictorConfig:
         """How much it may amplify its own errors; None: that is not known of it."""
         return None
 
-    def learned(self, trained_for: Mapping[str, Any], computed: Sequence[int], steps: int) -> Tensor:
-        """The trained weights, float32 [steps, K], for what they must have been trained for; raises ConfigError."""
+    def learned(self, learning: Learning, computed: Sequence[int], steps: int) -> Tensor:
+        """The learned weights, float [steps, K], for a schedule's computed steps of so many; raises ConfigError."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Partial:
+    """What a selection is built for.
+
+    mask: the cached cells, bool [evaluations, blocks, 2]. skipped: steps of it in which no token is computed. interval:
+    between computed steps, the schedule's, or their mean distance.
+    """
+
+    mask: Tensor
+    skipped: Sequence[int] = ()
+    interval: float = 1.0
+
+
+@dataclass
+class SelectionConfig:
+    """Which tokens of a cached MLP are computed after all: none, where the option is this very class."""
+
+    name: str = "none"
+
+    @property
+    def selects(self) -> bool:
+        """Whether any are."""
+        return type(self) is not SelectionConfig
+
+    def check(self) -> None:
+        """Raise ConfigError on a setting that cannot be run."""
+
+    def check_tokens(self, tokens: int) -> None:
+        """Raise ConfigError on a setting that cannot be run on a model of so many tokens."""
+
+    def build(self, partial: Partial) -> Selection | None:
+        """A selection with empty state for one batch; None: there is none."""
+        return None
 
 
 SCHEDULES: Options[ScheduleConfig] = Options("schedule")
 PREDICTORS: Options[PredictorConfig] = Options("predictor")
+SELECTIONS: Options[SelectionConfig] = Options("selection")
+SELECTIONS.register(SelectionConfig)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from goc.methods.base import PREDICTORS, Cells, PredictorConfig, ScheduleConfig
+from goc.methods.base import PREDICTORS, Cells, Learning, PredictorConfig, ScheduleConfig
 from goc.system.errors import ConfigError
 from goc.system.lazy import LazyModule
 from goc.system.precision import QUEUE_DTYPES
@@ -30,6 +30,7 @@ AGAINST_DIVERGENCE = (
     "predictor=taylor, or a lower cache_ratio"
 )
 GRADIENTS = ("used", "computed")
+RHOS = ("chebyshev", "lagrange")
 CORRECT_SCOPES = ("branch", "block")
 
 
@@ -39,6 +40,7 @@ class ReuseConfig(PredictorConfig):
     """The last computed feature, unchanged."""
 
     name: str = "reuse"
+    takes_tokens: ClassVar[bool] = True
 
     @property
     def extrapolates(self) -> bool:
@@ -120,6 +122,7 @@ class TaylorConfig(PredictorConfig):
 
     name: str = "taylor"
     implementation: ClassVar[str] = "goc.caching.expansion:Taylor"
+    takes_tokens: ClassVar[bool] = True
     order: int = 2
 
     @property
@@ -166,6 +169,39 @@ class FoCaConfig(PredictorConfig):
 
 @PREDICTORS.register
 @dataclass
+class BarycentricConfig(PredictorConfig):
+    """Barycentric extrapolation through the last computed features (ChebBooster, BaryCache).
+
+    length: how many of them. rho: chebyshev = alternating weights, half of them at both ends, wherever the computed
+    steps are (published); lagrange = the polynomial through the features. decay: exponent of the weights' magnitudes,
+    in (0, 1]; BaryCache has 0.95 for three features and 0.75 for four.
+    """
+
+    name: str = "barycentric"
+    implementation: ClassVar[str] = "goc.caching.anchored:Barycentric"
+    length: int = 3
+    rho: str = "chebyshev"
+    decay: float = 1.0
+
+    @property
+    def extrapolates(self) -> bool:
+        return self.length > 1
+
+    @property
+    def divergence_hint(self) -> str:
+        return "" if self.rho == "lagrange" else "; barycentric weights may have a pole there: try predictor.length=2"
+
+    def check(self) -> None:
+        if self.length < 1:
+            raise ConfigError(f"predictor.length={self.length}: must be at least 1")
+        if self.rho not in RHOS:
+            raise ConfigError(f"predictor.rho={self.rho}: must be one of {', '.join(RHOS)}")
+        if not 0 < self.decay <= 1:
+            raise ConfigError(f"predictor.decay={self.decay}: must be in (0, 1]")
+
+
+@PREDICTORS.register
+@dataclass
 class LearnedConfig(PredictorConfig):
     """Weights on the last computed features, trained for the schedule by goc train weights.
 
@@ -188,9 +224,30 @@ class LearnedConfig(PredictorConfig):
         assert cells.learned is not None  # a plan has them
         return anchored.Learned(cells.mask, cells.learned)
 
-    def learned(self, trained_for: Mapping[str, Any], computed: Sequence[int], steps: int) -> Tensor:
+    def learned(self, learning: Learning, computed: Sequence[int], steps: int) -> Tensor:
         assert self.path is not None  # a normalised config names it
-        return schedules.read_weights(self.path, trained_for, tuple(computed), steps)
+        return schedules.read_weights(self.path, learning.trained_for(), tuple(computed), steps)
+
+
+@PREDICTORS.register
+@dataclass
+class L2PConfig(PredictorConfig):
+    """Weights on all values before, fitted to the features of a calibration run (L2P)."""
+
+    name: str = "l2p"
+    trained: ClassVar[bool] = True
+    calibrates: ClassVar[bool] = True
+
+    @property
+    def against_clock(self) -> bool:
+        return False
+
+    def build(self, cells: Cells) -> predictor.Predictor:
+        assert cells.learned is not None  # a plan has them
+        return anchored.Causal(cells.mask, cells.learned)
+
+    def learned(self, learning: Learning, computed: Sequence[int], steps: int) -> Tensor:
+        return anchored.fit_causal(learning.products()[0])
 
 
 @PREDICTORS.register

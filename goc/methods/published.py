@@ -1,24 +1,25 @@
-"""The group `method`: published combinations of a schedule and a predictor, by the names that they are known by."""
+"""The group `method`: published combinations of a schedule, a predictor and a selection, by the names they have."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from goc.methods.base import PREDICTORS, SCHEDULES
+from goc.methods.base import PREDICTORS, SCHEDULES, SELECTIONS
 from goc.system.registry import Registry
 
-DEFAULT_SITE, DEFAULT_CLOCK = "branch", "step"
+DEFAULT_SITE, DEFAULT_CLOCK, DEFAULT_SELECTION = "branch", "step", "none"
 
 
 @dataclass(frozen=True)
 class Method:
     """A combination that has a name.
 
-    schedule, predictor: options of these groups. about: one line of help. site, clock: as the settings of these names.
-    paper: its arXiv number. settings: of the predictor, where the method is not its defaults.
+    schedule, predictor, selection: options of these groups. about: one line of help. site, clock: as the settings of
+    these names. paper: its arXiv number. settings: of the predictor, where the method is not its defaults; selected: of
+    the selection.
     """
 
     schedule: str
@@ -28,18 +29,30 @@ class Method:
     clock: str = DEFAULT_CLOCK
     paper: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    selection: str = DEFAULT_SELECTION
+    selected: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def trained(self) -> bool:
         """Whether it needs something that was trained for the model."""
         return SCHEDULES[self.schedule].trained or PREDICTORS[self.predictor].trained
 
+    @property
+    def in_pipelines(self) -> bool:
+        """Whether it works in a pipeline: nothing is trained for it, and it goes into no block."""
+        schedule = SCHEDULES[self.schedule]
+        goes_into_blocks = self.selection != DEFAULT_SELECTION or schedule.keeps_stream or schedule.verifies
+        return not (self.trained or goes_into_blocks)
+
     def node(self) -> dict[str, Any]:
         """What Hydra composes for it, in the package _global_."""
         chosen = [{"override /schedule": self.schedule}, {"override /predictor": self.predictor}]
+        if self.selection != DEFAULT_SELECTION:
+            chosen.append({"override /selection": self.selection})
         node: dict[str, Any] = {"defaults": chosen}
-        if self.settings:
-            node["predictor"] = dict(self.settings)
+        for group, settings in (("predictor", self.settings), ("selection", self.selected)):
+            if settings:
+                node[group] = dict(settings)
         return node | {
             key: getattr(self, key)
             for key, default in (("site", DEFAULT_SITE), ("clock", DEFAULT_CLOCK))
@@ -56,26 +69,38 @@ def add_method(name: str, method: Method, module: str) -> Method:
     return METHODS.add(name, method, module)
 
 
-def name_of(schedule: str, predictor: Any, site: str, clock: str) -> str:
+def name_of(schedule: str, predictor: Any, selection: Any, site: str, clock: str) -> str:
     """What tables call a combination: the published name, or else its parts.
 
-    predictor: its settings. Of them only those tell methods apart that a method sets.
+    predictor, selection: their settings. Of them only those tell methods apart that a method sets.
     """
-    kind = PREDICTORS[predictor.name]
     pinned = {key for method in METHODS.values() if method.predictor == predictor.name for key in method.settings}
-    own = {key: getattr(predictor, key) for key in sorted(pinned) if getattr(predictor, key) != getattr(kind(), key)}
-    parts = (schedule, predictor.name, *map(str, own.values()), site, clock)
+    own = _unlike(predictor, PREDICTORS[predictor.name](), pinned)
+    pinned = {key for method in METHODS.values() if method.selection == selection.name for key in method.selected}
+    chosen = _unlike(selection, SELECTIONS[selection.name](), pinned)
+    selected = () if selection.name == DEFAULT_SELECTION else (selection.name, *map(str, chosen.values()))
+    parts = (schedule, predictor.name, *map(str, own.values()), *selected, site, clock)
     composed = "+".join(parts).removesuffix(f"+{DEFAULT_CLOCK}").removesuffix(f"+{DEFAULT_SITE}")
-    return named().get((schedule, predictor.name, tuple(own.items()), site, clock), composed)
+    made_of = (schedule, predictor.name, tuple(own.items()), selection.name, tuple(chosen.items()), site, clock)
+    return named().get(made_of, composed)
+
+
+def _unlike(option: Any, default: Any, keys: Iterable[str]) -> dict[str, Any]:
+    """Settings of an option under these keys that are not its defaults."""
+    return {key: getattr(option, key) for key in sorted(keys) if getattr(option, key) != getattr(default, key)}
 
 
 @cache
 def named() -> dict[tuple[Any, ...], str]:
     """Names of the methods by what they are made of."""
     return {
-        (m.schedule, m.predictor, tuple(sorted(m.settings.items())), m.site, m.clock): name
+        (m.schedule, m.predictor, _sorted(m.settings), m.selection, _sorted(m.selected), m.site, m.clock): name
         for name, m in METHODS.items()
     }
+
+
+def _sorted(settings: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(settings.items()))
 
 
 GOC, TAYLORSEER = "2503.05156", "2503.06923"
@@ -107,6 +132,12 @@ for _name, _method in {
                       "predictor.sigma", paper="2508.16984"),
     "foca": Method("taylorseer", "foca", "extrapolation by the mean of two slopes, on TaylorSeer's schedule",
                    paper="2508.16211"),
+    "toca": Method("toca", "reuse", "tokens chosen by attention, age and place are computed in cached steps; "
+                   "schedule.interval selection.ratio", selection="toca", paper="2410.05317"),
+    "duca": Method("duca", "reuse", "ToCa, which computes nothing in every second cached step; schedule.interval "
+                   "selection.ratio", selection="toca", selected={"bonus": 1.8}, paper="2412.18911"),
+    "clusca": Method("taylorseer", "taylor", "TaylorSeer, where a token of each cluster is computed in cached steps; "
+                     "schedule.interval predictor.order selection.clusters", selection="cluster", paper="2509.10312"),
     "l2c": Method("l2c", "reuse", "Learning-to-Cache: the cells that a learned router gives up, reused",
                   paper="2406.01733"),
     "l2c_goc": Method("l2c", "gradient_queue", "GOC on a learned router (the GOC paper, table 2)", paper=GOC),
@@ -123,10 +154,23 @@ for _name, _method in {
                        "little; schedule.threshold", site="stack", settings={"order": 1}, paper="2602.18993"),
     "easycache": Method("easycache", "reuse", "skips the network while its output is expected to change little with "
                         "its input; schedule.threshold", site="stack", paper="2507.02860"),
+    "speca": Method("verify", "taylor", "SpeCa: predicts until the last block, computed beside its prediction, was too "
+                    "far from it; schedule.base_threshold predictor.order", settings={"order": 4},
+                    paper="2509.11628"),
     "magcache": Method("magcache", "reuse", "skips steps while what the blocks add keeps its magnitude; "
                        "schedule.threshold", site="stack", paper="2506.09045"),
     "dynamic": Method("dynamic", "taylor", "whole steps by dynamic programming on calibrated feature errors (as CEM), "
                       "with a Taylor expansion", paper="2512.23258"),
+    "dpcache": Method("dpcache", "taylor", "whole steps on the cheapest path of calibrated errors of what all blocks "
+                      "add, with a Taylor expansion; schedule.first_steps", site="stack", paper="2602.22654"),
+    "budcache": Method("budcache", "reuse", "whole steps found by annealing and hill climbing on calibration seeds, "
+                       "reused", site="stack", paper="2606.13496"),
+    "l2p": Method("taylorseer", "l2p", "weights on all values before, fitted to a calibration run", site="stack",
+                  paper="2604.26365"),
+    "chebbooster": Method("taylorseer", "barycentric", "barycentric extrapolation with Chebyshev weights; "
+                          "predictor.length", paper="2608.23429"),
+    "barycache": Method("taylorseer", "barycentric", "the same of what all blocks add, through two features; "
+                        "predictor.length predictor.decay", site="stack", settings={"length": 2}, paper="2608.28670"),
     "searched": Method("searched", "taylor", "a schedule found on calibration seeds for this model and ratio, with a "
                        "Taylor expansion"),
     "searched_goc": Method("searched", "gradient_queue", "a searched schedule with the gradient queue between computed "

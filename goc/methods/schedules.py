@@ -85,12 +85,18 @@ class IntervalSchedule(ScheduleConfig):
         if self.interval is not None and not 1 <= self.interval <= steps:
             raise ConfigError(f"schedule.interval={self.interval}: must be in [1, {steps}]")
 
-    def mask(self, situation: Situation) -> Tensor:
-        steps = situation.steps
-        interval = self.interval or closest.closest_interval(
-            lambda interval: self.rule(steps, 1, interval), steps, situation.cache_ratio
+    def chosen(self, situation: Situation) -> int:
+        """The interval, or the one whose mask comes closest to the cache ratio."""
+        steps, depth = situation.steps, situation.depth
+        return self.interval or closest.closest_interval(
+            lambda interval: self.rule(steps, depth, interval), steps, situation.cache_ratio
         )
-        return self.rule(steps, situation.depth, interval)
+
+    def mask(self, situation: Situation) -> Tensor:
+        return self.rule(situation.steps, situation.depth, self.chosen(situation))
+
+    def interval_of(self, situation: Callable[[], Situation]) -> int:
+        return self.interval or self.chosen(situation())
 
 
 @SCHEDULES.register
@@ -113,6 +119,36 @@ class TaylorSeer(IntervalSchedule):
 
     def rule(self, steps: int, depth: int, interval: int) -> Tensor:
         return schedule.taylorseer(steps, depth, interval)
+
+
+@SCHEDULES.register
+@dataclass
+class ToCaSchedule(IntervalSchedule):
+    """Every cycle-th step is computed, counted from the last, where the cycle goes by the step (ToCa).
+
+    varied: the cycle is 2 in the second fifth from the end, and grows from interval / 1.4 at the end to interval / 0.6;
+    false: it is the interval, as in FORA.
+    """
+
+    name: str = "toca"
+    several_evaluations: ClassVar[bool] = False
+    varied: bool = True
+
+    def rule(self, steps: int, depth: int, interval: int) -> Tensor:
+        return schedule.toca(steps, depth, interval, self.varied)
+
+
+@SCHEDULES.register
+@dataclass
+class DuCaSchedule(ToCaSchedule):
+    """ToCa's, where nothing is computed in every second cached step (DuCa). varied: as ToCa's."""
+
+    name: str = "duca"
+    only_site: ClassVar[str | None] = "branch"
+    keeps_stream: ClassVar[bool] = True
+
+    def skipped(self, steps: int, situation: Callable[[], Situation]) -> Sequence[int]:
+        return schedule.duca_skipped(steps, self.interval_of(situation), self.varied)
 
 
 @SCHEDULES.register
@@ -208,14 +244,12 @@ class SmoothCache(ScheduleConfig):
 class Deciding(ScheduleConfig):
     """Decides as it runs whether a whole step is skipped, by what the network shows (`goc.caching.decision`).
 
-    threshold: a larger one skips more. decides_for: each sample by itself, or all of a batch at once, as it was before
-    and as public implementations do.
+    decides_for: each sample by itself, or all of a batch at once, as it was before and as public implementations do.
     """
 
     several_evaluations: ClassVar[bool] = False
     decides: ClassVar[bool] = True
-    only_stack: ClassVar[bool] = True
-    threshold: float | None = None
+    only_site: ClassVar[str | None] = "stack"
     decides_for: str = "sample"
 
     @property
@@ -226,11 +260,10 @@ class Deciding(ScheduleConfig):
         return False
 
     def check(self, steps: int) -> None:
-        _check_threshold(self.threshold)
         if self.decides_for not in ("sample", "batch"):
             raise ConfigError(f"schedule.decides_for={self.decides_for}: must be one of sample, batch")
 
-    def possible(self, steps: int) -> range:
+    def possible(self, steps: int) -> Sequence[int]:
         """The steps that may be skipped: all but the first and the last."""
         return range(1, steps - 1)
 
@@ -238,12 +271,23 @@ class Deciding(ScheduleConfig):
         """Where a step may be skipped."""
         return schedule.whole_steps(self.possible(situation.steps), situation.steps, situation.depth)
 
+
+@dataclass
+class Thresholded(Deciding):
+    """Decides by a change. threshold: a larger one skips more."""
+
+    threshold: float | None = None
+
+    def check(self, steps: int) -> None:
+        super().check(steps)
+        _check_threshold(self.threshold)
+
     def skip_threshold(self, situation: Situation) -> float | None:
         return self.threshold
 
 
 @dataclass
-class LookingAtBlocks(Deciding):
+class LookingAtBlocks(Thresholded):
     """Decides by what the first blocks do. first_blocks: how many are computed in every step."""
 
     first_blocks: int = 1
@@ -263,7 +307,7 @@ class LookingAtBlocks(Deciding):
 
 @SCHEDULES.register
 @dataclass
-class TeaCache(Deciding):
+class TeaCache(Thresholded):
     """A step is skipped while the first block's input has changed little (TeaCache).
 
     threshold: accumulated relative change up to which steps are skipped; null = the one that comes closest to
@@ -271,7 +315,7 @@ class TeaCache(Deciding):
     """
 
     name: str = "teacache"
-    only_stack: ClassVar[bool] = False
+    only_site: ClassVar[str | None] = None
 
     def follows_ratio(self) -> bool:
         return self.threshold is None
@@ -284,7 +328,7 @@ class TeaCache(Deciding):
             return self.threshold
         return closest.closest_teacache(situation.input_changes(), situation.cache_ratio)
 
-    def decision(self, threshold: float, noise: Sequence[float]) -> Decision:
+    def decision(self, threshold: float, noise: Sequence[float], steps: int) -> Decision:
         return decision.TeaCache(threshold)
 
 
@@ -303,7 +347,7 @@ class FirstBlockCache(LookingAtBlocks):
         """The steps that may be skipped: all but the first."""
         return range(1, steps)
 
-    def decision(self, threshold: float, noise: Sequence[float]) -> Decision:
+    def decision(self, threshold: float, noise: Sequence[float], steps: int) -> Decision:
         return decision.FirstBlock(threshold, self.first_blocks)
 
 
@@ -328,13 +372,13 @@ class DiCacheSchedule(LookingAtBlocks):
         """The steps that may be skipped: after the first ones, and before the last."""
         return range(int(self.retention * steps) + 1, steps - 1)
 
-    def decision(self, threshold: float, noise: Sequence[float]) -> Decision:
+    def decision(self, threshold: float, noise: Sequence[float], steps: int) -> Decision:
         return decision.DiCache(threshold, self.first_blocks)
 
 
 @SCHEDULES.register
 @dataclass
-class SeaCacheSchedule(Deciding):
+class SeaCacheSchedule(Thresholded):
     """A step is skipped while the network's input, without what is noise in it, has changed little (SeaCache).
 
     threshold: accumulated relative change up to which steps are skipped. max_skips: at most this many skipped steps in
@@ -343,7 +387,7 @@ class SeaCacheSchedule(Deciding):
 
     name: str = "seacache"
     asks_noise: ClassVar[bool] = True
-    only_stack: ClassVar[bool] = False
+    only_site: ClassVar[str | None] = None
     threshold: float | None = 0.25
     max_skips: int = 2
     exponent: float = 3.0
@@ -355,13 +399,13 @@ class SeaCacheSchedule(Deciding):
         if not 0 < self.exponent < math.inf:
             raise ConfigError(f"schedule.exponent={self.exponent}: must be a finite number above 0")
 
-    def decision(self, threshold: float, noise: Sequence[float]) -> Decision:
+    def decision(self, threshold: float, noise: Sequence[float], steps: int) -> Decision:
         return decision.SeaCache(threshold, noise, self.exponent, self.max_skips)
 
 
 @SCHEDULES.register
 @dataclass
-class EasyCacheSchedule(Deciding):
+class EasyCacheSchedule(Thresholded):
     """The network is skipped while its output is expected to change little with its input (EasyCache).
 
     threshold: accumulated relative change up to which steps are skipped.
@@ -370,8 +414,50 @@ class EasyCacheSchedule(Deciding):
     name: str = "easycache"
     threshold: float | None = 0.05
 
-    def decision(self, threshold: float, noise: Sequence[float]) -> Decision:
+    def decision(self, threshold: float, noise: Sequence[float], steps: int) -> Decision:
         return decision.EasyCache(threshold)
+
+
+@SCHEDULES.register
+@dataclass
+class Verify(Deciding):
+    """A step is predicted until the prediction's error, seen at the last block, was too large (SpeCa).
+
+    base_threshold, decay_rate: the largest error in step i of T is base_threshold * decay_rate^((i + 1) / T), at least
+    0.01. min_taylor_steps: predicted steps in a row that are not checked. max_taylor_steps: at most this many in a row.
+    """
+
+    name: str = "verify"
+    only_site: ClassVar[str | None] = "branch"
+    verifies: ClassVar[bool] = True
+    base_threshold: float = 0.3
+    decay_rate: float = 0.05
+    min_taylor_steps: int = 3
+    max_taylor_steps: int = 8
+
+    def check(self, steps: int) -> None:
+        super().check(steps)
+        if not 0 <= self.base_threshold < math.inf:
+            raise ConfigError(f"schedule.base_threshold={self.base_threshold}: must be a finite number of at least 0")
+        if not 0 <= self.decay_rate <= 1:
+            raise ConfigError(f"schedule.decay_rate={self.decay_rate}: must be in [0, 1]")
+        if self.min_taylor_steps < 1:
+            raise ConfigError(f"schedule.min_taylor_steps={self.min_taylor_steps}: must be at least 1")
+        if self.max_taylor_steps < self.min_taylor_steps:
+            raise ConfigError(
+                f"schedule.max_taylor_steps={self.max_taylor_steps}: must be at least "
+                f"min_taylor_steps={self.min_taylor_steps}"
+            )
+
+    def possible(self, steps: int) -> Sequence[int]:
+        """The steps that may be skipped: all but the first and the third."""
+        return [step for step in range(1, steps) if step != 2]
+
+    def skip_threshold(self, situation: Situation) -> float:
+        return self.base_threshold
+
+    def decision(self, threshold: float, noise: Sequence[float], steps: int) -> Decision:
+        return decision.Verify(threshold, self.decay_rate, self.min_taylor_steps, self.max_taylor_steps, steps)
 
 
 @SCHEDULES.register
@@ -467,10 +553,26 @@ class Searched(FoundSchedule):
         return self.search_samples if self.calibrates() else 0
 
     def of_weights(self, path: str) -> ScheduleConfig:
-        return Searched(path=self.path or path)
+        return type(self)(path=self.path or path)
 
     def find(self, situation: Situation) -> Sequence[int]:
         return situation.search(situation.computed, self.search_evaluations, self.search_samples)
+
+
+@SCHEDULES.register
+@dataclass
+class BudCache(Searched):
+    """The whole steps whose samples end closest to the uncached ones, by annealing and hill climbing (BudCache).
+
+    path: a schedule's JSON that takes the place of a search. search_evaluations: schedules that are tried.
+    search_samples: samples that each is tried on.
+    """
+
+    name: str = "budcache"
+    reads: ClassVar[Mapping[str, str | None]] = {"path": None}
+
+    def find(self, situation: Situation) -> Sequence[int]:
+        return situation.search(situation.computed, self.search_evaluations, self.search_samples, "annealing")
 
 
 @SCHEDULES.register
@@ -487,3 +589,29 @@ class Dynamic(FoundSchedule):
     def find(self, situation: Situation) -> Sequence[int]:
         errors = dynamic.extrapolation_errors(situation.products(), int(situation.extrapolates), situation.clock)
         return dynamic.dynamic_programming(errors, situation.computed)
+
+
+@SCHEDULES.register
+@dataclass
+class DPCache(Dynamic):
+    """The whole steps on the cheapest path of calibrated feature errors, by dynamic programming (DPCache).
+
+    path: a schedule's JSON that takes its place. first_steps: so many first ones are all computed.
+    """
+
+    name: str = "dpcache"
+    first_steps: int = 3
+
+    def check(self, steps: int) -> None:
+        if not 1 <= self.first_steps <= steps:
+            raise ConfigError(f"schedule.first_steps={self.first_steps}: must be in [1, {steps}]")
+
+    def find(self, situation: Situation) -> Sequence[int]:
+        if self.first_steps > situation.computed:
+            raise ConfigError(
+                f"schedule.first_steps={self.first_steps}: must be at most {situation.computed}, the steps that "
+                f"cache_ratio={situation.cache_ratio:g} leaves computed"
+            )
+        order = 2 if situation.extrapolates else 0
+        errors = dynamic.extrapolation_errors(situation.products(), order, situation.clock, scaled=False)
+        return dynamic.dynamic_programming(errors, situation.computed, self.first_steps)

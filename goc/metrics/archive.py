@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from goc.metrics.image_folder import REFERENCE
 from goc.metrics.real_images import EXTRACTION_BATCH, RealImages
 from goc.system.errors import GocError
 from goc.system.files import require_regular_file
@@ -48,9 +49,9 @@ class Header:
 
 
 @contextmanager
-def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """An .npz file, opened; whatever goes wrong while it is read is a GocError."""
-    require_regular_file(path, "model.reference")
+def open_archive(path: Path, what: str = REFERENCE) -> Iterator[zipfile.ZipFile]:
+    """An .npz file, opened; whatever goes wrong while it is read is a GocError. what: the setting that names it."""
+    require_regular_file(path, what)
     try:
         with zipfile.ZipFile(path) as archive:
             if len(names := archive.namelist()) != len(set(names)):
@@ -58,7 +59,7 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
             yield archive
     except DAMAGE as error:
         reason = textwrap.shorten(str(error) or type(error).__name__, 200)
-        raise GocError(f"model.reference={path}: damaged, or not an .npz file of plain numbers ({reason})") from error
+        raise GocError(f"{what}={path}: damaged, or not an .npz file of plain numbers ({reason})") from error
 
 
 @contextmanager
@@ -106,12 +107,12 @@ def read_statistic(archive: zipfile.ZipFile, name: str, what: str, check: Callab
         return _array(member, header).astype(np.float64, order="C")
 
 
-def archived_images(path: Path, sha256: str, archive: zipfile.ZipFile) -> RealImages:
+def archived_images(path: Path, sha256: str, archive: zipfile.ZipFile, what: str = REFERENCE) -> RealImages:
     """The images arr_0 of an open .npz file; raises GocError, saying what is wanted, if they are of another kind."""
     with open_array(archive, IMAGES) as (header, _):
-        layout = _layout(path, header)
+        layout = _layout(f"{what}={path}", header)
     notes = () if layout.channels_last else ("its images are read as [M, C, H, W]",)
-    return RealImages(path, sha256, layout.count, layout.size, lambda: _batches(path), notes)
+    return RealImages(path, sha256, layout.count, layout.size, lambda: _batches(path, what), notes)
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,9 @@ class Layout:
         return (*sides, self.channels) if self.channels_last else (self.channels, *sides)
 
 
-def _layout(path: Path, header: Header) -> Layout:
+def _layout(where: str, header: Header) -> Layout:
     """Which axis is which: images are square and have 1 or 3 channels, which leaves one reading, or none."""
-    what, shape = f"model.reference={path}: its images {IMAGES} are {header}", header.shape
+    what, shape = f"{where}: its images {IMAGES} are {header}", header.shape
     if header.dtype != np.uint8 or len(shape) != 4 or shape[0] < 2 or 0 in shape:
         raise GocError(f"{what}, must be {WANTED}")
     last = shape[1] == shape[2] and shape[3] in CHANNELS
@@ -144,10 +145,10 @@ def _layout(path: Path, header: Header) -> Layout:
     return Layout(shape[0], shape[3] if last else shape[1], shape[2], last)
 
 
-def _batches(path: Path) -> Iterator[Tensor]:
+def _batches(path: Path, what: str) -> Iterator[Tensor]:
     """Images in batches [n, C, H, W], read as a stream: ADM's are 2 GB. By columns, all are read at once."""
-    with open_archive(path) as archive, open_array(archive, IMAGES) as (header, member):
-        layout = _layout(path, header)
+    with open_archive(path, what) as archive, open_array(archive, IMAGES) as (header, member):
+        layout = _layout(f"{what}={path}", header)
         whole = _array(member, header) if header.by_columns else None
         for start in range(0, layout.count, EXTRACTION_BATCH):
             n = min(EXTRACTION_BATCH, layout.count - start)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ FORMATS = {
     "QOI": (".qoi",),
 }
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+REFERENCE = "model.reference"  # the setting that names real images
 SHOWN = 3  # names of files that are not used
 
 
@@ -72,8 +74,15 @@ class ImageFolder:
         return " and ".join(parts)
 
 
-def find_images(folder: Path) -> ImageFolder:
+def by_number(path: Path) -> list[str | int]:
+    """A key that sorts 2.png before 10.png."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.as_posix())]
+
+
+def find_images(folder: Path, what: str = REFERENCE) -> ImageFolder:
     """The images in a folder and its subfolders (links to folders are not followed), and their hashes.
+
+    what: for messages, the setting that names the folder.
 
     Raises GocError naming the first that is a broken link, a device or a pipe, or cannot be read.
     """
@@ -89,9 +98,9 @@ def find_images(folder: Path) -> ImageFolder:
             else:
                 others.append(entry)
         files.sort()
-        digests = tuple(_digest(folder, path) for path in files)
+        digests = tuple(_digest(f"{what}={folder}", path) for path in files)
     except OSError as error:
-        raise GocError(f"model.reference={folder}: {error.filename} cannot be read ({error.strerror})") from error
+        raise GocError(f"{what}={folder}: {error.filename} cannot be read ({error.strerror})") from error
     return ImageFolder(folder, tuple(files), digests, tuple(sorted(others)), hidden)
 
 
@@ -106,13 +115,13 @@ def _entries(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _digest(folder: Path, path: Path) -> str:
+def _digest(where: str, path: Path) -> str:
     name = shown(path)
     try:
         found = irregular(path)
     except OSError as error:
         link = "a link that leads nowhere" if stat.S_ISLNK(path.lstat().st_mode) else "not to be read"
-        raise GocError(f"model.reference={folder}: {name} is {link} ({error.strerror})") from error
+        raise GocError(f"{where}: {name} is {link} ({error.strerror})") from error
     if found:
-        raise GocError(f"model.reference={folder}: {name} is {found}, and must be a regular file")
+        raise GocError(f"{where}: {name} is {found}, and must be a regular file")
     return file_sha256(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from goc.metrics.image_folder import ImageFolder, find_images, shown
+from goc.metrics.image_folder import REFERENCE, ImageFolder, by_number, find_images, shown
 from goc.metrics.pixels import (
     DAMAGE,
     RefusedError,
@@ -42,21 +42,24 @@ class RealImages:
     rule: str | None = None
 
 
-def folder_images(folder: Path, channels: int, size: int | None) -> RealImages:
+def folder_images(
+    folder: Path, channels: int, size: int | None, what: str = REFERENCE, numbered: bool = False
+) -> RealImages:
     """The images in a folder and its subfolders, sorted by name; all size x size (None: the first's).
 
+    what: for messages, the setting that names the folder. numbered: whether 2.png comes before 10.png.
     Raises GocError naming the first file that is of another size, cannot be read, or has pixels that would be a guess.
     """
-    found = find_images(folder)
+    found = find_images(folder, what)
     if len(found.files) < 2:
         unused = f" (not used: {found.unused()})" if found.unused() else ""
-        raise GocError(f"model.reference={folder}: {len(found.files)} images there, at least 2 are needed{unused}")
+        raise GocError(f"{what}={folder}: {len(found.files)} images there, at least 2 are needed{unused}")
 
     otherwise = False
 
     coloured = 0
     for path in found.files:
-        with named(f"model.reference={folder}: {shown(path)}"), opened(path.read_bytes()) as image:
+        with named(f"{what}={folder}: {shown(path)}"), opened(path.read_bytes()) as image:
             check_layout(image)
             otherwise |= read_otherwise_before(image)
             size = size or image.width
@@ -65,7 +68,7 @@ def folder_images(folder: Path, channels: int, size: int | None) -> RealImages:
             coloured += other_colours(image)
 
     def read(path: Path, digest: str) -> Tensor:
-        with named(f"model.reference={folder}: {shown(path)}"):
+        with named(f"{what}={folder}: {shown(path)}"):
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() != digest:
                 raise RefusedError("was changed while the images were read")
@@ -74,6 +77,8 @@ def folder_images(folder: Path, channels: int, size: int | None) -> RealImages:
 
     def batches() -> Iterator[Tensor]:
         known = list(zip(found.files, found.digests, strict=True))
+        if numbered:
+            known.sort(key=lambda pair: by_number(pair[0]))
         for start in range(0, len(known), EXTRACTION_BATCH):
             yield torch.stack([read(path, digest) for path, digest in known[start : start + EXTRACTION_BATCH]])
 

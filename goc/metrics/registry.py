@@ -24,7 +24,8 @@ class Metric:
     `(batches, count, reference) -> goc.metrics.scores.Scores`; compares: whether it looks at real images; needs: what
     not every extractor and reference has: spatial features, or the features of the reference's single images.
     score: of single images, uint8 [n, C, H, W] -> [n], of which the mean is the metric. With needs="prompts", which
-    only pipelines have, it loads such a function of images and prompts, `(folder of model.clip, device) -> function`.
+    only pipelines have, it loads such a function of images and prompts, `(folder, device) -> function`; scorer is the
+    model's setting that names the folder.
     """
 
     columns: tuple[Column, ...]
@@ -33,6 +34,7 @@ class Metric:
     score: str | None = None
     minimum_samples: int = 1
     needs: Literal["spatial", "images", "prompts"] | None = None
+    scorer: str = "clip"
     compares: bool = True
 
 
@@ -77,8 +79,13 @@ for _name, _metric in {
                    higher("recall", "recall", "recall", influences=False)), "improved precision and recall",
                   features=f"{EVALUATE}:precision_recall", minimum_samples=PRC_NEIGHBORHOOD + 1, needs="images"),
     "clip": Metric((higher("clip", "CLIP score", "CLIP score of images and their prompts"),),
-                   "CLIP score of images and their prompts", score="goc.metrics.clip:load_clip", needs="prompts",
+                   "CLIP score of images and their prompts", score="goc.metrics.clip:ClipScore.load", needs="prompts",
                    compares=False),
+    "clip_iqa": Metric((higher("clip_iqa", "CLIP-IQA", "CLIP-IQA: a good photo, not a bad one"),),
+                       "image quality by CLIP", score="goc.metrics.clip:ClipIqa.load", needs="prompts", compares=False),
+    "blip_itm": Metric((higher("blip_itm", "BLIP match", "probability that image and prompt match, by BLIP"),),
+                       "probability that an image and its prompt match", score="goc.metrics.blip:BlipMatching.load",
+                       needs="prompts", scorer="blip", compares=False),
 }.items():  # fmt: skip
     add_metric(_name, _metric, __name__)
 

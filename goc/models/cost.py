@@ -4,10 +4,14 @@ Counted are the matrix products (linear layers, the patch convolution, attention
 elementwise work is not. One forward pass of DiT-XL/2 at 256x256 is 118.6 GMACs for one image.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from goc.models.dit import BRANCHES, DiT, Site
+from goc.models.seen import Looked
 
 
 def cell_macs(model: DiT, site: Site = "branch", first_blocks: int = 0) -> Tensor:
@@ -37,11 +41,44 @@ def forward_macs(model: DiT) -> int:
     return embed + timestep + gates + final + int(cell_macs(model).sum())
 
 
-def image_macs(model: DiT, mask: Tensor, guided: bool, site: Site = "branch", first_blocks: int = 0) -> int:
+def looking_macs(model: DiT, looked: Looked) -> int:
+    """MACs of what was computed only to be looked at, for one image."""
+    vector = model.hidden_size**2  # of a modulation; the last block's gates are computed once more
+    last_block = int(cell_macs(model)[-1].sum()) + BRANCHES * vector
+    return looked.modulated_inputs * 2 * vector + looked.last_blocks * last_block
+
+
+@dataclass(frozen=True)
+class Partly:
+    """What a selection adds to a schedule's cost. Attention that shows its probabilities needs no product more.
+
+    counts: tokens of cached MLPs that are computed after all, int64 [evaluations, blocks]. skipped: evaluations whose
+    cached cells need not even their gates. own: MACs of the selection itself, for one row.
+    """
+
+    counts: Tensor
+    skipped: Sequence[int] = ()
+    own: int = 0
+
+    def macs(self, model: DiT, mask: Tensor) -> int:
+        """MACs beside those of a schedule, bool [evaluations, blocks, 2], in all evaluations of one row."""
+        square = model.hidden_size**2
+        modulations = int((self.counts > 0).sum())  # shift and scale, as of a computed branch
+        without_gates = int(mask[list(self.skipped)].sum())
+        return (8 * int(self.counts.sum()) + 2 * modulations - without_gates) * square + self.own
+
+    def share(self, model: DiT, mask: Tensor) -> float:
+        """The share of a mask's cells that is computed after all, a token of one as its share of the tokens."""
+        return int(self.counts.sum()) / (model.num_tokens * mask.numel())
+
+
+def image_macs(
+    model: DiT, mask: Tensor, guided: bool, site: Site = "branch", first_blocks: int = 0, beside: int = 0
+) -> int:
     """MACs to sample one image under a schedule, bool [evaluations, blocks, 2]; guidance doubles each evaluation.
 
-    The predictor's own work is elementwise and so not counted; an adaptive cache's signal is (2 hidden^2 a step, less
-    than a thousandth of DiT-XL/2's forward pass) neither.
+    beside: of what the mask does not say, in all evaluations of one row. The work of predictors and decisions
+    themselves is elementwise and so not counted; what decisions look at is.
     """
-    per_pass = len(mask) * forward_macs(model) - int((mask * cell_macs(model, site, first_blocks)).sum())
-    return per_pass * (2 if guided else 1)
+    saved = int((mask * cell_macs(model, site, first_blocks)).sum())
+    return (len(mask) * forward_macs(model) - saved + beside) * (2 if guided else 1)

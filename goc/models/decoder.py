@@ -20,6 +20,7 @@ Decoder = Callable[[Tensor], Tensor]  # latents [N, C, H, W] -> images [N, 3 or 
 UINT8_RULE = "clamp(127.5 x + 128, 0, 255), truncated"
 PIPELINES_UINT8_RULE = "255 x, x in [0, 1], rounded"  # diffusers' own, by which its pipelines make pictures
 LATENT_SCALE = 0.18215  # of Stable Diffusion's first autoencoder, which DiT was trained on
+DOWNSAMPLING = 8  # its image pixels for one latent pixel
 IMAGE_CHANNELS = 3
 PUBLISHED_VAES = {name: f"sd-vae-ft-{name}" for name in ("ema", "mse")}
 WEIGHTS = Path("weights")  # where goc fetch puts them

@@ -51,7 +51,7 @@ class FeatureCache(Protocol):
         """Which of so many rows are treated alike in this step, and the cache of each; None: all, by this one."""
 
     def lookup(self, block: int, branch: int) -> Terms | None:
-        """The feature to use instead of computing it, as terms [N, tokens, hidden]; None: compute it.
+        """The feature to use instead of computing it, as terms [N, tokens, hidden]; [] adds nothing. None: compute it.
 
         Terms and not their sum, because a sum is a tensor more, while each term can be added where it is needed. They
         must stay as they are until the next feature is stored.
@@ -59,6 +59,31 @@ class FeatureCache(Protocol):
 
     def store(self, block: int, branch: int, feature: Tensor) -> None:
         """Take over a feature that was just computed and used; the cache may change it in place."""
+
+    @property
+    def checks(self) -> bool:
+        """Whether the last block is computed beside what stands in for it, for `check`; only at site "branch"."""
+
+    def check(self, predicted: Tensor, computed: Tensor) -> None:
+        """What comes out of the last block [N, tokens, hidden]: with its stand-in, and computed."""
+
+    def selected(self, block: int, branch: int) -> Tensor | None:
+        """Tokens that are computed although `lookup` stands in for the others, int64 [N, count]; asked before it."""
+
+    def refresh(self, block: int, branch: int, tokens: Tensor, fresh: Tensor) -> None:
+        """Take over the features of the selected tokens [N, count, hidden], before `lookup` names the cell's."""
+
+    def wants_attention(self, block: int) -> bool:
+        """Whether `attended` is to be told of a block's attention, which is then computed without a fused kernel."""
+
+    def attended(self, block: int, received: Tensor) -> None:
+        """The attention that tokens receive [N, tokens]: the mean over heads, summed over queries."""
+
+    def finish(self, h: Tensor) -> Tensor:
+        """The residual stream after the last block of a step [N, tokens, hidden] -> what takes its place; site branch.
+
+        It must stay as it is.
+        """
 
 
 class TimestepEmbedder(nn.Module):
@@ -139,6 +164,16 @@ class DiTBlock(nn.Module):
         norm, layer = ((self.norm1, self.attn), (self.norm2, self.mlp))[branch]
         x = modulate(norm(h), shift, scale)
         return layer.in_slices(x) if worth_slicing(layer, x) else layer(x)
+
+    def compute_tokens(self, branch: int, h: Tensor, shift: Tensor, scale: Tensor, tokens: Tensor) -> Tensor:
+        """The MLP's feature of some tokens alone, int64 [N, count]: [N, count, hidden]."""
+        return self.compute(branch, h.gather(1, tokens.unsqueeze(-1).expand(-1, -1, h.shape[2])), shift, scale)
+
+    def showing_attention(self, h: Tensor, vectors: Vectors) -> tuple[Tensor, Tensor, Tensor]:
+        """As `forward` of the attention branch, and the attention that tokens receive [N, tokens]."""
+        shift, scale, gate = vectors
+        feature, received = self.attn.with_received(modulate(self.norm1(h), shift, scale))
+        return add_gated(h, [(gate, feature)]), feature, received
 
     def forward(self, branch: int, h: Tensor, vectors: Vectors) -> tuple[Tensor, Tensor]:
         """Add one branch: h [N, tokens, hidden] after it, in place outside of training, and its feature.
@@ -290,10 +325,23 @@ class DiT(nn.Module):
         cache.decide(Seen(x, before, h, lambda: self.modulated_input(before, modulation)))
         parts = cache.parts(len(h))
         if parts is None:
-            return self.stack(h, modulation, cache, before)
+            return self.checked(h, modulation, cache, before)
         for rows, part in parts:
+            if len(rows) == len(h):
+                return self.checked(h, modulation, part, before)
             own = self.modulation(activated[rows])
-            h[rows] = self.stack(h[rows], own, part, before[rows])
+            h[rows] = self.checked(h[rows], own, part, before[rows])
+        return h
+
+    def checked(self, h: Tensor, modulation: Modulation, cache: FeatureCache, before: Tensor) -> Tensor:
+        """All blocks, and the last one once more where the cache checks what stands in for it: h -> same."""
+        if not cache.checks:
+            return self.stack(h, modulation, cache, before)
+        last = range(self.depth - 1, self.depth)
+        h = self.stack(h, modulation, cache, blocks=range(self.depth - 1))
+        computed = self.computed(h.clone(), modulation, last)
+        h = self.stack(h, modulation, cache, blocks=last)
+        cache.check(h, computed)
         return h
 
     def embed(self, x: Tensor) -> Tensor:
@@ -312,29 +360,48 @@ class DiT(nn.Module):
         return h
 
     def stack(
-        self, h: Tensor, modulation: Modulation, cache: FeatureCache | None, before: Tensor | None = None
+        self,
+        h: Tensor,
+        modulation: Modulation,
+        cache: FeatureCache | None,
+        before: Tensor | None = None,
+        blocks: range | None = None,
     ) -> Tensor:
         """All blocks: h [N, tokens, hidden] -> same, in place outside of training.
 
-        before: h before the cache's first blocks, which are computed already.
+        before: h before the cache's first blocks, which are computed already. blocks: only these, at site "branch".
         """
         if cache is not None and cache.site == "stack":
             return self.cached_stack(h, modulation, cache, h if before is None else before)
         waiting: list[tuple[Tensor, Tensor]] = []  # gates and tensors of cached cells, added before h is needed again
         computed = False
-        for index, block in enumerate(self.blocks):
+        for index in range(self.depth) if blocks is None else blocks:
+            block = cast(DiTBlock, self.blocks[index])
             for branch in range(BRANCHES):
+                gate = None
+                if cache is not None and (tokens := cache.selected(index, branch)) is not None:
+                    computed = True
+                    h, waiting = add_gated(h, waiting), []
+                    shift, scale, gate = modulation.of(index, branch)
+                    cache.refresh(index, branch, tokens, block.compute_tokens(branch, h, shift, scale, tokens))
                 terms = None if cache is None else cache.lookup(index, branch)
                 if terms is not None:
-                    waiting += stand_in(modulation.gate(index, branch), terms)
+                    if terms:
+                        waiting += stand_in(modulation.gate(index, branch) if gate is None else gate, terms)
                     continue
                 computed = True
                 h, waiting = add_gated(h, waiting), []
-                h, feature = block(branch, h, modulation.of(index, branch))
+                vectors = modulation.of(index, branch)
+                if cache is not None and branch == ATTENTION and cache.wants_attention(index):
+                    h, feature, received = block.showing_attention(h, vectors)
+                    cache.attended(index, received)
+                else:
+                    h, feature = block(branch, h, vectors)
                 if cache is not None:
                     cache.store(index, branch, feature)
         # a step that is cached as a whole always adds as many tensors, so one compiled graph serves all of them
-        return add_gated(h, waiting) if computed else self.add_all(h, waiting)
+        h = add_gated(h, waiting) if computed else self.add_all(h, waiting)
+        return h if cache is None else cache.finish(h)
 
     def cached_stack(self, h: Tensor, modulation: Modulation, cache: FeatureCache, before: Tensor) -> Tensor:
         """All blocks as one cell, what they add; h [N, tokens, hidden] is overwritten."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 WORTH_NUMBERS = 2**19  # in the input of a layer; from then on slices are no slower
 ATTENTION_SLICES, MLP_SLICES = 4, 8
+MOST_PROBABILITIES = 2**26  # of attention that are computed at a time, where they are looked at
 
 
 def worth_slicing(layer: nn.Module, x: Tensor) -> bool:
@@ -42,6 +43,23 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
         return self.proj(F.scaled_dot_product_attention(*qkv.unbind(0)).transpose(1, 2).flatten(2))
+
+    def with_received(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The same up to rounding, and the attention that tokens receive, float32 [N, tokens].
+
+        That is the mean over heads of the probabilities, summed over queries; they are computed for some rows at a
+        time, without a fused kernel, which would not show them.
+        """
+        rows = max(1, MOST_PROBABILITIES // (self.num_heads * x.shape[1] ** 2))
+        outputs, received = zip(*map(self._shown, x.split(rows)), strict=True)
+        return torch.cat(outputs), torch.cat(received)
+
+    def _shown(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        queries, keys, values = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        scores = (queries * self.head_dim**-0.5) @ keys.transpose(-2, -1)
+        probabilities = scores.softmax(dim=-1, dtype=torch.float32)
+        attended = probabilities.to(values.dtype) @ values
+        return self.proj(attended.transpose(1, 2).flatten(2)), probabilities.mean(dim=1).sum(dim=1)
 
     def in_slices(self, x: Tensor) -> Tensor:
         """The same up to rounding: what some heads at a time add is summed."""

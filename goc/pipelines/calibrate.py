@@ -31,8 +31,8 @@ from goc.pipelines.session import NewCache, PipelineError, Run
 from goc.pipelines.structure import Blocks, Branches
 from goc.planning.plan import Plan
 from goc.planning.planner import Cells, Planner, of_cells
-from goc.sampling.local_search import Steps, local_search
-from goc.sampling.search import mean_distance
+from goc.sampling.local_search import Steps
+from goc.sampling.search import moves_and_loss
 
 SEED = 2503
 
@@ -59,9 +59,9 @@ def calibrate(
         goc.enable_cache(pipe, plan=goc.load_plan("plan.json"))
 
     Gates of the gradient queue at inflections, schedules of SmoothCache, MagCache, TeaCache and dynamic programming
-    come from one or two calls for each prompt; `method="searched"` tries schedule after schedule (search_evaluations,
-    each a call for the first search_samples prompts), and shows its progress. Where guidance calls the transformer
-    twice in a step, what is measured is the mean of both.
+    come from one or two calls for each prompt; `method="searched"` and `"budcache"` try schedule after schedule
+    (search_evaluations, each a call for the first search_samples prompts), and show their progress. Where guidance
+    calls the transformer twice in a step, what is measured is the mean of both.
 
     prompts: texts, or the keyword arguments of a call each. steps: num_inference_steps. call: more keyword arguments,
     the same for all prompts. seed: prompt i has a generator of seed + i. The rest as for `enable_cache`. Raises
@@ -254,21 +254,22 @@ class Measuring(PipelineCall):
         cells, alignment = self.alignment_seen
         return alignment, cells
 
-    def search(self, plan_of: Callable[[Steps], Plan], count: int, evaluations: int, samples: int) -> Steps:
+    def search(
+        self, plan_of: Callable[[Steps], Plan], count: int, evaluations: int, samples: int, how: str = "local"
+    ) -> Steps:
         """The schedule of `count` computed steps whose samples end closest to the uncached ones, of so many tried."""
+        moves, loss = moves_and_loss(how)
         trial = replace(self.trial, prompts=self.trial.prompts[:samples])
         target = torch.cat(trial.samples())
         with tqdm(total=evaluations, desc=f"schedule search, {count} of {self.steps}", unit="schedule") as progress:
 
             def objective(schedule: Steps) -> float:
                 plan = plan_of(schedule)
-                distance = mean_distance(
-                    torch.cat(trial.samples(self.way.site, planned(lambda _: plan))), target
-                ).item()
+                distance = loss(torch.cat(trial.samples(self.way.site, planned(lambda _: plan))), target).item()
                 progress.update()
                 return distance if math.isfinite(distance) else math.inf
 
-            found, _ = local_search(objective, self.steps, count, evaluations, self.trial.seed)
+            found, _ = moves(objective, self.steps, count, evaluations, self.trial.seed)
         return found
 
 

@@ -10,8 +10,8 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from goc.config.settings import Way
-from goc.config.validation import check_way, normalise
-from goc.methods import METHODS, PREDICTORS, SCHEDULES
+from goc.config.validation import check_for_pipelines, check_way, normalise
+from goc.methods import METHODS, PREDICTORS, SCHEDULES, SELECTIONS
 from goc.pipelines.clock import log_snr, noise_to_signal
 from goc.pipelines.session import PipelineError, Run
 from goc.planning.plan import Plan
@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 
 
 def method_names() -> list[str]:
-    """The methods that work in a pipeline: those that need nothing trained for the model."""
-    return sorted(name for name, method in METHODS.items() if not method.trained)
+    """The methods that work in a pipeline."""
+    return sorted(name for name, method in METHODS.items() if method.in_pipelines)
 
 
 def way_of(method: str, cache_ratio: float | None, steps: int, settings: Mapping[str, Any]) -> Way:
@@ -46,8 +46,10 @@ def way_of(method: str, cache_ratio: float | None, steps: int, settings: Mapping
             f"must be one of {', '.join(method_names())}"
         )
     schedule, predictor = SCHEDULES[chosen.schedule](), PREDICTORS[chosen.predictor](**chosen.settings)
+    selection = SELECTIONS[chosen.selection](**chosen.selected)
     way = Way(cache_ratio=cache_ratio, steps=steps, sampler=SchedulerConfig(), schedule=schedule,
-              predictor=predictor, site=chosen.site, clock=chosen.clock)  # fmt: skip
+              predictor=predictor, selection=selection, site=chosen.site, clock=chosen.clock)  # fmt: skip
+    check_for_pipelines(way)
     owners: dict[str, Any] = dict.fromkeys(OF_A_WAY, way)
     for part in (schedule, predictor):
         owners |= {f.name: part for f in fields(part) if f.name != "name"}

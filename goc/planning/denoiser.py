@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from goc.caching.cache import ScheduledCache
+from goc.caching.cache import StepCache
 from goc.caching.calibration import (
     AlignmentRecorder,
     ErrorRecorder,
@@ -17,6 +17,7 @@ from goc.caching.calibration import (
     MagnitudeRecorder,
     ProductRecorder,
 )
+from goc.caching.halves import guided_at, halves
 from goc.config import ModelConfig, Way
 from goc.config.validation import fill
 from goc.models.dit import BRANCHES, Site
@@ -35,7 +36,13 @@ GATING = ("inflection_threshold", "inflection_signal", "inflection_scope", "cali
 
 def calibration_of(way: Way, generation: Generation, key: dict[str, Any], cache_dir: str) -> Calibration:
     """The uncached run that a way's recorders look at; key: what its trajectories depend on apart from the seeds."""
-    return Calibration(generation, key, way.calibration_seed, way.calibration_samples, way.batch_size, Path(cache_dir))
+    own = None
+    if way.guidance_interval is not None:  # the way's trajectories are other ones, with caches or without
+        sigmas = np.exp(-generation.solver.grid.log_snr).tolist()
+        own = halves(guided_at(sigmas, way.guidance_interval), [False] * len(sigmas))
+        key = {**key, "guidance_interval": way.guidance_interval}
+    samples, size = way.calibration_samples, way.batch_size
+    return Calibration(generation, key, way.calibration_seed, samples, size, Path(cache_dir), own)
 
 
 def planner_of(way: Way, model: ModelConfig, calibration: Calibration) -> Planner:
@@ -129,21 +136,25 @@ class DenoiserMeasurements:
         names = {"model_sha256": "weights", **{name: name for name in ("sampler", "steps", *guided)}}
         return {"site": self.site, **{name: key.get(source) for name, source in names.items()}}
 
-    def search(self, plan_of: Callable[[Steps], Plan], count: int, evaluations: int, samples: int) -> Steps:
+    def search(
+        self, plan_of: Callable[[Steps], Plan], count: int, evaluations: int, samples: int, how: str = "local"
+    ) -> Steps:
         """As `goc.planning.planner.Measurements`; or found before, for the shipped file."""
         way = self.way
 
-        def cache_of(schedule: Steps) -> Callable[[], ScheduledCache]:
+        def cache_of(schedule: Steps) -> Callable[[], StepCache]:
             return plan_of(schedule).new_cache
 
         depends_on = SEARCH_DEPENDS_ON + (() if way.inflection_threshold is None else GATING)
         method = {
             "predictor": asdict(way.predictor),
+            **({"selection": asdict(way.selection)} if way.selection.selects else {}),
             **{key: getattr(way, key) for key in depends_on if getattr(way, key) is not None},
+            **way.guidance,
         }
         shipped = self.path_of(self.settings.schedules, count)
         calibration = replace(self.calibration, samples=samples)
-        return searched(calibration, cache_of, count, evaluations, method, shipped)
+        return searched(calibration, cache_of, count, evaluations, method, shipped, how)
 
     def path_of(self, template: str | None, computed: int | None = None) -> str | None:
         """Where one of the model's own files would lie, for the way and so many computed evaluations."""

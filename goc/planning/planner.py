@@ -1,17 +1,18 @@
 """Makes the plan of a way: one planner for denoisers and for pipelines, which differ in what is measured and how."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from goc.caching.halves import Halves, guided_at, halves
 from goc.caching.inflection import correct_at, inflections, span_alignment
-from goc.caching.schedule import computed_steps_of, computing, is_whole_steps
+from goc.caching.schedule import cache_ratio_of, cached_steps_of, computed_steps_of, computing, is_whole_steps
 from goc.config import Way
 from goc.methods import Situation
-from goc.models.dit import BRANCHES, Site
+from goc.models.dit import BRANCHES, MLP, Site
 from goc.planning.plan import Plan
 from goc.planning.warnings import report_ratio, warn_of_divergence, warn_of_reuse
 from goc.sampling.local_search import Steps
@@ -69,8 +70,13 @@ class Measurements(Protocol):
     def trained_for(self) -> dict[str, Any]:
         """What learned weights must have been trained for, besides their schedule."""
 
-    def search(self, plan_of: Callable[[Steps], Plan], count: int, evaluations: int, samples: int) -> Steps:
-        """The schedule of `count` computed evaluations whose samples end closest to the uncached ones."""
+    def search(
+        self, plan_of: Callable[[Steps], Plan], count: int, evaluations: int, samples: int, how: str = "local"
+    ) -> Steps:
+        """The schedule of `count` computed evaluations whose samples end closest to the uncached ones.
+
+        how: as `goc.sampling.search.moves_and_loss` names it.
+        """
 
 
 def mask_of(way: Way, situation: Situation) -> Tensor:
@@ -171,14 +177,38 @@ class Planner:
         if self.way.predictor.trained:
             if not is_whole_steps(mask):
                 raise ConfigError(
-                    f"predictor=learned: must have a schedule of whole steps, not {self.way.schedule.name}"
+                    f"predictor={self.way.predictor.name}: must have a schedule of whole steps, not "
+                    f"{self.way.schedule.name}"
                 )
-            trained_for = self.measurements.trained_for()
-            learned = self.way.predictor.learned(trained_for, computed_steps_of(mask), len(mask))
+            learned = self.way.predictor.learned(self.measurements, computed_steps_of(mask), len(mask))
         correct, alignment = self.correction(mask)
         spread = self.measurements.spread(mask)
-        noise = self.measurements.noise_to_signal() if self.way.schedule.asks_noise else ()
-        return Plan(self.way, self.site, spread, correct, alignment, self.clock, skip_threshold, learned, noise)
+        schedule = self.way.schedule
+        noise = self.measurements.noise_to_signal() if schedule.asks_noise else ()
+        skipped = schedule.skipped(len(mask), self.situation)
+        interval = 1.0
+        if self.way.selection.selects:
+            if not mask[:, :, MLP].any():
+                raise ConfigError(
+                    f"selection={self.way.selection.name}: must be none where no MLP is cached "
+                    f"(schedule={schedule.name})"
+                )
+            interval = schedule.interval_of(self.situation) or 1 / (1 - cache_ratio_of(mask))
+        plan = Plan(
+            self.way, self.site, spread, correct, alignment, self.clock, skip_threshold, learned, noise,
+            skipped=skipped, interval=interval,
+        )  # fmt: skip
+        return replace(plan, halves=self.halves(plan))
+
+    def halves(self, plan: Plan) -> Halves | None:
+        """What the way saves of guidance; None: nothing."""
+        way, steps = self.way, len(plan.mask)
+        if not way.guidance:
+            return None
+        guided = guided_at(self.measurements.noise_to_signal(), way.guidance_interval)
+        cached = [not plan.adaptive and step in cached_steps_of(plan.mask) for step in range(steps)]
+        found = halves(guided, cached, way.cfg_cache or 0.0, way.cfg_cache_start)
+        return None if found.complete else found
 
     def computing(self, steps: Steps) -> Plan:
         """The way's plan with the schedule that computes these steps."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from goc.report.columns import columns, lower_is_better, on_page, qualities
+from goc.report.columns import QUARTILES, columns, lower_is_better, on_page, qualities
 from goc.report.pairs import Point, difference
 from goc.report.text import number
 
@@ -42,6 +42,16 @@ def cell(row: Mapping[Any, Any], column: str) -> str:
     if value is None:
         return ""
     return f"{100 * value:.1f} %" if on_page()[column].percent else number(value, error_of(row, column))
+
+
+def quartiles(row: Mapping[Any, Any]) -> dict[str, Any] | None:
+    """How what is cached differs between samples: its least, quartiles and largest, and in words; None: it does not."""
+    values = [value_of(row, f"cached_{name}") for name in QUARTILES]
+    if None in values:
+        return None
+    least, lower, median, upper, most = (f"{100 * value:.0f}" for value in values if value is not None)
+    words = f"{least} to {most} % of a sample is cached, of every second one {lower} to {upper} %; median {median} %"
+    return {"values": values, "words": words}
 
 
 def setting(row: Mapping[Any, Any], column: str) -> str:

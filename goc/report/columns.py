@@ -9,14 +9,17 @@ from goc.metrics.registry import METRICS
 PLAIN_COST = partial(Column, better="lower")
 TO_CONVERGED = partial(Column, better="lower", error=True, of="converged")
 TO_UNCACHED = partial(Column, of="pairs", to_target=True)
+QUARTILES = ("min", "q25", "median", "q75", "max")  # of what is cached, where that is decided for each sample
 BEFORE = (
     Column("method", ("method",)),
     Column("sampler", ("config", "sampler")),  # its name, and "solver" is how it is called with its settings and steps
     Column("steps", ("config", "steps")),
-    Column("cached", ("cost", "cache_ratio"), "cached", "share of the features that are cached", "higher",
+    Column("cached", ("cost", "cache_ratio"), "cached", "share of the features that are not computed", "higher",
            percent=True),
-    Column("cached_std", ("cost", "cache_ratio_std")),
+    *(Column(f"cached_{name}", ("cost", f"cache_ratio_{name}")) for name in ("std", *QUARTILES)),
     PLAIN_COST("evaluations", ("cost", "evaluations"), "evaluations", "network evaluations"),
+    PLAIN_COST("macs_evaluations", ("cost", "macs_evaluations"), "evaluations' worth",
+               "MACs, those of one network evaluation = 1"),
 )  # fmt: skip
 MEASURED = (
     TO_CONVERGED("converged", ("converged", "mean"), "to converged", "distance to the converged solution",
@@ -60,6 +63,8 @@ AFTER = (
     Column("uncorrected_steps", ("inflection", "uncorrected_steps")),
     Column("cached_steps", ("cached_steps",)),
     Column("cached_share", ("cached_share",)),
+    Column("guidance_interval", ("config", "guidance_interval")),
+    Column("cfg_cache", ("config", "cfg_cache")),
     Column("samples", ("config", "num_samples")),
     Column("seed", ("config", "seed")),
     Column("cfg_scale", ("config", "cfg_scale")),
@@ -87,7 +92,7 @@ def _in_order(scores: list[Column]) -> Iterator[Column]:
 
 def cost() -> list[str]:
     """The columns that say what a run cost."""
-    return ["cached", "evaluations", *(column.name for column in COST)]
+    return ["cached", "evaluations", "macs_evaluations", *(column.name for column in COST)]
 
 
 def qualities() -> list[str]:
@@ -107,7 +112,7 @@ SPEEDUP = Column("speedup", (), "speed-up", "measured speed-up", "higher")  # wh
 def on_page() -> dict[str, Column]:
     """The columns that have a title, costs first: those of the page, where the speed-up is one."""
     titled = {name: column for name, column in columns().items() if column.title}
-    costs = {name: titled.pop(name) for name in ("evaluations", "gmacs")}
+    costs = {name: titled.pop(name) for name in ("evaluations", "macs_evaluations", "gmacs")}
     others = {name: titled.pop(name) for name in cost() if name in titled}
     return {**costs, SPEEDUP.name: SPEEDUP, **others, **titled}
 

@@ -8,6 +8,7 @@ from typing import Any
 from goc.config import Measurement, Way, label
 from goc.config.settings import LEFT_OPEN
 from goc.models.decoder import PIPELINES_UINT8_RULE, UINT8_RULE
+from goc.sampling.labels import UNIFORM
 from goc.sampling.options import plain
 
 
@@ -26,6 +27,7 @@ def describe_measurement(measurement: Measurement, hashes: dict[str, str | None]
         **{key: getattr(measurement, key) for key in (*own, "num_samples", "seed", "precision")},
         **({"call": model.call} if model.is_pipeline else {}),
         **({} if model.is_pipeline else {key: getattr(model, key) for key in LEFT_OPEN}),
+        **({} if measurement.class_labels == UNIFORM else {"class_labels": measurement.class_labels}),
         "extractor": model.extractor,
         "uint8": PIPELINES_UINT8_RULE if model.is_pipeline else UINT8_RULE,
     }
@@ -41,4 +43,5 @@ def describe_way(way: Way) -> dict[str, Any]:
         "predictor": way.predictor.name,
         "site": way.site,
         "clock": way.clock,
+        **way.guidance,
     }

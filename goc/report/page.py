@@ -14,13 +14,14 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from goc.report import cells, columns
+from goc.report import cells, columns, published
 from goc.report.frame import full_evaluations, is_uncached, speedup
 from goc.report.front import foremost, pareto
 from goc.report.pairs import Point, damaged, targets
 from goc.report.tables import measurements
+from goc.report.text import number
 from goc.report.thumbnails import Pixels, Strip, amplified_difference, strips
-from goc.report.vega import library, marks, tradeoff_spec
+from goc.report.vega import LIGHT, library, marks, tradeoff_spec
 from goc.system.files import resolve, write_text
 
 TEMPLATE = "asset:report/report.html"
@@ -68,6 +69,7 @@ def write_html(
         failures=failures,
         skipped=skipped[:SKIPPED],
         skipped_count=len(skipped),
+        verdicts=published.VERDICTS,
         rows=len(frame),
         shown=len(shown),
         data=_script_json(data),
@@ -96,14 +98,16 @@ def _data(every: pd.DataFrame, rows: pd.DataFrame, points: Sequence[Point]) -> d
     """
     qualities, costs = cells.known(rows, columns.qualities()), cells.known(rows, cells.COSTS)
     compared, baselines = cells.compared(rows), cells.baselines(rows)
-    told = [*costs, *qualities]
+    told, beside = [*costs, *qualities], published.laid_beside(rows)
     tooltip = {"series": "series", "solver": "sampler"} | {column: columns.titles(column)[0] for column in told}
     return {
         "spec": tradeoff_spec(rows),
         "tooltip": [{"field": column, "title": title, "type": "nominal"} for column, title in tooltip.items()],
         "aside": [column for column in told if columns.on_page()[column].aside],
-        "qualities": {column: _axis(rows, column, "better") for column in qualities},
-        "costs": {column: _axis(rows, column, "cheaper") for column in costs},
+        "qualities": {
+            column: _axis(rows, column, "better", [row.numbers.get(column) for row in beside]) for column in qualities
+        },
+        "costs": {column: _axis(rows, column, "cheaper", [row.cost(column) for row in beside]) for column in costs},
         "rows": [
             {
                 "name": _name(row),
@@ -116,6 +120,7 @@ def _data(every: pd.DataFrame, rows: pd.DataFrame, points: Sequence[Point]) -> d
             }
             for row, mark in zip(rows.to_dict("records"), marks(rows), strict=True)
         ],
+        "published": [_published(row, told) for row in beside],
         "fronts": {quality: {cost: _front(every, rows, cost, quality) for cost in costs} for quality in qualities},
         "baseline": _longest(rows) if baselines is None else baselines[0],
         "baselines": baselines,
@@ -126,12 +131,15 @@ def _data(every: pd.DataFrame, rows: pd.DataFrame, points: Sequence[Point]) -> d
     }
 
 
-def _axis(rows: pd.DataFrame, column: str, praise: str) -> dict[str, Any]:
-    """The name of an axis, the direction in which better (or cheaper) is, and whether it is logarithmic."""
+def _axis(rows: pd.DataFrame, column: str, praise: str, others: Sequence[float | None]) -> dict[str, Any]:
+    """The name of an axis, the direction in which better (or cheaper) is, and whether it is logarithmic.
+
+    others: numbers that are drawn beside those of the rows.
+    """
     _, title = columns.titles(column)
     if column == "speedup":
         title += f" over {full_evaluations(rows).max():.0f} uncached evaluations"
-    values = rows[column].to_numpy(float)
+    values = np.array([*rows[column], *others], dtype=float)
     values = values[np.isfinite(values)]
     less = "fewer" if column in ("evaluations", "gmacs") else "lower"
     direction = less if columns.lower_is_better(column) else "more" if praise == "cheaper" else "higher"
@@ -140,6 +148,14 @@ def _axis(rows: pd.DataFrame, column: str, praise: str) -> dict[str, Any]:
         "direction": f"({direction} is {praise})",
         "log": bool(values.min() > 0 and values.max() > WIDE * values.min()),
     }
+
+
+def _published(row: published.Published, told: Sequence[str]) -> dict[str, Any]:
+    """A published row as a point of the plot."""
+    values = {column: row.numbers.get(column, row.cost(column)) for column in told}
+    numbers = ", ".join(f"{columns.titles(name)[0]} {value:g}" for name, value in row.numbers.items())
+    text = f"{row.name}: {numbers}; {row.samples:,} samples; {row.source}, read {published.CHECKED[row.checked]}"
+    return {"values": values, "text": text, "fill": LIGHT if row.is_first_hand else "transparent"}
 
 
 def _front(every: pd.DataFrame, rows: pd.DataFrame, cost: str, quality: str) -> list[int]:
@@ -210,6 +226,8 @@ def _group(name: str, rows: pd.DataFrame, points: Sequence[Point], pictures: Map
         "several_seeds": "," in str(rows["seed"].iloc[0]),
         "missing": sorted({point.missing for point in own if point.missing}),
         "baselines": None if baselines is None else len(baselines),
+        "published": published.beside(rows, number).to_dict("records"),
+        "beside": bool(published.laid_beside(rows)),
     }
 
 
@@ -240,6 +258,7 @@ def _row(
         "solver": row["solver"],
         "uncached": uncached,
         "steps": cells.computed_steps(row),
+        "quartiles": cells.quartiles(row),
         "cells": [(cells.value_of(row, column), cells.cell(row, column)) for column in shown],
         "settings": {column: cells.setting(row, column) for column in cells.SETTINGS},
         "quality": next((f"{columns.titles(column)[0]} {text}" for column in columns.qualities()

@@ -34,8 +34,9 @@ class Point:
         values = self.influence.get(seed, {}).get(name)
         if values is None or np.isfinite(values).all():
             return values
-        self.missing = f"{INFLUENCE_FILE} is not finite in {printable(name)}"
-        told = (printable(str(self.folders[seed])), f"{self.missing}: no paired errors")
+        fault = f"{INFLUENCE_FILE} is not finite in {printable(name)}"
+        self.missing = f"{fault}; run its command again"
+        told = (printable(str(self.folders[seed])), f"{fault}: no paired errors")
         if told not in self.damaged:
             self.damaged.append(told)
         return None
@@ -74,7 +75,8 @@ def points_of(runs: Sequence[tuple[Path, dict[str, Any]]]) -> dict[tuple[str, st
         try:
             point.influence[seed] = Influence(folder, result)
         except ValueError as error:
-            point.missing = str(error)
+            unpaired = not (result.get("elsewhere") or {}).get("paired", True)
+            point.missing = "its images are not paired with others" if unpaired else f"{error}; run its command again"
             if os.path.lexists(folder / INFLUENCE_FILE):
                 point.damaged.append((printable(str(folder)), f"{error}: no paired errors"))
     return points

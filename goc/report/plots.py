@@ -26,6 +26,7 @@ from goc.report.frame import (
     speedup,
 )
 from goc.report.front import foremost, pareto, ranked
+from goc.report.published import Published, laid_beside, positions
 from goc.report.text import LONGEST, plot_text
 
 QUALITY = {
@@ -44,6 +45,7 @@ COLORS = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]  # the stub 
 # what one picture has room for
 PANELS, POINTS, SERIES, BARS = 60, 1000, 100, 100
 LINES, MARKERS = ("-", "--", ":", "-."), "osD^v<>PX*"
+PUBLISHED: dict[str, Any] = {"color": "#b4bcc6", "marker": "D", "linestyle": "none", "markersize": 4.5, "zorder": 1}
 GREYS, UNCACHED_MARKERS = ("black", "dimgrey", "darkgrey"), "s^vD<>P"  # so many that few solvers look alike
 
 
@@ -75,6 +77,11 @@ def styles(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
 def _plot_lines(axis: Axes, panel: "Panel", cost: str, looks: dict[str, dict[str, Any]]) -> None:
     """Quality against cost, one line a series with its errors; a single uncached run also as a level."""
     frame, quality = panel.rows, panel.quality
+    published = positions(panel.published, cost, quality)
+    for known, label in ((True, "published"), (False, "published, as others quote it")):
+        spots = [(x, y) for row, x, y in published if row.is_first_hand == known]
+        if spots:
+            axis.plot(*zip(*spots, strict=True), label=label, fillstyle="full" if known else "none", **PUBLISHED)
     for name, rows in panel.shown.groupby("series", sort=False):
         rows = rows.dropna(subset=[quality, cost]).sort_values(cost)
         if len(rows):
@@ -100,7 +107,8 @@ def _plot_lines(axis: Axes, panel: "Panel", cost: str, looks: dict[str, dict[str
         label="Pareto front",
     )
     axis.set(xlabel=COST[cost], ylabel=f"{QUALITY[quality]} (lower is better)")
-    if frame[cost].max() > 3 * frame[cost].min() > 0:
+    spent = [*frame[cost].astype(float).dropna(), *(x for _, x, _ in published)]
+    if max(spent) > 3 * min(spent) > 0:
         axis.set_xscale("log")
         _round_ticks(axis.xaxis, axis.get_xlim())
 
@@ -139,16 +147,18 @@ class Panel:
     quality: str
     bars: bool  # instead of lines, as all rows cost the same
     shown: pd.DataFrame
+    published: list[Published]
 
     @classmethod
     def of(cls, rows: pd.DataFrame, quality: str) -> "Panel":
-        bars = _one_cost(rows)
+        published = [row for row in laid_beside(rows) if quality in row.numbers]
+        bars = _one_cost(rows) and not published
         order = (quality, *QUALITY)
         shown = rows.iloc[foremost(rows, BARS if bars else POINTS, order)]
         if not bars and shown["series"].nunique() > SERIES:
             names = shown["series"].iloc[ranked(shown, order)].unique()[:SERIES]
             shown = shown[shown["series"].isin(names)]
-        return cls(rows, quality, bars, shown)
+        return cls(rows, quality, bars, shown, published)
 
     @property
     def height(self) -> float:
@@ -189,7 +199,7 @@ def plot_tradeoff(frame: pd.DataFrame, folder: Path) -> str:
     named: list[int] = []
     for line, panel in zip(axes, panels, strict=True):
         group, quality = panel.rows, panel.quality
-        values = group[quality].astype(float).dropna()
+        values = np.array([*group[quality].dropna(), *(row.numbers[quality] for row in panel.published)], dtype=float)
         wide = values.max() > 4 * values[values > 0].min() if (values > 0).any() else False
         for axis, cost in zip(line, costs, strict=True):
             if panel.bars and cost != costs[0]:

@@ -99,16 +99,11 @@ def summary(content: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
     """The rows of the small table that a run ends with."""
     config, cost = content["config"], content["cost"]
     way = f"{kind_of(config['sampler'])}-{config['steps']}, guidance {config['cfg_scale']:g}"
-    rows = [
-        ("method", f"{content['method']}, {way}, {config['num_samples']} samples"),
-        ("cached", f"{cost['cache_ratio']:.1%} of the cells"),
-        ("MACs", f"{cost['gmacs_per_image']:.4g} G per image, {cost['macs_saved']:.1%} saved"),
-    ]
-    if cost["peak_memory_bytes"] is not None:  # None: nothing was left to generate
-        rows.append(("memory", f"{cost['peak_memory_bytes'] / 2**20:.0f} MiB peak"))
-    rows.append(("cache", f"{cost['peak_cache_tensors']} tensors, {cost['peak_cache_bytes'] / 2**20:.4g} MiB"))
-    if cost["latency_ratio"] is not None:
-        rows.append(("latency", f"{cost['ms_per_image']:.3g} ms per image, {cost['latency_ratio']:.3f} of uncached"))
+    left_out = content.get("guidance") or {}
+    guidance = [f"{len(steps)} evaluations {name}" for name, steps in left_out.items() if steps]
+    rows = [("method", f"{content['method']}, {way}, {config['num_samples']} samples")]
+    rows += [("guidance", ", ".join(guidance))] if guidance else []
+    rows += costs_said(content["elsewhere"]) if "elsewhere" in content else costs(cost)
     rows += with_errors(content["metrics"])
     rows += [(f"{name} to uncached", value) for name, value in with_errors(content["distance"])]
     if (converged := content.get("converged")) is not None:
@@ -121,6 +116,27 @@ def summary(content: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
     if "uncorrected_steps" in inflection:
         rows.append(("not corrected", f"cached steps {inflection['uncorrected_steps']}"))
     return [*rows, ("written to", str(folder / RESULT_FILE))]
+
+
+def costs(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The rows of what a run cost."""
+    rows = [
+        ("cached", f"{cost['cache_ratio']:.1%} of the cells"),
+        ("MACs", f"{cost['gmacs_per_image']:.4g} G per image, {cost['macs_saved']:.1%} saved"),
+    ]
+    if cost["peak_memory_bytes"] is not None:  # None: nothing was left to generate
+        rows.append(("memory", f"{cost['peak_memory_bytes'] / 2**20:.0f} MiB peak"))
+    rows.append(("cache", f"{cost['peak_cache_tensors']} tensors, {cost['peak_cache_bytes'] / 2**20:.4g} MiB"))
+    if cost["latency_ratio"] is not None:
+        rows.append(("latency", f"{cost['ms_per_image']:.3g} ms per image, {cost['latency_ratio']:.3f} of uncached"))
+    return rows
+
+
+def costs_said(elsewhere: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The rows of images that were made elsewhere: what was said of them."""
+    said = {name: elsewhere[name] for name in ("evaluations", "gmacs", "seconds") if elsewhere[name] is not None}
+    rows = [("images", f"{elsewhere['images']}, {'paired' if elsewhere['paired'] else 'not paired'} by their index")]
+    return rows + [(f"{name} an image", f"{value:g}, as said") for name, value in said.items()]
 
 
 def with_errors(numbers: Mapping[str, float | None]) -> list[tuple[str, str]]:

@@ -22,6 +22,7 @@ from safetensors.numpy import save
 from goc.config.identity import distinguishing
 from goc.config.settings import LEFT_OPEN
 from goc.models.objective import PIPELINE
+from goc.report.columns import columns
 from goc.report.shape import problem_of
 from goc.report.text import printable
 from goc.system.errors import GocError
@@ -46,8 +47,6 @@ LARGEST_REASON = 2**16  # bytes of error.txt that are looked at
 LARGEST_IMAGES = 2**28  # bytes of first.npy: 8 of 3 x 3000 x 3000
 ABOUT = "about"  # entry of the influences' header: whose they are, and their checksums
 FLOATS = ("F16", "F32", "F64")  # safetensors' names
-OF_ALL = ("fid", "sfid", "is", "clip")  # influences of every sample; the others may be of the first ones alone
-OF_PAIRS = ("drift", "relative_l2", "psnr_image", "ssim", "lpips")  # of those that were also made without a cache
 
 
 def software() -> dict[str, str]:
@@ -187,10 +186,11 @@ class Influence(Mapping[str, np.ndarray]):
     def _require_sizes(self, result: Mapping[str, Any]) -> None:
         count = result["config"].get("num_samples")
         converged = (result.get("converged") or {}).get("samples")
-        paired = next((size for name, size in self.sizes.items() if name in OF_PAIRS), None)
-        expected = {**dict.fromkeys(OF_ALL, count), **dict.fromkeys(OF_PAIRS, paired), "converged": converged}
+        of = {column.contribution: column.of for column in columns().values()}
+        paired = next((size for name, size in self.sizes.items() if of.get(name) == "pairs"), None)
+        sizes = {"all": count, "pairs": paired, "converged": converged}
         for name, size in self.sizes.items():
-            known = expected.get(name)
+            known = sizes.get(of.get(name, ""))
             if (known is not None and size != known) or (count is not None and size > count):
                 raise ValueError(f"{INFLUENCE_FILE} is of {size} samples, not {known or count}")
 

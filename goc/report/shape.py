@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from goc.report.columns import QUARTILES
 from goc.report.text import printable
 
 DEEPEST = 32  # objects and lists in each other
@@ -51,7 +52,9 @@ def _list(check: Check) -> Check:
 
 STEPS = (_list(_count), "a list of steps")
 TEXT, OBJECT, NUMBER = (_text, "text"), (_object, "an object"), (is_number, "a finite number")
+SHARE = (lambda value: is_number(value) and 0 <= value < 1, "a share of at least 0 and below 1")
 NAMED = (_either(_text, _object), "a name or an object")
+WAYS = ("sampler", "schedule", "predictor", "selection")
 # path in result.json -> what is there, unless it is missing or null
 SHAPE: dict[tuple[str, ...], tuple[Check, str]] = {
     ("method",): TEXT,
@@ -59,8 +62,8 @@ SHAPE: dict[tuple[str, ...], tuple[Check, str]] = {
     ("config", "name"): TEXT,
     ("config", "model"): OBJECT,
     **{("config", "model", key): TEXT for key in ("name", "family", "objective")},
-    **{("config", part): NAMED for part in ("sampler", "schedule", "predictor")},
-    **{("config", part, key): TEXT for part in ("sampler", "schedule", "predictor") for key in ("name", "path")},
+    **{("config", part): NAMED for part in WAYS},
+    **{("config", part, key): TEXT for part in WAYS for key in ("name", "path")},
     ("config", "steps"): (lambda value: _count(value) and value >= 1, "a number of steps"),
     ("config", "num_samples"): (lambda value: _count(value) and value >= 1, "a number of samples"),
     ("config", "batch_size"): (lambda value: _count(value) and value >= 1, "a number of samples"),
@@ -68,11 +71,19 @@ SHAPE: dict[tuple[str, ...], tuple[Check, str]] = {
     ("config", "cfg_scale"): NUMBER,
     ("config", "gradient_weights"): (_either(is_number, _text, _list(is_number)), "numbers"),
     ("config", "inflection_threshold"): NUMBER,
+    ("config", "guidance_interval"): (_list(is_number), "numbers"),
+    ("config", "cfg_cache"): NUMBER,
+    ("guidance", "unguided"): STEPS,
+    ("guidance", "predicted"): STEPS,
     ("config", "correct_steps"): (_either(_text, _list(_whole)), "a list of steps"),
-    ("cost", "cache_ratio"): (lambda value: is_number(value) and 0 <= value < 1, "a share of at least 0 and below 1"),
+    ("cost", "cache_ratio"): SHARE,
+    **{("cost", f"cache_ratio_{name}"): SHARE for name in QUARTILES},
     ("cost", "evaluations"): (lambda value: _at_least_0(value) and value <= MOST, "a number of evaluations"),
     ("cost", "latency_ratio"): (lambda value: is_number(value) and value > 0, "a number above 0"),
-    **{("cost", key): (_at_least_0, "a number of at least 0") for key in ("gmacs_per_image", "ms_per_image")},
+    **{
+        ("cost", key): (_at_least_0, "a number of at least 0")
+        for key in ("macs_evaluations", "gmacs_per_image", "ms_per_image")
+    },
     ("converged", "samples"): (_count, "a number of samples"),
     ("inflection", "uncorrected_steps"): STEPS,
     ("inflection", "alignment"): (_list(_either(is_number, lambda value: value is None)), "a list of numbers"),

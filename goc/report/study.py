@@ -30,8 +30,8 @@ from goc.system.files import room_for, write_text
 from goc.system.plugins import load_plugins
 from goc.system.registry import GIVING
 
-PRINTED = ("method", "steps", "evaluations", "fid", "fid_se", "sfid", "is", "clip", "converged", "drift",
-           "relative_l2_median", "gmacs", "latency_ratio")  # fmt: skip
+PRINTED = ("method", "steps", "evaluations", "fid", "fid_se", "sfid", "is", "clip", "clip_iqa", "blip_itm", "converged",
+           "drift", "relative_l2_median", "gmacs", "latency_ratio")  # fmt: skip
 PRINTED_ROWS = 1000  # of a measurement
 
 

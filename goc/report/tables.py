@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from goc.report import published
 from goc.report.columns import columns, having_error, lower_is_better, of_plugins, qualities
 from goc.report.frame import (
     MEASUREMENT,
@@ -17,15 +17,11 @@ from goc.report.frame import (
 )
 from goc.report.pairs import Point, best_of, difference, targets
 from goc.report.text import decimals_of, latex_cell, markdown_cell
-from goc.system.files import CONF
 
 SHOWN = ("cached", "evaluations", "fid", "sfid", "is", "converged", "drift", "relative_l2_mean", "relative_l2_median",
-         "psnr_image", "ssim", "lpips", "precision", "recall", "kid", "clip", "gmacs", "latency_ratio")  # fmt: skip
+         "psnr_image", "ssim", "lpips", "precision", "recall", "kid", "clip", "clip_iqa", "blip_itm", "gmacs",
+         "latency_ratio")  # fmt: skip
 DIFFERENCES = ("fid",)  # shown beside the number: to the uncached run, and to the best
-COMPARED = ("fid", "sfid", "is", "precision", "recall")
-SAME_RATIO = 0.03  # rows match published ones where their ratios are this close
-PUBLISHED = CONF / "experiment" / "published.csv"
-
 NAMED = 10  # rows that a note names one by one
 
 Form = Callable[[str], str]
@@ -169,6 +165,11 @@ def notes(frame: pd.DataFrame, points: Sequence[Point], features: int | None) ->
     said = ["Bold: better than every row of about as many evaluations by more than two paired errors."]
     if frame["drift"].notna().any() and frame["solver"].nunique() > 1:
         said.append("Drift, relative L2, PSNR and SSIM are to the uncached run of the same solver: not across solvers.")
+    if any(frame[key].notna().any() for key in ("guidance_interval", "cfg_cache") if key in frame):
+        said.append(
+            "Distances are to full guidance, also where it is saved: an interval leads elsewhere by intention, "
+            "halves that are predicted should not."
+        )
     if uneven := uneven_drift(frame):
         said.append(uneven)
     accuracy = frame["converged_accuracy"].astype(float).max()
@@ -179,7 +180,7 @@ def notes(frame: pd.DataFrame, points: Sequence[Point], features: int | None) ->
         if point.missing:
             missing.setdefault(point.missing, []).append(str(name))
     for why, names in missing.items():
-        said += [f"No paired error for {name}: {why}; run its command again." for name in names[:NAMED]]
+        said += [f"No paired error for {name}: {why}." for name in names[:NAMED]]
         if len(names) > NAMED:
             said.append(f"Nor for {len(names) - NAMED} more: {why}.")
     if TUNED_ON in frame and (frame[TUNED_ON] > 0).any():
@@ -196,31 +197,10 @@ def notes(frame: pd.DataFrame, points: Sequence[Point], features: int | None) ->
     return said
 
 
-def published(frame: pd.DataFrame, path: Path = PUBLISHED) -> pd.DataFrame:
-    """Measured beside published numbers: one row for each metric of each published row that a run repeats.
-
-    A run repeats a published row of the same model, sampler, steps, guidance and method at about the same ratio.
-    """
-    keys = ["model", "sampler", "steps", "cfg_scale", "method"]
-    others = pd.read_csv(path).rename(columns={name: f"{name}_published" for name in ("cached", *COMPARED)})
-    pairs = frame.merge(others, on=keys)
-    pairs = pairs[(pairs["cached"] - pairs["cached_published"]).abs() <= SAME_RATIO]
-    rows = [
-        {
-            "method": pair["series"],
-            "cached": f"{pair['cached_published']:.1%}",
-            "metric": metric,
-            "measured": pair[metric],
-            "published": pair[f"{metric}_published"],
-            "difference": pair[metric] - pair[f"{metric}_published"],
-            "samples": pair["samples"],
-            "source": pair["source"],
-        }
-        for _, pair in pairs.iterrows()
-        for metric in COMPARED
-        if pd.notna(pair.get(metric)) and pd.notna(pair[f"{metric}_published"])
-    ]
-    return pd.DataFrame(rows)
+def published_table(rows: pd.DataFrame) -> str:
+    """Markdown of the published numbers that a measurement's rows repeat; empty if there are none."""
+    found = published.beside(rows.assign(series=rows["series"].map(markdown_cell)), with_error)
+    return f"{found.to_markdown(index=False, floatfmt='.4g')}\n\n- {published.VERDICTS}" if len(found) else ""
 
 
 def markdown(frame: pd.DataFrame, points: Sequence[Point], features: int | None = None) -> str:
@@ -234,9 +214,8 @@ def markdown(frame: pd.DataFrame, points: Sequence[Point], features: int | None 
         cells = _cells(rows, own, markdown_cell, "**{}**".format)
         parts += [f"## {markdown_cell(name)}", cells.to_markdown(index=False, disable_numparse=True)]
         parts.append("\n".join(f"- {markdown_cell(note)}" for note in notes(rows, own, features)))
-        beside = published(rows.assign(series=rows["series"].map(markdown_cell)))
-        if len(beside):
-            parts += ["### Beside the published numbers", beside.to_markdown(index=False, floatfmt=".4g")]
+        if table := published_table(rows):
+            parts += ["### Beside the published numbers", table]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 

@@ -23,6 +23,10 @@ SHAPES = {
 AXIS = {"format": ".4~g", "labelOverlap": True, "titleFontSize": 13, "labelFontSize": 12, "gridColor": "#e8ebef"}
 NUMBER = {"type": "quantitative", "axis": AXIS}
 
+PUBLISHED = "published"  # the layer of published numbers, whose data the script fills in
+LIGHT = "#aab3be"
+DIAMOND = {"type": "point", "shape": "diamond", "size": 60, "stroke": LIGHT}
+
 MARK = {channel: {"field": channel, "type": "nominal", "scale": None} for channel in ("fill", "shape")}
 
 
@@ -56,7 +60,8 @@ def tradeoff_spec(rows: pd.DataFrame) -> dict[str, Any]:
 
     Its data have the fields series, x, y, low and high (ends of the error bar), order (of the points of a line), front
     (whether ringed), uncached, those of `marks`, and those of its tooltip, which the script chooses. A single uncached
-    row is also drawn as a level.
+    row is also drawn as a level. Published numbers lie under all of it, in a layer with data of its own: x, y, fill and
+    text.
     """
     lines = _lines(rows)
     shown = {"condition": {"param": "series", "value": 1}, "value": 0.1}
@@ -64,6 +69,7 @@ def tradeoff_spec(rows: pd.DataFrame) -> dict[str, Any]:
     ends = {"y": {"field": "low", **NUMBER}, "y2": {"field": "high"}}
     line = {"x": x, "y": y, "opacity": shown, **lines}
     point = {"x": x, "y": y, "opacity": shown, **MARK, "tooltip": []}
+    light = {"x": x, "y": y, "tooltip": {"field": "text", "type": "nominal"}, "fill": MARK["fill"]}
     choose = {"name": "series", "select": {"type": "point", "fields": ["series"]}, "bind": "legend"}
     level = [_layer({"type": "rule", "strokeDash": [3, 4], "color": "#555"}, {"y": y}, "uncached")]
     return {
@@ -72,6 +78,7 @@ def tradeoff_spec(rows: pd.DataFrame) -> dict[str, Any]:
         "autosize": {"type": "fit", "contains": "padding"},
         "config": {"view": {"stroke": "#9aa5b1"}, "font": "system-ui, sans-serif"},
         "layer": [
+            {"name": PUBLISHED, "mark": DIAMOND, "encoding": light},
             *(level if is_uncached(rows).sum() == 1 else []),
             _layer({"type": "line", "strokeWidth": 1.6}, line | {"order": {"field": "order"}}) | {"params": [choose]},
             _layer({"type": "rule", "strokeWidth": 1.2}, {"x": x, **ends, "opacity": shown, "color": lines["color"]},

@@ -156,7 +156,7 @@ class LoadedPipeline(Loaded):
     """A run of a pipeline of diffusers."""
 
     uncached: "generation.PipelineGeneration"
-    clip: Path | None
+    scorers: Mapping[str, Path]
 
     @property
     def videos(self) -> bool:
@@ -177,7 +177,7 @@ class LoadedPipeline(Loaded):
         if metric.needs != "prompts":
             return super().score(metric)
         load, prompts = load_object(metric.score or ""), self.uncached.calls.prompts
-        of_images = load(self.clip, self.uncached.device)
+        of_images = load(self.scorers[metric.scorer], self.uncached.device)
 
         def with_prompts(indices: range, images: Tensor) -> Tensor:
             return of_images(images, [prompts[index % len(prompts)] for index in indices])
@@ -208,4 +208,4 @@ def load_pipeline_run(
         **({"compile": True} if execution.compile else {}),
     }
     uncached = generation.PipelineGeneration(calls, measurement.seed)
-    return LoadedPipeline(config, uncached, key, extractor, None, sources.clip)
+    return LoadedPipeline(config, uncached, key, extractor, None, sources.scorers)

@@ -1,26 +1,19 @@
 """From what a run has made to what it leaves: its result, its pictures, and its images if they are to be kept."""
 
 import logging
-import math
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from goc.caching.calibration import FIRST_GRADIENT_STEP
 from goc.config import Config, Output, flat, label
 from goc.config.settings import Way
 from goc.config.tuning import calibrated_on, tuned_on
 from goc.methods import SCHEDULES
-from goc.metrics.distance import described, distance, relative_distances
-from goc.metrics.evaluate import Scores, drift, evaluate, mean_score
-from goc.metrics.features import Features
-from goc.metrics.lpips import load_lpips, lpips_sha256
+from goc.metrics.distance import described
 from goc.metrics.reference import Reference
 from goc.metrics.registry import PLUGINS, plugins_of
 from goc.models.schedules import write_schedule
@@ -29,8 +22,8 @@ from goc.planning.warnings import warn_of_distance
 from goc.report.measurement import describe_measurement, describe_way
 from goc.report.result import Result
 from goc.report.results import FIRST_IMAGES, RESULT_FILE, SHOWN_IMAGES, git_commit, run_key, software, write_influence
+from goc.runs.made import LPIPS, Made
 from goc.sampling.converged import Converged
-from goc.sampling.frames import FRAMES, count_of
 from goc.sampling.generation import SampleSource
 from goc.sampling.images import GRID_SAMPLES, image_grid, write_npz, write_pngs
 from goc.sampling.pricing import latency, price
@@ -39,77 +32,20 @@ from goc.system.files import content_key, replacing, room_for, write_json
 
 log = logging.getLogger(__name__)
 
-LPIPS = "lpips_sha256"  # of a result: of the weights that its LPIPS was measured with
 SCHEDULE_FILE = "schedule.json"  # of a run whose schedule was found: what schedule.path takes
 
 
 @dataclass(frozen=True)
-class Generated:
-    """What a run has made: its method, its samples, and the uncached ones it is compared with.
+class Generated(Made):
+    """What a run has made, with its method.
 
-    Without caching the two are the same. fields: names of the features in the shards; scores: of metrics that each
-    sample has a number of by itself, and their names there. peak_memory: of this process while it made the samples;
-    empty values if nothing was left to make.
+    peak_memory: of this process while it made the samples; empty values if nothing was left to make.
     """
 
-    plan: Plan
-    cached: SampleSource
-    uncached: SampleSource
-    samples: SampleSet
-    uncached_samples: SampleSet
-    fields: tuple[str, ...]
-    scores: dict[str, str]
-    peak_memory: dict[str, int | None]
-    videos: bool = False
-
-    @property
-    def compared(self) -> bool:
-        """Whether any of the samples were also made without a cache."""
-        return self.samples is not self.uncached_samples and bool(self.uncached_samples.shards)
-
-    def batches(self) -> Iterator[Features]:
-        """Features of the samples, shard by shard."""
-        return (Features(**tensors) for tensors in self.samples.tensors(*self.fields))
-
-    def drift(self) -> Scores:
-        """The drift of the samples that were also made without a cache; nothing if there are none."""
-        if not self.compared or not self.fields:
-            return Scores()
-        shards = len(self.uncached_samples.shards)
-
-        def features(samples: SampleSet) -> Iterator[Tensor]:
-            return (tensors["features"] for tensors in islice(samples.tensors("features"), shards))
-
-        return drift(lambda: features(self.samples), lambda: features(self.uncached_samples))
-
-    def means(self) -> Scores:
-        """The scores' means over the samples."""
-        found = Scores()
-        for name, field in self.scores.items():
-            values = torch.cat([shard[field] for shard in self.samples.tensors(field)])
-            found.add(mean_score(name, values.double().numpy()))
-        return found
-
-    def to_converged(self, solution: Converged) -> np.ndarray:
-        """Relative distance of each of the first samples to the converged solution, [n]."""
-        target, found = solution.latents, []
-        for shard in self.samples.tensors("latents"):
-            own, target_of_shard = shard["latents"][: len(target)], target[: len(shard["latents"])]
-            found.append(relative_distances(own, target_of_shard))
-            target = target[len(own) :]
-            if not len(target):
-                break
-        return np.concatenate(found)
-
-    def pairs(self) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-        """(cached, uncached) shards, of those samples that were also made without a cache."""
-        if not self.compared:
-            return
-        compared = ("latents", "images", *([FRAMES] if self.videos else []))
-        # the uncached shards, of which there may be fewer, come first and so end the zip
-        shards = zip(self.uncached_samples.tensors(*compared), self.samples.tensors(*compared), strict=False)
-        for without, own in shards:
-            yield own, without
+    plan: Plan = field(kw_only=True)
+    cached: SampleSource = field(kw_only=True)
+    uncached: SampleSource = field(kw_only=True)
+    peak_memory: dict[str, int | None] = field(kw_only=True)
 
 
 def measure(
@@ -129,21 +65,11 @@ def measure(
     measurement, way, plan, uncached = config.measurement, config.way, generated.plan, generated.uncached
     compared_in = describe_measurement(measurement, hashes)
     timed = min(way.batch_size, measurement.num_samples)
-    of_features = [name for name in config.output.metrics if name not in generated.scores]
-    scores = evaluate(of_features, generated.batches, measurement.num_samples, reference)
-    scores.add(generated.means())
-    no_numbers = [name for name, value in scores.values.items() if not math.isfinite(value)]
-    if no_numbers:
-        log.warning("%s: not finite for these samples; null in the result", ", ".join(no_numbers))
+    scores = generated.quality(config.output.metrics, reference)
     cost = price(generated.samples, uncached)
-    perceptual = None
-    if generated.compared:
-        channels, *_, size = generated.samples.first_images(1)[0].shape
-        frames = count_of(next(generated.samples.tensors(FRAMES))) if generated.videos else 1
-        perceptual = load_lpips(channels, size // frames, uncached.device)
-    distances, each = distance(generated.pairs(), perceptual)
-    warn_of_distance(plan, distances.get("relative_l2", 0.0))
-    drifted = generated.drift()
+    distances, lpips = generated.distances(uncached.device)
+    warn_of_distance(plan, distances.values.get("relative_l2", 0.0))
+    each = dict(distances.influence)
     converged = None
     if solution is not None:
         each["converged"] = generated.to_converged(solution)
@@ -157,7 +83,7 @@ def measure(
         "method": label(way),
         "config": flat(config),
         "metrics": scores.values,
-        "distance": {**distances, **drifted.values},
+        "distance": distances.values,
         "converged": converged,
         "cost": {
             **cost,
@@ -169,7 +95,7 @@ def measure(
         "way": describe_way(way),
         "fingerprint": content_key(compared_in),
         **({PLUGINS: used} if (used := plugins_of(config.output.metrics)) else {}),
-        LPIPS: None if perceptual is None else lpips_sha256(),
+        LPIPS: lpips,
         "software": software(),
         "device": str(uncached.device),
         "threads": torch.get_num_threads(),
@@ -181,7 +107,16 @@ def measure(
         },
         "git_commit": git_commit(),
     }
-    return Result(folder, content), {**scores.influence, **drifted.influence, **each}
+    return Result(folder, content), {**scores.influence, **each}
+
+
+def leave_first(folder: Path, samples: SampleSet) -> None:
+    """Write the first samples: as a picture, and as arrays for pages."""
+    first = samples.first_images(GRID_SAMPLES)
+    with room_for(folder / "samples.png"), replacing(folder / "samples.png") as file:
+        image_grid(first, columns=8).save(file, "PNG")
+    with room_for(folder / FIRST_IMAGES), replacing(folder / FIRST_IMAGES) as file:
+        np.save(file, first[:SHOWN_IMAGES].numpy())
 
 
 def leave(result: Result, influence: dict[str, np.ndarray], samples: SampleSet, way: Way, output: Output) -> None:
@@ -190,11 +125,7 @@ def leave(result: Result, influence: dict[str, np.ndarray], samples: SampleSet, 
     Raises GocError naming the file that could not be written; the same command goes on from the samples.
     """
     folder, content = result.folder, dict(result.content)
-    first = samples.first_images(GRID_SAMPLES)
-    with room_for(folder / "samples.png"), replacing(folder / "samples.png") as file:
-        image_grid(first, columns=8).save(file, "PNG")
-    with room_for(folder / FIRST_IMAGES), replacing(folder / FIRST_IMAGES) as file:
-        np.save(file, first[:SHOWN_IMAGES].numpy())
+    leave_first(folder, samples)
     if output.save_images == "png":
         write_pngs(samples.images(), folder / "images")
     elif output.save_images == "npz":

@@ -17,7 +17,8 @@ from goc.planning.plan import Plan
 from goc.report.result import Result
 from goc.report.results import Influence, claim_folder, compared_samples, measurement_of, read_result, sole_run
 from goc.runs.loaded import Loaded, load
-from goc.runs.measure import LPIPS, Generated, leave, measure
+from goc.runs.made import LPIPS
+from goc.runs.measure import Generated, leave, measure
 from goc.runs.sources import Sources, require_same
 from goc.sampling.generate import generate
 from goc.sampling.generation import SampleSource
@@ -115,7 +116,7 @@ def generate_all(
     """Generate the run's samples, and before them the uncached ones that they are compared with."""
     measurement, way, output, uncached = config.measurement, config.way, config.output, loaded.uncached
     cache_dir = Path(output.cache_dir)
-    caching = bool(plan.mask.any())
+    caching = plan.spares
     compared = compared_samples(measurement.num_samples, output.distance_samples, way.batch_size)
     kept = max(compared, converged_samples(config))
     scores = loaded.scores(output.metrics)
@@ -139,7 +140,8 @@ def generate_all(
     if made:
         peak |= peak_memory(uncached.device)
     scored = {name: field_of(name) for name in scores}
-    return Generated(plan, cached, uncached, samples, uncached_samples, keep.fields, scored, peak, loaded.videos)
+    made_of = (samples, uncached_samples, keep.fields, scored, loaded.videos)
+    return Generated(*made_of, plan=plan, cached=cached, uncached=uncached, peak_memory=peak)
 
 
 def require_unchanged(config: Config) -> None:

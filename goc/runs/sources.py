@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from goc.config import Config, Measurement, ModelConfig, Way
-from goc.metrics.clip import clip_sha256, find_clip
 from goc.metrics.features import extractor_weights
 from goc.metrics.real_images import folder_sha256
+from goc.metrics.scorers import KINDS, find_scorer, scorer_sha256
 from goc.models.build import load_model, prepare
 from goc.models.checkpoint import require_checkpoint
 from goc.models.decoder import Decoder, decode_pixels, find_vae, vae_sha256
@@ -21,6 +21,7 @@ from goc.planning.denoiser import calibration_of
 from goc.runs.pictures import pictures_sha256
 from goc.sampling.calibrate import Calibration
 from goc.sampling.generation import Generation
+from goc.sampling.labels import given_labels, label_file
 from goc.sampling.options import plain
 from goc.system.device import torch_format
 from goc.system.errors import ConfigError, GocError
@@ -37,22 +38,26 @@ else:
 class Sources:
     """The files of a run, and the SHA-256 of those that its samples and their features depend on.
 
-    model: a checkpoint, or a pipeline's folder. What there is none of is None: a VAE of a pipeline, prompts and CLIP of
-    a denoiser, an extractor and a reference where no features are wanted. call: a pipeline's, which may name pictures.
+    model: a checkpoint, or a pipeline's folder. What there is none of is None: a VAE of a pipeline, prompts of a
+    denoiser, an extractor and a reference where no features are wanted. scorers: of images beside their prompts, by the
+    settings that name them. call: a pipeline's, which may name pictures.
+    labels: a file of class labels.
     """
 
     model: Path
     vae: Path | None
     prompts: Path | None
-    clip: Path | None
+    scorers: Mapping[str, Path]
     extractor_weights: Path | None
     reference: Path | None
     call: Mapping[str, Any] = field(default_factory=dict)
+    labels: Path | None = None
 
     @classmethod
     def of(cls, measurement: Measurement) -> "Sources":
         """Find all files of a measurement; raises GocError naming the first that is missing, and how to get it."""
-        model, vae, prompts, clip = measurement.model, None, None, None
+        model, vae, prompts = measurement.model, None, None
+        scorers: dict[str, Path] = {}
         if model.is_pipeline:
             assert model.pipeline is not None  # or it is not valid
             assert measurement.prompts is not None
@@ -61,14 +66,16 @@ class Sources:
             path = folder.find_pipeline(model.pipeline)
             folder.check_call(folder.pipeline_class(path), model.call, measurement.cfg_scale)
             folder.check_extractor(folder.pipeline_class(path), model.extractor)
-            clip = None if model.clip is None else find_clip(model.clip)
+            named = {kind: getattr(model, kind) for kind in KINDS}
+            scorers = {kind: find_scorer(kind, name) for kind, name in named.items() if name is not None}
         else:
             path = resolve(model.checkpoint)
             require_checkpoint(path)
             vae = None if measurement.vae is None else find_vae(measurement.vae)
         weights = weights_of_extractor(model)
         reference = None if model.reference is None or weights is None else resolve(model.reference)
-        sources = cls(path, vae, prompts, clip, weights, reference, model.call)
+        labels = label_file(measurement.class_labels)
+        sources = cls(path, vae, prompts, scorers, weights, reference, model.call, labels)
         sources.weights()  # as the files are now
         return sources
 
@@ -84,10 +91,12 @@ class Sources:
         """The same, of the files as they are."""
         if self.prompts is None:
             model, own = file_sha256(self.model), {"vae_sha256": None if self.vae is None else vae_sha256(self.vae)}
+            own |= {} if self.labels is None else {"class_labels_sha256": file_sha256(self.labels)}
         else:
-            clip = None if self.clip is None else clip_sha256(self.clip)
             model = folder.pipeline_sha256(self.model)
-            own = {"prompts_sha256": file_sha256(self.prompts), "clip_sha256": clip, **pictures_sha256(self.call)}
+            scorers = {f"{kind}_sha256": scorer_sha256(path) for kind, path in self.scorers.items()}
+            own = {"prompts_sha256": file_sha256(self.prompts), "clip_sha256": None, **scorers}
+            own |= pictures_sha256(self.call)
         weights = None if self.extractor_weights is None else file_sha256(self.extractor_weights)
         return {"model_sha256": model, **own, "extractor_sha256": weights}
 
@@ -132,6 +141,7 @@ def uncached_generation(
         cfg_scale=measurement.cfg_scale,
         cfg_channels=measurement.cfg_channels,
         seed=measurement.seed,
+        labels=given_labels(measurement.class_labels, measurement.model.num_classes),
         decode=decode,
         device=device,
         autocast=torch_format(measurement.precision),
@@ -166,6 +176,7 @@ def calibration_alone(config: Config, device: torch.device, compiled: bool) -> C
 
 def trajectory_key(measurement: Measurement, way: Way, compiled: bool, model_sha256: str, model: DiT) -> dict[str, Any]:
     """All that uncached trajectories depend on apart from the seeds; compiled ones are kept apart from others."""
+    labels = given_labels(measurement.class_labels, model.num_classes)
     return {
         "weights": model_sha256,
         "num_heads": measurement.model.num_heads,
@@ -176,6 +187,7 @@ def trajectory_key(measurement: Measurement, way: Way, compiled: bool, model_sha
         "batch_size": way.batch_size,
         "precision": measurement.precision,
         "compile": compiled,
+        **({"labels": list(labels)} if labels else {}),
         # labels are drawn from them; weights with a row for the null label leave but one number possible
         **({} if model.null_label else {"num_classes": model.num_classes}),
     }

@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from goc.caching.cache import StepCache
+from goc.caching.halves import HalfCaches, Halves
+from goc.caching.predictor import Reuse
 from goc.sampling.generation import Generation
 from goc.sampling.shared import shared_tensors
 
@@ -16,7 +18,8 @@ from goc.sampling.shared import shared_tensors
 class Calibration:
     """An uncached run of `samples` samples of `seed`, that recorders look at.
 
-    key: what its trajectories depend on apart from the seeds.
+    key: what its trajectories depend on apart from the seeds. halves: of the guidance, where it is not everywhere;
+    recorders look at the conditional half then, which is.
     """
 
     generation: Generation
@@ -25,10 +28,19 @@ class Calibration:
     samples: int
     batch_size: int
     cache_dir: Path
+    halves: Halves | None = None
 
     def seeded(self, new_cache: Callable[[], StepCache] | None = None) -> Generation:
         """The generation of the calibration's samples."""
         return replace(self.generation, new_cache=new_cache, seed=self.seed)
+
+    def watched(self, recorder: StepCache | None = None) -> StepCache | None:
+        """What the run is watched by."""
+        if self.halves is None:
+            return recorder
+        predicted = self.halves.predicted
+        new_recorder = None if recorder is None else lambda: recorder
+        return HalfCaches(self.halves, (new_recorder, None), lambda: Reuse(predicted))
 
     def batches(self) -> list[range]:
         """The samples, as they are run together."""
@@ -42,7 +54,7 @@ class Calibration:
         """
 
         def make() -> dict[str, Tensor]:
-            generation = self.seeded(lambda: recorder)
+            generation = self.seeded(lambda: self.watched(recorder) or recorder)
             for indices in self.batches():
                 generation.make(indices)
             return {kind: measure()}

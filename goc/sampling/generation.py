@@ -2,30 +2,32 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from goc.caching.cache import AdaptiveCache, ScheduledCache, StepCache
-from goc.caching.samples import SampleCaches
+from goc.caching.halves import HalfCaches
+from goc.caching.samples import SampleCaches, for_batch
 from goc.caching.schedule import cache_ratio_of
-from goc.models.cost import forward_macs, image_macs
+from goc.models.cost import Partly, forward_macs, image_macs, looking_macs
 from goc.models.decoder import to_uint8
 from goc.models.dit import DiT
-from goc.sampling.guidance import Denoiser, guided_denoiser
+from goc.sampling.guidance import Denoiser, guided_denoiser, halved_denoiser
 from goc.sampling.solvers import Solver
 from goc.system.device import synchronize
 from goc.system.errors import ConfigError, GocError
 
 NewCache = Callable[[], StepCache]
+CACHES_STREAM = (1,)  # of a sample's random numbers: what caches draw
 
 
-def own_generator(seed: int, index: int) -> torch.Generator:
-    """Sample `index`'s own random generator (CPU)."""
-    state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)
+def own_generator(seed: int, index: int, stream: Sequence[int] = ()) -> torch.Generator:
+    """Sample `index`'s own random generator (CPU); stream: another one, for what has no say in its noise."""
+    state = np.random.SeedSequence([seed, index], spawn_key=stream).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 
 
@@ -77,7 +79,8 @@ class SampleSource(Protocol):
 class Generation:
     """Everything that decides what sample i looks like, apart from i.
 
-    new_cache makes a feature cache for one batch; None computes everything. decode turns latents [N, C, H, W] into
+    new_cache makes a feature cache for one batch; None computes everything. labels: of the samples by their index, from
+    the first again after the last; (): each draws its own. decode turns latents [N, C, H, W] into
     images [N, 3 or 1, H', W'] in [-1, 1]. Raises ConfigError for what the model lacks: a null label for guidance, a
     learned variance for DDPM.
     """
@@ -90,6 +93,7 @@ class Generation:
     decode: Callable[[Tensor], Tensor]
     device: torch.device
     new_cache: NewCache | None = None
+    labels: tuple[int, ...] = ()
     method: str = "none"  # for messages
     divergence_hint: str = ""
     autocast: torch.dtype | None = None  # the format of the denoiser's products; None: as the weights are
@@ -118,8 +122,9 @@ class Generation:
         The first is x_T.
         """
         drawn = [draw(self.seed, index, self.model.num_classes) for index in indices]
-        generators = [generator for generator, _ in drawn]
-        labels = torch.tensor([label for _, label in drawn], device=self.device)
+        generators = [generator for generator, _ in drawn]  # a label is drawn in any case: noise is the seed's alone
+        given = [self.labels[index % len(self.labels)] for index in indices] if self.labels else None
+        labels = torch.tensor(given or [label for _, label in drawn], device=self.device)
         shape = (self.model.in_channels, self.model.input_size, self.model.input_size)
 
         def gaussian() -> Tensor:
@@ -132,6 +137,8 @@ class Generation:
 
         times [evaluations]: what the network is given in them.
         """
+        if isinstance(cache, HalfCaches):
+            return self.halved_denoiser(labels, cache, times)
 
         def evaluated(x: Tensor, t: Tensor, y: Tensor, within: StepCache | None) -> Tensor:
             with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
@@ -151,19 +158,29 @@ class Generation:
 
         return denoise
 
+    def halved_denoiser(self, labels: Tensor, caches: HalfCaches, times: np.ndarray) -> Denoiser:
+        """The same where the halves of the guidance do not always go together: each is evaluated by itself."""
+        places, null = caches.halves.places, torch.full_like(labels, self.model.num_classes)
+        unguided = replace(self, cfg_scale=1.0)
+        conditional = unguided.denoiser(labels, caches.conditional, times)
+        unconditional = unguided.denoiser(null, caches.unconditional, times[places])
+        place_of = {evaluation: place for place, evaluation in enumerate(places)}
+        return halved_denoiser(
+            conditional, lambda x, i: unconditional(x, place_of[i]), caches, self.cfg_scale, self.cfg_channels
+        )
+
     def batch_cache(self, samples: int) -> StepCache | None:
         """A cache with empty state for a batch of so many samples: one for all, or one for each."""
         if self.new_cache is None:
             return None
-        cache = self.new_cache()
-        if not isinstance(cache, AdaptiveCache) or not (cache.per_sample or cache.decision.of_network):
-            return cache
-        others = [self.new_cache() for _ in range(samples - 1 if cache.per_sample else 0)]
-        return SampleCaches([cache, *cast(list[AdaptiveCache], others)])
+        cache = for_batch(self.new_cache, samples)
+        return cache.for_batch(samples) if isinstance(cache, HalfCaches) else cache
 
     def trajectory(self, indices: range, cache: StepCache | None) -> tuple[Tensor, Iterator[Tensor]]:
         """Labels [n] of the samples with these indices, and an iterator over x [n, C, H, W] after each step."""
         labels, gaussian = self.drawn(indices)
+        if cache is not None:
+            cache.draw_from([own_generator(self.seed, index, CACHES_STREAM) for index in indices])
         denoise = self.denoiser(labels, cache, self.solver.grid.times)
         return labels, self.solver.sample(denoise, gaussian(), gaussian)
 
@@ -188,25 +205,75 @@ class Generation:
         return {"latents": x, "labels": labels, "images": to_uint8(images)}, cache
 
     def cost(self, cache: StepCache | None) -> dict[str, Any]:
-        """What a batch really cost: its cache ratio, MACs per image, and what its cache held at most."""
-        guided, nothing = self.cfg_scale != 1.0, torch.zeros(len(self.solver.grid), 1, 1, dtype=torch.bool)
+        """What a batch really cost: what was not computed, MACs per image, and what its cache held at most.
+
+        cache_ratio is the share of features that were not computed: cached, or of a half that was not evaluated.
+        """
+        if isinstance(cache, HalfCaches):
+            return self.cost_of_halves(cache)
+        return self.cost_of(cache, self.evaluations, self.cfg_scale != 1.0)
+
+    def cost_of(self, cache: StepCache | None, evaluations: int, guided: bool) -> dict[str, Any]:
+        """The same of so many evaluations."""
+        nothing = torch.zeros(evaluations, 1, 1, dtype=torch.bool)
         if not isinstance(cache, ScheduledCache | SampleCaches):
             macs = image_macs(self.model, nothing, guided)
             return {"cache_ratio": 0.0, "macs_per_image": macs, "peak_cache_tensors": 0, "peak_cache_bytes": 0}
+        masks = [cache.mask] if isinstance(cache, ScheduledCache) else list(cache.mask)
         skipped = 1 - cache.first_blocks / self.model.depth  # of a cached step: the first blocks may run all the same
+        beside = self.beside(cache, masks)
+        ratios = [skipped * cache_ratio_of(mask) - share for mask, (_, share) in zip(masks, beside, strict=True)]
         cost: dict[str, Any] = {
-            "cache_ratio": skipped * cache_ratio_of(cache.mask),
+            "cache_ratio": sum(ratios) / len(ratios),
             "peak_cache_tensors": cache.peak_cache_tensors,
             "peak_cache_bytes": cache.peak_cache_bytes,
         }
-        masks = [cache.mask] if isinstance(cache, ScheduledCache) else list(cache.mask)
         if isinstance(cache, SampleCaches):
-            cost["cache_ratios"] = [skipped * cache_ratio_of(mask) for mask in masks]
+            cost["cache_ratios"] = ratios
         if isinstance(cache, SampleCaches) and cache.of_network:
             cost["macs_per_image"] = image_macs(self.model, nothing, guided) * (1 - cost["cache_ratio"])
         else:
-            each = [image_macs(self.model, mask, guided, cache.site, cache.first_blocks) for mask in masks]
-            cost["macs_per_image"] = sum(each) / len(each)
+            of_each = [
+                image_macs(self.model, mask, guided, cache.site, cache.first_blocks, macs)
+                for mask, (macs, _) in zip(masks, beside, strict=True)
+            ]
+            cost["macs_per_image"] = sum(of_each) / len(of_each)
+        return cost
+
+    def beside(self, cache: ScheduledCache | SampleCaches, masks: Sequence[Tensor]) -> list[tuple[int, float]]:
+        """What was computed where each mask says cached: MACs of one row, and its share of the mask's cells."""
+        model = self.model
+        if isinstance(cache, AdaptiveCache | SampleCaches):
+            blocks = [model.depth * len(mask) for mask in masks]
+            return [
+                (looking_macs(model, looked), looked.last_blocks / of)
+                for looked, of in zip(cache.looked, blocks, strict=True)
+            ]
+        if cache.selection is None:
+            none = torch.zeros(cache.mask.shape[:2], dtype=torch.long)
+            partly = Partly(none, sorted(cache.skipped))
+        else:
+            tokens, own = model.num_tokens, cache.selection.own_macs(model.num_tokens, model.hidden_size)
+            partly = Partly(cache.selection.counts(tokens), sorted(cache.skipped), own)
+        return [(partly.macs(model, cache.mask), partly.share(model, cache.mask))]
+
+    def cost_of_halves(self, caches: HalfCaches) -> dict[str, Any]:
+        """The same where each half has a cache of its own: an evaluation of both halves counts as one."""
+        each = [(evaluations, self.cost_of(cache, evaluations, guided=False)) for cache, evaluations in caches.each]
+
+        def not_computed(ratios: Sequence[float]) -> float:
+            computed = sum(count * (1 - ratio) for (count, _), ratio in zip(each, ratios, strict=True))
+            return 1 - computed / (2 * self.evaluations)
+
+        cost: dict[str, Any] = {
+            "cache_ratio": not_computed([own["cache_ratio"] for _, own in each]),
+            "macs_per_image": sum(own["macs_per_image"] for _, own in each),
+        }
+        for held in ("peak_cache_tensors", "peak_cache_bytes"):
+            cost[held] = getattr(caches, held) + sum(own[held] for _, own in each)
+        if all("cache_ratios" in own for _, own in each):
+            samples = zip(*(own["cache_ratios"] for _, own in each), strict=True)
+            cost["cache_ratios"] = [not_computed(ratios) for ratios in samples]
         return cost
 
     @torch.inference_mode()

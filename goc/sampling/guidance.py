@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from goc.caching.halves import HalfCaches
+
 # (x [N, C, H, W], evaluation) -> output [N, 2C, H, W]; [N, C, H, W] of a network without a learned variance
 Denoiser = Callable[[Tensor, int], Tensor]
 
@@ -42,5 +44,28 @@ def guided_denoiser(
         if not guided:
             return model(x, t, y)
         return guide(model(torch.cat([x, x]), t, y), cfg_scale, min(cfg_channels, x.shape[1]))
+
+    return denoise
+
+
+def halved_denoiser(
+    conditional: Denoiser, unconditional: Denoiser, caches: HalfCaches, cfg_scale: float, cfg_channels: int
+) -> Denoiser:
+    """The guided denoiser of two halves, of which the unconditional one is not evaluated everywhere.
+
+    Without it, where there is guidance, what is guided is cond + (scale - 1) difference, with the difference predicted
+    that cond has to it.
+    """
+
+    def denoise(x: Tensor, i: int) -> Tensor:
+        cond, channels = conditional(x, i), min(cfg_channels, x.shape[1])
+        if not caches.halves.guided[i]:
+            return cond
+        if caches.halves.evaluated[i]:
+            uncond = unconditional(x, i)
+            caches.store_difference(i, cond[:, :channels] - uncond[:, :channels])
+            return guide(torch.cat([cond, uncond]), cfg_scale, channels)
+        guided = cond[:, :channels] + (cfg_scale - 1) * caches.predicted_difference(i)
+        return torch.cat([guided, cond[:, channels:]], dim=1)
 
     return denoise

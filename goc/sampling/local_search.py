@@ -8,6 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 Steps = tuple[int, ...]
+# (objective, steps, count, evaluations, seed) -> the best schedule that was tried, and its value
+Search = Callable[[Callable[[Steps], float], int, int, int, int], tuple[Steps, float]]
 
 STARTS = 32
 JITTER = 0.3  # standard deviation of a random start's computed steps, as a share of their mean distance

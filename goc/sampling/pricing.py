@@ -25,6 +25,7 @@ def price(samples: SampleSet, uncached: SampleSource) -> dict[str, Any]:
         "cache_ratio": ratio,
         **spread(each),
         "evaluations": uncached.evaluations * (1 - ratio),  # of the whole network; parts of it count as parts
+        "macs_evaluations": macs / (full / uncached.evaluations),
         "gmacs_per_forward": uncached.macs_per_forward / 1e9,
         "gmacs_per_image": macs / 1e9,
         "macs_saved": 1 - macs / full,
@@ -36,8 +37,9 @@ def spread(ratios: Sequence[float]) -> dict[str, float]:
     """How samples differ in what was cached of them, where each has a ratio of its own."""
     if not ratios:
         return {}
-    quantiles = dict(zip(("min", "median", "max"), np.quantile(ratios, [0, 0.5, 1]), strict=True))
-    return {f"cache_ratio_{name}": float(value) for name, value in {"std": np.std(ratios), **quantiles}.items()}
+    names = ("min", "q25", "median", "q75", "max")
+    quartiles = dict(zip(names, np.quantile(ratios, np.linspace(0, 1, len(names))), strict=True))
+    return {f"cache_ratio_{name}": float(value) for name, value in {"std": np.std(ratios), **quartiles}.items()}
 
 
 def latency(cached: SampleSource, uncached: SampleSource, samples: int, repeats: int) -> dict[str, float | None]:

@@ -14,9 +14,10 @@ from tqdm import tqdm
 from goc.caching.cache import StepCache
 from goc.models.plans import read_plan
 from goc.models.schedules import write_schedule
+from goc.sampling.annealing import annealing
 from goc.sampling.calibrate import Calibration
 from goc.sampling.distance import relative_distances
-from goc.sampling.local_search import Steps, local_search
+from goc.sampling.local_search import Search, Steps, local_search
 from goc.sampling.shared import shared_path
 from goc.system.files import read_json, room_for, write_json
 from goc.system.locks import Lock
@@ -34,10 +35,10 @@ log = logging.getLogger(__name__)
 
 @torch.inference_mode()
 def final_latents(calibration: Calibration, new_cache: Callable[[], StepCache] | None) -> Tensor:
-    """The last x [samples, C, H, W] of the calibration's, finite or not; new_cache None computes everything."""
+    """The last x [samples, C, H, W] of the calibration's, finite or not; new_cache None caches nothing."""
     latents, batches = [], calibration.batches()
     for indices in tqdm(batches, desc="calibration samples", unit="batch", leave=False, disable=len(batches) < 2):
-        _, trajectory = calibration.seeded().trajectory(indices, new_cache() if new_cache else None)
+        _, trajectory = calibration.seeded().trajectory(indices, new_cache() if new_cache else calibration.watched())
         *_, x = trajectory
         latents.append(x)
     return torch.cat(latents)
@@ -48,6 +49,16 @@ def mean_distance(latents: Tensor, target: Tensor) -> Tensor:
     return relative_distances(latents, target).mean()
 
 
+def squared_error(latents: Tensor, target: Tensor) -> Tensor:
+    """Mean of (x - target)^2, both [N, C, H, W]."""
+    return (latents - target).square().mean()
+
+
+def moves_and_loss(how: str) -> tuple[Search, Callable[[Tensor, Tensor], Tensor]]:
+    """How a search goes on, and what of last latents and their target it makes small."""
+    return {"local": (local_search, mean_distance), "annealing": (annealing, squared_error)}[how]
+
+
 def searched(
     calibration: Calibration,
     cache_of: Callable[[Steps], Callable[[], StepCache]],
@@ -55,11 +66,12 @@ def searched(
     evaluations: int,
     method: dict[str, Any],
     shipped: str | None = None,
+    how: str = "local",
 ) -> Steps:
     """The schedule of `count` computed evaluations whose samples end closest to the uncached ones.
 
-    The mean of the samples' relative distances is measured on the calibration's for each schedule that is tried,
-    `evaluations` in all.
+    How far they do is measured on the calibration's samples for each schedule that is tried, `evaluations` in all; how:
+    see `moves_and_loss`.
 
     cache_of: from a schedule to what makes its cache. method: all that the distances depend on besides the uncached
     run. shipped: a file that may hold what this very search found. Every distance is on disk at once, so that a stopped
@@ -69,6 +81,9 @@ def searched(
     steps = len(calibration.generation.solver.grid)
     run = {name: value for name, value in calibration.key.items() if name not in ("batch_size", "compile")}  # rounding
     key = {**run, "method": method, "seed": calibration.seed, "samples": calibration.samples}
+    if how != "local":  # which files of an older version do not say
+        key["how"] = how
+    moves, loss = moves_and_loss(how)
     asked = json.loads(json.dumps({**key, "schedules": evaluations}))
     path = shared_path(calibration.cache_dir, KIND, {**key, "computed": count}).with_suffix(".json")
     found_path = path.with_name(f"{path.stem}-found{evaluations}.json")
@@ -88,14 +103,14 @@ def searched(
                 name = ",".join(map(str, schedule))
                 if name not in known:
                     target = final_latents(calibration, None) if target is None else target
-                    distance = mean_distance(final_latents(calibration, cache_of(schedule)), target).item()
+                    distance = loss(final_latents(calibration, cache_of(schedule)), target).item()
                     known[name] = distance if math.isfinite(distance) else math.inf
                     with room_for(path, TRIED):
                         write_json(path, summed({"key": key, "distances": _without_infinity(known)}))
                 progress.update()
                 return known[name]
 
-            found, distance = local_search(objective, steps, count, evaluations, calibration.seed)
+            found, distance = moves(objective, steps, count, evaluations, calibration.seed)
             # of the denoiser, guided if that is asked for
             evaluated = calibration.samples * (steps + count * int(progress.n))
     content = {"distance": distance, "denoiser_evaluations": evaluated, "searched": asked}

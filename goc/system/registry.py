@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from goc.system.errors import ConfigError
@@ -17,7 +18,7 @@ def load_object(reference: str) -> Any:
     """What `module:object` names; its module is imported, and may load what is heavy. Raises ConfigError."""
     module, _, name = reference.partition(":")
     try:
-        return getattr(import_module(module), name)
+        return attrgetter(name)(import_module(module))
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{reference}: cannot be loaded: {error}") from error
 

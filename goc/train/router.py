@@ -23,6 +23,7 @@ from goc.caching.cache import StepCache
 from goc.caching.predictor import Cell
 from goc.caching.schedule import cache_ratio_of, l2c
 from goc.config import Config, compose_config, validate
+from goc.config.validation import check_full_guidance
 from goc.models.build import load_model
 from goc.models.dit import BRANCHES, DiT, DiTBlock
 from goc.models.routers import save_router
@@ -154,6 +155,7 @@ def main() -> int:
     config = compose_config(args.settings)
     validate(config)
     check_sampler(config.way.sampler)
+    check_full_guidance(config.way)
     model = config.measurement.model
     checkpoint = resolve(model.checkpoint)
     denoiser = load_model(model.shape(), checkpoint, model.objective)

@@ -26,7 +26,7 @@ from goc.caching.predictor import Cell
 from goc.caching.schedule import computed_steps_of
 from goc.caching.stability import linear_weights
 from goc.config import Way, compose_config, validate
-from goc.config.validation import OWN_WEIGHTS, fill
+from goc.config.validation import OWN_WEIGHTS, check_full_guidance, fill
 from goc.models.dit import Site, Terms
 from goc.models.schedules import rows_of, write_schedule
 from goc.planning.denoiser import make_plan, planner_of
@@ -98,6 +98,8 @@ def start(plan: Plan, length: int) -> Tensor:
 
     All cells are the first one, which they are where whole steps are cached and corrected.
     """
+    if plan.way.selection.selects:
+        raise ConfigError(f"selection={plan.way.selection.name}: must be none where weights are trained")
     cell = replace(plan, mask=plan.mask[:, :1, :1], correct=None if plan.correct is None else plan.correct[:, :1, :1])
     cached = cell.mask.flatten().tolist()
     rows = linear_weights(cell.new_predictor(), cached)
@@ -205,3 +207,4 @@ def check_way(way: Way) -> None:
         raise ConfigError(f"sampler={way.sampler.name}: must be a deterministic one")
     if not way.schedule.caches():
         raise ConfigError("cache_ratio=0: must be more than 0, as nothing is predicted without a cache")
+    check_full_guidance(way)

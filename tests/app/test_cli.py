@@ -259,7 +259,8 @@ def test_help_shows_the_knobs_first_with_their_meaning(run_py: Run) -> None:
     text = run_py("--help").stdout
     assert text.index("cache_ratio ") < text.index("batch_size ") < text.index("== Groups")
     assert "share of branch features to reuse" in text
-    assert "method: dicache, dynamic, easycache, first_block, foca, fora, fora_goc, goc, goc_anchored" in text
+    assert "method: barycache, budcache, chebbooster, " in text
+    assert "easycache, first_block, foca, fora, fora_goc, goc, goc_anchored" in text
 
 
 def test_tab_completes_settings_and_options(tmp_path: Path) -> None:

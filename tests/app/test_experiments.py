@@ -22,6 +22,7 @@ EXPERIMENTS = sorted((REPOSITORY / "experiments").glob("*.yaml"))
 JOBS = {
     "digits_ablation": 40,  # 10 lists of weights at 4 thresholds
     "digits_budget": 46,  # 6 numbers of steps, and 5 methods on 2 of them at 4 ratios
+    "digits_guidance": 132,  # 11 ways on 6 models at 2 scales
     "digits_models": 204,  # 35 ways on 3 diffusion models (one of them named twice), 32 on 3 flow models
     "digits_ratios": 672,  # 14 ways on 6 models, with 2 numbers of steps, at 4 ratios
     "digits_tradeoff": 95,  # 19 methods at 5 ratios
@@ -29,20 +30,26 @@ JOBS = {
     "paper_ddim50": 8,
     "paper_l2c": 2,
     "paper_rule_based": 8,
+    "paper_speca": 10,
+    "paper_taylorseer": 22,
     "prompts": 18,  # 6 methods at 3 ratios
 }
 FEWER = {
     "digits_ablation": "inflection_threshold=0.3 gradient_weights=[1.0],[0.8,0.2]",
     "digits_budget": "cache_ratio=0.67 steps=20",
+    "digits_guidance": "cfg_scale=4 method=none steps=6 guidance_interval=[0.28,2.9]",
     "digits_models": "steps=4 cache_ratio=0.5 method=goc",
     "digits_ratios": "model=digits steps=20 cache_ratio=0.75 method=searched_learned",
     "digits_search": "hydra.sweeper.n_trials=4",
     "digits_tradeoff": "cache_ratio=0.67 method=none,l2c_goc,teacache,goc_stack_logsnr",  # test_plan.py: all
+    "paper_speca": "steps=10",
+    "paper_taylorseer": "steps=10",
     "prompts": "cache_ratio=0.5 method=none,goc,taylorseer steps=6",
 }
 ROWS = {
     "digits_ablation": 2,
     "digits_budget": 6,
+    "digits_guidance": 4,  # an interval alone, and with halves predicted in two ways, on one model of each objective
     "digits_models": 12,  # 3 models are one here
     "digits_ratios": 4,  # learned weights with their own schedule and with the one named; two predictors on even steps
     "digits_search": 4,  # Optuna's trials
@@ -51,6 +58,8 @@ ROWS = {
     "paper_ddim50": 7,
     "paper_l2c": 2,
     "paper_rule_based": 7,
+    "paper_speca": 10,
+    "paper_taylorseer": 22,
     "prompts": 3,
 }
 SHORT = ("digits_budget", "paper_ablation")  # a union of grids, and a study of the paper: run whole each time
@@ -141,7 +150,7 @@ def test_an_experiment_runs_by_its_own_command(
     assert package == "# @package _global_"
     assert command == " ".join([f"# python run.py -m experiment={path.stem}", *ASKED.get(path.stem, ())])
     fewer = FEWER.get(path.stem, "").split()
-    if path.stem == "digits_models":
+    if path.stem in ("digits_models", "digits_guidance"):
         fewer.append(f"hydra.sweeper.grids={first_models(path)}")
     arguments = command.removeprefix("# python run.py ").split()
     if path.stem in ASKED:

@@ -114,16 +114,19 @@ def test_methods_and_the_uncached_run_stand_in_one_table(
         assert (tmp_path / "outputs" / "study" / name).stat().st_size > 300
 
 
-def test_clip_scores_each_image_beside_its_prompt(
+def test_each_image_is_scored_beside_its_prompt(
     run_tiny: Callable[..., dict[str, Any]], tiny_pipeline: Path, tmp_path: Path
 ) -> None:
-    result = run_tiny(*HALF, "metrics=[clip]", f"model.clip={tiny_pipeline}/clip")
-    scores = load_file(tmp_path / "here" / "influence.safetensors")["clip"]
-    assert scores.shape == (5,)
-    assert ((scores >= 0) & (scores <= 100)).all()
-    assert result["metrics"]["clip"] == pytest.approx(scores.mean())
-    assert result["metrics"]["clip_se"] == pytest.approx(scores.std() / 5**0.5)
-    assert len(result["measurement"]["clip_sha256"]) == 64
+    models = [f"model.{name}={tiny_pipeline}/{name}" for name in ("clip", "blip")]
+    result = run_tiny(*HALF, "metrics=[clip,clip_iqa,blip_itm]", *models)
+    each = load_file(tmp_path / "here" / "influence.safetensors")
+    for name, largest in (("clip", 100), ("clip_iqa", 1), ("blip_itm", 1)):
+        scores = each[name]
+        assert scores.shape == (5,)
+        assert ((scores >= 0) & (scores <= largest)).all()
+        assert result["metrics"][name] == pytest.approx(scores.mean())
+        assert result["metrics"][f"{name}_se"] == pytest.approx(scores.std() / 5**0.5)
+    assert len({result["measurement"][f"{name}_sha256"] for name in ("clip", "blip")} - {None}) == 2
 
 
 @pytest.mark.nightly
@@ -161,6 +164,7 @@ def test_other_prompts_under_the_same_name_are_another_measurement(
         ("prompts=missing.txt", "error: prompts=missing.txt: no such file"),
         ("model.pipeline=missing", "error: model.pipeline=missing: no such folder; must be a folder in diffusers'"),
         ("model.clip=missing metrics=[clip]", "error: model.clip=missing: no such folder; must be a CLIP"),
+        ("model.blip=missing metrics=[blip_itm]", "error: model.blip=missing: no such folder; must be a BLIP"),
         ("+model.call.heigth=64", "error: model.call.heigth: StableDiffusion3Pipeline has no such argument"),
         ("sampler=ddim", "error: sampler=ddim: must be one of scheduler with model.objective=pipeline (tiny)"),
     ],

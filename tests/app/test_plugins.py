@@ -12,6 +12,7 @@ import pytest
 from application import Run
 from checkout import QUICK, REPOSITORY, run_environment
 from refusals import assert_refused
+from warm import WarmProcess
 
 from goc.system.errors import ConfigError
 from goc.system.registry import Options, Registry
@@ -88,10 +89,11 @@ def test_a_named_module_is_loaded_in_every_process_of_a_sweep(run_apart: Run, tm
 
     told = "metrics of my_module are left out, as it is not loaded"
     for named, expected in (("", True), ("my_module", False)):
-        environment = {**run_environment(), "GOC_PLUGINS": named, "PYTHONPATH": f"{tmp_path}:{REPOSITORY}"}
-        report = [sys.executable, "-m", "goc.report", "outputs/own"]
-        finished = subprocess.run(report, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-        assert (told in finished.stdout, "brightness" in finished.stdout) == (expected, not expected)
+        environment = {**run_environment(), "GOC_PLUGINS": named}
+        report = WarmProcess(["goc report", "outputs/own"], tmp_path, environment, "goc.report.study")
+        shown, said = report.communicate()
+        assert report.returncode == 0, said
+        assert (told in shown, "brightness" in shown) == (expected, not expected)
 
     # another metric: measured again in the same folder
     run_apart("schedule=none", *settings)
@@ -148,8 +150,8 @@ def test_the_example_is_a_package_that_installs_and_runs(tmp_path: Path) -> None
     lines = [path.read_text().splitlines() for path in (EXAMPLE / "pyproject.toml", *EXAMPLE.glob("goc_example/*.py"))]
     assert sum(map(len, lines)) < 60
     shutil.copytree(EXAMPLE, tmp_path / "source")  # setuptools builds in its source
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path / "site")]
-    subprocess.run([*pip, str(tmp_path / "source")], check=True, capture_output=True)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--target", tmp_path / "site", tmp_path / "source"], check=True, capture_output=True)
     environment = {**run_environment(), "PYTHONPATH": f"{tmp_path / 'site'}:{REPOSITORY}"}
 
     run = ["method=deep_blocks", "schedule.share=0.25", *QUICK, "metrics=[fid,contrast]"]

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from application import STUDY, Run, Study, run_in, without_account
+from application import STUDY, Run, Study, run_warm, without_account
 from checkout import REPOSITORY, run_environment
 
 from goc.system.errors import GocError
@@ -36,7 +36,7 @@ def tracked(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Study:
     with pytest.MonkeyPatch.context() as patch:
         without_account(patch, tmp_path_factory.mktemp("home"))
         settings = ("method=none,goc", "cache_ratio=0.4", *STUDY, "tracker=wandb", "wandb.project=caches")
-        return Study(folder / "outputs", run_in(folder, "-m", *settings))
+        return Study(folder / "outputs", run_warm(folder, "-m", *settings))
 
 
 def records(path: Path) -> Iterator[Any]:

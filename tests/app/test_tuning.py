@@ -15,6 +15,7 @@ from goc.report.study import main as report
 pytestmark = pytest.mark.usefixtures("without_plots")
 
 SAME = ("seed=2503", "num_samples=40")
+SEARCHING = ("schedule=searched", *SAME, "schedule.search_samples=9")
 COUNTS = {
     ("method=goc", *SAME): {"calibration_seed=2503": 40},
     ("method=goc", *SAME, "calibration_samples=8"): {"calibration_seed=2503": 8},
@@ -27,6 +28,11 @@ COUNTS = {
     ("method=searched", *SAME, "schedule.path=found.json"): {},
     ("method=searched", "seed=5", "num_samples=40", "schedule.path=found.json"): {"schedule.path=found.json": 12},
     ("method=searched", "seed=5", "num_samples=6", "schedule.path=found.json"): {"schedule.path=found.json": 6},
+    ("method=budcache", *SAME, "schedule.search_samples=9"): {"calibration_seed=2503": 9},
+    ("method=dpcache", *SAME, "calibration_samples=8"): {"calibration_seed=2503": 8},
+    ("method=l2p", *SAME, "calibration_samples=8"): {"calibration_seed=2503": 8},
+    ("predictor=l2p", *SEARCHING, "calibration_samples=30"): {"calibration_seed=2503": 30},
+    ("predictor=l2p", *SEARCHING, "calibration_samples=8"): {"calibration_seed=2503": 9},
     ("method=goc",): {},
 }
 

@@ -98,7 +98,7 @@ def test_bad_input_is_one_line(call: object, says: str) -> None:
 
 
 def test_public_names_are_these() -> None:
-    documented = "run sweep compare Result Sweep enable_cache disable_cache attach calibrate load_plan"
+    documented = "run sweep score compare Result Sweep enable_cache disable_cache attach calibrate load_plan"
     assert set(goc.__all__) == set(documented.split())
     for name in goc.__all__:
         assert getattr(goc, name) is not None

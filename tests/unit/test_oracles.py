@@ -19,3 +19,4 @@ def test_trajectory_equals_the_authors(path: Path | None) -> None:
         pytest.skip("the folder given by --oracles is absent")
     for row in agreement(path, torch.device("cpu")):
         assert row["largest_difference"] <= row["tolerance"], row["predictor"]
+        assert row["different"] == ""

@@ -51,7 +51,7 @@ def allegro(ask: Ask) -> Arguments:
     side = ask.size // 2
     *rotary, t, h, w = get_3d_rotary_pos_embed_allegro(
         embed_dim=12, crops_coords=((0, 0), (side, side)), grid_size=(side, side), temporal_size=ask.frames
-    )  # type: ignore[misc]  # six, whatever it says
+    )
     positions = torch.cartesian_prod(t.long(), h.long(), w.long()).T[:, None].contiguous()
     return {
         "hidden_states": ask.video(4), "timestep": ask.step, "encoder_hidden_states": ask.text(12),

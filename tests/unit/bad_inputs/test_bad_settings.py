@@ -19,6 +19,8 @@ from goc.system.command import run_command
 from goc.system.errors import GocError, one_line
 
 HEUN = ("model=digits_flow", "sampler=heun")
+GUIDED = "cfg_scale=1.5"
+A_PIPELINE = ("model=pipeline", "model.pipeline=a/b", "prompts=p.txt", "metrics=[]", GUIDED)
 SEARCHED = ("schedule=searched", "predictor=taylor")
 TEMPLATE = re.escape("must be a path, in which {model}, {sampler}, {steps}, {computed} and {cfg_scale} may stand")
 
@@ -33,7 +35,7 @@ REFUSED = [
     Bad("of a sampler with", ("sampler=unipc", "+sampler.ordr=3"), r"^sampler\.ordr=3: .*did you mean sampler\.order"),
     Bad("of another predictor", ("predictor=reuse", "+predictor.order=2"), r"but predictor=taylor or hicache has it$"),
     Bad("of another, plain", ("predictor=reuse", "predictor.order=2"), r"^predictor\.order=2: no such setting; predic"),
-    Bad("of another schedule", ("++schedule.interval=2",), r"but schedule=fora or taylorseer has it$"),
+    Bad("of another schedule", ("++schedule.interval=2",), r"but schedule=fora or taylorseer or \w+ or"),
     Bad("of wandb", ("++wandb.projet=x",), r"^wandb\.projet=x: no such setting; did you mean wandb\.project\?$"),
     Bad("of wandb, plain", ("wandb.projet=x",), r"^wandb\.projet=x: no such setting; did you mean wandb\.project\?$"),
     Bad("nested", ("+a.b.c=1",), r"^a\.b\.c=1: no such setting; --help lists all$"),
@@ -66,6 +68,37 @@ REFUSED = [
     Bad("less than none", ("evaluations=-2",), r"^evaluations=-2: must be in \[2, 1000\]$"),
     Bad("too many", ("evaluations=1001",), r"^evaluations=1001: must be in \[2, 1000\]$"),
     Bad("none, of pairs", (*HEUN, "evaluations=0"), r"^evaluations=0: must be a multiple of 2 .*, and in \[2, 2000\]$"),
+    # guidance that cannot be saved, or not so
+    Bad("an interval without guidance", ("guidance_interval=[0.3,5]",),
+        r"^guidance_interval=\[0\.3, 5\.0\]: must be null with cfg_scale=1, wh"),
+    Bad("halves without guidance", ("cfg_cache=0.5",), r"^cfg_cache=0\.5: must be null with cfg_scale=1, which"),
+    Bad("a falling interval", (GUIDED, "guidance_interval=[5,0.3]"),
+        r"^guidance_interval=\[5\.0, 0\.3\]: must be \[lo,hi\] with 0 <= lo < hi, "),
+    Bad("an empty interval", (GUIDED, "guidance_interval=[1,1]"),
+        r"^guidance_interval=\[1\.0, 1\.0\]: must be \[lo,hi\]"),
+    Bad("one end", (GUIDED, "guidance_interval=[1]"), r"^guidance_interval=\[1\.0\]: must be \[lo,hi\]"),
+    Bad("no end", (GUIDED, "guidance_interval=[1,inf]"), r"^guidance_interval=\[1\.0, inf\]: .* both finite, or null$"),
+    Bad("no number", (GUIDED, "guidance_interval=[nan,1]"), r"^guidance_interval=\[nan, 1\.0\]: must be \[lo,hi\]"),
+    Bad("a negative end", (GUIDED, "guidance_interval=[-1,1]"),
+        r"^guidance_interval=\[-1\.0, 1\.0\]: must be \[lo,hi\]"),
+    Bad("outside", (GUIDED, "guidance_interval=[200,300]"),
+        r"^guidance_interval=.* noise levels that DDIM-20 visits, 0\.01 to 157$"),
+    Bad("between", (GUIDED, "guidance_interval=[1,1.001]"),
+        r"^guidance_interval=.*: must be \[lo,hi\] around at least one"),
+    Bad("outside, flow", (*HEUN, GUIDED, "guidance_interval=[500,600]"),
+        r"noise levels that Heun-20 visits, 0\.0127 to 79$"),
+    Bad("every half", (GUIDED, "cfg_cache=1"), r"^cfg_cache=1\.0: must be in \[0, 1\), or null$"),
+    Bad("halves that are no number", (GUIDED, "cfg_cache=nan"), r"^cfg_cache=nan: must be in \[0, 1\), or null$"),
+    Bad("predicted otherwise", (GUIDED, "cfg_cache=0.5", "cfg_cache_predictor=goc"),
+        r"^cfg_cache_predictor=goc: must be one of reuse, linear$"),
+    Bad("no start", (GUIDED, "cfg_cache=0.5", "cfg_cache_start=0"), r"^cfg_cache_start=0: must be at least 1$"),
+    Bad("a late start", (GUIDED, "cfg_cache=0.5", "cfg_cache_start=21"), r"^cfg_cache_start=21: must be at most 20$"),
+    Bad("learned weights", (GUIDED, "cfg_cache=0.5", "method=searched_learned"),
+        r"^predictor=learned: not supported with cfg_cache"),
+    Bad("a pipeline's guidance", (*A_PIPELINE, "guidance_interval=[0.3,5]"),
+        r"^guidance_interval=.*: must be null with model\.objective=pipeline"),
+    Bad("a pipeline's halves", (*A_PIPELINE, "cfg_cache=0.5"),
+        r"^cfg_cache=0\.5: must be null with model\.objective=pipeline"),
     # beyond all measure
     Bad("samples", ("num_samples=1000000000000",), r"^num_samples=1000000000000: must be at most 10000000$"),
     Bad("a batch", ("batch_size=1000000000000",), r"^batch_size=1000000000000: must be at most"),
@@ -85,6 +118,35 @@ REFUSED = [
     Bad("no heads", ("model.num_heads=0",), r"^model\.num_heads=0: must be at least 1$"),
     Bad("no patch", ("model.patch_size=0",), r"^model\.patch_size=0: must be at least 1$"),
     Bad("less than no classes", ("model.num_classes=-1",), r"^model\.num_classes=-1: must be at least 1$"),
+    Bad("no feature", ("method=chebbooster", "predictor.length=0"), r"^predictor\.length=0: must be at least 1$"),
+    Bad("weights of no name", ("method=barycache", "predictor.rho=x"), r"^predictor\.rho=x: must be one of chebys"),
+    Bad("no decay", ("method=barycache", "predictor.decay=0"), r"^predictor\.decay=0\.0: must be in \(0, 1\]$"),
+    Bad("decay that is none", ("method=barycache", "predictor.decay=nan"), r"^predictor\.decay=nan: must be in \(0, 1"),
+    Bad("no first step", ("method=dpcache", "schedule.first_steps=0"), r"^schedule\.first_steps=0: must be in \[1, 2"),
+    Bad("an annealing", ("method=budcache", "schedule.search_evaluations=0"), r"^schedule\.search_evaluations=0: must"),
+    # selections of tokens
+    Bad("tokens of no cache", ("method=none", "selection=toca"), r"^selection=toca: must be none where no cell is"),
+    Bad("tokens at ratio 0", ("method=toca", "cache_ratio=0"), r"^selection=toca: must be none where no cell is cac"),
+    Bad("tokens of a stack", ("method=reuse_stack", "selection=random"), r"^site=stack: must be branch with selection"),
+    Bad("skipped streams of a stack", ("schedule=duca", "predictor=reuse", "site=stack"), r"^site=stack: must be bran"),
+    Bad("tokens of a queue", ("method=goc", "selection=toca"), r"^predictor=gradient_queue: must be one of reuse, tay"),
+    Bad("tokens of weights", ("method=searched_learned", "selection=norm"), r"^predictor=learned: must be one of reu"),
+    Bad("tokens as it runs", ("method=teacache", "site=branch", "selection=random"), r"^schedule=teacache: not suppor"),
+    Bad("too many tokens", ("method=toca", "selection.ratio=1.1"), r"^selection\.ratio=1\.1: must be in \(0, 1\]"),
+    Bad("no tokens", ("method=toca", "selection.ratio=0"), r"^selection\.ratio=0\.0: must be in .*selection=none comp"),
+    Bad("a ratio that is none", ("method=toca", "selection.ratio=nan"), r"^selection\.ratio=nan: must be in \(0, 1\]"),
+    Bad("an age", ("method=toca", "selection.age_weight=-1"), r"^selection\.age_weight=-1\.0: must be in \[0, 1000\]$"),
+    Bad("a malus", ("method=duca", "selection.bonus=0.5"), r"^selection\.bonus=0\.5: must be in \[1, 1000\]$"),
+    Bad("by block", ("method=toca", "selection.by_block=inf"), r"^selection\.by_block=inf: must be in \[-1, 1\]$"),
+    Bad("by step", ("method=toca", "selection.by_step=-3"), r"^selection\.by_step=-3\.0: must be in \[-2, 2\]$"),
+    Bad("no clusters", ("method=clusca", "selection.clusters=0"), r"^selection\.clusters=0: must be at least 1$"),
+    Bad("more clusters than tokens", ("method=clusca", "selection.clusters=17"), r"^selection\.clusters=17: must be a"),
+    Bad("propagation", ("method=clusca", "selection.propagation=2"), r"^selection\.propagation=2\.0: must be in \[0, "),
+    Bad("ToCa of pairs", ("method=toca", *HEUN), r"^schedule=toca: not supported with sampler=heun"),
+    Bad("of another selection", ("method=toca", "selection.clusters=2"), r"no such setting; .*but selection=cluster h"),
+    Bad("an unknown selection", ("selection=foo",), r"Could not find 'selection/foo'"),
+    Bad("tokens in a pipeline", ("model=pipeline", "model.pipeline=x", "prompts=y", "sampler=scheduler", "method=toca"),
+        r"^selection=toca: must be none in a pipeline"),
     # texts
     Bad("a name of two lines", ("name='a\nb'",), r"^name=a b: must be a name on one line$"),
     Bad("a model without a name", ("model.name=",), r"^model\.name=: must be a name on one line, without \.\.$"),
@@ -122,6 +184,8 @@ def test_a_bad_setting_is_one_line(bad: Bad) -> None:
      "predictor.gradients=computed: has no effect with schedule=uniform and predictor=reuse"),
     (("correct_steps=[3]", "++inflection_threshold=0.3"), "inflection_threshold=0.3: has no effect with "
      "schedule=uniform and predictor=gradient_queue and correct_steps"),
+    (("method=none", "cfg_cache_predictor=linear"), "cfg_cache_predictor=linear: has no effect without cfg_cache"),
+    (("cfg_scale=4", "cfg_cache=0.5", "cfg_cache_start=2"), None),
     (("predictor=reuse", "gradient_weights=[1.2]"), None),  # which is the gradient queue
     (("predictor.gradients=computed", "correct_steps=[3]"), None),
 ])  # fmt: skip

@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from goc.metrics import lpips
-from goc.metrics.clip import load_clip
+from goc.metrics.blip import BlipMatching
+from goc.metrics.clip import ClipScore
 from goc.metrics.features import load_extractor
 from goc.models.build import load_model
 from goc.models.decoder import find_vae, load_vae
@@ -377,7 +378,7 @@ PIPELINES = [
 @pytest.mark.parametrize("bad", PIPELINES, ids=str)
 def test_a_bad_pipeline_is_refused(tiny_pipeline: Path, tmp_path: Path, bad: Folder) -> None:
     folder = tmp_path / "pipeline"
-    shutil.copytree(tiny_pipeline, folder, ignore=shutil.ignore_patterns("clip"))
+    shutil.copytree(tiny_pipeline, folder, ignore=shutil.ignore_patterns("clip", "blip"))
     bad.change(folder)
 
     def load() -> None:
@@ -403,6 +404,23 @@ CLIPS = [
 ]
 
 
+BLIPS = [
+    Folder("no vocabulary", gone("blip/tokenizer.json"), "has no vocabulary: must have tokenizer.json"),
+    Folder("no preparation of images", gone("blip/processor_config.json"), "not a BLIP of transformers, or damaged"),
+    Folder("a CLIP", several(gone("blip"), moved("clip", "blip")), "no BlipForImageTextRetrieval|missing"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bad", BLIPS, ids=str)
+def test_a_bad_blip_is_refused(tiny_pipeline: Path, tmp_path: Path, bad: Folder) -> None:
+    for part in ("clip", "blip"):
+        shutil.copytree(tiny_pipeline / part, tmp_path / part)
+    bad.change(tmp_path)
+    folder = tmp_path / "blip"
+    refused(rf"^model\.blip={re.escape(str(folder))}: .*{bad.says}", lambda: BlipMatching.load(folder, CPU))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("bad", CLIPS, ids=str)
 def test_a_bad_clip_is_refused(tiny_pipeline: Path, tmp_path: Path, bad: Folder) -> None:
@@ -410,7 +428,9 @@ def test_a_bad_clip_is_refused(tiny_pipeline: Path, tmp_path: Path, bad: Folder)
     for part in ("clip", "text_encoder"):
         shutil.copytree(tiny_pipeline / part, folder / part)
     bad.change(folder)
-    refused(rf"^model\.clip={re.escape(str(folder / 'clip'))}: .*{bad.says}", lambda: load_clip(folder / "clip", CPU))
+    refused(
+        rf"^model\.clip={re.escape(str(folder / 'clip'))}: .*{bad.says}", lambda: ClipScore.load(folder / "clip", CPU)
+    )
 
 
 VAES = [
@@ -455,7 +475,7 @@ def test_features_that_are_not_finite_are_refused() -> None:
 
 
 def test_a_clip_score_that_is_not_finite_is_refused(tiny_pipeline: Path) -> None:
-    score = load_clip(tiny_pipeline / "clip", CPU)
+    score = ClipScore.load(tiny_pipeline / "clip", CPU)
     score.network.visual_projection.weight.data *= INF
     images = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     refused(r"^model\.clip=.*: gives a score that is not finite", lambda: score(images, ["a cat"]))

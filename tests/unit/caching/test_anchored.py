@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from cells import CELL, masks, one_cell, used_values, weight_lists
+from cells import CELL, masks, one_cell, products_of, used_values, weight_lists
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from goc.caching.anchored import AnchoredQueue, Learned
+from goc.caching.anchored import AnchoredQueue, Barycentric, Causal, Learned, fit_causal
 from goc.caching.cache import ScheduledCache
 from goc.caching.expansion import Taylor
-from goc.caching.predictor import GradientQueue
+from goc.caching.predictor import GradientQueue, Reuse
 from goc.caching.schedule import uniform
 from goc.caching.stability import linear_weights
 
@@ -122,3 +122,134 @@ def test_nothing_is_held_after_the_last_cached_step_and_predictions_are_of_held_
             else:
                 predictor.store(step, CELL, torch.randn(2))
         assert not predictor.held()
+
+
+def published_weights(now: int, computed: list[int], decay: float = 1.0) -> Tensor:
+    """ChebBooster's equations 8 and 9 with its times in [-1, 1], oldest first; decay as in BaryCache's code."""
+    first, last = computed[0], computed[-1]
+    times = torch.tensor([2 * (step - first) / (last - first) - 1 for step in [*computed, now]], dtype=torch.float64)
+    rho = torch.tensor([(-1.0) ** j for j in range(len(computed))], dtype=torch.float64)
+    rho[[0, -1]] /= 2
+    shares = rho / (times[-1] - times[:-1])
+    shares = shares.sign() * shares.abs() ** decay
+    return shares / shares.sum()
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.75])
+@pytest.mark.parametrize("computed", [[0, 1], [0, 1, 5], [0, 4, 8], [0, 4, 5, 6], [0, 1, 2, 9]])
+def test_chebyshev_weights_are_the_published_ones(computed: list[int], decay: float) -> None:
+    cached = [step not in computed for step in range(12)]
+    rows = linear_weights(Barycentric(one_cell(cached), len(computed), "chebyshev", decay), [*cached])
+    for step in range(computed[-1] + 1, 12):
+        torch.testing.assert_close(rows[step, computed], published_weights(step, computed, decay))
+
+
+@given(masks, st.integers(1, 4), st.sampled_from(["chebyshev", "lagrange"]))
+@settings(deadline=None)
+def test_barycentric_weights_sum_to_one_and_are_reuse_with_one_feature(
+    cached: list[bool], length: int, rho: str
+) -> None:
+    mask = one_cell(cached)
+    rows = linear_weights(Barycentric(mask, length, rho), cached)
+    for row, is_cached in zip(rows, cached, strict=True):
+        if is_cached and row.isfinite().all():
+            assert row.sum() == pytest.approx(1.0, abs=1e-9 * float(row.abs().max()))
+            assert int((row != 0).sum()) <= length
+    if length == 1:
+        assert torch.equal(rows, linear_weights(Reuse(mask), cached))
+
+
+@given(masks, st.integers(1, 4), st.lists(st.integers(-3, 3), min_size=1, max_size=4))
+@settings(deadline=None)
+def test_lagrange_weights_are_exact_on_polynomials_of_their_degree(
+    tail: list[bool], length: int, polynomial: list[int]
+) -> None:
+    mask = one_cell([False] * length + tail[1:])
+    steps = torch.arange(len(mask), dtype=torch.float64)
+    features = sum((factor * steps**k for k, factor in enumerate(polynomial[:length])), torch.zeros(1))[:, None]
+    for value, feature in zip(
+        used_values(Barycentric(mask, length, "lagrange"), mask, features), features, strict=True
+    ):
+        torch.testing.assert_close(value, feature, rtol=1e-6, atol=1e-6)
+
+
+@given(masks, st.integers(2, 5))
+@settings(deadline=None)
+def test_chebyshev_weights_are_exact_on_lines(tail: list[bool], length: int) -> None:
+    cached = [False, False, *tail[1:]]
+    rows = linear_weights(Barycentric(one_cell(cached), length, "chebyshev"), cached)
+    steps = torch.arange(len(cached), dtype=torch.float64)
+    for row, step, is_cached in zip(rows, steps, cached, strict=True):
+        if is_cached and row.abs().max() < 1e3:  # away from poles
+            torch.testing.assert_close(row @ (3 * steps - 5), 3 * step - 5)
+
+
+def test_they_are_the_parabola_through_three_equidistant_features_alone() -> None:
+    def rows(rho: str, computed: list[int]) -> Tensor:
+        cached = [step not in computed for step in range(12)]
+        return linear_weights(Barycentric(one_cell(cached), len(computed), rho), cached)[computed[-1] + 1 :]
+
+    torch.testing.assert_close(rows("chebyshev", [0, 4, 8]), rows("lagrange", [0, 4, 8]))
+    for others in ([0, 1, 5], [0, 3, 6, 9]):
+        assert ((rows("chebyshev", others) - rows("lagrange", others)).abs().sum(dim=1) > 0.1).all()
+
+
+def test_at_a_pole_the_weights_are_infinite() -> None:
+    cached = [False, True, True, False, False, True, True]  # 1/2 / 2 - 1 / 3 + 1/2 / 6 = 0
+    rows = linear_weights(Barycentric(one_cell(cached), 3, "chebyshev"), cached)
+    assert rows[5].isfinite().all()
+    assert not rows[6].isfinite().any()
+
+
+@given(masks)
+@settings(deadline=None)
+def test_weights_on_all_values_before_are_applied_to_predictions_too(cached: list[bool]) -> None:
+    mask, features = one_cell(cached), torch.randn(len(cached), 3, dtype=torch.float64)
+    weights = torch.randn(len(cached), len(cached), dtype=torch.float64)
+    values = used_values(Causal(mask, weights), mask, features)
+    for step, is_cached in enumerate(cached):
+        if is_cached:
+            torch.testing.assert_close(values[step], weights[step, :step] @ torch.stack(values[:step]))
+
+
+@given(masks)
+@settings(deadline=None)
+def test_before_they_are_fitted_weights_on_all_values_are_reuse(cached: list[bool]) -> None:
+    mask = one_cell(cached)
+    weights = fit_causal(torch.eye(len(cached), dtype=torch.float64)[..., None, None], iterations=0)
+    assert torch.equal(linear_weights(Causal(mask, weights), cached), linear_weights(Reuse(mask), cached))
+
+
+def test_fitted_weights_predict_the_features_that_they_were_fitted_to_as_least_squares_does() -> None:
+    """And each iteration counts: as many as published are between reuse and that."""
+    features = torch.randn(6, 2, 40, generator=torch.Generator().manual_seed(0)).double().cumsum(0).cumsum(0)
+    flat = features.flatten(1)
+
+    def error(weights: Tensor) -> float:
+        return (weights @ flat - flat)[1:].square().sum().item()
+
+    products = products_of(features)
+    reuse, published, long = (error(fit_causal(products, iterations)) for iterations in (0, 201, 20_000))
+    solutions = [torch.linalg.lstsq(flat[:i].T, flat[i][:, None]).solution.T for i in range(1, 6)]
+    least = sum(
+        (solved @ flat[: len(solved[0])] - flat[i]).square().sum().item() for i, solved in enumerate(solutions, 1)
+    )
+    assert least < published < 0.5 * reuse
+    assert long == pytest.approx(least, rel=1e-3)
+
+
+@pytest.mark.parametrize(("predictor", "tensors"), [
+    (lambda mask: Barycentric(mask, 3, "chebyshev"), 3),
+    (lambda mask: Barycentric(mask, 2, "lagrange"), 2),
+    (lambda mask: Causal(mask, torch.eye(20)), 5),  # all that are computed
+])  # fmt: skip
+def test_what_linear_weights_hold_is_counted(predictor, tensors: int) -> None:
+    mask = uniform(20, 2, 0.75)
+    cache = ScheduledCache(mask, predictor(mask))
+    for step in range(20):
+        cache.begin_step(step)
+        for cell in ((block, branch) for block in range(2) for branch in range(2)):
+            if cache.lookup(*cell) is None:
+                cache.store(*cell, torch.randn(2, 4, 8))
+    assert cache.peak_cache_tensors == tensors * 4
+    assert not cache.predictor.held()

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from closeness import assert_near
+from counting import counted_macs
 from torch import Tensor
 
 from goc.caching.cache import AdaptiveCache
-from goc.caching.decision import Decision, DiCache, EasyCache, FirstBlock, SeaCache, TeaCache, wiener
+from goc.caching.decision import Decision, DiCache, EasyCache, FirstBlock, SeaCache, TeaCache, Verify, wiener
 from goc.caching.expansion import Taylor
-from goc.caching.predictor import Predictor, Reuse
+from goc.caching.predictor import GradientQueue, Predictor, Reuse
 from goc.caching.probe import ProbeAligned
 from goc.caching.schedule import cached_steps_of, whole_steps
 from goc.models.dit import DiT
@@ -30,15 +31,19 @@ RULES: dict[str, tuple[Callable[[], Decision], Callable[[Tensor], Predictor]]] =
     "dicache": (lambda: DiCache(0.6), ProbeAligned),
     "seacache": (lambda: SeaCache(0.3, NOISE, 3.0, 2), lambda mask: Taylor(mask, 1)),
     "easycache": (lambda: EasyCache(1.0), Reuse),
+    "verify": (lambda: Verify(1.5, 0.5, 1, 4, STEPS), lambda mask: Taylor(mask, 2)),
+    "verify_queue": (lambda: Verify(1.5, 0.5, 1, 4, STEPS), lambda mask: GradientQueue(mask, [1.0, 0.5])),
 }
 
 
 def generation(model: DiT, name: str, per_sample: bool = True, scale: float = 1.5) -> Generation:
     rule, predictor = RULES[name]
-    mask = whole_steps(range(1, STEPS - 1), STEPS, 1)[:, :, :1]
+    mask, site = whole_steps(range(1, STEPS - 1), STEPS, model.depth), "branch"
+    if not name.startswith("verify"):
+        mask, site = mask[:, :1, :1], "stack"
 
     def new_cache() -> AdaptiveCache:
-        return AdaptiveCache(mask, predictor(mask), rule(), "stack", per_sample)
+        return AdaptiveCache(mask, predictor(mask), rule(), site, per_sample)
 
     return Generation(model, DDIM(GRID), scale, 1, 3, lambda x: x, torch.device("cpu"), new_cache)
 
@@ -49,7 +54,7 @@ def run(made: Generation, indices: range) -> tuple[Tensor, Tensor]:
     with torch.inference_mode():
         _, steps = made.trajectory(indices, cache)
         *_, x = steps
-    return x, cache.mask.flatten(1) if cache.mask.ndim == 4 else cache.mask.flatten()[None]
+    return x, (cache.mask if cache.mask.ndim == 4 else cache.mask[None])[:, :, 0, 0]
 
 
 @pytest.mark.parametrize("name", list(RULES))
@@ -61,8 +66,55 @@ def test_a_sample_is_what_it_is_whatever_is_beside_it(name: str, tiny_dit: DiT) 
     assert torch.equal(masks, torch.cat([mask for _, mask in alone]))
     assert 0 < masks.float().mean() < 1
     assert not masks[:, [0, -1]].any()
+    assert len(masks.unique(dim=0)) > 1
     uncached = run(generation(tiny_dit, "teacache"), range(1))[0]
     assert not torch.equal(together[:1], uncached) or name == "teacache"
+
+
+@pytest.mark.parametrize("name", list(RULES))
+def test_a_batch_of_one_decides_alike_for_its_sample_and_for_all_of_it(name: str, tiny_dit: DiT) -> None:
+    (alone, mask), (batch, of_batch) = (run(generation(tiny_dit, name, each), range(2, 3)) for each in (True, False))
+    assert torch.equal(mask, of_batch)
+    assert_near(alone, batch)
+
+
+@pytest.mark.parametrize("name", list(RULES))
+def test_what_a_rule_looks_at_is_in_the_macs_that_torch_counts(name: str, tiny_dit: DiT) -> None:
+    made = generation(tiny_dit, name, scale=1.0)
+    cache = made.batch_cache(1)
+    counted = counted_macs(lambda: list(made.trajectory(range(1), cache)[1]))
+    assert made.cost(cache)["macs_per_image"] == pytest.approx(counted, rel=1e-12)
+
+
+def test_checked_blocks_count_as_computed(tiny_dit: DiT) -> None:
+    made = generation(tiny_dit, "verify")
+    cache = made.batch_cache(6)
+    with torch.inference_mode():
+        list(made.trajectory(range(6), cache)[1])
+    checks = torch.tensor([looked.last_blocks for looked in cache.looked])
+    assert checks.min() > 0
+    expected = cache.mask.double().flatten(1).mean(1) - checks / (tiny_dit.depth * STEPS)
+    assert made.cost(cache)["cache_ratios"] == pytest.approx(expected.tolist())
+
+
+def test_a_prediction_is_checked_after_some_and_computed_after_an_error_or_after_many() -> None:
+    """Errors are 1 in the steps named as wrong, where the rule tolerates 0.3; in others 0."""
+
+    def skipped(wrong: set[int], least: int, most: int) -> list[int]:
+        rule, x, found = Verify(0.3, 1.0, least, most, 20), torch.ones(1, 2, 3), []
+        for step in range(1, 20):
+            (skips,) = rule.allows(step, Seen(x, x, x, lambda: x))
+            rule.done([skips])
+            found += [step] if skips else []
+            if skips and rule.checks(0):
+                rule.checked([0], x * (2 if step in wrong else 1), x)
+        return found
+
+    assert skipped(set(), 2, 4) == [step for step in range(1, 20) if step % 5]
+    assert skipped({3}, 2, 4) == [step for step in range(1, 20) if step not in (4, 9, 14, 19)]
+    assert skipped({2}, 2, 4) == skipped(set(), 2, 4), "the second prediction is not checked"
+    assert skipped({4}, 2, 4) == skipped(set(), 2, 4), "and after the fourth a step is computed anyway"
+    assert skipped(set(range(20)), 1, 9) == [step for step in range(1, 20) if step % 3]
 
 
 def test_samples_of_a_batch_differ_in_what_is_skipped_and_its_cost_says_how(tiny_dit: DiT) -> None:

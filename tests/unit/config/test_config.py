@@ -17,6 +17,7 @@ from goc.config import (
     run_id,
     validate,
 )
+from goc.config.identity import OF_GUIDANCE
 from goc.methods import METHODS
 from goc.system.errors import ConfigError
 
@@ -32,16 +33,20 @@ def config(*overrides: str) -> Config:
 def test_a_method_is_the_same_as_its_schedule_and_predictor(every: int) -> None:
     for name, method in list(METHODS.items())[::every]:
         named = config(f"method={name}")
-        parts = (f"schedule={method.schedule}", f"predictor={method.predictor}", f"site={method.site}")
+        parts = (f"schedule={method.schedule}", f"predictor={method.predictor}", f"site={method.site}",
+                 f"selection={method.selection}")  # fmt: skip
         settings = [f"predictor.{key}={value}" for key, value in method.settings.items()]
+        settings += [f"selection.{key}={value}" for key, value in method.selected.items()]
         composed = config(*parts, f"clock={method.clock}", *settings)
         assert identity(named) == identity(composed)
         assert label(named.way) == name
 
 
 def test_a_decision_is_the_method_of_its_name() -> None:
-    for name in ("teacache", "first_block", "dicache", "seacache", "easycache"):
-        assert run_id(config(f"decision={name}")) == run_id(config(f"method={name}"))
+    names = ("teacache", "first_block", "dicache", "seacache", "easycache")
+    methods = {"verify": "speca"} | {name: name for name in names}
+    for name, method in methods.items():
+        assert run_id(config(f"decision={name}")) == run_id(config(f"method={method}"))
 
 
 def test_gradient_weights_turn_plain_reuse_into_the_gradient_queue() -> None:
@@ -109,7 +114,19 @@ def test_a_threshold_must_be_one(method: str, value: str) -> None:
         ("model=digits_flow sampler=heun evaluations=5", "evaluations=5: must be a multiple of 2 with sampler=heun"),
         ("model=digits_flow sampler=heun method=teacache", "schedule=teacache: not supported with sampler=heun"),
         ("model=digits_flow sampler=midpoint method=l2c", "schedule=l2c: not supported with sampler=midpoint"),
-        ("decision=uniform", "decision=uniform: must be one of dicache, easycache, first_block, seacache, teacache"),
+        (
+            "decision=uniform",
+            "decision=uniform: must be one of dicache, easycache, first_block, seacache, teacache, ver",
+        ),
+        ("decision=verify schedule=fora", "decision=verify: is a method, and schedule=fora another; must be one of th"),
+        ("decision=verify site=stack", "site=stack: must be branch with schedule=verify"),
+        ("decision=verify model=digits_flow sampler=heun", "schedule=verify: not supported with sampler=heun"),
+        ("decision=verify schedule.min_taylor_steps=9", r"max_taylor_steps=8: must be at least min_taylor_steps=9"),
+        ("decision=verify schedule.min_taylor_steps=0", r"schedule\.min_taylor_steps=0: must be at least 1"),
+        ("decision=verify schedule.base_threshold=inf", r"schedule\.base_threshold=inf: must be a finite number"),
+        ("decision=verify schedule.decay_rate=1.1", r"schedule\.decay_rate=1\.1: must be in \[0, 1\]"),
+        ("decision=verify predictor.order=-1", r"predictor\.order=-1: must be at least 0"),
+        ("schedule=verify predictor=learned", "predictor=learned: must have a schedule of fixed steps, .*, not verify"),
         ("decision=dicache schedule=uniform", "decision=dicache: is a method, and schedule=uniform another"),
         ("decision=dicache method=goc", "decision=dicache: is a method, and method=goc another"),
         ("method=first_block site=branch", "site=branch: must be stack with schedule=first_block"),
@@ -163,9 +180,14 @@ def test_the_parts_hold_every_key_once_and_identity_is_two_of_them() -> None:
     keys = [field.name for part in parts for field in fields(part)]
     assert sorted(keys) == sorted(set(keys))
     own = {f.name for part in (Measurement, Way) for f in fields(part)}
-    left_out = {"evaluations", "inflection_signal"}  # which became steps; which is as it was before it was a setting
+    # which became steps; as they were before they were settings
+    left_out = {"evaluations", "inflection_signal", "class_labels", "selection"}
     pipeline = config("model=pipeline", "model.pipeline=x", "prompts=y")
-    for found, others in ((config(), {"prompts"}), (pipeline, {"vae", "vae_batch_size", "cfg_channels"})):
+    for found, others in (
+        (config(), {"prompts"}),
+        (pipeline, {"vae", "vae_batch_size", "cfg_channels", "class_labels"}),
+    ):
+        others = others | set(OF_GUIDANCE)
         assert flat(found).keys() == set(keys) - others - {"plugins"}  # said where there are any
         assert identity(found).keys() == own - left_out - others
 
@@ -174,9 +196,9 @@ def test_a_pipelines_settings_are_not_a_denoisers() -> None:
     pipeline = config("model=pipeline", "model.pipeline=a/b", "prompts=y")
     validate(pipeline)
     assert pipeline.measurement.model.name == "b"
-    assert {"pipeline", "call", "clip"} <= flat(pipeline)["model"].keys()
+    assert {"pipeline", "call", "clip", "blip"} <= flat(pipeline)["model"].keys()
     assert not {"checkpoint", "input_size", "routers"} & flat(pipeline)["model"].keys()
-    assert not {"pipeline", "call", "clip"} & flat(config())["model"].keys()
+    assert not {"pipeline", "call", "clip", "blip"} & flat(config())["model"].keys()
 
 
 @pytest.mark.parametrize(
@@ -188,10 +210,13 @@ def test_a_pipelines_settings_are_not_a_denoisers() -> None:
         ("vae=ema", "vae=ema: must be null with model.objective=pipeline, which has its own"),
         ("method=l2c", "schedule=l2c: not supported with model.objective=pipeline"),
         ("method=searched_learned", "predictor=learned: not supported with model.objective=pipeline"),
+        ("method=l2p", "predictor=l2p: not supported with model.objective=pipeline"),
         ("converged_samples=8", "converged_samples=8: must be 0 or null with model.objective=pipeline"),
         ("metrics=[fid]", r"model.extractor=null: must be named for metrics=\[fid\]"),
         ("metrics=[fid] model.extractor=inception", r"model.reference=null: must be named for metrics=\[fid\]"),
         ("metrics=[clip]", r"model.clip=null: must be named for metrics=\[clip\]"),
+        ("metrics=[clip_iqa]", r"model.clip=null: must be named for metrics=\[clip_iqa\]"),
+        ("metrics=[blip_itm] model.clip=x", r"model.blip=null: must be named for metrics=\[blip_itm\]"),
         ("+model.call.generator=1", "model.call.generator=1: must not be there; seed decides it"),
     ],
 )
@@ -213,6 +238,27 @@ def test_what_a_pipeline_cannot_have_is_named(overrides: str, message: str) -> N
 def test_what_only_a_pipeline_has_is_refused_elsewhere(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         validate(config(override))
+
+
+def test_what_guidance_saves_is_in_a_ways_name_and_identity_where_it_saves_any() -> None:
+    ways = {
+        "goc": (),
+        "goc+cfg0.5": ("cfg_cache=0.5",),
+        "goc+cfg0.5linear": ("cfg_cache=0.5", "cfg_cache_predictor=linear"),
+        "goc+cfg0.5linear-from3": ("cfg_cache=0.5", "cfg_cache_predictor=linear", "cfg_cache_start=3"),
+        "goc+cfg0.50000001": ("cfg_cache=0.50000001",),
+        "goc+interval0.3-5": ("guidance_interval=[0.3,5]",),
+        "goc+interval0.3-5+cfg0.5": ("guidance_interval=[0.3,5]", "cfg_cache=0.5"),
+        "interval0.3-5": ("guidance_interval=[0.3,5]", "method=none"),
+        "cfg0.5": ("cfg_cache=0.5", "method=none"),
+        "none": ("method=none",),
+    }
+    made = {name: config("cfg_scale=4", *settings) for name, settings in ways.items()}
+    assert [label(own.way) for own in made.values()] == list(ways)
+    assert len({run_id(own) for own in made.values()}) == len(ways)
+    assert not {key for key in flat(made["goc"]) if key.startswith(("cfg_cache", "guidance"))}
+    assert identity(made["goc+cfg0.5"])["cfg_cache_predictor"] == "reuse"
+    assert identity(config("cfg_cache=0", "cfg_cache_predictor=linear", "cfg_cache_start=2")) == identity(config())
 
 
 def test_folders_keep_the_names_they_had() -> None:

@@ -1,22 +1,12 @@
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from counting import counted_macs
 
 from goc.caching.cache import ScheduledCache
 from goc.caching.predictor import Reuse
 from goc.caching.schedule import uniform
 from goc.models.cost import cell_macs, forward_macs, image_macs
 from goc.models.dit import DiT
-
-
-def counted_macs(call) -> int:
-    """MACs that torch's own counter sees (it counts 2 FLOPs each)."""
-    # without the fused attention, whose CPU kernel the counter does not know
-    math = sdpa_kernel(SDPBackend.MATH)
-    with FlopCounterMode(display=False) as counter, torch.inference_mode(), math:
-        call()
-    return counter.get_total_flops() // 2
 
 
 @pytest.mark.parametrize(("input_size", "gmacs"), [(32, 118.6), (64, 524.6)])

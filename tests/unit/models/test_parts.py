@@ -9,10 +9,13 @@ import diffusers
 import pytest
 import torch
 import transformers
+from closeness import assert_near
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from goc.metrics.clip import clip_sha256, find_clip, load_clip
+from goc.metrics.blip import BlipMatching
+from goc.metrics.clip import ClipIqa, ClipScore
+from goc.metrics.scorers import find_scorer, scorer_sha256
 from goc.models.decoder import vae_sha256
 from goc.models.parts import check_tokenizer, load_part, part_files
 from goc.pipelines.folder import load_pipeline, pipeline_sha256
@@ -90,7 +93,7 @@ def test_parts_are_loaded_as_the_pipeline_itself_loads_them(tiny_pipeline: Path)
 
 HASHES: dict[str, tuple[Callable[[Path], str], str, tuple[str, ...]]] = {
     # of what folder, and the files in it that decide
-    "clip": (clip_sha256, "clip", ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json",
+    "clip": (scorer_sha256, "clip", ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json",
                                    "processor_config.json", "model-00002-of-00002.safetensors",
                                    "model.safetensors.index.json", "merges.txt", "spiece.model")),
     "vae": (vae_sha256, "vae", ("diffusion_pytorch_model.safetensors", "config.json",
@@ -131,13 +134,37 @@ def test_pickled_weights_decide_where_there_are_no_others(tmp_path: Path) -> Non
 def test_a_clip_in_shards_scores_as_in_one_file(tiny_pipeline: Path, tmp_path: Path) -> None:
     folder = tmp_path / "clip"
     shutil.copytree(tiny_pipeline / "clip", folder)
-    whole = load_clip(folder, CPU)
+    whole = ClipScore.load(folder, CPU)
     (folder / "model.safetensors").unlink()
     whole.network.save_pretrained(folder, max_shard_size="5KB")
     assert len(list(folder.glob("model-*.safetensors"))) > 1
     images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     texts = ["a cat", "two birds"]
-    assert torch.equal(load_clip(find_clip(str(folder)), CPU)(images, texts), whole(images, texts))
+    assert torch.equal(ClipScore.load(find_scorer("clip", str(folder)), CPU)(images, texts), whole(images, texts))
+
+
+def test_clip_iqa_is_the_share_of_the_good_photo(tiny_pipeline: Path) -> None:
+    """Its definition, from CLIP's parts: whatever the prompt says."""
+    score = ClipIqa.load(tiny_pipeline / "clip", CPU)
+    images = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels = score.processor(images=list(images), return_tensors="pt")
+    about = score.processor(text=["Good photo.", "Bad photo."], return_tensors="pt", padding=True)
+    seen = torch.nn.functional.normalize(score.network.get_image_features(**pixels).pooler_output)
+    said = torch.nn.functional.normalize(score.network.get_text_features(**about).pooler_output)
+    good, bad = (100 * seen @ said.T).exp().T
+    assert_near(score(images, ["a cat", "two birds", "a map"]), good / (good + bad))
+    assert torch.equal(score(images, ["", "x", "y"]), score(images, ["a cat", "two birds", "a map"]))
+
+
+def test_blip_matching_is_its_heads_probability(tiny_pipeline: Path) -> None:
+    score = BlipMatching.load(tiny_pipeline / "blip", CPU)
+    images = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    texts = ["a cat", "two birds above the sea", "a map"]
+    given = score.processor(text=texts, images=list(images), return_tensors="pt", padding=True)
+    expected = score.network(**given, use_itm_head=True).itm_score.softmax(dim=-1)[:, 1]
+    assert_near(score(images, texts), expected)
+    assert_near(score(images[1:2], texts[1:2]), expected[1:2])  # whatever is beside it
+    assert (score(images, texts[::-1]) - expected).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("files", [["tokenizer.json"], ["vocab.json", "merges.txt"], ["spiece.model"]])

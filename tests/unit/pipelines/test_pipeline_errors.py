@@ -38,9 +38,13 @@ def test_a_pipeline_with_a_unet_has_no_transformer() -> None:
 @pytest.mark.parametrize(
     ("method", "settings", "says"),
     [
-        ("gocc", {}, "method=gocc: must be one of dicache, dynamic, easycache, first_block, foca, fora"),
+        ("gocc", {}, "method=gocc: must be one of .*, dynamic, easycache, first_block, foca, fora"),
         ("l2c", {}, "method=l2c: needs what was trained"),
         ("searched_learned", {}, "method=searched_learned: needs what was trained"),
+        ("l2p", {}, "method=l2p: needs what was trained"),
+        ("speca", {}, "schedule=verify: not supported in a pipeline, which computes no block twice"),
+        ("dpcache", {}, "goc.calibrate"),
+        ("barycache", {"length": 0}, "predictor.length=0"),
         ("smoothcache", {}, "goc.calibrate"),
         ("searched", {}, "goc.calibrate"),
         ("goc", {"inflection_threshold": 0.0}, "goc.calibrate"),

@@ -20,7 +20,7 @@ from goc.planning.denoiser import calibration_of, make_plan
 from goc.runs.sources import uncached_generation
 from goc.sampling.generation import Generation
 from goc.sampling.search import mean_distance
-from goc.system.errors import ConfigError
+from goc.system.errors import ConfigError, GocError
 from goc.system.files import resolve
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,8 @@ SOLVERS = {
     "heun": ["model=digits_flow", "sampler=heun"],
     "unipc": ["sampler=unipc", "sampler.spacing=logsnr"],  # which caches cannot tell from ddim: a few are enough
 }
-ONE_EVALUATION = ("l2c", "l2c_goc", "teacache", "first_block", "dicache", "seacache", "easycache")
+ONE_EVALUATION = ("l2c", "l2c_goc", "teacache", "first_block", "dicache", "seacache", "easycache", "speca",
+                  "toca", "duca")  # fmt: skip
 FEW = ("reuse", "goc_logsnr", "taylorseer_lite_logsnr", "smoothcache", "l2c", "teacache")
 
 
@@ -65,7 +66,9 @@ def test_every_method_caches_evaluations_of_every_solver(
         logits = torch.randn(EVALUATIONS, tiny_dit.depth, BRANCHES, generator=torch.Generator().manual_seed(0))
         save_router(tmp_path / "router.pt", logits, argparse.Namespace())
         settings.append(f"schedule.router={tmp_path / 'router.pt'}")
-    if method.startswith("searched"):
+    if method == "clusca":
+        settings.append("selection.clusters=3")  # of 4 tokens
+    if method.startswith(("searched", "budcache")):
         settings += ["schedule.search_evaluations=3", "schedule.search_samples=2"]
     if method.endswith("learned"):
         weights = write_weights(tmp_path / "weights.json", sampler=None)
@@ -73,18 +76,42 @@ def test_every_method_caches_evaluations_of_every_solver(
     plan, generation = planned(tiny_dit, tmp_path, *settings)
     assert len(plan.mask) == len(generation.solver.grid) == EVALUATIONS
     assert plan.mask.any()
-    caches = []
-
-    def new_cache():
-        caches.append(plan.new_cache())
-        return caches[-1]
-
-    cached = latents(replace(generation, new_cache=new_cache))
-    cache = caches[0]  # of the first sample, where each has its own
+    made, cache = replace(generation, new_cache=plan.new_cache).make(range(4))
     assert cache.mask.any()  # an adaptive one is decided as it runs
-    assert torch.isfinite(cached).all()
-    assert not torch.equal(cached, latents(generation))
+    assert torch.isfinite(made["latents"]).all()
+    assert not torch.equal(made["latents"], latents(generation))
     assert generation.cost(cache)["macs_per_image"] < generation.cost(None)["macs_per_image"]
+
+
+@pytest.mark.parametrize(("settings", "says"), [
+    (("method=dpcache", "cache_ratio=0.8"),
+     r"schedule\.first_steps=3: must be at most 2, the steps that cache_ratio=0\.8 leaves computed"),
+    (("method=l2p", "schedule=smoothcache", "site=branch"),
+     "predictor=l2p: must have a schedule of whole steps, not smoothcache"),
+])  # fmt: skip
+def test_what_no_plan_can_be_made_of_is_one_line(
+    tiny_dit: DiT, tmp_path: Path, settings: tuple[str, ...], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        planned(tiny_dit, tmp_path, *settings)
+
+
+def test_fitted_weights_are_of_the_calibrations_samples_and_part_of_the_plan(tiny_dit: DiT, tmp_path: Path) -> None:
+    plan, again, other = (
+        planned(tiny_dit, tmp_path, "method=l2p", f"calibration_seed={seed}")[0] for seed in (1, 1, 2)
+    )
+    assert plan.digest() == again.digest() != other.digest()
+    assert plan.learned is not None
+    assert torch.equal(plan.learned, plan.learned.tril(-1))
+
+
+def test_a_pole_ends_a_run_with_what_to_try(tiny_dit: DiT, tmp_path: Path) -> None:
+    write_schedule(tmp_path / "pole.json", EVALUATIONS, (0, 3, 4))
+    plan, generation = planned(tiny_dit, tmp_path, "method=chebbooster", "schedule=dynamic",
+                               f"schedule.path={tmp_path / 'pole.json'}")  # fmt: skip
+    hint = plan.way.predictor.divergence_hint
+    with pytest.raises(GocError, match=r"not finite after step 6 of 10 .*pole there: try predictor\.length=2"):
+        replace(generation, new_cache=plan.new_cache, divergence_hint=hint).make(range(2))
 
 
 def test_a_clock_that_stands_still_between_two_evaluations_gives_plain_reuse_there(

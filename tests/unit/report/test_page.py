@@ -15,8 +15,9 @@ from goc.report.cells import number
 from goc.report.frame import over_seeds, series_names, table
 from goc.report.page import write_html
 from goc.report.pairs import Point, difference
+from goc.report.published import laid_beside
 from goc.report.thumbnails import LARGEST_STRIPS, amplified_difference, strips
-from goc.report.vega import library
+from goc.report.vega import LIGHT, library
 
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
 HOSTILE = (
@@ -514,3 +515,22 @@ def test_differences_to_few_rows_are_shown_as_those_of_all_pairs(
     assert len(offered) == 3
     assert offered[0] == names[study.place("none", 20, 20)]
     assert {name: pairs(visited, name) for name in offered} == {name: expected[name] for name in offered}
+
+
+def test_published_numbers_are_diamonds_under_the_rows_where_they_have_a_place(visit) -> None:
+    study = Study(digits())
+    study.frame = study.frame.assign(model="DiT-XL/2-256", cfg_scale=1.5)
+    beside = laid_beside(study.frame)
+    visited = visit(study)
+    diamonds = visited.page.locator(f'#plot path[aria-roledescription="point"][stroke="{LIGHT}"]')
+    visited.page.evaluate("plot.then(() => null)")
+    assert diamonds.count() == sum("fid" in row.numbers for row in beside)
+    first = diamonds.first.get_attribute("aria-label") or ""
+    assert "none (ddim, 20 steps): FID 3.484, sFID 4.892" in first
+    assert "GOC, arXiv 2503.05156, read in the paper" in first
+    visited.page.select_option("#quality", "drift")
+    visited.page.evaluate("plot.then(() => null)")
+    assert diamonds.count() == sum("drift" in row.numbers for row in beside)
+    visited.page.select_option("#cost", "speedup")  # measured on other machines
+    visited.page.evaluate("plot.then(() => null)")
+    assert diamonds.count() == 0

@@ -5,8 +5,9 @@ import pytest
 from paired import SAMPLES, Runs, pointed, runs_in
 
 from goc.report.pairs import best_of, difference, targets
+from goc.report.published import beside
 from goc.report.results import INFLUENCE_FILE, write_influence
-from goc.report.tables import latex, markdown, published, with_error
+from goc.report.tables import latex, markdown, with_error
 
 
 def result(method: str, steps: int, cached: float, fid: float, seed: int = 0, cfg_scale: float = 1.5) -> dict:
@@ -40,7 +41,9 @@ def runs(tmp_path: Path) -> Runs:
 def cells(text: str, method: str, steps: str) -> dict[str, str]:
     """A row of the first Markdown table."""
     lines = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.partition("###")[0].splitlines()
+        if line.startswith("|")
     ]
     (row,) = [line for line in lines if line[:2] == [method, steps]]
     return dict(zip(lines[0], row, strict=True))
@@ -136,14 +139,14 @@ def test_measured_numbers_are_laid_beside_the_published_ones_of_the_same_model_a
     frame, _ = pointed(
         runs_in(tmp_path, result("goc", 20, 0.5, 3.9), result("none", 20, 0.0, 3.4), result("l2c_goc", 20, 0.22, 3.45))
     )
-    beside = published(frame)
-    half = beside[beside["cached"] == "50.0%"].set_index("metric")
+    found = beside(frame, with_error)
+    half = found[found["cached"] == "50.0%"].set_index("metric")
     assert half.loc["fid", "published"] == 3.907
     assert half.loc["fid", "difference"] == pytest.approx(3.9 - 3.907)
     assert half.loc["is", "published"] == 216.28
-    assert "l2c_goc" not in set(beside["method"])  # nobody has published GOC on L2C
-    assert len(beside[beside["method"] == "no cache"]) == 4  # FID and IS in two papers
-    assert published(frame.assign(model="digits")).empty
+    assert "l2c_goc" not in set(found["method"])  # nobody has published GOC on L2C
+    assert len(found[found["method"] == "no cache"]) == 4  # FID and IS in two papers
+    assert beside(frame.assign(model="digits"), with_error).empty
 
 
 def test_rows_of_different_measurements_stand_in_tables_of_their_own_and_the_report_says_so(tmp_path: Path) -> None:

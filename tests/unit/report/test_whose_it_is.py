@@ -36,7 +36,7 @@ def test_influences_of_another_run_are_not_believed(tmp_path: Path) -> None:
 
 
 # what of a measurement is told by a hash of its file, or does not decide a number beyond rounding
-TOLD_BY_HASHES = {"vae", "prompts", "checkpoint", "extractor_weights", "reference", "clip", "pipeline"}
+TOLD_BY_HASHES = {"vae", "prompts", "checkpoint", "extractor_weights", "reference", "clip", "blip", "pipeline"}
 DECIDES_NOTHING = {"vae_batch_size", "family", "routers", "schedules", "weights"}  # files of a way are in its identity
 OF_WEIGHTS = set(SHAPE) - {"num_heads", "num_classes"}  # a file of another shape is refused
 

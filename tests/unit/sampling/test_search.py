@@ -53,6 +53,21 @@ def test_its_distance_is_that_of_the_samples_themselves(tiny_dit: DiT, tmp_path:
     assert distances(tmp_path)[name] == pytest.approx(torch.stack(each).mean().item(), rel=1e-4)
 
 
+def test_budcache_finds_the_smallest_squared_error_of_as_many_schedules(tiny_dit: DiT, tmp_path: Path) -> None:
+    budcache = (*QUICK, "method=budcache")
+    plan, generation = planned(tiny_dit, tmp_path, *budcache)
+    tried = distances(tmp_path)
+    schedule = ",".join(map(str, computed_steps_of(plan.mask)))
+    assert len(tried) == 40
+    assert schedule == min(tried, key=lambda name: tried[name])
+    calibration = replace(calibration_of(plan.way, generation, {}, str(tmp_path)), samples=3)
+    own, target = (search.final_latents(calibration, new_cache) for new_cache in (plan.new_cache, None))
+    assert tried[schedule] == pytest.approx((own - target).square().mean().item(), rel=1e-4)
+    assert torch.equal(planned(tiny_dit, tmp_path, *budcache)[0].mask, plan.mask)
+    planned(tiny_dit, tmp_path, *budcache, "schedule=searched")
+    assert len(list(tmp_path.glob("search-*found40.json"))) == 2  # the same method's other search is another one
+
+
 def test_a_stopped_search_goes_on_and_finds_the_same(
     tiny_dit: DiT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,7 +102,8 @@ def train(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [(["sampler=ddpm"], "sampler=ddpm: must be a deterministic one"),
-     (["cache_ratio=0"], "cache_ratio=0: must be more than 0")],
+     (["cache_ratio=0"], "cache_ratio=0: must be more than 0"),
+     (["cfg_scale=4", "cfg_cache=0.5", "predictor=taylor"], "cfg_cache=0.5: must be null here, as training is with")],
 )  # fmt: skip
 def test_what_cannot_be_trained_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings: list[str], message: str

@@ -1,0 +1,86 @@
+"""A named method with some of its settings as a way, without Hydra: what a row of a table of results says."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from goc.config.identity import OPTIONS
+from goc.config.settings import Way
+from goc.config.validation import normalise
+from goc.methods import METHODS
+from goc.methods.base import Situation
+from goc.sampling.options import SAMPLERS
+from goc.system.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class NotMeasuredError(Exception):
+    """A schedule asks for what is measured of a model."""
+
+
+def is_here(method: str, sampler: str) -> bool:
+    """Whether this project has a method of this name, and a sampler."""
+    return method in METHODS and sampler in SAMPLERS
+
+
+def way_of(method: str, settings: Sequence[str], sampler: str, steps: int) -> Way:
+    """The normalised way of a method with settings as on a command line; raises ConfigError for one that it lacks."""
+    node: dict[str, Any] = METHODS[method].node()
+    chosen = {key.removeprefix("override /"): name for one in node.pop("defaults") for key, name in one.items()}
+    groups = {group: OmegaConf.structured(OPTIONS[group][name]) for group, name in chosen.items()}
+    try:
+        typed = OmegaConf.merge(
+            OmegaConf.structured(Way),
+            {**groups, "sampler": OmegaConf.structured(SAMPLERS[sampler]), "steps": steps},
+            node,
+            OmegaConf.from_dotlist(list(settings)),
+        )
+        way = OmegaConf.to_object(typed)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{' '.join(settings)}: {str(error).splitlines()[0]}") from error
+    assert isinstance(way, Way)
+    normalise(way)
+    way.schedule.check(way.num_evaluations)
+    way.predictor.check()
+    return way
+
+
+def fixed_mask(way: Way, depth: int) -> "Tensor | None":
+    """The cells that a way caches on any model of this depth, bool [evaluations, depth, 2].
+
+    None: that is trained, measured of a model, or decided as it runs.
+    """
+    if way.schedule.trained or way.schedule.decides:
+        return None
+
+    def unmeasured(*_: Any) -> Any:
+        raise NotMeasuredError
+
+    measured = ("branch_errors", "input_changes", "magnitude_ratios", "products", "search")
+    situation = Situation(
+        steps=way.num_evaluations,
+        depth=depth,
+        cache_ratio=way.cache_ratio or 0.0,
+        model="",
+        sampler=way.sampler.name,
+        router=None,
+        extrapolates=way.predictor.extrapolates,
+        clock=None,
+        **dict.fromkeys(measured, unmeasured),
+    )
+    try:
+        return way.schedule.mask(situation)
+    except NotMeasuredError:
+        return None
+
+
+def setting_of(settings: Mapping[str, Any], key: str) -> Any:
+    """A setting by the key that users type, in the settings that a result holds; None if it is not there."""
+    found: Any = settings
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
