@@ -107,7 +107,6 @@ class ScheduledCache(StepCache):
         held = self.held()
         self.peak_cache_tensors = max(self.peak_cache_tensors, len(held))
         self.peak_cache_bytes = max(self.peak_cache_bytes, sum(tensor.nbytes for tensor in held))
-
         if self.selection is not None:
             self.selection.begin_step(step)
 

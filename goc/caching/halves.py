@@ -8,7 +8,6 @@ Castillo et al., arXiv 2312.12487; FasterCache's CFG-Cache, arXiv 2410.19355).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -62,7 +61,7 @@ class Halves:
 
 
 def guided_at(sigmas: Sequence[float], interval: Sequence[float] | None) -> list[bool]:
-    """Where there is guidance: at noise levels lo < sigma <= hi (arXiv 2404.07724, eq. 5); None: everywhere."""
+    """Where there is guidance: at noise levels lo < sigma <= hi (arXiv 2404.07724); None: everywhere."""
     return [interval is None or interval[0] < sigma <= interval[1] for sigma in sigmas]
 
 
@@ -78,8 +77,10 @@ def halves(guided: Sequence[bool], cached: Sequence[bool], cfg_cache: float = 0.
     start = min(start, len(computing))
     rest, kept = len(computing) - start + 1, max(computed_at(cfg_cache, len(computing)) - start, 0) + 1
     both = set(computing[:start]) | {computing[start - 1 + j * rest // kept] for j in range(kept) if computing}
-    last = accumulate(range(len(guided)), lambda before, i: i if i in computing else before, initial=-1)
-    evaluated = [on and place in both for on, place in zip(guided, list(last)[1:], strict=True)]
+    evaluated, complete = list[bool](), False
+    for i, is_guided in enumerate(guided):
+        complete = i in both if i in computing else complete
+        evaluated.append(is_guided and complete)
     return Halves(tuple(guided), tuple(evaluated), tuple(i in both for i in range(len(guided))))
 
 
@@ -105,7 +106,7 @@ class HalfCaches(StepCache):
         self.halves, self.new_caches, self.new_difference = halves, new_caches, new_difference
         self.conditional, self.unconditional = (new and for_batch(new, samples) for new in new_caches)
         self.difference = new_difference()
-        self.peak_difference: list[Tensor] = []
+        self.peak_cache_tensors = self.peak_cache_bytes = 0  # of the difference alone
 
     def for_batch(self, samples: int) -> "HalfCaches":
         """The same with empty state for a batch of so many samples."""
@@ -113,8 +114,8 @@ class HalfCaches(StepCache):
 
     def draw_from(self, generators: Sequence[torch.Generator]) -> None:
         for cache, _ in self.each:
-            if cache is not None:
-                cache.draw_from(generators)
+            if cache is not None:  # the same numbers for both, whichever of them is evaluated
+                cache.draw_from([generator.clone_state() for generator in generators])
 
     @property
     def each(self) -> list[tuple[StepCache | None, int]]:
@@ -125,7 +126,9 @@ class HalfCaches(StepCache):
         """Take over the conditional half less the unconditional one, both evaluated in this step: [N, C, H, W]."""
         if self.halves.measured[step]:
             self.difference.store(step, DIFFERENCE, difference)
-            self.peak_difference = max(self.peak_difference, self.difference.held(), key=len)
+            held = self.difference.held()
+            self.peak_cache_tensors = max(self.peak_cache_tensors, len(held))
+            self.peak_cache_bytes = max(self.peak_cache_bytes, sum(tensor.nbytes for tensor in held))
 
     def predicted_difference(self, step: int) -> Tensor:
         """What stands in for it."""

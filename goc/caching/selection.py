@@ -80,12 +80,18 @@ class Selection(ABC):
     def choose(self, block: int, count: int, held: Tensor) -> Tensor:
         """The tokens [N, count], int64; held: what the predictor holds of the MLP [N, tokens, hidden]."""
 
+    @property
+    def possible(self) -> Tensor:
+        """Where any token may be computed after all, bool [steps, blocks]."""
+        return self.partial
+
     @cached_property
     def attention_wanted(self) -> list[list[bool]]:
         """Where attention is computed, and a score may need its probabilities: [steps][blocks]."""
-        needed, wanted = torch.zeros_like(self.partial[0]), torch.zeros_like(self.partial)
+        possible = self.possible
+        needed, wanted = torch.zeros_like(possible[0]), torch.zeros_like(possible)
         for step in reversed(range(len(wanted) if self.looks_at_attention else 0)):
-            needed, computed = needed | self.partial[step], ~self.mask[step, :, ATTENTION]
+            needed, computed = needed | possible[step], ~self.mask[step, :, ATTENTION]
             wanted[step], needed = needed & computed, needed & ~computed
         return wanted.tolist()
 
@@ -128,6 +134,10 @@ class Scored(Selection):
     def __init__(self, mask: Tensor, share: Tensor, skipped: Sequence[int] = ()) -> None:
         super().__init__(mask, skipped)
         self.share = share
+
+    @property
+    def possible(self) -> Tensor:
+        return self.partial & (self.share > 0)
 
     def wanted(self, tokens: int) -> Tensor:
         return (self.share * tokens).long()

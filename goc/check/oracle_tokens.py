@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from goc.caching import schedule
@@ -10,7 +11,7 @@ from goc.caching.cache import AdaptiveCache, ScheduledCache, StepCache
 from goc.caching.expansion import Taylor
 from goc.caching.predictor import Reuse
 from goc.caching.samples import SampleCaches
-from goc.caching.selection import Clusters, Scored, Selection, ToCa, shares
+from goc.caching.selection import Clusters, Scored, Selection, ToCa, k_means, shares
 from goc.methods.schedules import Verify
 from goc.models.dit import MLP, Terms
 
@@ -22,14 +23,27 @@ TIE = 1e-5  # between two tokens' scores
 
 
 class FromFile(Clusters):
-    """ClusCa with clusters [steps, 2n, tokens] and tokens [steps, blocks, 2n, clusters] of a file."""
+    """ClusCa with clusters [steps, 2n, tokens] and tokens [steps, blocks, 2n, clusters] of a file.
+
+    others: steps whose clusters are not what k-means makes of the last ones, where none of these was without a token.
+    """
 
     def __init__(self, mask: Tensor, propagation: float, clusters: Tensor, tokens: Tensor) -> None:
         super().__init__(mask, tokens.shape[-1], propagation)
-        self.of_clusters, self.of_cells = clusters.long(), tokens.long()
+        self.of_clusters, self.of_cells, self.others = clusters.long(), tokens.long(), list[int]()
+        self.full = torch.zeros(0, dtype=torch.bool)  # rows whose last clusters all had tokens
 
     def finished(self, h: Tensor) -> None:
+        if not self.clustered[self.step]:
+            return
         self.labels = self.of_clusters[self.step]
+        if self.centroids is not None:
+            own, _ = k_means(h, self.centroids, self.ITERATIONS)
+            if not torch.equal(own[self.full], self.labels[self.full]):
+                self.others.append(self.step)
+        belongs = F.one_hot(self.labels, self.clusters).to(h.dtype).transpose(1, 2)
+        sizes = belongs.sum(dim=-1, keepdim=True)
+        self.centroids, self.full = belongs @ h / sizes.clamp(min=1), (sizes > 0).flatten(1).all(dim=1)
 
     def choose(self, block: int, count: int, held: Tensor) -> Tensor:
         return self.of_cells[self.step, block]
@@ -56,7 +70,7 @@ class Watched(ScheduledCache):
     def selected(self, block: int, branch: int) -> Tensor | None:
         selection, scores = self.selection, None
         asked = branch == MLP and selection is not None and selection.asked[self.step][block]
-        if asked and isinstance(selection, Scored):
+        if isinstance(selection, Scored) and branch == MLP and selection.possible[self.step, block]:
             scores = selection.scores(block, self.predictor.newest((block, branch)))
         own = super().selected(block, branch)
         if asked and not self._same(own, self.tokens[self.step, block], scores):
@@ -136,5 +150,8 @@ def disagreement(cache: StepCache | None, data: dict[str, Tensor]) -> str:
     if not torch.equal(own, kinds):
         step, block = torch.nonzero(own != kinds)[0].tolist()
         return f"block {block} of step {step} is of kind {own[step, block]}, not {kinds[step, block]}"
-    others = cache.others if isinstance(cache, Watched) else []
-    return f"other tokens in step {others[0][0]}, block {others[0][1]}" if others else ""
+    if not isinstance(cache, Watched):
+        return ""
+    if isinstance(cache.selection, FromFile) and cache.selection.others:
+        return f"other clusters in step {cache.selection.others[0]}"
+    return f"other tokens in step {cache.others[0][0]}, block {cache.others[0][1]}" if cache.others else ""

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from goc.metrics.digits import digits_weights
+from goc.metrics.embedded import WEIGHTS as EMBEDDED
 from goc.metrics.fidelity import FeatureExtractorBase, create_feature_extractor
 from goc.metrics.inception import inception_weights
 from goc.metrics.registry import EXTRACTORS, ExtractorKind
@@ -19,7 +19,7 @@ from goc.system.errors import ConfigError, GocError
 from goc.system.files import file_sha256
 
 # name of an extractor -> where its weights are, of the file given by the user or None
-WEIGHTS: dict[str, Callable[[Path | None], Path]] = {"digits": digits_weights, "inception": inception_weights}
+WEIGHTS: dict[str, Callable[[Path | None], Path]] = {**EMBEDDED, "inception": inception_weights}
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Extractor:
     def extract(self, images: Tensor) -> Features:
         """Features of one batch of uint8 images [n, C, H, W].
 
-        Raises ConfigError for images that it is not made for: digits takes [n, 1, 8, 8], inception [n, 3, H, W];
-        GocError for features that are not finite.
+        Raises ConfigError for images that it is not made for: digits takes [n, 1, 8, 8], fashion [n, 1, 32, 32],
+        inception [n, 3, H, W]; GocError for features that are not finite.
         """
         kind, (channels, *size) = self.kind, images.shape[1:]
         if channels != kind.channels or kind.image_size not in (None, *size):
@@ -93,9 +93,9 @@ def extractor_weights(name: str, weights: Path | None) -> Path:
 
 
 def load_extractor(name: str, weights: Path | None, device: torch.device) -> Extractor:
-    """A torch-fidelity extractor, "digits" or "inception", that gives all of Features; ready to extract.
+    """A torch-fidelity extractor, "digits", "fashion" or "inception", that gives all of Features; ready to extract.
 
-    weights: its weights file; None is the shipped one for digits, and torch-fidelity's download for inception. Raises
+    weights: its weights file; None is the shipped one, and torch-fidelity's download for inception. Raises
     ConfigError for another name, GocError if the weights are missing, damaged or another network's.
     """
     path = extractor_weights(name, weights)

@@ -107,5 +107,6 @@ class ExtractorKind:
 
 EXTRACTORS = {
     "digits": ExtractorKind(("64", "logits_unbiased"), 64, 0, 1, 8),
+    "fashion": ExtractorKind(("64", "logits_unbiased"), 64, 0, 1, 32),
     "inception": ExtractorKind(("2048", "logits_unbiased", "sfid"), 2048, SPATIAL_FEATURES, 3, None),
 }

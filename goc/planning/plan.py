@@ -76,6 +76,7 @@ class Plan:
             correct=None if self.correct is None else self.correct[places],
             clock=[clock[i] for i in places],
             noise=[self.noise[i] for i in places] if self.noise else (),
+            skipped=[place for place, i in enumerate(places) if place and i in self.skipped],
             halves=None,
         )
 

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from goc.config.identity import OPTIONS
 from goc.config.named import fixed_mask, is_here, setting_of, way_of
 from goc.config.settings import Way
 from goc.report.columns import columns
 from goc.report.frame import OWN
 from goc.report.pairs import DECIDED
+from goc.sampling.labels import UNIFORM
 from goc.system.errors import ConfigError, GocError
 from goc.system.files import CONF
 
@@ -27,7 +29,14 @@ if TYPE_CHECKING:
 
 PUBLISHED = CONF / "experiment" / "published.csv"
 COMPARED = ("fid", "sfid", "is", "precision", "recall", "drift")
-EXTRACTOR = "inception"  # whose features all of them are of
+PROTOCOL = {
+    "model.extractor": "inception",
+    "cfg_channels": 3,
+    "class_labels": UNIFORM,
+}  # what all of them were measured with
+# of a way, what rows of tables leave open unless they say it
+UNSAID = ("cache_ratio", "gradient_weights", "inflection_threshold", "inflection_signal", "inflection_scope",
+          "correct_steps", "steps", "evaluations", "batch_size", "calibration_samples", "calibration_seed")  # fmt: skip
 SAME_RATIO = 0.03  # where only a share that is cached is published, runs repeat it that come this close
 # where a row's FID or drift was read; what stands only in other people's texts may be wrong
 CHECKED = {"paper": "in the paper", "repository": "in its authors' repository", "quoted": "in another text"}
@@ -175,7 +184,9 @@ class Published:
 
     def is_repeated_by(self, run: Mapping[Any, Any]) -> bool:
         """Whether a row of the table over runs is of its model, solver and guidance, with its method and settings."""
-        if any(getattr(self, key) != run[key] for key in ("model", "sampler", "steps", "cfg_scale", "method")):
+        if any(getattr(self, key) != run[key] for key in ("model", "sampler", "steps", "cfg_scale")):
+            return False
+        if self.method != run["method"] and not self._is_method(run[OWN]):
             return False
         if pd.isna(run["cached"]):  # of images that were made elsewhere
             return False
@@ -187,6 +198,17 @@ class Published:
         if self.words is None:
             return not self.settings and self.said_cached is not None  # the share is all that is known of it
         return all(self._agrees(word.partition("=")[0], run[OWN]) for word in self.words)
+
+    def _is_method(self, settings: Mapping[str, Any]) -> bool:
+        """Whether a run is of its method by its parts, where its name tells settings as well that a row may not say."""
+        if self.way is None:
+            return False
+        own = asdict(self.way)
+        kinds = [f"{group}.name" for group in OPTIONS if group != "sampler"]
+        others = [key for key in own if key not in (*UNSAID, *OPTIONS)]
+        return all(setting_of(settings, key) in (None, setting_of(own, key)) for key in kinds) and all(
+            settings.get(key, own[key]) == own[key] for key in others
+        )
 
     def _agrees(self, key: str, settings: Mapping[str, Any]) -> bool:
         """Whether a run has its value of a setting; one of the schedule may follow from the share instead."""
@@ -269,12 +291,13 @@ def positions(rows: Sequence[Published], cost: str, quality: str) -> list[tuple[
 
 def verdict(run: Mapping[Any, Any], metric: str, row: Published) -> str:
     """Whether a run's number reproduces a published one: is it within two standard errors? "": it has no errors."""
-    column, extractor = columns()[metric], setting_of(run[OWN], "model.extractor")
+    column = columns()[metric]
     samples, error = run["compared" if column.to_target else "samples"], run.get(f"{metric}_se")
     if not column.error:
         return ""
-    if extractor not in (None, EXTRACTOR):
-        return f"not comparable: extractor {extractor}"
+    for key, value in PROTOCOL.items():
+        if (other := setting_of(run[OWN], key)) not in (None, value):  # older results do not have all
+            return f"not comparable: {key}={other}"
     if samples != row.samples:
         return f"not comparable: {samples:,.0f} samples"
     if error is None or not error > 0:

@@ -265,13 +265,12 @@ class Generation:
             computed = sum(count * (1 - ratio) for (count, _), ratio in zip(each, ratios, strict=True))
             return 1 - computed / (2 * self.evaluations)
 
-        held = caches.peak_difference
         cost: dict[str, Any] = {
             "cache_ratio": not_computed([own["cache_ratio"] for _, own in each]),
             "macs_per_image": sum(own["macs_per_image"] for _, own in each),
-            "peak_cache_tensors": len(held) + sum(own["peak_cache_tensors"] for _, own in each),
-            "peak_cache_bytes": sum(t.nbytes for t in held) + sum(own["peak_cache_bytes"] for _, own in each),
         }
+        for held in ("peak_cache_tensors", "peak_cache_bytes"):
+            cost[held] = getattr(caches, held) + sum(own[held] for _, own in each)
         if all("cache_ratios" in own for _, own in each):
             samples = zip(*(own["cache_ratios"] for _, own in each), strict=True)
             cost["cache_ratios"] = [not_computed(ratios) for ratios in samples]

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +24,32 @@ log = logging.getLogger(__name__)
 
 
 class Progress:
-    """Of one training of one parameter with Adam: what decides all iterations to come."""
+    """Of one training with Adam: what decides all iterations to come.
+
+    The parameters are those that Adam trains, under names of their own; "" of one alone. others: further tensors that
+    each iteration changes, such as an average of the parameters.
+    """
 
     def __init__(self, path: Path, key: dict[str, Any]) -> None:
         self.path, self.key = path, key
 
-    def resume(self, parameter: Tensor, optimizer: torch.optim.Adam, random: torch.Generator) -> list[float]:
-        """Bring all three to where the training was stopped, if it was; returns the losses up to there.
+    def resume(
+        self,
+        parameters: Mapping[str, Tensor],
+        optimizer: torch.optim.Adam,
+        random: torch.Generator,
+        others: Mapping[str, Tensor] | None = None,
+    ) -> list[float]:
+        """Bring all of them to where the training was stopped, if it was; returns the losses up to there.
 
         A file that is damaged, or of another training, is not gone on with, with a warning.
         """
+        wanted = {_name("parameter", name): tensor for name, tensor in parameters.items()} | dict(others or {})
         try:
             kept = unsealed(self.path, self.key)
-            moments = {name: kept[name] for name in MOMENTS}
+            values = {name: kept[name].reshape(tensor.shape) for name, tensor in wanted.items()}
+            moments = {name: {moment: kept[_name(moment, name)] for moment in MOMENTS} for name in parameters}
             losses, state = kept["losses"].tolist(), kept["random"]
-            values = kept["parameter"].reshape(parameter.shape)
         except FileNotFoundError:
             return []
         except (UnusableError, KeyError, RuntimeError) as error:
@@ -46,21 +57,34 @@ class Progress:
             log.warning("%s %s: the training begins anew", self.path, reason)
             return []
         with torch.no_grad():
-            parameter.copy_(values)
-        on_device = {name: tensor.to(parameter.device) for name, tensor in moments.items() if name != "step"}
-        optimizer.state[parameter] = {"step": moments["step"], **on_device}
+            for name, tensor in wanted.items():
+                tensor.copy_(values[name])
+        for name, parameter in parameters.items():
+            on_device = {moment: tensor.to(parameter.device) for moment, tensor in moments[name].items()}
+            optimizer.state[parameter] = on_device | {"step": moments[name]["step"]}
         random.set_state(state)
         return losses
 
     def keep(
-        self, parameter: Tensor, optimizer: torch.optim.Adam, random: torch.Generator, losses: list[float]
+        self,
+        parameters: Mapping[str, Tensor],
+        optimizer: torch.optim.Adam,
+        random: torch.Generator,
+        losses: list[float],
+        others: Mapping[str, Tensor] | None = None,
     ) -> None:
         """After an iteration: put it on disk. Raises GocError if there is no room."""
-        tensors = {name: optimizer.state[parameter][name].cpu() for name in MOMENTS}
-        tensors |= {"parameter": parameter.detach().cpu().contiguous(), "random": random.get_state()}
-        tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
+        tensors = {_name("parameter", name): tensor for name, tensor in parameters.items()} | dict(others or {})
+        for name, parameter in parameters.items():
+            tensors |= {_name(moment, name): optimizer.state[parameter][moment] for moment in MOMENTS}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        tensors |= {"random": random.get_state(), "losses": torch.tensor(losses, dtype=torch.float64)}
         with room_for(self.path, DONE):
             write_atomically(self.path, sealed(tensors, self.key))
+
+
+def _name(what: str, parameter: str) -> str:
+    return f"{what}.{parameter}" if parameter else what
 
 
 @contextlib.contextmanager

@@ -116,7 +116,7 @@ def train(
     logits = torch.full((solver.steps, model.depth, BRANCHES), INITIAL_LOGIT, requires_grad=True)
     optimizer = torch.optim.Adam([logits], lr=rate)
     random = torch.default_generator  # which the gates are drawn from
-    losses = progress.resume(logits, optimizer, random)
+    losses = progress.resume({"": logits}, optimizer, random)
     bar = trange(len(losses), iterations, initial=len(losses), total=iterations, desc="router", unit="batch")
     for iteration in bar:
         labels, gaussian = generation.drawn(range(iteration * batch, (iteration + 1) * batch))
@@ -125,7 +125,7 @@ def train(
         errors = learn(model, solver, guidance, gaussian(), logits, penalty)
         optimizer.step()
         losses.append(sum(errors) / len(errors))
-        progress.keep(logits, optimizer, random, losses)
+        progress.keep({"": logits}, optimizer, random, losses)
         ratio = cache_ratio_of(l2c(logits.detach().sigmoid(), PUBLISHED_THRESHOLD))
         bar.set_postfix(error=f"{losses[-1]:.2e}", cached=f"{ratio:.1%}")
     return logits.detach()

@@ -136,7 +136,7 @@ def train(
     weights = start(plan, LENGTH).to(generation.device).requires_grad_()
     optimizer = torch.optim.Adam([weights], lr=rate)
     order = torch.Generator().manual_seed(calibration.seed)
-    losses = [] if progress is None else progress.resume(weights, optimizer, order)
+    losses = [] if progress is None else progress.resume({"": weights}, optimizer, order)
     bar = trange(len(losses), iterations, initial=len(losses), total=iterations, desc="weights", unit="batch")
     for iteration in bar:
         optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * iteration / iterations)) / 2
@@ -150,7 +150,7 @@ def train(
         optimizer.step()
         losses.append(loss.item())
         if progress is not None:
-            progress.keep(weights, optimizer, order, losses)
+            progress.keep({"": weights}, optimizer, order, losses)
         bar.set_postfix(distance=f"{losses[-1]:.4f}")
     return weights.detach().cpu(), losses
 

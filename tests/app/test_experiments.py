@@ -30,6 +30,7 @@ JOBS = {
     "paper_ddim50": 8,
     "paper_l2c": 2,
     "paper_rule_based": 8,
+    "paper_speca": 10,
     "paper_taylorseer": 22,
     "prompts": 18,  # 6 methods at 3 ratios
 }
@@ -41,6 +42,7 @@ FEWER = {
     "digits_ratios": "model=digits steps=20 cache_ratio=0.75 method=searched_learned",
     "digits_search": "hydra.sweeper.n_trials=4",
     "digits_tradeoff": "cache_ratio=0.67 method=none,l2c_goc,teacache,goc_stack_logsnr",  # test_plan.py: all
+    "paper_speca": "steps=10",
     "paper_taylorseer": "steps=10",
     "prompts": "cache_ratio=0.5 method=none,goc,taylorseer steps=6",
 }
@@ -56,6 +58,7 @@ ROWS = {
     "paper_ddim50": 7,
     "paper_l2c": 2,
     "paper_rule_based": 7,
+    "paper_speca": 10,
     "paper_taylorseer": 22,
     "prompts": 3,
 }

@@ -72,6 +72,23 @@ def test_the_whole_protocol_runs_from_the_command_line(run_here: Run, weights: P
     assert result["converged"] is None  # 0 samples of it are the default at this size
 
 
+@pytest.mark.parametrize(
+    ("experiment", "way"),
+    [
+        ("paper_speca", ["method=speca", "schedule.min_taylor_steps=1"]),
+        ("paper_taylorseer", ["method=taylorseer", "schedule.interval=3", "predictor.order=3"]),
+    ],
+)
+def test_a_way_of_a_papers_table_runs_at_real_shapes(
+    run_here: Run, weights: Path, tmp_path: Path, experiment: str, way: list[str]
+) -> None:
+    run_here(f"experiment={experiment}", *settings(weights), *way, "steps=6", "distance_samples=0")
+    result = only_result(tmp_path)
+    assert result["method"].startswith(way[0].removeprefix("method="))
+    assert 0 < result["cost"]["cache_ratio"] < 1
+    assert np.isfinite(result["metrics"]["fid"])
+
+
 def error_line(run_here: Run, *arguments: str) -> str:
     finished = run_here(*arguments, check=False)
     assert finished.returncode == 1

@@ -33,8 +33,10 @@ def config(*overrides: str) -> Config:
 def test_a_method_is_the_same_as_its_schedule_and_predictor(every: int) -> None:
     for name, method in list(METHODS.items())[::every]:
         named = config(f"method={name}")
-        parts = (f"schedule={method.schedule}", f"predictor={method.predictor}", f"site={method.site}")
+        parts = (f"schedule={method.schedule}", f"predictor={method.predictor}", f"site={method.site}",
+                 f"selection={method.selection}")  # fmt: skip
         settings = [f"predictor.{key}={value}" for key, value in method.settings.items()]
+        settings += [f"selection.{key}={value}" for key, value in method.selected.items()]
         composed = config(*parts, f"clock={method.clock}", *settings)
         assert identity(named) == identity(composed)
         assert label(named.way) == name
@@ -178,7 +180,8 @@ def test_the_parts_hold_every_key_once_and_identity_is_two_of_them() -> None:
     keys = [field.name for part in parts for field in fields(part)]
     assert sorted(keys) == sorted(set(keys))
     own = {f.name for part in (Measurement, Way) for f in fields(part)}
-    left_out = {"evaluations", "inflection_signal", "class_labels"}  # which became steps; as before they were settings
+    # which became steps; as they were before they were settings
+    left_out = {"evaluations", "inflection_signal", "class_labels", "selection"}
     pipeline = config("model=pipeline", "model.pipeline=x", "prompts=y")
     for found, others in (
         (config(), {"prompts"}),

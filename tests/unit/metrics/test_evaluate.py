@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from real_data import real_digits
 from torch import Tensor
 from torch.utils.data import Dataset
 from torch_fidelity import calculate_metrics
@@ -17,7 +18,6 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 
 import goc.metrics.evaluate
 import goc.metrics.statistics
-from goc.metrics.digits import real_digits
 from goc.metrics.evaluate import check_metrics, evaluate, needs_images
 from goc.metrics.features import Features, load_extractor
 from goc.metrics.reference import Reference

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from real_data import real_digits
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from goc.cli.reference import main
-from goc.metrics.digits import real_digits
 from goc.metrics.evaluate import evaluate
 from goc.metrics.features import Extractor, Features, load_extractor
 from goc.metrics.reference import Reference, load_reference, save_reference

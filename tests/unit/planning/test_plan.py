@@ -30,7 +30,8 @@ SOLVERS = {
     "heun": ["model=digits_flow", "sampler=heun"],
     "unipc": ["sampler=unipc", "sampler.spacing=logsnr"],  # which caches cannot tell from ddim: a few are enough
 }
-ONE_EVALUATION = ("l2c", "l2c_goc", "teacache", "first_block", "dicache", "seacache", "easycache", "speca")
+ONE_EVALUATION = ("l2c", "l2c_goc", "teacache", "first_block", "dicache", "seacache", "easycache", "speca",
+                  "toca", "duca")  # fmt: skip
 FEW = ("reuse", "goc_logsnr", "taylorseer_lite_logsnr", "smoothcache", "l2c", "teacache")
 
 
@@ -65,6 +66,8 @@ def test_every_method_caches_evaluations_of_every_solver(
         logits = torch.randn(EVALUATIONS, tiny_dit.depth, BRANCHES, generator=torch.Generator().manual_seed(0))
         save_router(tmp_path / "router.pt", logits, argparse.Namespace())
         settings.append(f"schedule.router={tmp_path / 'router.pt'}")
+    if method == "clusca":
+        settings.append("selection.clusters=3")  # of 4 tokens
     if method.startswith(("searched", "budcache")):
         settings += ["schedule.search_evaluations=3", "schedule.search_samples=2"]
     if method.endswith("learned"):

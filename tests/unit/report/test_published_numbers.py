@@ -9,6 +9,8 @@ import pytest
 from checkout import REPOSITORY
 from paired import Runs, pointed, runs_in
 
+from goc.config import compose_config, flat, label
+from goc.config.named import fixed_mask
 from goc.report import plots, published
 from goc.report.page import write_html
 from goc.report.published import FORM, PUBLISHED, Published, read_published
@@ -55,7 +57,15 @@ def run(
 
 
 def taylorseer(interval: int | None, fid: float, order: int = 3, cached: float = 0.64, **more: object) -> dict:
-    return run("taylorseer", fid, cached=cached, schedule={"interval": interval}, predictor={"order": order}, **more)
+    return run(
+        f"taylorseer+taylor+{order}",  # as tables call it, since another method has a Taylor expansion of its own order
+        fid, cached=cached, schedule={"name": "taylorseer", "interval": interval}, predictor={"order": order}, **more,
+    )  # fmt: skip
+
+
+def test_runs_have_the_names_that_these_have() -> None:
+    typed = ["model=dit_xl_2_256", "steps=50", "method=taylorseer", "predictor.order=3", "schedule.interval=3"]
+    assert label(compose_config(typed).way) == taylorseer(3, 2.3)["method"]
 
 
 def beside(folder: Path, *results: dict) -> pd.DataFrame:
@@ -87,11 +97,11 @@ def test_four_papers_disagree_on_the_uncached_model() -> None:
 
 @pytest.mark.parametrize("row", [row for row in read_published() if row.mask is not None], ids=lambda row: row.name)
 def test_flops_of_papers_are_twice_our_macs(row: Published) -> None:
-    """Of all rows whose cells are known here: to the half percent of what papers count besides products, or round."""
+    """Of all rows whose cells are known here, to half a percent."""
     said = row.flops_t or (row.speedup and 23.74 / row.speedup)
     if said is not None:
         assert row.gmacs is not None
-        assert 2e-3 * row.gmacs == pytest.approx(said, rel=6e-3)
+        assert 2e-3 * row.gmacs == pytest.approx(said, rel=5e-3)
 
 
 def test_a_row_whose_method_is_not_here_is_priced_by_what_its_paper_says() -> None:
@@ -153,13 +163,18 @@ def test_a_number_within_two_standard_errors_is_reproduced(tmp_path: Path) -> No
     assert found == {2.264: "reproduced", 2.32: "reproduced", 2.18: "not reproduced", 2.43: "not reproduced"}
 
 
-def test_fewer_samples_and_other_features_do_not_compare(tmp_path: Path) -> None:
+def test_fewer_samples_and_another_protocol_do_not_compare(tmp_path: Path) -> None:
     few = run("none", 2.30, samples=2000)
     assert set(fids(beside(tmp_path, few)).values()) == {"not comparable: 2,000 samples"}
-    (tmp_path / "other").mkdir()
-    other = run("none", 2.30)
-    other["config"]["model"]["extractor"] = "digits"
-    assert set(fids(beside(tmp_path / "other", other)).values()) == {"not comparable: extractor digits"}
+    features, channels, classes = run("none", 2.30), run("none", 2.30), run("none", 2.30)
+    features["config"]["model"]["extractor"] = "digits"
+    channels["config"]["cfg_channels"] = 4
+    classes["config"]["class_labels"] = "balanced"
+    for other, told in (
+        (features, "model.extractor=digits"), (channels, "cfg_channels=4"), (classes, "class_labels=balanced"),
+    ):  # fmt: skip
+        (tmp_path / told).mkdir()
+        assert set(fids(beside(tmp_path / told, other)).values()) == {f"not comparable: {told}"}
 
 
 def test_a_run_without_its_error_is_not_judged(tmp_path: Path) -> None:
@@ -187,6 +202,28 @@ def test_a_schedule_that_follows_from_the_cache_ratio_repeats_a_row_as_well(tmp_
     }
     (tmp_path / "8").mkdir()
     assert fids(beside(tmp_path / "8", taylorseer(8, 3.40, cached=0.84, cached_share=np.roll(share, 1).tolist()))) == {}
+
+
+def test_every_row_of_a_method_here_is_repeated_by_a_run_with_its_settings(tmp_path: Path) -> None:
+    """By configs as runs leave them: with every setting, and by the names that tables have."""
+    typed = [row for row in rows(model="DiT-XL/2-256") if row.mask is not None and row.words is not None]
+    results = []
+    for words in {(f"method={row.method}", f"steps={row.steps}", *(row.words or ())) for row in typed}:
+        config = compose_config(["model=dit_xl_2_256", "cfg_scale=1.5", f"num_samples={N}", *words])
+        mask = fixed_mask(config.way, 28)
+        assert mask is not None
+        shares = mask.double().flatten(1).mean(dim=1)
+        named = run(label(config.way), 2.3, cached=float(shares.mean()), cached_share=shares.tolist())
+        results.append({**named, "config": flat(config)})
+    table = beside(tmp_path, *results)
+    # two sources name TaylorSeer's N = 4 without its order, which a run of either order repeats
+    assert len(table[table["metric"] == "fid"]) == len(typed) + 2
+
+
+def test_another_site_is_another_method(tmp_path: Path) -> None:
+    lite = taylorseer(3, 2.35)
+    lite["method"], lite["config"]["site"] = "taylorseer+taylor+3+stack", "stack"
+    assert beside(tmp_path, lite).empty
 
 
 def test_a_share_alone_is_matched_where_that_is_all_that_is_published(tmp_path: Path) -> None:

@@ -159,10 +159,8 @@ def test_a_cache_that_caches_nothing_is_none(tiny_dit: DiT, tmp_path: Path, sett
     x, cost = made(plan, generation)
     expected, spent = made(without, generation)
     assert torch.equal(x, expected)
-    if method == "teacache":  # whose look at modulated inputs is counted
-        assert cost["macs_per_image"] > spent["macs_per_image"]
-    else:
-        assert cost["macs_per_image"] == spent["macs_per_image"]
+    looked_at = cost["macs_per_image"] - spent["macs_per_image"]  # which a decision may have cost
+    assert looked_at >= 0 if plan.adaptive else looked_at == 0
 
 
 def test_macs_are_those_that_the_network_really_does(tiny_dit: DiT, tmp_path: Path) -> None:

@@ -66,10 +66,10 @@ def test_a_training_does_not_go_on_from_another_one(tmp_path: Path, caplog: pyte
         parameter = torch.zeros(2, requires_grad=True)
         optimizer, random = torch.optim.Adam([parameter]), torch.Generator()
         with pytest.raises(KeyboardInterrupt), progress_of(tmp_path, key) as progress:  # noqa: PT012
-            found = progress.resume(parameter, optimizer, random)
+            found = progress.resume({"": parameter}, optimizer, random)
             parameter.grad = torch.ones(2)
             optimizer.step()
-            progress.keep(parameter, optimizer, random, losses)
+            progress.keep({"": parameter}, optimizer, random, losses)
             raise KeyboardInterrupt
         return found
 

@@ -1,54 +1,47 @@
-"""The embedded default's data: scikit-learn's handwritten digits, and the feature extractor trained on them.
+"""The feature extractors of the embedded models, each trained on the real images of its kind.
 
-The extractor plays the part that Inception plays for ImageNet; torch-fidelity knows it as "digits".
+They play the part that Inception plays for ImageNet; torch-fidelity knows each by its name, "digits" or "fashion".
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from goc.metrics.fidelity import FeatureExtractorBase, register_feature_extractor
+from goc.metrics.registry import EXTRACTORS
 from goc.system.errors import GocError
 from goc.system.files import require_regular_file, resolve
 
-WEIGHTS = "asset:digits/extractor.safetensors"
+STRIDES = {"digits": 1, "fashion": 2}  # of the first convolution, by name
 NUM_CLASSES = 10
 FEATURES = "64"
 LOGITS = "logits_unbiased"
 
 
-def real_digits() -> tuple[Tensor, Tensor]:
-    """The 1,797 real images [1797, 1, 8, 8] in [-1, 1] and their labels [1797] (needs scikit-learn)."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    images = torch.from_numpy(digits.images.astype(np.float32)).unsqueeze(1) / 8 - 1
-    return images, torch.from_numpy(digits.target.astype(np.int64))
-
-
-def digits_weights(path: Path | None) -> Path:
-    """The weights file of the digits extractor: the one given, or the shipped one; raises GocError if it is missing."""
-    path = path or resolve(WEIGHTS)
+def embedded_weights(name: str, path: Path | None) -> Path:
+    """The weights file of an embedded extractor, given or shipped; raises GocError if it is missing."""
+    path = path or resolve(f"asset:{name}/extractor.safetensors")
     if not path.exists():
         raise GocError(f"model.extractor_weights={path}: no such file (looked for {path.absolute()})")
     require_regular_file(path, "model.extractor_weights")
     return path
 
 
-class DigitsClassifier(nn.Module):
-    """Small convolutional classifier: images [N, 1, 8, 8] in [-1, 1] -> features [N, 64], logits [N, 10]."""
+class Classifier(nn.Module):
+    """Small convolutional classifier: images [N, 1, size, size] in [-1, 1] -> features [N, 64], logits [N, 10]."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 32, 3, padding=1)
+        size, stride = EXTRACTORS[name].image_size, STRIDES[name]
+        assert size is not None  # an embedded model's images are of one
+        self.conv1 = nn.Conv2d(1, 32, 3, padding=1, stride=stride)
         self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
         self.conv3 = nn.Conv2d(64, 64, 3, padding=1)
-        self.features = nn.Linear(64 * 4, int(FEATURES))
+        self.features = nn.Linear(64 * (size // stride // 4) ** 2, int(FEATURES))
         self.logits = nn.Linear(int(FEATURES), NUM_CLASSES)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,15 +52,15 @@ class DigitsClassifier(nn.Module):
         return features, self.logits(features)
 
 
-class DigitsFeatureExtractor(FeatureExtractorBase):
-    """torch-fidelity extractor "digits": uint8 images [N, 1, 8, 8] -> features [N, 64] and logits [N, 10]."""
+class EmbeddedExtractor(FeatureExtractorBase):
+    """A torch-fidelity extractor: uint8 images [N, 1, size, size] -> features [N, 64] and logits [N, 10]."""
 
     def __init__(
         self, name: str, features_list: list[str], feature_extractor_weights_path: Path | None = None, **_: Any
     ) -> None:
         super().__init__(name, features_list)
-        self.classifier = DigitsClassifier()
-        self.classifier.load_state_dict(load_file(digits_weights(feature_extractor_weights_path)))
+        self.classifier = Classifier(name)
+        self.classifier.load_state_dict(load_file(embedded_weights(name, feature_extractor_weights_path)))
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
@@ -81,13 +74,11 @@ class DigitsFeatureExtractor(FeatureExtractorBase):
     def can_be_compiled() -> bool:
         return False
 
-    @staticmethod
-    def get_dummy_input_for_compile() -> Tensor:
-        return torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
-
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         outputs = dict(zip((FEATURES, LOGITS), self.classifier(images.float() / 127.5 - 1), strict=True))
         return tuple(outputs[name] for name in self.features_list)
 
 
-register_feature_extractor("digits", DigitsFeatureExtractor)
+WEIGHTS = {name: partial(embedded_weights, name) for name in STRIDES}
+for _name in WEIGHTS:
+    register_feature_extractor(_name, EmbeddedExtractor)
