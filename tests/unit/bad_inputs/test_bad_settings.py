@@ -272,6 +272,7 @@ def test_a_mask_is_only_drawn_where_a_picture_can_be(
         ("goc.train.router", ["--iterations", "0"], "--iterations=0: must be at least 1"),
         ("goc.train.router", ["--penalty", "inf"], "--penalty=inf: must be at least 0"),
         ("train_embedded", ["fashion", "denoiser", "--steps", "-5"], "--steps=-5: must be at least 1"),
+        ("train_digits", ["denoiser", "--steps", "-5"], "--steps=-5: must be at least 1"),
         ("goc.cli.random_weights", ["--out", "x", "--reference-images", "-1"], "--reference-images=-1: must"),
         ("benchmark", ["uncertainty", "--samples", "0"], "--samples=0: must be at least 2"),
     ],

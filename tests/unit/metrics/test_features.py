@@ -31,7 +31,7 @@ def one_line(error: BaseException) -> str:
 
 
 def test_an_unknown_extractor_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"model\.extractor=vgg: must be one of digits, inception"):
+    with pytest.raises(ConfigError, match=r"model\.extractor=vgg: must be one of digits, fashion, inception"):
         load_extractor("vgg", None, CPU)
 
 
