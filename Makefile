@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-nightly test-kernels compatibility check lint setup clean
+.PHONY: help demo test test-nightly test-kernels compatibility check quick lint setup clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -39,7 +39,10 @@ test-kernels: setup ## their tests again, as other processors add up: without ve
 compatibility: setup ## the caches on all that diffusers has, tiny; writes docs/compatibility.md
 	$(RUN) scripts/compatibility.py
 
-check: lint ## lint, types and the quick tests: no application, no pipeline
+check: setup ## lint, types and the quick tests, side by side: no application, no pipeline
+	$(MAKE) --jobs 2 lint quick
+
+quick: setup
 	$(RUN) -m pytest tests/unit --ignore=tests/unit/pipelines -n 2 -m 'not slow' -q
 
 lint: setup ## ruff (lint and format) and mypy

@@ -13,7 +13,7 @@ def cells(row: Published) -> tuple[str, ...]:
     """A row's texts. A cost that its source gives as a speed-up in FLOPs is told as one."""
     said = "" if row.speedup is None else f"{row.speedup:g}x"
     flops = said if row.flops_t is None else f"{row.flops_t:.2f}"
-    own = "" if row.mask is None or row.gmacs is None else f"{row.gmacs:.0f}"
+    own = "" if row.cells is None or row.gmacs is None else f"{row.gmacs:.0f}"
     cached = f"{row.cached:.0%}" if row.cached else ""
     numbers = (f"{row.numbers[name]:g}" if name in row.numbers else "" for name in SHOWN)
     source = row.source.split(",")[0] + ("" if row.is_first_hand else " *")

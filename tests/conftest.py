@@ -1,7 +1,12 @@
 """Shared fixtures: small models, the oracles' folder, and run.py as a user runs it."""
 
 import io
+import os
 from pathlib import Path
+
+# pytest-xdist runs one process for each core. Before numpy is imported, whose BLAS reads it then; torch too
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # or torch.compile starts processes, which import torch
 
 import pytest
 import torch
@@ -27,7 +32,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    torch.set_num_threads(1)  # pytest-xdist runs one process for each core
     config.addinivalue_line("markers", "nightly: long, and held by a shorter test as well; `make test-nightly`")
     config.addinivalue_line("markers", "slow: compiles, trains or takes seconds; left out of `make check`")
 

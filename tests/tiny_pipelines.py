@@ -91,6 +91,16 @@ def wan() -> WanPipeline:
     )
 
 
+def wan22(second_only: bool = False) -> WanPipeline:
+    """With two transformers that take turns, as Wan 2.2, or with the second alone."""
+    first, second = wan(), wan()
+    second.transformer.blocks[0].ffn.net[2].weight.mul_(1.5)
+    return WanPipeline(
+        tokenizer=None, text_encoder=None, vae=None, transformer=None if second_only else first.transformer,
+        transformer_2=second.transformer, scheduler=first.scheduler, boundary_ratio=None if second_only else 0.8,
+    )  # fmt: skip
+
+
 MAKERS: dict[str, Callable[[], Any]] = {"dit": dit, "pixart": pixart, "sd3": sd3, "flux": flux, "wan": wan}
 
 

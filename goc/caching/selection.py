@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from goc.models.dit import ATTENTION, MLP
+from goc.models.cost import Partly
+from goc.models.dit import ATTENTION, MLP, DiT
 
 MLP_FACTOR = 2.5  # ToCa computes no token of attention, and of an MLP so many times the ratio
 
@@ -314,3 +315,11 @@ def members(labels: Tensor, uniform: Tensor) -> Tensor:
     first = sizes.cumsum(dim=1) - sizes
     order = labels.argsort(dim=1, stable=True)
     return torch.where(sizes > 0, order.gather(1, (first + rank).clamp(min=0)), 0)
+
+
+def partly_of(selection: Selection | None, mask: Tensor, skipped: Sequence[int], model: DiT) -> Partly:
+    """What of a mask's cells, bool [evaluations, blocks, 2], is computed after all, or not even gated; for its cost."""
+    if selection is None:
+        return Partly(torch.zeros(mask.shape[:2], dtype=torch.long), skipped)
+    tokens = model.num_tokens
+    return Partly(selection.counts(tokens), skipped, selection.own_macs(tokens, model.hidden_size))

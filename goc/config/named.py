@@ -10,12 +10,15 @@ from goc.config.identity import OPTIONS
 from goc.config.settings import Way
 from goc.config.validation import normalise
 from goc.methods import METHODS
-from goc.methods.base import Situation
+from goc.methods.base import Partial, Situation
 from goc.sampling.options import SAMPLERS
 from goc.system.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from goc.models.cost import Partly
+    from goc.models.dit import DiT
 
 
 class NotMeasuredError(Exception):
@@ -49,13 +52,14 @@ def way_of(method: str, settings: Sequence[str], sampler: str, steps: int) -> Wa
     return way
 
 
-def fixed_mask(way: Way, depth: int) -> "Tensor | None":
-    """The cells that a way caches on any model of this depth, bool [evaluations, depth, 2].
+def fixed_cells(way: Way, model: "DiT") -> "tuple[Tensor, Partly] | None":
+    """The cells that a way caches on a model, bool [evaluations, depth, 2], and what of them is computed after all.
 
     None: that is trained, measured of a model, or decided as it runs.
     """
     if way.schedule.trained or way.schedule.decides:
         return None
+    from goc.caching.selection import partly_of
 
     def unmeasured(*_: Any) -> Any:
         raise NotMeasuredError
@@ -63,7 +67,7 @@ def fixed_mask(way: Way, depth: int) -> "Tensor | None":
     measured = ("branch_errors", "input_changes", "magnitude_ratios", "products", "search")
     situation = Situation(
         steps=way.num_evaluations,
-        depth=depth,
+        depth=model.depth,
         cache_ratio=way.cache_ratio or 0.0,
         model="",
         sampler=way.sampler.name,
@@ -73,9 +77,12 @@ def fixed_mask(way: Way, depth: int) -> "Tensor | None":
         **dict.fromkeys(measured, unmeasured),
     )
     try:
-        return way.schedule.mask(situation)
+        mask = way.schedule.mask(situation)
     except NotMeasuredError:
         return None
+    skipped = way.schedule.skipped(len(mask), lambda: situation)
+    selection = way.selection.build(Partial(mask, skipped))
+    return mask, partly_of(selection, mask, skipped, model)
 
 
 def setting_of(settings: Mapping[str, Any], key: str) -> Any:

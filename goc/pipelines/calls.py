@@ -1,13 +1,14 @@
 """Knows when a pipeline's call begins and ends, whatever ends it."""
 
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
 
-def enter_in_calls(pipe: Any, context: Callable[[], AbstractContextManager[Any]], attribute: str) -> None:
-    """Have every call of this one pipeline run inside of a new context.
+def enter_in_calls(pipe: Any, context: Callable[[int | None], AbstractContextManager[Any]], attribute: str) -> None:
+    """Have every call of this one pipeline run inside of a new context, which is given the number of samples.
 
     Python looks `__call__` up in the class, so the object gets one of its own, with the name and module of its class.
     A copy or a pickle of it is of its own class again, and lacks the attribute.
@@ -16,7 +17,7 @@ def enter_in_calls(pipe: Any, context: Callable[[], AbstractContextManager[Any]]
 
     @functools.wraps(cls.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with context():
+        with context(samples_asked(cls, args, kwargs)):
             return cls.__call__(self, *args, **kwargs)
 
     def reduce(self: Any, protocol: Any) -> Any:
@@ -26,6 +27,18 @@ def enter_in_calls(pipe: Any, context: Callable[[], AbstractContextManager[Any]]
     own = {"__call__": call, "__reduce_ex__": reduce}
     own |= {name: getattr(cls, name) for name in ("__module__", "__doc__", "__qualname__")}
     pipe.__class__ = type(cls.__name__, (cls,), own)
+
+
+def samples_asked(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
+    """How many samples a call asks for: a generator for each, or its first argument's prompts or labels; else None."""
+    _, *names = inspect.signature(cls.__call__).parameters
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    if isinstance(given.get("generator"), list):
+        return len(given["generator"])
+    first = given.get(names[0]) if names else None
+    if not isinstance(first, str | list):
+        return None
+    return (1 if isinstance(first, str) else len(first)) * (given.get("num_images_per_prompt") or 1)
 
 
 def object_of(cls: type) -> Any:

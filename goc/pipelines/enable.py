@@ -64,14 +64,16 @@ def attach(
     *,
     site: str = "branch",
     method: str = "cache",
+    per_sample: bool = False,
     blocks: Blocks | None = None,
     branches: Branches | None = None,
 ) -> PipelineCache:
     """Put any cache of goc/caching into a pipeline; `enable_cache` is this with a method's.
 
     new_cache: from a Run (steps, layout, scheduler) to an empty StepCache, called once for each stream of a pipeline
-    call. Its masks are bool [steps, places, OUTPUTS], as `run.layout.spread` makes them of a schedule's [steps, blocks,
-    2]. blocks, branches: as for `layout_of`. Raises PipelineError or StructureError.
+    call; per_sample: and for each sample of a call. Its masks are bool [steps, places, OUTPUTS], as `run.layout.spread`
+    makes them of a schedule's [steps, blocks, 2]. blocks, branches: as for `layout_of`. Raises PipelineError or
+    StructureError.
     """
     if site not in ("branch", "stack"):
         raise ConfigError(f"site={site}: must be one of branch, stack")
@@ -86,7 +88,7 @@ def attach(
         if all(transformer is not other.transformer for other in cached):
             layout = layout_of(transformer, cast(Site, site), blocks, branches)
             cached.append(CachedTransformer(name, transformer, layout))
-    cache = PipelineCache(pipe, cached, new_cache, method)
+    cache = PipelineCache(pipe, cached, new_cache, method, per_sample)
     cache.unhook = hook(cache)
     enter_in_calls(pipe, cache.call, ATTRIBUTE)
     setattr(pipe, ATTRIBUTE, cache)
@@ -146,7 +148,10 @@ def enable_cache(
             way_of(method, cache_ratio, run.steps, {**settings, "inflection_threshold": None}), run
         )
 
-    return attach(pipe, planned(plan_for), site=way.site, method=method, blocks=blocks, branches=branches)
+    return attach(
+        pipe, planned(plan_for), site=way.site, method=method, per_sample=way.schedule.per_sample, blocks=blocks,
+        branches=branches,
+    )  # fmt: skip
 
 
 def _enable_plan(pipe: Any, plan: PipelinePlan, asked: dict[str, Any]) -> PipelineCache:
@@ -156,8 +161,11 @@ def _enable_plan(pipe: Any, plan: PipelinePlan, asked: dict[str, Any]) -> Pipeli
         if value != DEFAULTS.get(key) and value != own.get(key):
             raise PlanError(f"{key}={value}: the plan was made with {own.get(key)}; calibrate anew, or leave it out")
     plan.check(MadeFor.of(transformer_of(pipe), pipe.scheduler))
-    new_cache = planned(plan.plan)
-    return attach(pipe, new_cache, site=plan.site, method=plan.method, blocks=plan.blocks, branches=plan.branches)
+    way = plan.way
+    return attach(
+        pipe, planned(plan.plan), site=way.site, method=plan.method, per_sample=way.schedule.per_sample,
+        blocks=plan.blocks, branches=plan.branches,
+    )  # fmt: skip
 
 
 def disable_cache(pipe: Any) -> None:

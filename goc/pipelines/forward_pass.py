@@ -61,12 +61,15 @@ class Start:
 class Stream:
     """The forward passes that share a cache, one in each step: conditional ones, say.
 
-    cache: masks and features of one batch. shapes: of what the transformer is given. A key is a place, and which of its
-    calls in a pass it is: a module may be called once for the image, and once more for the text.
+    cache: masks and features of one batch. shapes: of what the transformer is given. name: of the calls. sample: whose
+    they are, where each has a cache of its own. A key is a place, and which of its calls in a pass it is: a module may
+    be called once for the image, and once more for the text.
     """
 
     cache: StepCache
     shapes: object
+    name: str = ""
+    sample: int | None = None
     last: int = -1
     forms: dict[Key, Form] = field(default_factory=dict)  # of branches
     orders: dict[Key, tuple[tuple[int | None, ...], bool]] = field(default_factory=dict)  # of blocks, and if a tuple

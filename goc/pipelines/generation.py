@@ -168,7 +168,7 @@ class PipelineGeneration:
 
     @property
     def one_by_one(self) -> bool:
-        """Whether each sample is made in a call of its own: where its cache decides for all of a call.
+        """Whether each sample is made in a call of its own: where its cache decides, as not all calls come apart.
 
         Also where a picture is given, as a list of them means another thing to each pipeline.
         """

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from goc.config.settings import Way
 from goc.pipelines.fingerprint import MadeFor
 from goc.pipelines.method import plan_with, way_of
 from goc.pipelines.session import Run
@@ -59,9 +60,14 @@ class PipelinePlan:
     branches: Branches | None = None
 
     @property
+    def way(self) -> Way:
+        """How its budget is spent."""
+        return way_of(self.method, self.cache_ratio, self.steps, self.settings)
+
+    @property
     def site(self) -> str:
         """Where features are kept."""
-        return way_of(self.method, self.cache_ratio, self.steps, self.settings).site
+        return self.way.site
 
     def check(self, made_for: MadeFor) -> None:
         """Raise PlanError if the plan is for another pipeline."""
@@ -76,8 +82,7 @@ class PipelinePlan:
             raise PlanError(f"plan: is for {self.steps} steps, not for {run.steps}; calibrate with steps={run.steps}")
         if (scheduler := type(run.scheduler).__name__) != self.made_for.scheduler:
             raise PlanError(f"plan: is for the scheduler {self.made_for.scheduler}, not for {scheduler}")
-        way = way_of(self.method, self.cache_ratio, self.steps, self.settings)
-        return plan_with(way, run, self.mask, self.skip_threshold, self.correct)
+        return plan_with(self.way, run, self.mask, self.skip_threshold, self.correct)
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON; the file is whole or as it was before."""

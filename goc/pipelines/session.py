@@ -1,6 +1,7 @@
 """One pipeline's cache while it works: its calls, and the forward passes of its transformers in them."""
 
 import contextlib
+import logging
 import re
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,9 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from goc.caching.cache import ScheduledCache, StepCache
 from goc.pipelines.forward_pass import ForwardPass, Stream
+from goc.pipelines.hooks.replaced import replaced
 from goc.pipelines.operations import Operations
 from goc.pipelines.steps import StepCounter
 from goc.pipelines.structure import Layout
@@ -42,9 +45,12 @@ class Run:
 
 
 TRANSFORMERS = ("transformer", "transformer_2")  # of a pipeline; of Wan 2.2 the first has the noisier steps
+PREPARE = "prepare_latents"  # the method by which pipelines make their first latents
 OF_DIFFUSERS = re.compile(r"^diffusers\.hooks\..*(cache|taylorseer|broadcast)")  # modules of its caches' hooks
 
 NewCache = Callable[[Run], StepCache]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -52,7 +58,8 @@ class CachedTransformer:
     """One of a pipeline's transformers, with a cache in its modules.
 
     name: in the pipeline. context: the name that the pipeline gave the calls it makes now, if it gives any.
-    copies: whether tensors are copied, as its modules change them in place. forward_pass: the one under way.
+    copies: whether tensors are copied, as its modules change them in place. indivisible: why its output cannot be put
+    together from its outputs for each sample, if it cannot. forward_pass: the one under way.
     """
 
     name: str
@@ -60,12 +67,12 @@ class CachedTransformer:
     layout: Layout
     context: str | None = None
     copies: bool = False
+    indivisible: str | None = None
     forward_pass: ForwardPass | None = None
-    streams: dict[str, Stream] = field(default_factory=dict)
+    streams: dict[tuple[str, int | None], Stream] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.operations = Operations(self.transformer)
-        self.run: Run
 
     def forget(self) -> None:
         """Drop all state of the pipeline's call."""
@@ -82,10 +89,20 @@ class PipelineCache:
         transformers: those that are cached; two take turns in a call, each with features of its own.
         new_cache: makes an empty cache, whose masks have the shape `layout.shape(steps)`, for each stream of a call.
         method: its name in the summary.
+        per_sample: whether each sample of a call is to have caches of its own, which decide for it alone.
     """
 
-    def __init__(self, pipe: Any, transformers: Sequence[CachedTransformer], new_cache: NewCache, method: str) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        transformers: Sequence[CachedTransformer],
+        new_cache: NewCache,
+        method: str,
+        per_sample: bool = False,
+    ) -> None:
         self.pipe, self.transformers, self.new_cache, self.method = pipe, transformers, new_cache, method
+        self.per_sample = per_sample
+        self.samples: int | None = None  # of the pipeline's call, where it is known
         self.record = Record()
         self.active = False
         self.counter: StepCounter | None = None
@@ -109,26 +126,40 @@ class PipelineCache:
         return len(self._held())
 
     @contextlib.contextmanager
-    def call(self) -> Iterator[None]:
+    def call(self, samples: int | None = None) -> Iterator[None]:
         """One call of the pipeline: inside, its transformer is cached; at its end, nothing is kept.
 
-        A loop of your own around the pipeline's transformer and scheduler is to run inside.
+        A loop of your own around the pipeline's transformer and scheduler is to run inside. samples: how many it makes,
+        where each is to be decided by itself; the pipeline's own `prepare_latents` says it as well.
         """
         if self.active:
             raise PipelineError("a pipeline with a cache is called inside of its own call")
         for cached in self.transformers:
             check_alone(self.pipe, cached.name, cached.transformer)
-        self.active = True
+        self.active, self.samples = True, samples
         self.record.pipeline_calls += 1
         passes = self.record.passes
         try:
-            yield
+            with self._samples_seen():
+                yield
             if self.record.passes == passes:
                 names = " nor ".join(f"pipe.{cached.name}" for cached in self.transformers)
                 raise PipelineError(f"{type(self.pipe).__name__}: its call did not call {names}, which has the cache")
         finally:
             self.active = False
+            self.record.end_call()
             self.forget()
+
+    def _samples_seen(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, the latents that the pipeline prepares say how many samples there are."""
+
+        def prepare(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            prepared = original(*args, **kwargs)
+            self.samples = next((len(leaf) for leaf in tree_leaves(prepared) if isinstance(leaf, Tensor)), self.samples)
+            return prepared
+
+        looks = self.per_sample and hasattr(self.pipe, PREPARE)
+        return replaced(self.pipe, PREPARE, prepare) if looks else contextlib.nullcontext()
 
     def forget(self) -> None:
         """Drop all state of the pipeline's call."""
@@ -136,8 +167,8 @@ class PipelineCache:
         for cached in self.transformers:
             cached.forget()
 
-    def begin(self, cached: CachedTransformer, timestep: float, shapes: Hashable, latents: Tensor) -> None:
-        """A transformer is called; latents, shapes: the first tensor of what it is given, and the shapes of all."""
+    def locate(self, cached: CachedTransformer, timestep: float) -> tuple[int, str] | None:
+        """The step of a transformer's call, and which of the step's calls it is; None: no step of the sampler."""
         if self.counter is None or self._source() is not self.source:  # a call may go through several samplings
             self.forget()
             self.source = self._source()
@@ -146,18 +177,49 @@ class PipelineCache:
             self.record.steps = len(self.timesteps)
         step, name = self.counter.locate(timestep, cached.context)
         self.record.passes += 1
-        if step >= len(self.timesteps):  # more than the scheduler has: not a step of the sampler
-            return
-        stream = cached.streams.get(name)
+        return (step, name) if step < len(self.timesteps) else None
+
+    def begin(
+        self,
+        cached: CachedTransformer,
+        step: int,
+        name: str,
+        sample: int | None,
+        shapes: Hashable,
+        latents: Tensor,
+    ) -> None:
+        """A transformer is called, for one sample or for all.
+
+        latents, shapes: the first tensor of what it is given, and the shapes of all.
+        """
+        stream = cached.streams.get((name, sample))
         # with a gap what was kept is too old, and of other shapes it is of no use
         if stream is None or step != stream.last + 1 or shapes != stream.shapes:
-            cached.run = Run(cached.layout, self.pipe.scheduler, self.timesteps, name, latents.device)
-            stream = cached.streams[name] = Stream(self.new_cache(cached.run), shapes)
+            stream = self._new_stream(cached, name, sample, shapes, latents.device)
         stream.last = step
         stream.cache.begin_step(step)
         cached.forward_pass = ForwardPass(stream, cached.layout, cached.operations, latents, cached.copies)
         cached.operations.begin(shapes, computes_all=cached.forward_pass.fresh)
         self.watch = Stopwatch(latents.device)
+
+    def _new_stream(
+        self, cached: CachedTransformer, name: str, sample: int | None, shapes: object, device: torch.device
+    ) -> Stream:
+        run = Run(cached.layout, self.pipe.scheduler, self.timesteps, name, device)
+        stream = cached.streams[name, sample] = Stream(self.new_cache(run), shapes, name, sample)
+        return stream
+
+    def take_whole(self, cached: CachedTransformer, why: str) -> None:
+        """A transformer's calls are not made for each sample any more, and what was kept of these is not used."""
+        cached.indivisible = why
+        cached.streams.clear()
+        self.record.samples.clear()
+
+    def decide_together(self, why: str) -> None:
+        """Samples of a call are decided together where they were to be decided each by itself."""
+        if self.record.together is None:
+            log.warning(f"method={self.method}: decides for all samples of a call together: {why}")
+        self.record.together = why
 
     def count_no_more(self, cached: CachedTransformer) -> bool:
         """A pass failed: if operations were counted in it, which not all can be, it begins anew without that."""
@@ -178,8 +240,9 @@ class PipelineCache:
     def _begin_anew(self, cached: CachedTransformer, failed: ForwardPass) -> None:
         counting = cached.operations.counter is not None
         cached.operations.abandon()
-        stream = cached.streams[cached.run.stream] = Stream(self.new_cache(cached.run), failed.stream.shapes)
-        stream.last = failed.stream.last
+        old = failed.stream
+        stream = self._new_stream(cached, old.name, old.sample, old.shapes, failed.latents.device)
+        stream.last = old.last
         stream.cache.begin_step(stream.last)
         cached.forward_pass = ForwardPass(stream, cached.layout, cached.operations, failed.latents, cached.copies)
         if counting and cached.operations.wanted:
@@ -196,8 +259,7 @@ class PipelineCache:
         record.calls[kind] += 1
         if not done.fresh:
             record.times[kind].append(self.watch)
-        record.places += done.computed + done.cached
-        record.cached_places += done.cached
+        record.add_places(done.stream.sample, done.computed + done.cached, done.cached)
         record.macs += cached.operations.whole
         record.saved_macs += done.saved
         held = self._held()

@@ -56,6 +56,23 @@ class Record:
     saved_macs: float = 0.0
     tensors_held: int = 0
     bytes_held: int = 0
+    # of each sample of the call under way, cached places and all, and of samples before the share of both
+    samples: dict[int, tuple[int, int]] = field(default_factory=dict)
+    shares: deque[float] = field(default_factory=lambda: deque(maxlen=TIMED))
+    together: str | None = None  # why samples were decided together, if they were not to be
+
+    def add_places(self, sample: int | None, places: int, cached: int) -> None:
+        """A call of the transformer passed places, for one sample or for all."""
+        self.places += places
+        self.cached_places += cached
+        if sample is not None:
+            before = self.samples.get(sample, (0, 0))
+            self.samples[sample] = before[0] + cached, before[1] + places
+
+    def end_call(self) -> None:
+        """A pipeline's call is over."""
+        self.shares.extend(cached / places for cached, places in self.samples.values() if places)
+        self.samples.clear()
 
     def seconds(self, kind: str) -> float | None:
         """Median time of a call of a kind; None if there was none."""
@@ -80,6 +97,8 @@ class Summary:
     tensors_held: int
     bytes_held: int
     others: tuple[str, ...] = ()
+    cached_shares: tuple[float, ...] = ()  # of samples that were decided each by itself
+    together: str | None = None  # why they were not
 
     @classmethod
     def of(cls, method: str, record: Record, others: tuple[str, ...] = ()) -> "Summary":
@@ -96,6 +115,8 @@ class Summary:
             tensors_held=record.tensors_held,
             bytes_held=record.bytes_held,
             others=others,
+            cached_shares=tuple(record.shares),
+            together=record.together,
         )
 
     def __str__(self) -> str:
@@ -104,7 +125,7 @@ class Summary:
         calls = ", ".join(f"{self.calls[kind]} {kind}" for kind in KINDS)
         lines = [
             f"{self.method}: {self.steps} steps; of the transformer's {sum(self.calls.values())} calls {calls}",
-            f"cached cells: {self.cached_share:.1%}",
+            f"cached cells: {self.cached_share:.1%}" + self._spread(),
             "MACs saved: " + ("not counted" if self.macs_saved is None else f"{self.macs_saved:.1%}"),
         ]
         if self.full_seconds is not None and self.cached_seconds is not None:
@@ -116,4 +137,11 @@ class Summary:
         lines.append(f"tensors held: {self.tensors_held}, {self.bytes_held / MIB:.1f} MiB")
         if self.others:
             lines.append(f"blocks computed in every step: {', '.join(self.others)}")
+        if self.together is not None:
+            lines.append(f"samples of a call were decided together: {self.together}")
         return "\n".join(lines)
+
+    def _spread(self) -> str:
+        """Over samples, in words."""
+        shares = self.cached_shares
+        return f", {min(shares):.1%} to {max(shares):.1%} over {len(shares)} samples" if len(shares) > 1 else ""

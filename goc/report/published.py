@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from goc.config.identity import OPTIONS
-from goc.config.named import fixed_mask, is_here, setting_of, way_of
+from goc.config.named import fixed_cells, is_here, setting_of, way_of
 from goc.config.settings import Way
 from goc.report.columns import columns
 from goc.report.frame import OWN
@@ -25,6 +25,7 @@ from goc.system.files import CONF
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from goc.models.cost import Partly
     from goc.models.dit import DiT
 
 PUBLISHED = CONF / "experiment" / "published.csv"
@@ -136,29 +137,33 @@ class Published:
         return None if self.words is None else way_of(self.method, self.words, self.sampler, self.steps)
 
     @cached_property
-    def mask(self) -> "Tensor | None":
-        """The cells that it caches, bool [evaluations, blocks, 2]; None: they are not known."""
-        return None if self.way is None else fixed_mask(self.way, _denoiser(self.model).depth)
+    def cells(self) -> "tuple[Tensor, Partly] | None":
+        """The cells that it caches, and what of them is computed after all; None: they are not known."""
+        return None if self.way is None else fixed_cells(self.way, _denoiser(self.model))
 
     @cached_property
     def shares(self) -> list[float] | None:
         """The share of the cells that is cached, evaluation by evaluation; None: they are not known."""
-        return None if self.mask is None else self.mask.double().flatten(1).mean(dim=1).tolist()
+        return None if self.cells is None else self.cells[0].double().flatten(1).mean(dim=1).tolist()
 
     @property
     def cached(self) -> float | None:
         """The share of cached features."""
-        return self.said_cached if self.shares is None else fmean(self.shares)
+        if self.cells is None or self.shares is None:
+            return self.said_cached
+        mask, partly = self.cells
+        return fmean(self.shares) - partly.share(_denoiser(self.model), mask)
 
     @property
     def gmacs(self) -> float | None:
         """GMACs per image: counted as those of a run where its cells are known, else from what the source says."""
         from goc.models.cost import image_macs
 
-        if self.way is not None and self.mask is not None:
-            stack = self.way.site == "stack"
-            mask = self.mask[:, :1, :1] if stack else self.mask
-            return image_macs(_denoiser(self.model), mask, self.cfg_scale != 1, "stack" if stack else "branch") / 1e9
+        if self.way is not None and self.cells is not None:
+            (mask, partly), model, guided = self.cells, _denoiser(self.model), self.cfg_scale != 1
+            if self.way.site == "stack":
+                return image_macs(model, mask[:, :1, :1], guided, "stack") / 1e9
+            return image_macs(model, mask, guided, beside=partly.macs(model, mask)) / 1e9
         if self.flops_t is not None:
             return 1e3 * self.flops_t / 2
         if self.speedup is not None:
@@ -169,7 +174,12 @@ class Published:
     def evaluations(self) -> float | None:
         """Network evaluations: whole ones where its cells are known, else its GMACs over those of one."""
         if self.shares is not None:
-            return round(len(self.shares) - sum(self.shares), 6)
+            return round(len(self.shares) * (1 - (self.cached or 0.0)), 6)
+        return self.macs_evaluations
+
+    @property
+    def macs_evaluations(self) -> float | None:
+        """Its GMACs over those of one evaluation."""
         return None if self.gmacs is None else self.steps * self.gmacs / self._uncached_gmacs
 
     @property
@@ -180,7 +190,7 @@ class Published:
 
     def cost(self, name: str) -> float | None:
         """A cost of the table over runs; None: it is not known, or was measured on another machine."""
-        return getattr(self, name) if name in ("evaluations", "gmacs", "cached") else None
+        return getattr(self, name) if name in ("evaluations", "macs_evaluations", "gmacs", "cached") else None
 
     def is_repeated_by(self, run: Mapping[Any, Any]) -> bool:
         """Whether a row of the table over runs is of its model, solver and guidance, with its method and settings."""

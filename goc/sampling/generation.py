@@ -13,7 +13,8 @@ from goc.caching.cache import AdaptiveCache, ScheduledCache, StepCache
 from goc.caching.halves import HalfCaches
 from goc.caching.samples import SampleCaches, for_batch
 from goc.caching.schedule import cache_ratio_of
-from goc.models.cost import Partly, forward_macs, image_macs, looking_macs
+from goc.caching.selection import partly_of
+from goc.models.cost import forward_macs, image_macs, looking_macs
 from goc.models.decoder import to_uint8
 from goc.models.dit import DiT
 from goc.sampling.guidance import Denoiser, guided_denoiser, halved_denoiser
@@ -249,12 +250,7 @@ class Generation:
                 (looking_macs(model, looked), looked.last_blocks / of)
                 for looked, of in zip(cache.looked, blocks, strict=True)
             ]
-        if cache.selection is None:
-            none = torch.zeros(cache.mask.shape[:2], dtype=torch.long)
-            partly = Partly(none, sorted(cache.skipped))
-        else:
-            tokens, own = model.num_tokens, cache.selection.own_macs(model.num_tokens, model.hidden_size)
-            partly = Partly(cache.selection.counts(tokens), sorted(cache.skipped), own)
+        partly = partly_of(cache.selection, cache.mask, sorted(cache.skipped), model)
         return [(partly.macs(model, cache.mask), partly.share(model, cache.mask))]
 
     def cost_of_halves(self, caches: HalfCaches) -> dict[str, Any]:

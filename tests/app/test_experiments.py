@@ -32,6 +32,7 @@ JOBS = {
     "paper_rule_based": 8,
     "paper_speca": 10,
     "paper_taylorseer": 22,
+    "paper_toca": 7,
     "prompts": 18,  # 6 methods at 3 ratios
 }
 FEWER = {
@@ -44,6 +45,7 @@ FEWER = {
     "digits_tradeoff": "cache_ratio=0.67 method=none,l2c_goc,teacache,goc_stack_logsnr",  # test_plan.py: all
     "paper_speca": "steps=10",
     "paper_taylorseer": "steps=10",
+    "paper_toca": "steps=10",
     "prompts": "cache_ratio=0.5 method=none,goc,taylorseer steps=6",
 }
 ROWS = {
@@ -60,6 +62,7 @@ ROWS = {
     "paper_rule_based": 7,
     "paper_speca": 10,
     "paper_taylorseer": 22,
+    "paper_toca": 7,
     "prompts": 3,
 }
 SHORT = ("digits_budget", "paper_ablation")  # a union of grids, and a study of the paper: run whole each time
@@ -111,7 +114,7 @@ def jobs(path: Path) -> Iterator[tuple[list[Override], list[Override]]]:
             yield of_groups, [one for one in job if one.key_or_group not in CHOSEN]
 
 
-@pytest.mark.parametrize("every", [13, pytest.param(1, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("every", [29, pytest.param(1, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("name", JOBS)
 def test_every_job_of_an_experiment_can_be_run(name: str, every: int) -> None:
     """Composed and checked, which is all but the computing; options of groups are composed once for all their jobs.

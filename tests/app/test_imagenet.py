@@ -76,6 +76,7 @@ def test_the_whole_protocol_runs_from_the_command_line(run_here: Run, weights: P
     ("experiment", "way"),
     [
         ("paper_speca", ["method=speca", "schedule.min_taylor_steps=1"]),
+        ("paper_toca", ["method=toca", "schedule.interval=3", "selection.ratio=0.07"]),
         ("paper_taylorseer", ["method=taylorseer", "schedule.interval=3", "predictor.order=3"]),
     ],
 )

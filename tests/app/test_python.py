@@ -1,8 +1,11 @@
 """Runs, sweeps and comparisons from Python are those of the command line."""
 
+import ast
 import errno
+import itertools
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -67,13 +70,41 @@ def test_a_reason_that_cannot_be_written_does_not_end_a_sweep(
     assert SweepReport.failed
 
 
-@pytest.mark.parametrize("then", ["from diffusers import DiTPipeline", "from torchvision.transforms import functional"])
-def test_what_imports_torchvision_can_follow_in_a_new_process(then: str) -> None:
+def test_what_imports_torchvision_can_follow_in_a_new_process() -> None:
     """Where an index has a CPU torch and a CUDA torchvision as well."""
-    done = subprocess.run([sys.executable, "-c", f"import goc\n{then}"], capture_output=True, text=True)
+    code = "import goc\nfrom torchvision.transforms import functional"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
+SCRIPTS = REPOSITORY / "scripts"
+
+
+def imported(path: Path, seen: set[Path]) -> Iterator[str]:
+    """Modules in the order in which a script imports them, with those that its own import."""
+    if path in seen:
+        return
+    seen.add(path)
+    for node in ast.parse(path.read_text()).body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module or "", *(f"{node.module}.{name}" for name in names)]
+        for name in names:
+            parts = name.split(".")
+            for module in (SCRIPTS.joinpath(*parts[: n + 1]) for n in range(len(parts))):
+                for file in filter(Path.is_file, (module / "__init__.py", module.with_suffix(".py"))):
+                    yield from imported(file, seen)
+            yield name
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.name)
+def test_a_script_imports_goc_before_what_imports_torchvision(script: Path) -> None:
+    first = itertools.takewhile(lambda name: name.partition(".")[0] != "goc", imported(script, set()))
+    # `import diffusers` by itself imports nothing more
+    assert [name for name in first if name.startswith(("diffusers.", "torchvision", "transformers", "timm"))] == []
+
+
+@pytest.mark.nightly
 @pytest.mark.parametrize("script", ["benchmark.py", "compatibility.py"])
 def test_a_script_starts_in_a_new_process(script: str) -> None:
     command = [sys.executable, str(REPOSITORY / "scripts" / script), "--help"]

@@ -19,7 +19,7 @@ from goc.sampling.workers import Place, join, place
 
 SMALL = ("num_samples=60", "batch_size=6", "steps=5", "calibration_samples=8", "latency_repeats=0", "cache_ratio=0.4",
          "inflection_threshold=null", "metrics=[isc,fid]", "converged_samples=0")  # fmt: skip
-LONG = ("num_samples=600", "distance_samples=0")  # 100 shards
+LONG = ("num_samples=240", "distance_samples=0")  # 40 shards
 HERE = "hydra.run.dir=here"
 
 Start = Callable[..., WarmProcess]
@@ -81,21 +81,14 @@ def test_any_number_of_workers_makes_the_same_files(start: Start, tmp_path: Path
 
 
 def test_torchrun_starts_the_workers_of_a_run(tmp_path: Path) -> None:
-    command = [
-        "torch.distributed.run",
-        "--nproc-per-node=2",
-        f"--master-port={free_port()}",
-        str(REPOSITORY / "run.py"),
-    ]
-    finished = subprocess.run(
-        [sys.executable, "-m", *command, *SMALL, "inflection_threshold=0", HERE],
-        cwd=tmp_path,
-        env=run_environment(),
-        capture_output=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert only_result(tmp_path)["workers"] == 2
+    options = ("--nproc-per-node=2", f"--master-port={free_port()}", str(REPOSITORY / "run.py"))
+    folder = tmp_path / "work"
+    folder.mkdir()
+    settings = (*SMALL, "inflection_threshold=0", HERE)
+    torchrun = WarmProcess(["torchrun", *options, *settings], folder, run_environment(), "torch.distributed.run")
+    _, stderr = torchrun.communicate()
+    assert torchrun.returncode == 0, stderr
+    assert only_result(folder)["workers"] == 2
 
 
 def test_the_leader_makes_the_shards_of_a_worker_that_died(start: Start, tmp_path: Path) -> None:
@@ -160,12 +153,12 @@ def test_a_signal_to_stop_is_obeyed_after_the_shard_in_hand(
     assert stderr.splitlines()[-1].endswith(expected)
     assert "Traceback" not in stderr
     kept = shards_of(shards)
-    assert 0 < len(kept) < 100
+    assert 0 < len(kept) < 40
     made = {name: (shards / name).stat().st_mtime_ns for name in kept}
     again = start(*LONG)
     again.communicate()
     assert again.returncode == 0
-    assert len(shards_of(shards)) == 100
+    assert len(shards_of(shards)) == 40
     assert {name: (shards / name).stat().st_mtime_ns for name in kept} == made
 
 
@@ -179,8 +172,8 @@ from goc.sampling.generate import generate
 from goc.sampling.shards import SampleSet
 from goc.sampling.workers import Workers
 job = generation(random_model())
-folder = Path(sys.argv[1])
-while sys.stdin.readline():  # a line a round: two workers start, and their numbers are told
+while line := sys.stdin.readline():  # a folder a round: two workers start, and their numbers are told
+    folder = Path(line.strip())
     children = []
     for rank in range(2):
         child = os.fork()
@@ -207,39 +200,35 @@ def test_kills_at_random_moments_change_no_byte_and_cost_only_the_shards_in_hand
     """Two workers, 2,000 samples in 100 shards; one of the two, or both, are killed in every round."""
     script = FORKED.format(tests=[str(REPOSITORY / "tests")])
 
-    def begin(folder: Path) -> "subprocess.Popen[str]":
-        folder.mkdir()
-        return subprocess.Popen(
-            [sys.executable, "-c", script, str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=run_environment(),
-        )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=run_environment(),
+    )
+    assert parent.stdin is not None
+    assert parent.stdout is not None
 
-    def round_of(parent: "subprocess.Popen[str]") -> list[int]:
-        assert parent.stdin is not None
-        assert parent.stdout is not None
-        parent.stdin.write("go\n")
+    def round_in(folder: Path) -> list[int]:
+        parent.stdin.write(f"{folder}\n")
         parent.stdin.flush()
         return list(map(int, parent.stdout.readline().split()))
 
-    undisturbed = begin(tmp_path / "undisturbed")
-    round_of(undisturbed)
-    assert undisturbed.stdout is not None
-    undisturbed.stdout.readline()
-    undisturbed.communicate()
-    expected = shards_of(tmp_path / "undisturbed")
+    undisturbed, folder = tmp_path / "undisturbed", tmp_path / "killed"
+    for one in (undisturbed, folder):
+        one.mkdir()
+    round_in(undisturbed)
+    parent.stdout.readline()
+    expected = shards_of(undisturbed)
     assert len(expected) == 100
 
-    folder = tmp_path / "killed"
-    parent, rng = begin(folder), random.Random(0)
-    assert parent.stdout is not None
+    rng = random.Random(0)
     times: dict[str, int] = {}
     for _ in range(kills):
         before = len(shards_of(folder))
-        children = round_of(parent)
+        children = round_in(folder)
         goal = before + rng.randrange(4)  # some rounds end before anything is finished
         while len(list(folder.glob("shard-*"))) < goal:
             time.sleep(0.0005)
@@ -255,7 +244,7 @@ def test_kills_at_random_moments_change_no_byte_and_cost_only_the_shards_in_hand
         for path in folder.glob("shard-*"):
             assert times.setdefault(path.name, path.stat().st_mtime_ns) == path.stat().st_mtime_ns  # never made again
     assert 0 < len(times) < 100
-    round_of(parent)
+    round_in(folder)
     parent.stdout.readline()
     parent.communicate()
     assert shards_of(folder) == expected

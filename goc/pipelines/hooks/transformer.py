@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from goc.pipelines.forward_pass import InPlaceError
 from goc.pipelines.hooks import network
 from goc.pipelines.hooks.carried import argument, arguments_of
+from goc.pipelines.hooks.rows import Rows, RowsError, rows_of
 from goc.pipelines.session import CachedTransformer, PipelineCache, PipelineError
 
 TIMESTEP = ("timestep", "timesteps", "t")
@@ -35,16 +36,27 @@ class TransformerHook:
         if name is None:
             kind = type(cached.transformer).__name__
             raise PipelineError(f"{kind}: its forward has no argument of the names {TIMESTEP}")
-        self.name, self.position = name, known.index(name)
+        self.name, self.position, self.arguments = name, known.index(name), known
 
     @torch.compiler.disable
-    def begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """The transformer is called; its output if all of it is skipped in this step, or None."""
+    def locate(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, str] | None:
+        """Where the transformer's call belongs."""
         timestep = torch.as_tensor(argument(self.name, self.position, args, kwargs))
+        return self.cache.locate(self.cached, float(timestep.max()))  # a video's known frames have time 0
+
+    @torch.compiler.disable
+    def rows(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Rows | None:
+        """The rows of a call for several samples; None where it is for one. Raises RowsError."""
+        if self.cached.indivisible is not None:
+            raise RowsError(self.cached.indivisible)
+        return rows_of({**dict(zip(self.arguments, args, strict=False)), **kwargs}, self.cache.samples)
+
+    @torch.compiler.disable
+    def begin(self, at: tuple[int, str], sample: int | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The transformer is called; its output if all of it is skipped in this step, or None."""
         tensors = [value for value in tree_leaves((args, dict(kwargs))) if isinstance(value, Tensor)]
         shapes = tuple(tuple(tensor.shape) for tensor in tensors)
-        # a video's known frames have time 0
-        self.cache.begin(self.cached, float(timestep.max()), shapes, tensors[0])
+        self.cache.begin(self.cached, *at, sample, shapes, tensors[0])
         under_way = self.cached.forward_pass
         return None if under_way is None or not under_way.of_network else network.stand_in(under_way)
 
@@ -83,18 +95,44 @@ class TransformerHook:
                     raise
 
     @torch.compiler.disable(recursive=False)
+    def one(self, at: tuple[int, str], sample: int | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """What the transformer gives in a step, for one sample or, None, for all; or what stands in for it."""
+        output = stands_in = self.begin(at, sample, args, kwargs)
+        if output is None:
+            output = self.computed(args, kwargs)
+        self.end(output, stands_in is None)
+        return output
+
+    @torch.compiler.disable(recursive=False)
+    def each(self, at: tuple[int, str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The same for each sample in a call of its own; raises RowsError."""
+        rows = self.rows(args, kwargs)
+        if rows is None:
+            return self.one(at, 0, args, kwargs)
+        outputs = [self.one(at, sample, *rows.of(sample, (args, kwargs))) for sample in range(rows.samples)]
+        try:
+            return rows.together(outputs)
+        except RowsError as error:
+            self.cache.take_whole(self.cached, str(error))
+            raise
+
+    @torch.compiler.disable(recursive=False)
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self.cache.active:
             return self.original(*args, **kwargs)
         try:
-            output = stands_in = self.begin(args, kwargs)
-            if output is None:
-                output = self.computed(args, kwargs)
-            self.end(output, stands_in is None)
+            at = self.locate(args, kwargs)
+            if at is None:
+                return self.original(*args, **kwargs)
+            if self.cache.per_sample:
+                try:
+                    return self.each(at, args, kwargs)
+                except RowsError as error:
+                    self.cache.decide_together(str(error))
+            return self.one(at, None, args, kwargs)
         except BaseException:
             self.cache.forget()
             raise
-        return output
 
 
 def context_hook(cached: CachedTransformer) -> Callable[..., Any]:

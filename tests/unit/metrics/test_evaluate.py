@@ -87,6 +87,7 @@ def digit_features(images: tuple[torch.Tensor, torch.Tensor]) -> tuple[Features,
     return real, noisy
 
 
+@pytest.mark.slow
 def test_metrics_are_torch_fidelitys_on_the_same_images(
     images: tuple[torch.Tensor, torch.Tensor], digit_features: tuple[Features, Features]
 ) -> None:

@@ -59,8 +59,9 @@ def test_with_many_samples_influence_is_the_derivative() -> None:
         (16, 500, 1.0),
         pytest.param(16, 5000, 1.0, marks=pytest.mark.nightly),
         pytest.param(64, 500, 1.0, marks=pytest.mark.nightly),
-        (64, 50, 2.0),
-    ],  # the last: fewer samples than features
+        pytest.param(64, 50, 2.0, marks=pytest.mark.nightly),
+        (24, 20, 2.0),
+    ],  # the last two: fewer samples than features
 )
 def test_predicted_errors_are_the_spread_over_repetitions(size: int, count: int, decay: float) -> None:
     """Single distances, and differences of two sets of the same seeds; variances of features fall as 1 / k^decay."""

@@ -12,10 +12,9 @@ from diffusers import (
     CogView4Transformer2DModel,
     FirstBlockCacheConfig,
     FlowMatchEulerDiscreteScheduler,
-    WanPipeline,
 )
 from diffusers.callbacks import SD3CFGCutoffCallback
-from tiny_pipelines import STEPS, call, flux, randomized, sd3, text, wan
+from tiny_pipelines import STEPS, call, flux, randomized, sd3, text, wan22
 from torch import Tensor, nn
 
 import goc
@@ -165,15 +164,6 @@ def test_a_call_whose_operations_cannot_be_counted_is_made_all_the_same() -> Non
     call(pipe)
     assert cache.summary().macs_saved is None
     assert cache.summary().cached_share == 0.5
-
-
-def wan22(second_only: bool = False) -> WanPipeline:
-    first, second = wan(), wan()
-    second.transformer.blocks[0].ffn.net[2].weight.mul_(1.5)
-    return WanPipeline(
-        tokenizer=None, text_encoder=None, vae=None, transformer=None if second_only else first.transformer,
-        transformer_2=second.transformer, scheduler=first.scheduler, boundary_ratio=None if second_only else 0.8,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("site", SITES)

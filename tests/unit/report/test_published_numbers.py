@@ -10,7 +10,6 @@ from checkout import REPOSITORY
 from paired import Runs, pointed, runs_in
 
 from goc.config import compose_config, flat, label
-from goc.config.named import fixed_mask
 from goc.report import plots, published
 from goc.report.page import write_html
 from goc.report.published import FORM, PUBLISHED, Published, read_published
@@ -95,7 +94,7 @@ def test_four_papers_disagree_on_the_uncached_model() -> None:
     assert [row.checked for row in uncached] == ["paper", "repository", "quoted", "quoted"]
 
 
-@pytest.mark.parametrize("row", [row for row in read_published() if row.mask is not None], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [row for row in read_published() if row.cells is not None], ids=lambda row: row.name)
 def test_flops_of_papers_are_twice_our_macs(row: Published) -> None:
     """Of all rows whose cells are known here, to half a percent."""
     said = row.flops_t or (row.speedup and 23.74 / row.speedup)
@@ -106,12 +105,9 @@ def test_flops_of_papers_are_twice_our_macs(row: Published) -> None:
 
 def test_a_row_whose_method_is_not_here_is_priced_by_what_its_paper_says() -> None:
     (row,) = rows(method="procache")
-    assert row.mask is None
+    assert row.cells is None
     assert row.gmacs == 1e3 * 8.18 / 2
     assert row.evaluations == pytest.approx(50 * 8.18 / 23.724, rel=1e-4)
-    (duca,) = rows(method="duca")
-    assert duca.gmacs is not None
-    assert duca.evaluations == pytest.approx(50 / 2.48)  # of which only the speed-up is known
     (l2c,) = rows(method="l2c", steps=50)
     assert l2c.evaluations == pytest.approx(50 * (1 - 0.22))
 
@@ -206,14 +202,14 @@ def test_a_schedule_that_follows_from_the_cache_ratio_repeats_a_row_as_well(tmp_
 
 def test_every_row_of_a_method_here_is_repeated_by_a_run_with_its_settings(tmp_path: Path) -> None:
     """By configs as runs leave them: with every setting, and by the names that tables have."""
-    typed = [row for row in rows(model="DiT-XL/2-256") if row.mask is not None and row.words is not None]
+    typed = [row for row in rows(model="DiT-XL/2-256") if row.cells is not None]
     results = []
-    for words in {(f"method={row.method}", f"steps={row.steps}", *(row.words or ())) for row in typed}:
+    each = {
+        (f"method={row.method}", f"steps={row.steps}", *(row.words or ())): (row.cached, row.shares) for row in typed
+    }
+    for words, (cached, shares) in each.items():
         config = compose_config(["model=dit_xl_2_256", "cfg_scale=1.5", f"num_samples={N}", *words])
-        mask = fixed_mask(config.way, 28)
-        assert mask is not None
-        shares = mask.double().flatten(1).mean(dim=1)
-        named = run(label(config.way), 2.3, cached=float(shares.mean()), cached_share=shares.tolist())
+        named = run(label(config.way), 2.3, cached=cached, cached_share=shares)
         results.append({**named, "config": flat(config)})
     table = beside(tmp_path, *results)
     # two sources name TaylorSeer's N = 4 without its order, which a run of either order repeats

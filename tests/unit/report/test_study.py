@@ -42,6 +42,7 @@ def test_the_table_has_one_row_a_run_and_gaps_where_nothing_was_measured() -> No
     assert frame["is"].isna().all()
 
 
+@pytest.mark.slow
 def test_report_on_a_folder_writes_csv_and_picture(tmp_path, capsys) -> None:
     points = (("none", 0.0, 4.0), ("goc", 0.25, 3.9), ("goc", 0.5, 3.8))
     write(tmp_path, *(result(method, cached, fid, cache_ratio=cached) for method, cached, fid in points))

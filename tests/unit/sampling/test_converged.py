@@ -138,6 +138,7 @@ def smooth_dit(tiny_dit: DiT) -> DiT:
     return tiny_dit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cfg_scale", [1.0, 1.5])
 def test_ddim_approaches_it_like_one_over_its_steps(smooth_dit: DiT, cfg_scale: float, tmp_path: Path) -> None:
     solution = converged(generation(smooth_dit, 20, cfg_scale), DIFFUSION, KEY, 6, tmp_path)
@@ -160,6 +161,7 @@ def test_on_the_digits_it_is_known_twenty_times_better_than_50_steps_come_to_it(
     assert solution.accuracy < relative(own.make(range(12))[0]["latents"], solution.latents) / 20
 
 
+@pytest.mark.slow
 def test_the_accuracy_reported_is_the_error_of_the_coarser_grid(smooth_dit: DiT, tmp_path: Path) -> None:
     own = generation(smooth_dit)
     solution = converged(own, DIFFUSION, KEY, 6, tmp_path)

@@ -14,6 +14,7 @@ from goc.cli.random_weights import randomize
 from diffusers import DiTTransformer2DModel  # isort: skip
 
 ROWS = ("none", "goc 50 %", "reuse stack 50 %")
+pytestmark = pytest.mark.slow
 
 
 def tiny() -> Any:
