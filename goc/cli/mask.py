@@ -1,7 +1,7 @@
 """Draws a method's mask: `goc mask method=goc cache_ratio=0.5 --out mask.png` (settings as run.py's).
 
-One column a sampling step, one row a cell; coloured by what is done there: computed, reused, or corrected (reused with
-a correction, or extrapolated).
+One column a sampling step, one row a cell; coloured by what is done there: computed, reused, corrected (reused with a
+correction, or extrapolated), or computed in part (some tokens, as a selection says).
 """
 
 import argparse
@@ -15,6 +15,7 @@ from goc.system.arguments import check_out
 if TYPE_CHECKING:
     from torch import Tensor
 
+IN_PART = 3  # of masks.STATES
 ADAPTIVE_SAMPLES = 16  # a schedule that decides for a batch as it runs is shown for this one, others for one sample
 
 
@@ -24,6 +25,7 @@ def states(config: Config) -> "Tensor":
 
     from goc.caching.cache import AdaptiveCache
     from goc.caching.samples import SampleCaches
+    from goc.models.dit import MLP
     from goc.planning.denoiser import make_plan
     from goc.runs.sources import calibration_alone
 
@@ -35,7 +37,12 @@ def states(config: Config) -> "Tensor":
         _, cache = replace(calibration.generation, new_cache=plan.feature_cache).make(range(samples))
         assert isinstance(cache, AdaptiveCache | SampleCaches)
         mask = cache.mask.view(mask.shape)
-    return mask.long() + (mask & plan.corrected()).long()
+    cells = mask.long() + (mask & plan.corrected()).long()
+    if config.way.selection.selects:
+        selection = plan.feature_cache().selection
+        assert selection is not None
+        cells[:, :, MLP][selection.counts(calibration.generation.model.num_tokens) > 0] = IN_PART
+    return cells
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,7 +13,8 @@ from torch import Tensor
 from goc.report.figures import write_figure
 
 PICTURES = ("png", "svg", "pdf", "jpg", "webp")  # what a picture's name may end in
-STATES = {"computed": "#dde3ea", "reused": "#4878b0", "corrected": "#e8862e"}
+STATES = {"computed": "#dde3ea", "reused": "#4878b0", "corrected": "#e8862e", "computed in part": "#8fb3a0"}
+USUAL = 3  # of these, in every legend
 
 
 def draw_mask(cells: Tensor, title: str, path: Path) -> None:
@@ -21,7 +22,8 @@ def draw_mask(cells: Tensor, title: str, path: Path) -> None:
     steps, blocks, branches = cells.shape
     rows = cells.flatten(1).T
     figure, axis = plt.subplots(figsize=(max(6.0, 0.22 * steps), 1.6 + 0.12 * len(rows)), layout="constrained")
-    axis.pcolormesh(rows, cmap=ListedColormap(list(STATES.values())), vmin=0, vmax=2, edgecolors="white", linewidth=0.6)
+    axis.pcolormesh(rows, cmap=ListedColormap(list(STATES.values())), vmin=0, vmax=len(STATES) - 1,
+                    edgecolors="white", linewidth=0.6)  # fmt: skip
     axis.invert_yaxis()
     axis.set_xticks([step + 0.5 for step in range(0, steps, 2 if steps <= 30 else 5)])
     axis.set_xticklabels([str(step) for step in range(0, steps, 2 if steps <= 30 else 5)])
@@ -31,7 +33,8 @@ def draw_mask(cells: Tensor, title: str, path: Path) -> None:
     else:
         axis.set_yticks([2 * block + 1 for block in range(0, blocks, 2)], [f"block {b}" for b in range(0, blocks, 2)])
     axis.set_title(title, loc="left", fontsize=10)
-    handles = [Patch(color=color, label=name) for name, color in STATES.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    shown = list(STATES.items())[: max(USUAL, int(cells.max()) + 1)]
+    handles = [Patch(color=color, label=name) for name, color in shown]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(shown), frameon=False, fontsize=8)
     write_figure(figure, path, dpi=110)
     plt.close(figure)

@@ -40,6 +40,14 @@ def test_an_adaptive_schedule_shows_what_it_did() -> None:
     assert found.flatten().tolist() == [0, 1, 1, 1, 1, 1, 1, 1, 1, 0]
 
 
+def test_a_cell_some_of_whose_tokens_are_computed_is_shown_as_that() -> None:
+    found = cells("method=duca", "steps=20", "schedule.interval=4", "selection.ratio=0.3", "selection.by_step=0")
+    assert sorted(set(found[:, :, 0].flatten().tolist())) == [0, 1]  # attention is reused whole
+    assert (found[2, :, 1] == 3).all()
+    assert (found[3] == 1).all()  # a step that DuCa skips
+    assert (found[0] == 0).all()
+
+
 def test_the_command_draws_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["method=fora", "schedule.interval=4", "--out", "masks/fora.png"]) == 0
     with Image.open(tmp_path / "masks" / "fora.png") as picture:

@@ -32,6 +32,18 @@ class Mine(ScheduleConfig):
         mask = torch.zeros(situation.steps, situation.depth, 2, dtype=torch.bool)
         mask[1::FACTOR] = True
         return mask
+@selection
+@dataclass
+class First(SelectionConfig):
+    "The first tokens."
+    name: str = "first"
+    def build(self, partial):
+        import torch
+        from goc.caching.selection import Norm
+        class FirstTokens(Norm):
+            def scores(self, block, held):
+                return -torch.arange(held.shape[1]).float().expand(held.shape[:2])
+        return FirstTokens(partial.mask, torch.full(partial.mask.shape[:2], 0.25))
 def brightness(images): return images.float().flatten(1).mean(dim=1) * SCALE
 metric("brightness", Metric((higher("brightness", "brightness", "mean pixel"),), "mean pixel",
                             score=__name__ + ":brightness"), __name__)
@@ -105,6 +117,11 @@ def test_a_named_module_is_loaded_in_every_process_of_a_sweep(run_apart: Run, tm
     (tmp_path / "my_module.py").write_text(source.replace("1::2", "1::3"))
     run_apart("schedule=mine", "model=twin", *settings)
     assert len(list(tmp_path.glob("outputs/own/mine*"))) == 2
+    # and a selection of tokens: named, told apart, and paid for
+    run_apart("schedule=mine", "selection=first", *settings)
+    (chosen,) = (json.loads(path.read_text()) for path in tmp_path.glob("outputs/own/mine+reuse+first*/result.json"))
+    assert chosen["config"]["files"]["selection=first"] == chosen["plugins"]["my_module"]
+    assert chosen["cost"]["evaluations"] < chosen["cost"]["macs_evaluations"]
     (twin,) = tmp_path.glob("outputs/own/mine*unipc*/result.json")
     assert json.loads(twin.read_text())["config"]["model"]["name"] == "twin"
 
