@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from goc.models.entries import LEARNT, Entry, find_entry, learnt_share, listed_entries, odd_kind, pick_model
 from goc.system.errors import GocError
-from goc.system.files import irregular
+from goc.system.files import ASSETS, irregular
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,8 @@ DAMAGED = (
     SafetensorError, OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError,
     AssertionError, pickle.UnpicklingError,
 )  # fmt: skip
+RELEASED = "get released weights with `goc fetch`"
+LEFT_OUT = "assets that an installed package leaves out are in a checkout"
 ALLOWED = "must be a .safetensors file or a PyTorch state dict (.pt), of tensors alone"
 CODE = re.compile(r"Unsupported (?:global|operand|class).*?\b((?:\w+\.)+\w+)", re.DOTALL)  # in what torch.load says
 
@@ -37,10 +39,8 @@ def require_checkpoint(path: Path) -> None:
     if path.exists() and (found := irregular(path)):
         raise GocError(f"model.checkpoint={path}: is {found}; {ALLOWED}")
     if not path.is_file():
-        raise GocError(
-            f"model.checkpoint={path}: no such file (looked for {path.absolute()}); "
-            "get released weights with `goc fetch`"
-        )
+        where = LEFT_OUT if path.is_relative_to(ASSETS) else RELEASED
+        raise GocError(f"model.checkpoint={path}: no such file (looked for {path.absolute()}); {where}")
 
 
 def read_pickle(path: Path) -> Any:

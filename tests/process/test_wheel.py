@@ -70,7 +70,7 @@ def test_the_wheel_is_small_enough_for_an_index(wheel: Path) -> None:
 
 
 def test_an_installed_copy_runs_sweeps_and_reports(call: Call, installed: Path, tmp_path: Path) -> None:
-    code = "import goc; from goc.report.tables import PUBLISHED; print(goc.__file__, PUBLISHED.is_file())"
+    code = "import goc; from goc.report.published import PUBLISHED; print(goc.__file__, PUBLISHED.is_file())"
     where, numbers = call("python", "-c", code).stdout.split()
     assert Path(where).is_relative_to(installed.parent)
     assert numbers == "True"  # the published ones
@@ -90,6 +90,8 @@ def test_an_installed_copy_runs_sweeps_and_reports(call: Call, installed: Path, 
     assert call("goc", "report", "outputs/study").returncode == 0
     assert page.exists()
     assert_refused(call("goc", "run", "cach_ratio=0.5"), "cach_ratio")
+    refused = call("goc", "run", "model=fashion", *QUICK)
+    assert_refused(refused, "fashion/diffusion-0.safetensors: no such file .* are in a checkout")
     assert_refused(call("goc", "rum"), "goc rum: must be one of run, .*; did you mean run")
 
 
