@@ -50,7 +50,7 @@ def quartiles(row: Mapping[Any, Any]) -> dict[str, Any] | None:
     if None in values:
         return None
     least, lower, median, upper, most = (f"{100 * value:.0f}" for value in values if value is not None)
-    words = f"{least} to {most} % of a sample is cached, of every second one {lower} to {upper} %; median {median} %"
+    words = f"cached: {least} to {most} % of a sample, median {median} %, the middle half {lower} to {upper} %"
     return {"values": values, "words": words}
 
 

@@ -38,7 +38,7 @@ JOBS = {
 FEWER = {
     "digits_ablation": "inflection_threshold=0.3 gradient_weights=[1.0],[0.8,0.2]",
     "digits_budget": "cache_ratio=0.67 steps=20",
-    "digits_guidance": "cfg_scale=4 method=none steps=6 guidance_interval=[0.28,2.9]",
+    "digits_guidance": "cfg_scale=4 steps=6 guidance_interval=[0.28,2.9]",
     "digits_models": "steps=4 cache_ratio=0.5 method=goc",
     "digits_ratios": "model=digits steps=20 cache_ratio=0.75 method=searched_learned",
     "digits_search": "hydra.sweeper.n_trials=4",
@@ -51,7 +51,7 @@ FEWER = {
 ROWS = {
     "digits_ablation": 2,
     "digits_budget": 6,
-    "digits_guidance": 4,  # an interval alone, and with halves predicted in two ways, on one model of each objective
+    "digits_guidance": 14,  # 7 ways in one interval, on one model of each objective
     "digits_models": 12,  # 3 models are one here
     "digits_ratios": 4,  # learned weights with their own schedule and with the one named; two predictors on even steps
     "digits_search": 4,  # Optuna's trials

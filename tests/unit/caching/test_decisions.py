@@ -19,6 +19,7 @@ from goc.models.dit import DiT
 from goc.models.seen import Seen
 from goc.sampling.generation import Generation
 from goc.sampling.noise import NoiseSchedule
+from goc.sampling.pricing import spread
 from goc.sampling.solvers import DDIM
 
 STEPS = 12
@@ -94,7 +95,12 @@ def test_checked_blocks_count_as_computed(tiny_dit: DiT) -> None:
     checks = torch.tensor([looked.last_blocks for looked in cache.looked])
     assert checks.min() > 0
     expected = cache.mask.double().flatten(1).mean(1) - checks / (tiny_dit.depth * STEPS)
-    assert made.cost(cache)["cache_ratios"] == pytest.approx(expected.tolist())
+    ratios = made.cost(cache)["cache_ratios"]
+    assert ratios == pytest.approx(expected.tolist())
+    quartiles = {name: np.quantile(ratios, at) for name, at in [("min", 0), ("q25", 0.25), ("q75", 0.75), ("max", 1)]}
+    found = spread(ratios)
+    assert {name: found[f"cache_ratio_{name}"] for name in quartiles} == pytest.approx(quartiles)
+    assert found["cache_ratio_std"] == pytest.approx(np.std(ratios))
 
 
 def test_a_prediction_is_checked_after_some_and_computed_after_an_error_or_after_many() -> None:

@@ -117,6 +117,17 @@ def test_differences_in_the_page_are_those_of_pairs(tmp_path) -> None:
             assert decided == expected.decided
 
 
+def test_the_page_shows_how_what_is_cached_differs_between_samples(tmp_path) -> None:
+    rows = digits()
+    quartiles = {"min": 0.25, "q25": 0.4, "median": 0.5, "q75": 0.625, "max": 0.7}
+    assert "cached, over samples" not in Study(rows).write(tmp_path / "report.html").read_text()
+    rows[-1]["cost"] |= {f"cache_ratio_{name}": value for name, value in quartiles.items()}
+    page = Study(rows).write(tmp_path / "report.html").read_text()
+    assert page.count("<button>cached, over samples</button>") == 1
+    assert page.count('aria-label="cached: 25 to 70 % of a sample, median 50 %, the middle half 40 to 62 %"') == 1
+    assert "M0.2500 5.5H0.7000v1H0.2500zM0.4000 2H0.6250v8H0.4000zM0.4950 0h0.01v12h-0.01z" in page
+
+
 @pytest.mark.slow
 def test_a_study_of_thirty_rows_with_large_noisy_pictures_is_at_most_three_megabytes(tmp_path) -> None:
     rows = digits() + [result("taylorseer", 20, 4, 5.0 + index, cache=index) for index in range(23)]
