@@ -105,7 +105,7 @@ def _as_before(settings: dict[str, Any]) -> dict[str, Any]:
 
 def label(way: Way) -> str:
     """Name of a method in tables: the published one, or its schedule and predictor; and what it saves of guidance."""
-    parts = [name_of(way.schedule.name, way.predictor, way.selection, way.site, way.clock)]
+    parts = [name_of(way.schedule.name, way.predictor, way.selection.name, way.site, way.clock)]
     if way.guidance and not way.schedule.caches():
         parts = []
     if way.guidance_interval is not None:

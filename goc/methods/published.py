@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from goc.methods.base import PREDICTORS, SCHEDULES, SELECTIONS
+from goc.methods.base import PREDICTORS, SCHEDULES
 from goc.system.registry import Registry
 
 DEFAULT_SITE, DEFAULT_CLOCK, DEFAULT_SELECTION = "branch", "step", "none"
@@ -18,8 +18,7 @@ class Method:
     """A combination that has a name.
 
     schedule, predictor, selection: options of these groups. about: one line of help. site, clock: as the settings of
-    these names. paper: its arXiv number. settings: of the predictor, where the method is not its defaults; selected: of
-    the selection.
+    these names. paper: its arXiv number. settings: of the predictor, where the method is not its defaults.
     """
 
     schedule: str
@@ -30,7 +29,6 @@ class Method:
     paper: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     selection: str = DEFAULT_SELECTION
-    selected: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def trained(self) -> bool:
@@ -50,9 +48,8 @@ class Method:
         if self.selection != DEFAULT_SELECTION:
             chosen.append({"override /selection": self.selection})
         node: dict[str, Any] = {"defaults": chosen}
-        for group, settings in (("predictor", self.settings), ("selection", self.selected)):
-            if settings:
-                node[group] = dict(settings)
+        if self.settings:
+            node["predictor"] = dict(self.settings)
         return node | {
             key: getattr(self, key)
             for key, default in (("site", DEFAULT_SITE), ("clock", DEFAULT_CLOCK))
@@ -69,38 +66,27 @@ def add_method(name: str, method: Method, module: str) -> Method:
     return METHODS.add(name, method, module)
 
 
-def name_of(schedule: str, predictor: Any, selection: Any, site: str, clock: str) -> str:
+def name_of(schedule: str, predictor: Any, selection: str, site: str, clock: str) -> str:
     """What tables call a combination: the published name, or else its parts.
 
-    predictor, selection: their settings. Of them only those tell methods apart that a method sets.
+    predictor: its settings. Of them only those tell methods apart that a method sets.
     """
+    kind = PREDICTORS[predictor.name]
     pinned = {key for method in METHODS.values() if method.predictor == predictor.name for key in method.settings}
-    own = _unlike(predictor, PREDICTORS[predictor.name](), pinned)
-    pinned = {key for method in METHODS.values() if method.selection == selection.name for key in method.selected}
-    chosen = _unlike(selection, SELECTIONS[selection.name](), pinned)
-    selected = () if selection.name == DEFAULT_SELECTION else (selection.name, *map(str, chosen.values()))
+    own = {key: getattr(predictor, key) for key in sorted(pinned) if getattr(predictor, key) != getattr(kind(), key)}
+    selected = () if selection == DEFAULT_SELECTION else (selection,)
     parts = (schedule, predictor.name, *map(str, own.values()), *selected, site, clock)
     composed = "+".join(parts).removesuffix(f"+{DEFAULT_CLOCK}").removesuffix(f"+{DEFAULT_SITE}")
-    made_of = (schedule, predictor.name, tuple(own.items()), selection.name, tuple(chosen.items()), site, clock)
-    return named().get(made_of, composed)
-
-
-def _unlike(option: Any, default: Any, keys: Iterable[str]) -> dict[str, Any]:
-    """Settings of an option under these keys that are not its defaults."""
-    return {key: getattr(option, key) for key in sorted(keys) if getattr(option, key) != getattr(default, key)}
+    return named().get((schedule, predictor.name, tuple(own.items()), selection, site, clock), composed)
 
 
 @cache
 def named() -> dict[tuple[Any, ...], str]:
     """Names of the methods by what they are made of."""
     return {
-        (m.schedule, m.predictor, _sorted(m.settings), m.selection, _sorted(m.selected), m.site, m.clock): name
+        (m.schedule, m.predictor, tuple(sorted(m.settings.items())), m.selection, m.site, m.clock): name
         for name, m in METHODS.items()
     }
-
-
-def _sorted(settings: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted(settings.items()))
 
 
 GOC, TAYLORSEER = "2503.05156", "2503.06923"
@@ -135,7 +121,7 @@ for _name, _method in {
     "toca": Method("toca", "reuse", "tokens chosen by attention, age and place are computed in cached steps; "
                    "schedule.interval selection.ratio", selection="toca", paper="2410.05317"),
     "duca": Method("duca", "reuse", "ToCa, which computes nothing in every second cached step; schedule.interval "
-                   "selection.ratio", selection="toca", selected={"bonus": 1.8}, paper="2412.18911"),
+                   "selection.ratio", selection="duca", paper="2412.18911"),
     "clusca": Method("taylorseer", "taylor", "TaylorSeer, where a token of each cluster is computed in cached steps; "
                      "schedule.interval predictor.order selection.clusters", selection="cluster", paper="2509.10312"),
     "l2c": Method("l2c", "reuse", "Learning-to-Cache: the cells that a learned router gives up, reused",

@@ -51,7 +51,7 @@ class ToCaSelection(ShareConfig):
 
     ratio: the published fresh ratio, of which an MLP's tokens get 2.5 times, and attention's none; by_block, by_step:
     how it falls with depth and with the step. age_weight: of a token's age in intervals. bonus: factor of the best
-    score in each 2x2 patch (DuCa: 1.8).
+    score in each 2x2 patch.
     """
 
     name: str = "toca"
@@ -67,6 +67,15 @@ class ToCaSelection(ShareConfig):
         return selection.ToCa(
             partial.mask, self.share(partial), self.age_weight, partial.interval, self.bonus, partial.skipped
         )
+
+
+@SELECTIONS.register
+@dataclass
+class DuCaSelection(ToCaSelection):
+    """ToCa's, with the bonus that DuCa's authors have."""
+
+    name: str = "duca"
+    bonus: float = 1.8
 
 
 @SELECTIONS.register

@@ -46,7 +46,7 @@ def way_of(method: str, cache_ratio: float | None, steps: int, settings: Mapping
             f"must be one of {', '.join(method_names())}"
         )
     schedule, predictor = SCHEDULES[chosen.schedule](), PREDICTORS[chosen.predictor](**chosen.settings)
-    selection = SELECTIONS[chosen.selection](**chosen.selected)
+    selection = SELECTIONS[chosen.selection]()
     way = Way(cache_ratio=cache_ratio, steps=steps, sampler=SchedulerConfig(), schedule=schedule,
               predictor=predictor, selection=selection, site=chosen.site, clock=chosen.clock)  # fmt: skip
     check_for_pipelines(way)

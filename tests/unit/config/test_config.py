@@ -36,7 +36,6 @@ def test_a_method_is_the_same_as_its_schedule_and_predictor(every: int) -> None:
         parts = (f"schedule={method.schedule}", f"predictor={method.predictor}", f"site={method.site}",
                  f"selection={method.selection}")  # fmt: skip
         settings = [f"predictor.{key}={value}" for key, value in method.settings.items()]
-        settings += [f"selection.{key}={value}" for key, value in method.selected.items()]
         composed = config(*parts, f"clock={method.clock}", *settings)
         assert identity(named) == identity(composed)
         assert label(named.way) == name
