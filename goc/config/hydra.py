@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import cache
+from pathlib import PurePath
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -17,13 +18,13 @@ from omegaconf import DictConfig, OmegaConf
 from goc.config.decisions import as_methods
 from goc.config.identity import run_id, way_files
 from goc.config.known import GROUPS, NOT_THERE, check_known, refused
-from goc.config.settings import SHAPE, Config, Execution, Measurement, Output, Settings, Way
+from goc.config.settings import SHAPE, Config, Execution, Measurement, ModelConfig, Output, Settings, Way
 from goc.config.validation import check_name, normalise
 from goc.methods import METHODS
 from goc.models.objective import DIFFUSION, FLOW, PIPELINE
 from goc.models.registry import MODELS
 from goc.system.errors import ConfigError
-from goc.system.files import CONF
+from goc.system.files import CONF, resolve
 from goc.system.plugins import load_plugins
 
 SMOKE_MODELS = {DIFFUSION: ["digits"], FLOW: ["digits", "digits_flow"], PIPELINE: []}
@@ -32,6 +33,7 @@ MAY_DO_NOTHING = (
     "cache_ratio", "clock", "correct_steps", "inflection_threshold", "inflection_scope", "inflection_signal",
     "calibration_samples", "calibration_seed",
 )  # fmt: skip
+OPEN_MODELS = ("dit", "sit")  # of any shape, which the checkpoint tells
 NO_DENOISER = {**dict.fromkeys(SHAPE, 0), "checkpoint": ""}  # of a pipeline, which is not asked for these
 
 
@@ -64,9 +66,22 @@ def from_hydra(node: DictConfig) -> Config:
         return cls(**{f.name: getattr(typed, f.name) for f in fields(cls)})
 
     config = Config(part(Measurement), part(Way), part(Execution), part(Output))
+    read_shape(config.measurement.model)
     normalise(config.way, config.measurement)
     config.files = way_files(config.way, config.measurement)
     return config
+
+
+def read_shape(model: ModelConfig) -> None:
+    """Read those settings of a denoiser's shape that are 0 from its checkpoint, and its name. Changes its argument."""
+    if model.is_pipeline or 0 not in model.shape().values():
+        return
+    from goc.models.shape import complete  # loads torch
+
+    for name, value in complete(model.shape(), resolve(model.checkpoint)).items():
+        setattr(model, name, value)
+    if model.name in OPEN_MODELS:
+        model.name = PurePath(model.checkpoint).stem
 
 
 def compose_config(overrides: Sequence[str]) -> Config:

@@ -49,7 +49,9 @@ class ModelConfig:
         "diffusion", f"what it was trained for: {' or '.join(OBJECTIVES)}; {PIPELINE}: one of diffusers"
     )
     family: str | None = _key(None, "models that differ in their training seed alone share it: reports average them")
-    input_size: int = _key(MISSING, "side of the input in latent pixels")
+    input_size: int = _key(
+        MISSING, "side of the input in latent pixels; 0, also for the rest of its shape: as in the file"
+    )
     patch_size: int = _key(MISSING, "side of a patch in latent pixels")
     in_channels: int = _key(MISSING, "latent channels")
     hidden_size: int = _key(MISSING, "width of the residual stream")
