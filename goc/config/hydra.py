@@ -73,8 +73,8 @@ def from_hydra(node: DictConfig) -> Config:
 
 
 def read_shape(model: ModelConfig) -> None:
-    """Read those settings of a denoiser's shape that are 0 from its checkpoint, and its name. Changes its argument."""
-    if model.is_pipeline or 0 not in model.shape().values():
+    """Read an open model's shape, where it is 0, and its name from its checkpoint. Changes its argument."""
+    if model.is_pipeline or (model.in_channels, model.patch_size) != (0, 0):
         return
     from goc.models.shape import complete  # loads torch
 

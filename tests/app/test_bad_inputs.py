@@ -58,7 +58,7 @@ REFUSED = [
     Bad("a ratio", ("cache_ratio=1.5",), r"^error: cache_ratio=1\.5: must be in \[0, 1\)"),
     Bad("a ratio that is no number", ("cache_ratio=half",), "cache_ratio.*half.*Float|Float.*half.*cache_ratio"),
     Bad("a method", ("method=gok",), "method/gok.* fora.* goc.* none"),
-    Bad("a model", ("model=dit",), "model/dit.* digits"),
+    Bad("a model", ("model=ditt",), "model/ditt.* digits"),
     Bad("a method in a sweep", ("-m", "method=goc,gok"), "method/gok.* fora.* goc.* none"),
     Bad("a setting", ("cach_ratio=0.5",), "cach_ratio"),
     Bad("a metric", ("metrics=[fid,lpips]",), "metrics=lpips: must be one of isc, fid, sfid, kid, prc"),

@@ -207,8 +207,8 @@ def test_oracles_keep_all_their_tensors_on_the_datas_device(request: pytest.Fixt
             model = DiT(**case["model"])
         data = {name: tensor.to(META) for name, tensor in load_file(path).items()}
         mask = oracles.mask_of(case, model.depth, path.parent.parent / "data")
-        predictor = oracles.predictors_of(case, mask)[-1]
-        assert oracles.trajectory(model, case, data, predictor, mask).device == META
+        cache = oracles.caches_of(case, data, mask)[-1]
+        assert oracles.trajectory(model, case, data, cache).device == META
 
 
 # ---------------------------------------------------------------- workers, steps
