@@ -53,7 +53,7 @@ FEWER = {
 ROWS = {
     "digits_ablation": 2,
     "digits_budget": 6,
-    "digits_field": 18,  # of each objective
+    "digits_field": 42,  # 21 of each objective, as steps are the same here: with both numbers of clusters
     "digits_guidance": 14,  # 7 ways in one interval, on one model of each objective
     "digits_models": 12,  # 3 models are one here
     "digits_ratios": 4,  # learned weights with their own schedule and with the one named; two predictors on even steps
