@@ -21,10 +21,16 @@ class StepCache:
     def __init__(self, site: Site = "branch") -> None:
         self.site: Site = site
         self.step = 0
+        self.peak_cache_tensors = self.peak_cache_bytes = 0
 
     def begin_step(self, step: int) -> None:
         """Announce sampling step `step`, 0 = the noisiest."""
         self.step = step
+
+    def count_held(self, held: Sequence[Tensor]) -> None:
+        """Tensors that are held now: the most of them counts."""
+        self.peak_cache_tensors = max(self.peak_cache_tensors, len(held))
+        self.peak_cache_bytes = max(self.peak_cache_bytes, sum(tensor.nbytes for tensor in held))
 
     def draw_from(self, generators: Sequence[torch.Generator]) -> None:
         """The random generators of the batch's samples, before the first step, for caches that draw."""
@@ -99,14 +105,10 @@ class ScheduledCache(StepCache):
         self.cached: list[list[list[bool]]] = mask.tolist()
         self.predictor, self.selection, self.skipped = predictor, selection, frozenset(skipped)
         self.stream: Tensor | None = None  # after the last block, for a skipped step
-        self.peak_cache_tensors = 0
-        self.peak_cache_bytes = 0
 
     def begin_step(self, step: int) -> None:
         super().begin_step(step)
-        held = self.held()
-        self.peak_cache_tensors = max(self.peak_cache_tensors, len(held))
-        self.peak_cache_bytes = max(self.peak_cache_bytes, sum(tensor.nbytes for tensor in held))
+        self.count_held(self.held())
         if self.selection is not None:
             self.selection.begin_step(step)
 

@@ -73,32 +73,46 @@ class Decision(ABC):
         """Whether a sample that skips this step has its last block computed all the same, for `checked`."""
         return False
 
-    def checked(self, samples: Sequence[int], predicted: Tensor, computed: Tensor) -> None:  # noqa: B027
+    def checked(  # noqa: B027  (few check)
+        self, samples: Sequence[int], predicted: Tensor, computed: Tensor
+    ) -> None:
         """What comes out of the last block [N, tokens, hidden] as predicted and as computed, for these samples."""
 
 
-class Accumulated(Decision):
+class Summed(Decision):
     """Changes are summed since the last computed step, and steps skipped while the sum is below the threshold."""
 
     def __init__(self, threshold: float) -> None:
         self.threshold, self.sums = threshold, list[float]()
-        self.signal: Tensor | None = None
 
     @abstractmethod
-    def signal_of(self, step: int, seen: Seen) -> Tensor:
-        """What is watched."""
+    def changes(self, step: int, seen: Seen) -> list[float] | None:
+        """How much each sample changed since the step before; None: that is not known yet."""
 
     def allows(self, step: int, seen: Seen) -> list[bool]:
-        before, self.signal = self.signal, self.signal_of(step, seen)
-        if before is None:
+        changes = self.changes(step, seen)
+        if changes is None:
             self.sums = [0.0] * seen.samples
             return [False] * seen.samples
-        changes = relative_changes(before, self.signal, seen.samples)
         self.sums = [total + change for total, change in zip(self.sums, changes, strict=True)]
         return [total < self.threshold for total in self.sums]
 
     def done(self, skipped: Sequence[bool]) -> None:
         self.sums = [total if skip else 0.0 for total, skip in zip(self.sums, skipped, strict=True)]
+
+
+class Accumulated(Summed):
+    """Of a signal, its relative change."""
+
+    signal: Tensor | None = None
+
+    @abstractmethod
+    def signal_of(self, step: int, seen: Seen) -> Tensor:
+        """What is watched."""
+
+    def changes(self, step: int, seen: Seen) -> list[float] | None:
+        before, self.signal = self.signal, self.signal_of(step, seen)
+        return None if before is None else relative_changes(before, self.signal, seen.samples)
 
 
 class TeaCache(Accumulated):
@@ -192,7 +206,7 @@ class FirstBlock(Decision):
         self.last = self.now if self.last is None else where(skipped, self.last, self.now)
 
 
-class EasyCache(Decision):
+class EasyCache(Summed):
     """Of the network's input x, times how much its output o changed with it (EasyCache, arXiv 2507.02860, section 3.2).
 
     Sums k mean|x_i - x_(i-1)| / mean|o| since the last computed step, o its output, with the rate
@@ -202,25 +216,23 @@ class EasyCache(Decision):
     of_network = True
 
     def __init__(self, threshold: float) -> None:
-        self.threshold, self.sums = threshold, list[float]()
+        super().__init__(threshold)
         self.before: Tensor | None = None  # the input of the last step
         self.pair: tuple[Tensor, Tensor] | None = None  # input and output of the last computed one
         self.rates: list[float] | None = None
         self.skipped: Sequence[bool] = ()  # of this step
 
-    def allows(self, step: int, seen: Seen) -> list[bool]:
+    def changes(self, step: int, seen: Seen) -> list[float] | None:
         before, self.before = self.before, seen.latents.clone()
         if before is None or self.pair is None or self.rates is None:
-            self.sums = [0.0] * seen.samples
-            return [False] * seen.samples
+            return None
         size = sizes(self.pair[1], seen.samples)
         changes = relative(sizes(seen.latents - before, seen.samples), size).tolist()
-        self.sums = [total + rate * change for total, rate, change in zip(self.sums, self.rates, changes, strict=True)]
-        return [total < self.threshold for total in self.sums]
+        return [rate * change for rate, change in zip(self.rates, changes, strict=True)]
 
     def done(self, skipped: Sequence[bool]) -> None:
+        super().done(skipped)
         self.skipped = skipped
-        self.sums = [total if skip else 0.0 for total, skip in zip(self.sums, skipped, strict=True)]
 
     def computed(self, seen: Seen, output: Tensor) -> None:
         x, o = seen.latents.clone(), output.clone()

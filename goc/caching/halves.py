@@ -106,7 +106,6 @@ class HalfCaches(StepCache):
         self.halves, self.new_caches, self.new_difference = halves, new_caches, new_difference
         self.conditional, self.unconditional = (new and for_batch(new, samples) for new in new_caches)
         self.difference = new_difference()
-        self.peak_cache_tensors = self.peak_cache_bytes = 0  # of the difference alone
 
     def for_batch(self, samples: int) -> "HalfCaches":
         """The same with empty state for a batch of so many samples."""
@@ -126,9 +125,7 @@ class HalfCaches(StepCache):
         """Take over the conditional half less the unconditional one, both evaluated in this step: [N, C, H, W]."""
         if self.halves.measured[step]:
             self.difference.store(step, DIFFERENCE, difference)
-            held = self.difference.held()
-            self.peak_cache_tensors = max(self.peak_cache_tensors, len(held))
-            self.peak_cache_bytes = max(self.peak_cache_bytes, sum(tensor.nbytes for tensor in held))
+            self.count_held(self.difference.held())  # the halves' caches count their own
 
     def predicted_difference(self, step: int) -> Tensor:
         """What stands in for it."""

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from goc.caching.cache import AdaptiveCache, StepCache
+from goc.caching.decision import Decision
 from goc.caching.predictor import Predictor, evaluate
-from goc.models.dit import Terms
+from goc.models.dit import Site, Terms
 from goc.models.seen import Looked, Seen
 
 
@@ -69,21 +70,12 @@ def side_by_side(tensors: Sequence[Tensor], groups: Sequence[Group]) -> Tensor:
     return x[:, sorted(range(len(samples)), key=samples.__getitem__)].flatten(0, 1)
 
 
-class SampleCaches(StepCache):
-    """Decides for each sample of a batch; its rows in the denoiser (two with guidance) are treated alike.
+class Decided(StepCache):
+    """Of a rule that decides as it runs."""
 
-    Args:
-        fresh: a cache with empty state: its rule, its predictor, and where steps may be skipped.
-        samples: how many there are. Rows are all samples, and then, with guidance, all again; one is of all rows.
-    """
-
-    def __init__(self, fresh: AdaptiveCache, samples: int) -> None:
-        super().__init__(fresh.site)
-        self.decision, self.possible, self.samples = fresh.decision, fresh.possible, samples
-        self.mask = fresh.mask.new_zeros(samples, *fresh.mask.shape)  # what was skipped of each
-        self.groups = [Group(list(range(samples)), (), fresh.predictor)]
-        self.skipped, self.checking = [False] * samples, [False] * samples  # in this step
-        self.peak_cache_tensors = self.peak_cache_bytes = 0
+    def __init__(self, decision: Decision, site: Site) -> None:
+        super().__init__(site)
+        self.decision = decision
 
     @property
     def first_blocks(self) -> int:
@@ -92,6 +84,22 @@ class SampleCaches(StepCache):
     @property
     def of_all(self) -> bool:
         return self.decision.of_all
+
+
+class SampleCaches(Decided):
+    """Decides for each sample of a batch; its rows in the denoiser (two with guidance) are treated alike.
+
+    Args:
+        fresh: a cache with empty state: its rule, its predictor, and where steps may be skipped.
+        samples: how many there are. Rows are all samples, and then, with guidance, all again; one is of all rows.
+    """
+
+    def __init__(self, fresh: AdaptiveCache, samples: int) -> None:
+        super().__init__(fresh.decision, fresh.site)
+        self.possible, self.samples = fresh.possible, samples
+        self.mask = fresh.mask.new_zeros(samples, *fresh.mask.shape)  # what was skipped of each
+        self.groups = [Group(list(range(samples)), (), fresh.predictor)]
+        self.skipped, self.checking = [False] * samples, [False] * samples  # in this step
 
     @property
     def of_network(self) -> bool:
@@ -125,12 +133,9 @@ class SampleCaches(StepCache):
         self.mask[torch.tensor(self.skipped), self.step] = True
         self.groups = [part for group in self.groups for part in self.parted(group)]
         for group in self.groups:
-            own = (
-                seen
-                if len(group.samples) == self.samples
-                else seen.of(self.rows(group.samples, len(seen.latents)), len(group.samples))
-            )
-            group.predictor.see(self.step, own)
+            own = self.rows(group.samples, len(seen.latents))
+            alone = len(group.samples) == self.samples
+            group.predictor.see(self.step, seen if alone else seen.of(own, len(group.samples)))
 
     def parted(self, group: Group) -> list[Group]:
         """A group's samples by what is done with them in this step."""
@@ -174,27 +179,13 @@ class SampleCaches(StepCache):
         return output
 
 
-class Part(StepCache):
+class Part(Decided):
     """The cache of samples that all skip this step, or all compute it, for their rows."""
 
     def __init__(self, whole: SampleCaches, groups: Sequence[Group], skips: bool, checks: bool) -> None:
-        super().__init__(whole.site)
-        self.step, self.decision, self.groups, self.skips, self.checking = (
-            whole.step,
-            whole.decision,
-            groups,
-            skips,
-            checks,
-        )
+        super().__init__(whole.decision, whole.site)
+        self.step, self.groups, self.skips, self.checking = whole.step, groups, skips, checks
         self.samples = sorted(sample for group in groups for sample in group.samples)
-
-    @property
-    def first_blocks(self) -> int:
-        return self.decision.blocks
-
-    @property
-    def of_all(self) -> bool:
-        return self.decision.of_all
 
     @property
     def checks(self) -> bool:

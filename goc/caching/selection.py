@@ -103,13 +103,13 @@ class Selection(ABC):
     def attended(self, block: int, received: Tensor) -> None:  # noqa: B027  (few look)
         """Attention was computed where it is wanted: the probability that tokens receive, [N, tokens]."""
 
-    def stored(self, block: int, feature: Tensor) -> None:  # noqa: B027
+    def stored(self, block: int, feature: Tensor) -> None:  # noqa: B027  (few count ages)
         """An MLP was computed whole: [N, tokens, hidden]."""
 
-    def finished(self, h: Tensor) -> None:  # noqa: B027
+    def finished(self, h: Tensor) -> None:  # noqa: B027  (few look at the stream)
         """The stream after the last block of a step, [N, tokens, hidden]."""
 
-    def passed(self, block: int) -> None:  # noqa: B027
+    def passed(self, block: int) -> None:  # noqa: B027  (few count ages)
         """No token of a cached MLP was computed, where there could have been some."""
 
     def write(self, block: int, held: Tensor, tokens: Tensor, fresh: Tensor) -> None:

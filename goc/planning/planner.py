@@ -206,7 +206,8 @@ class Planner:
         if not way.guidance:
             return None
         guided = guided_at(self.measurements.noise_to_signal(), way.guidance_interval)
-        cached = [not plan.adaptive and step in cached_steps_of(plan.mask) for step in range(steps)]
+        whole = set() if plan.adaptive else {*cached_steps_of(plan.mask)}
+        cached = [step in whole for step in range(steps)]
         found = halves(guided, cached, way.cfg_cache or 0.0, way.cfg_cache_start)
         return None if found.complete else found
 
