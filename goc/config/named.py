@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from goc.config.identity import OPTIONS
 from goc.config.settings import Way
 from goc.config.validation import normalise
-from goc.methods import METHODS
+from goc.methods import METHODS, PREDICTORS, SCHEDULES, SELECTIONS, Method
 from goc.methods.base import Partial, Situation
-from goc.sampling.options import SAMPLERS
+from goc.sampling.options import SAMPLERS, SamplerConfig
 from goc.system.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,19 +29,20 @@ def is_here(method: str, sampler: str) -> bool:
     return method in METHODS and sampler in SAMPLERS
 
 
+def unset(method: Method, sampler: SamplerConfig, steps: int) -> Way:
+    """The way of a method, of which nothing is set or settled."""
+    return Way(
+        steps=steps, sampler=sampler, schedule=SCHEDULES[method.schedule](),
+        predictor=PREDICTORS[method.predictor](**method.settings), selection=SELECTIONS[method.selection](),
+        site=method.site, clock=method.clock,
+    )  # fmt: skip
+
+
 def way_of(method: str, settings: Sequence[str], sampler: str, steps: int) -> Way:
     """The normalised way of a method with settings as on a command line; raises ConfigError for one that it lacks."""
-    node: dict[str, Any] = METHODS[method].node()
-    chosen = {key.removeprefix("override /"): name for one in node.pop("defaults") for key, name in one.items()}
-    groups = {group: OmegaConf.structured(OPTIONS[group][name]) for group, name in chosen.items()}
     try:
-        typed = OmegaConf.merge(
-            OmegaConf.structured(Way),
-            {**groups, "sampler": OmegaConf.structured(SAMPLERS[sampler]), "steps": steps},
-            node,
-            OmegaConf.from_dotlist(list(settings)),
-        )
-        way = OmegaConf.to_object(typed)
+        own = OmegaConf.structured(unset(METHODS[method], SAMPLERS[sampler](), steps))
+        way = OmegaConf.to_object(OmegaConf.merge(own, OmegaConf.from_dotlist(list(settings))))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{' '.join(settings)}: {str(error).splitlines()[0]}") from error
     assert isinstance(way, Way)

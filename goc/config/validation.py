@@ -41,6 +41,7 @@ from goc.config.settings import (
     Way,
 )
 from goc.methods import PREDICTORS, SCHEDULES
+from goc.methods.base import into_blocks
 from goc.metrics.registry import METRICS
 from goc.models.objective import OBJECTIVES, PIPELINE
 from goc.sampling.labels import BALANCED, UNIFORM, given_labels
@@ -233,12 +234,8 @@ def check_run_of_pipeline(config: Config) -> None:
 
 def check_for_pipelines(way: Way) -> None:
     """Raise ConfigError for a method that a pipeline of diffusers cannot have, as it goes into its blocks."""
-    if way.selection.selects:
-        raise ConfigError(f"selection={way.selection.name}: must be none in a pipeline, whose tokens are not selected")
-    if way.schedule.keeps_stream:
-        raise ConfigError(f"schedule={way.schedule.name}: not supported in a pipeline, whose stream is not kept")
-    if way.schedule.verifies:
-        raise ConfigError(f"schedule={way.schedule.name}: not supported in a pipeline, which computes no block twice")
+    if why := into_blocks(way.schedule, way.selection):
+        raise ConfigError(why)
 
 
 def check_scored(metrics: list[str], measurement: Measurement) -> None:

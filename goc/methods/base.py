@@ -271,6 +271,17 @@ class SelectionConfig:
         return None
 
 
+def into_blocks(schedule: ScheduleConfig | type[ScheduleConfig], selection: SelectionConfig) -> str:
+    """Why a method cannot be in a pipeline of diffusers, into whose blocks it goes; empty: it does not."""
+    if selection.selects:
+        return f"selection={selection.name}: must be none in a pipeline, whose tokens are not selected"
+    if schedule.keeps_stream:
+        return f"schedule={schedule.name}: not supported in a pipeline, whose stream is not kept"
+    if schedule.verifies:
+        return f"schedule={schedule.name}: not supported in a pipeline, which computes no block twice"
+    return ""
+
+
 SCHEDULES: Options[ScheduleConfig] = Options("schedule")
 PREDICTORS: Options[PredictorConfig] = Options("predictor")
 SELECTIONS: Options[SelectionConfig] = Options("selection")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from goc.methods.base import PREDICTORS, SCHEDULES
+from goc.methods.base import PREDICTORS, SCHEDULES, SELECTIONS, into_blocks
 from goc.system.registry import Registry
 
 DEFAULT_SITE, DEFAULT_CLOCK, DEFAULT_SELECTION = "branch", "step", "none"
@@ -38,9 +38,7 @@ class Method:
     @property
     def in_pipelines(self) -> bool:
         """Whether it works in a pipeline: nothing is trained for it, and it goes into no block."""
-        schedule = SCHEDULES[self.schedule]
-        goes_into_blocks = self.selection != DEFAULT_SELECTION or schedule.keeps_stream or schedule.verifies
-        return not (self.trained or goes_into_blocks)
+        return not (self.trained or into_blocks(SCHEDULES[self.schedule], SELECTIONS[self.selection]()))
 
     def node(self) -> dict[str, Any]:
         """What Hydra composes for it, in the package _global_."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from goc.methods.base import SELECTIONS, Partial, SelectionConfig
 from goc.system.errors import ConfigError
@@ -28,6 +29,7 @@ def _check(option: SelectionConfig, key: str, least: float, most: float) -> None
 class ShareConfig(SelectionConfig):
     """A share of the tokens. ratio, by_block, by_step: as ToCa's."""
 
+    implementation: ClassVar[str] = ""  # of goc.caching.selection
     ratio: float = 0.07
     by_block: float = -0.2
     by_step: float = 2.0
@@ -42,6 +44,10 @@ class ShareConfig(SelectionConfig):
         """The share of tokens by step and block, float32 [evaluations, blocks]."""
         steps, depth, _ = partial.mask.shape
         return selection.shares(self.ratio, self.by_block, self.by_step, steps, depth)
+
+    def build(self, partial: Partial) -> selection.Selection:
+        of_shares: Callable[..., selection.Selection] = getattr(selection, self.implementation)
+        return of_shares(partial.mask, self.share(partial), skipped=partial.skipped)
 
 
 @SELECTIONS.register
@@ -84,9 +90,7 @@ class RandomSelection(ShareConfig):
     """Any tokens, drawn anew in each step and block. ratio, by_block, by_step: as ToCa's."""
 
     name: str = "random"
-
-    def build(self, partial: Partial) -> selection.Selection:
-        return selection.Random(partial.mask, self.share(partial), partial.skipped)
+    implementation: ClassVar[str] = "Random"
 
 
 @SELECTIONS.register
@@ -95,9 +99,7 @@ class NormSelection(ShareConfig):
     """The tokens whose held features are the longest. ratio, by_block, by_step: as ToCa's."""
 
     name: str = "norm"
-
-    def build(self, partial: Partial) -> selection.Selection:
-        return selection.Norm(partial.mask, self.share(partial), partial.skipped)
+    implementation: ClassVar[str] = "Norm"
 
 
 @SELECTIONS.register

@@ -9,9 +9,10 @@ from omegaconf import ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
+from goc.config.named import unset
 from goc.config.settings import Way
 from goc.config.validation import check_for_pipelines, check_way, normalise
-from goc.methods import METHODS, PREDICTORS, SCHEDULES, SELECTIONS
+from goc.methods import METHODS
 from goc.pipelines.clock import log_snr, noise_to_signal
 from goc.pipelines.session import PipelineError, Run
 from goc.planning.plan import Plan
@@ -45,13 +46,10 @@ def way_of(method: str, cache_ratio: float | None, steps: int, settings: Mapping
             f"method={method}: needs what was trained for a model, which there is none of for a pipeline's; "
             f"must be one of {', '.join(method_names())}"
         )
-    schedule, predictor = SCHEDULES[chosen.schedule](), PREDICTORS[chosen.predictor](**chosen.settings)
-    selection = SELECTIONS[chosen.selection]()
-    way = Way(cache_ratio=cache_ratio, steps=steps, sampler=SchedulerConfig(), schedule=schedule,
-              predictor=predictor, selection=selection, site=chosen.site, clock=chosen.clock)  # fmt: skip
+    way = unset(chosen, SchedulerConfig(), steps)
     check_for_pipelines(way)
     owners: dict[str, Any] = dict.fromkeys(OF_A_WAY, way)
-    for part in (schedule, predictor):
+    for part in (way.schedule, way.predictor):
         owners |= {f.name: part for f in fields(part) if f.name != "name"}
     for key, value in settings.items():
         if key not in owners:

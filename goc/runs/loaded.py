@@ -83,12 +83,19 @@ class Loaded(ABC):
 
     def reference(self, path: Path | None, output: Output) -> Reference | None:
         """The real images' statistics; raises GocError if the output's metrics cannot be had from them."""
-        reference = None
-        if path is not None and self.extractor is not None:
-            wanted = needs_images(output.metrics)
-            reference = load_reference(path, self.extractor, self.image_size, wanted, Path(output.cache_dir))
-        check_metrics(output.metrics, reference)
-        return reference
+        return reference_of(path, self.extractor, self.image_size, output)
+
+
+def reference_of(
+    path: Path | None, extractor: Extractor | None, image_size: int | None, output: Output
+) -> Reference | None:
+    """The real images' statistics; raises GocError if the output's metrics cannot be had from them."""
+    reference = None
+    if path is not None and extractor is not None:
+        wanted = needs_images(output.metrics)
+        reference = load_reference(path, extractor, image_size, wanted, Path(output.cache_dir))
+    check_metrics(output.metrics, reference)
+    return reference
 
 
 def checked(name: str, score: Score) -> Score:

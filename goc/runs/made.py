@@ -2,9 +2,12 @@
 
 import logging
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +18,41 @@ from goc.metrics.evaluate import Scores, drift, evaluate, mean_score
 from goc.metrics.features import Features
 from goc.metrics.lpips import load_lpips, lpips_sha256
 from goc.metrics.reference import Reference
+from goc.metrics.registry import PLUGINS, plugins_of
+from goc.report.results import git_commit, software
 from goc.sampling.converged import Converged
 from goc.sampling.frames import FRAMES, count_of
 from goc.sampling.shards import SampleSet
+from goc.system.files import content_key
 
 LPIPS = "lpips_sha256"  # of a result: of the weights that its LPIPS was measured with
 
 log = logging.getLogger(__name__)
+
+
+def described_result(
+    folder: Path,
+    made: "Made",
+    compared_in: dict[str, Any],
+    metrics: Sequence[str],
+    lpips: str | None,
+    device: torch.device,
+) -> dict[str, Any]:
+    """What a result says of its samples whatever made them: what they are compared in, by what and where measured."""
+    plugins = plugins_of(list(metrics))
+    return {
+        "measurement": compared_in,
+        "fingerprint": content_key(compared_in),
+        **({PLUGINS: plugins} if plugins else {}),
+        LPIPS: lpips,
+        "software": software(),
+        "device": str(device),
+        "samples": {
+            "folder": os.path.relpath(made.samples.folder, folder),
+            "compared": made.uncached_samples.num_samples if made.compared else 0,
+        },
+        "git_commit": git_commit(),
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)

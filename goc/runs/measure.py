@@ -1,7 +1,6 @@
 """From what a run has made to what it leaves: its result, its pictures, and its images if they are to be kept."""
 
 import logging
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,20 +14,19 @@ from goc.config.tuning import calibrated_on, tuned_on
 from goc.methods import SCHEDULES
 from goc.metrics.distance import described
 from goc.metrics.reference import Reference
-from goc.metrics.registry import PLUGINS, plugins_of
 from goc.models.schedules import write_schedule
 from goc.planning.plan import Plan
 from goc.planning.warnings import warn_of_distance
 from goc.report.measurement import describe_measurement, describe_way
 from goc.report.result import Result
-from goc.report.results import FIRST_IMAGES, RESULT_FILE, SHOWN_IMAGES, git_commit, run_key, software, write_influence
-from goc.runs.made import LPIPS, Made
+from goc.report.results import FIRST_IMAGES, RESULT_FILE, SHOWN_IMAGES, run_key, write_influence
+from goc.runs.made import Made, described_result
 from goc.sampling.converged import Converged
 from goc.sampling.generation import SampleSource
 from goc.sampling.images import GRID_SAMPLES, image_grid, write_npz, write_pngs
 from goc.sampling.pricing import latency, price
 from goc.sampling.shards import SampleSet
-from goc.system.files import content_key, replacing, room_for, write_json
+from goc.system.files import replacing, room_for, write_json
 
 log = logging.getLogger(__name__)
 
@@ -91,21 +89,11 @@ def measure(
             **latency(generated.cached, uncached, timed, config.execution.latency_repeats),
         },
         **plan.describe(),
-        "measurement": compared_in,
         "way": describe_way(way),
-        "fingerprint": content_key(compared_in),
-        **({PLUGINS: used} if (used := plugins_of(config.output.metrics)) else {}),
-        LPIPS: lpips,
-        "software": software(),
-        "device": str(uncached.device),
+        **described_result(folder, generated, compared_in, config.output.metrics, lpips, uncached.device),
         "threads": torch.get_num_threads(),
         "workers": workers,
         "tuned_on": tuned_on(way, measurement),
-        "samples": {
-            "folder": os.path.relpath(generated.samples.folder, folder),
-            "compared": generated.uncached_samples.num_samples if generated.compared else 0,
-        },
-        "git_commit": git_commit(),
     }
     return Result(folder, content), {**scores.influence, **each}
 

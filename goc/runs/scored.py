@@ -1,7 +1,6 @@
 """Samples made elsewhere, measured as a run's are: the images in a folder, or in an .npz as ADM's."""
 
 import logging
-import os
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,16 +13,15 @@ from goc.config import Config, flat
 from goc.config.identity import FILES
 from goc.config.validation import check_output
 from goc.metrics.archive import archived_images, open_archive
-from goc.metrics.evaluate import check_metrics, needs_images
 from goc.metrics.features import Extractor, load_extractor
 from goc.metrics.keep import KeepFeatures
 from goc.metrics.real_images import EXTRACTION_BATCH, RealImages, folder_images
-from goc.metrics.reference import load_reference
-from goc.metrics.registry import METRICS, PLUGINS, plugins_of
+from goc.metrics.registry import METRICS
 from goc.report.measurement import describe_measurement
 from goc.report.result import Result
-from goc.report.results import RESULT_FILE, git_commit, run_key, software, write_influence
-from goc.runs.made import LPIPS, Made
+from goc.report.results import RESULT_FILE, run_key, write_influence
+from goc.runs.loaded import reference_of
+from goc.runs.made import Made, described_result
 from goc.runs.measure import leave_first
 from goc.runs.sources import Sources, weights_of_extractor
 from goc.sampling.generate import generate
@@ -141,12 +139,9 @@ def score_images(path: Path, said: Elsewhere, config: Config, folder: Path, agai
     measurement.num_samples, config.way.batch_size = images.count, EXTRACTION_BATCH
     check_output(output, images.count)
     cost = cost_of(said, config)
-    reference = None
-    if any(METRICS[name].compares for name in output.metrics):
-        assert model.reference is not None  # or the config is not valid
-        wanted, cache_dir = needs_images(output.metrics), Path(output.cache_dir)
-        reference = load_reference(resolve(model.reference), extractor, images.size, wanted, cache_dir)
-    check_metrics(output.metrics, reference)
+    assert model.reference is not None  # or the config is not valid
+    compares = any(METRICS[name].compares for name in output.metrics)
+    reference = reference_of(resolve(model.reference) if compares else None, extractor, images.size, output)
     pairs = images.count if said.paired or target is not None else 0
     samples, keep = sample_set(images, folder / "samples", extractor, pairs)
     compared = samples
@@ -169,14 +164,7 @@ def score_images(path: Path, said: Elsewhere, config: Config, folder: Path, agai
         "cost": cost,
         "inflection": {},
         "elsewhere": {**asdict(said), "images": str(path), "against": None if against is None else str(against)},
-        "measurement": compared_in,
-        "fingerprint": content_key(compared_in),
-        **({PLUGINS: used} if (used := plugins_of(output.metrics)) else {}),
-        LPIPS: lpips,
-        "software": software(),
-        "device": str(device),
-        "samples": {"folder": os.path.relpath(samples.folder, folder), "compared": images.count if target else 0},
-        "git_commit": git_commit(),
+        **described_result(folder, made, compared_in, output.metrics, lpips, device),
     }
     leave_first(folder, samples)
     if said.paired:
