@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from goc.config.decisions import as_methods
 from goc.config.identity import run_id, way_files
 from goc.config.known import GROUPS, NOT_THERE, check_known, refused
-from goc.config.settings import SHAPE, Config, Execution, Measurement, ModelConfig, Output, Settings, Way
+from goc.config.settings import OF_CFG_CACHE, SHAPE, Config, Execution, Measurement, ModelConfig, Output, Settings, Way
 from goc.config.validation import check_name, normalise
 from goc.methods import METHODS
 from goc.models.objective import DIFFUSION, FLOW, PIPELINE
@@ -139,7 +139,7 @@ def without_effect(node: DictConfig, config: Config, overrides: Sequence[str]) -
     overrides: the command line's. Without a cache none of a cache's does anything, and nothing is said.
     """
     typed = dict.fromkeys(text.lstrip("+").partition("=")[0] for text in overrides)
-    off = [] if config.way.cfg_cache else ["cfg_cache_predictor", "cfg_cache_start"]
+    off = () if config.way.cfg_cache else OF_CFG_CACHE[1:]
     lines = [f"{key}={node[key]}: has no effect without cfg_cache" for key in off if key in typed]
     if not config.way.schedule.caches():
         return lines

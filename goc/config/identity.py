@@ -4,25 +4,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from goc.config.settings import OF_DENOISERS, OF_PIPELINES, Config, Measurement, ModelConfig, Way
+from goc.config.known import GROUPS
+from goc.config.settings import OF_DENOISERS, OF_GUIDANCE, OF_PIPELINES, Config, Measurement, ModelConfig, Way
 from goc.config.validation import fill
-from goc.methods import PREDICTORS, SCHEDULES, SELECTIONS, name_of
+from goc.methods import name_of
 from goc.methods.predictors import GradientQueueConfig
 from goc.methods.published import DEFAULT_SELECTION
 from goc.models.objective import PIPELINE
 from goc.models.plans import plan_sha256
-from goc.sampling.options import SAMPLERS, plain
+from goc.sampling.options import plain
 from goc.system.files import content_key
 from goc.system.plugins import source_of
-from goc.system.registry import Registry
 
-OPTIONS: dict[str, Registry[Any]] = {
-    "sampler": SAMPLERS,
-    "schedule": SCHEDULES,
-    "predictor": PREDICTORS,
-    "selection": SELECTIONS,
-}
-OF_GUIDANCE = ("guidance_interval", "cfg_cache", "cfg_cache_predictor", "cfg_cache_start")  # where it saves any
 FILES = "files"  # of flat settings: the hashes of `way_files`
 
 # runs that differ in one of these have folders of their own: a compiled run makes the same images, but is timed apart
@@ -59,7 +52,7 @@ def way_files(way: Way, measurement: Measurement) -> dict[str, str]:
     """
     found = ((setting, plan_sha256(path)) for setting, path in files_of(way, measurement))
     hashes = {setting: sha256 for setting, sha256 in found if sha256 is not None}
-    for group, options in OPTIONS.items():
+    for group, options in GROUPS.items():
         name = getattr(way, group).name
         if (package := options.plugin_of(name)) is not None:
             hashes[f"{group}={name}"] = source_of(package)

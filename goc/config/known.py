@@ -18,8 +18,9 @@ from goc.config.settings import ModelConfig, Settings, WandbConfig
 from goc.methods import PREDICTORS, SCHEDULES, SELECTIONS
 from goc.sampling.options import SAMPLERS
 from goc.system.errors import ConfigError
+from goc.system.registry import Registry
 
-GROUPS: dict[str, Mapping[str, type]] = {
+GROUPS: dict[str, Registry[Any]] = {
     "sampler": SAMPLERS,
     "schedule": SCHEDULES,
     "predictor": PREDICTORS,
@@ -110,7 +111,8 @@ def unknown(setting: str, cls: type) -> ConfigError:
 def _hint(key: str, cls: type) -> str:
     """What was probably meant: the nearest setting; else what the chosen option has, and which one has such a key."""
     head, _, last = key.partition(".")
-    group, chosen = GROUPS.get(head, {}), next((n for n, option in GROUPS.get(head, {}).items() if option is cls), None)
+    group: Mapping[str, type] = GROUPS.get(head, {})
+    chosen = next((name for name, option in group.items() if option is cls), None)
     if chosen is None:
         near = nearest(key)
         return f"; did you mean {near}?" if near else "; --help lists all"
@@ -153,7 +155,7 @@ def refused(error: Exception, overrides: Sequence[str]) -> Exception:
         return ConfigError(f"hydra.searchpath={absent[1]}: is not there; must be folders, as in [file:///FOLDER]")
     if not isinstance(error, HydraException) or not isinstance(cause, OmegaConfBaseException):
         return error
-    cls = cause.object_type
+    cls: Any = cause.object_type
     ours = {Settings, *PARTS.values(), *(option for options in GROUPS.values() for option in options.values())}
     if cls not in ours:
         return error  # Hydra's own keys are its own

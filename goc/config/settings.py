@@ -17,6 +17,8 @@ INFLECTION_SIGNALS = ("step", "span")
 SITES = ("branch", "stack")
 CLOCKS = ("step", "logsnr")
 CFG_CACHE_PREDICTORS = ("reuse", "linear")
+OF_CFG_CACHE = ("cfg_cache", "cfg_cache_predictor", "cfg_cache_start")
+OF_GUIDANCE = ("guidance_interval", *OF_CFG_CACHE)  # settings by which a way saves guidance
 SAVE_IMAGES = ("none", "png", "npz")
 TRACKERS = ("none", "csv", "wandb")
 WANDB_MODES = ("online", "offline")
@@ -165,9 +167,10 @@ class Way:
     @property
     def guidance(self) -> dict[str, Any]:
         """What it saves of guidance, by its settings; empty: nothing."""
-        cached = ("cfg_cache", "cfg_cache_predictor", "cfg_cache_start") if self.cfg_cache else ()
-        keys = ("guidance_interval", *cached) if self.guidance_interval is not None else cached
-        return {key: getattr(self, key) for key in keys}
+        unused = {*(() if self.cfg_cache else OF_CFG_CACHE)}
+        if self.guidance_interval is None:
+            unused.add("guidance_interval")
+        return {key: getattr(self, key) for key in OF_GUIDANCE if key not in unused}
 
 
 @dataclass

@@ -27,6 +27,7 @@ from goc.config.settings import (
     CLOCKS,
     INFLECTION_SCOPES,
     INFLECTION_SIGNALS,
+    OF_CFG_CACHE,
     OF_PIPELINES,
     SAVE_IMAGES,
     SITES,
@@ -107,7 +108,7 @@ def normalise(way: Way, measurement: Measurement | None = None) -> None:
         if not way.calibrates:
             unused += ["calibration_samples", "calibration_seed"]
     if not way.cfg_cache:
-        unused += ["cfg_cache", "cfg_cache_predictor", "cfg_cache_start"]
+        unused += OF_CFG_CACHE
     defaults = {f.name: f.default for f in fields(Way)}
     for key in unused:
         setattr(way, key, defaults[key])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from goc.config.identity import OPTIONS
+from goc.config.known import GROUPS
 from goc.config.named import fixed_cells, is_here, setting_of, way_of
 from goc.config.settings import Way
 from goc.report.columns import columns
@@ -214,8 +214,8 @@ class Published:
         if self.way is None:
             return False
         own = asdict(self.way)
-        kinds = [f"{group}.name" for group in OPTIONS if group != "sampler"]
-        others = [key for key in own if key not in (*UNSAID, *OPTIONS)]
+        kinds = [f"{group}.name" for group in GROUPS if group != "sampler"]
+        others = [key for key in own if key not in (*UNSAID, *GROUPS)]
         return all(setting_of(settings, key) in (None, setting_of(own, key)) for key in kinds) and all(
             settings.get(key, own[key]) == own[key] for key in others
         )

@@ -17,7 +17,7 @@ from goc.config import (
     run_id,
     validate,
 )
-from goc.config.identity import OF_GUIDANCE
+from goc.config.settings import OF_GUIDANCE
 from goc.methods import METHODS
 from goc.system.errors import ConfigError
 
