@@ -137,7 +137,7 @@ class ForwardPass:
         self.computed = self.cached = 0  # places
         self.shares: list[float] = []  # of tokens computed after all, in cached feed-forwards
         self.received: dict[int, Sequence[Tensor]] = {}  # attention, of a block's tokens of each kind
-        self.streams: dict[int, Tensor] = {}  # what came out of the last blocks, by their arguments' numbers
+        self.streams: dict[int, Tensor] = {}  # what came out of the last blocks, by kind
         self.saved = 0.0  # operations
 
     @property

@@ -123,8 +123,9 @@ class PipelineCache:
     def summary(self) -> Summary:
         """What it did so far, over all calls of the pipeline."""
         others = dict.fromkeys(name for cached in self.transformers for name in cached.layout.others)
-        whole = dict.fromkeys(name for cached in self.transformers for name in predicted_whole(cached.layout))
-        return Summary.of(self.method, self.record, tuple(others), tuple(whole) if self.selects else ())
+        layouts = [cached.layout for cached in self.transformers if self.selects]
+        whole = dict.fromkeys(name for layout in layouts for name in predicted_whole(layout))
+        return Summary.of(self.method, self.record, tuple(others), tuple(whole))
 
     def tensors_held(self) -> int:
         """Tensors that are kept now; none between two calls of the pipeline."""
@@ -261,7 +262,11 @@ class PipelineCache:
             return
         cached.operations.end()
         cache = done.stream.cache
-        own = cache.ended(list(done.streams.values())) if isinstance(cache, PlacesCache) else 0
+        own = (
+            cache.ended([done.streams[number] for number in sorted(done.streams)])
+            if isinstance(cache, PlacesCache)
+            else 0
+        )
         self.watch.stop()
         record, kind = self.record, "mixed" if done.computed and done.cached else "cached" if done.cached else "full"
         record.calls[kind] += 1

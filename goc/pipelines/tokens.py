@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 Kind = tuple[int, int]  # of tokens: which of a block's feed-forward modules, and which of its calls in a pass
 LARGEST_PATCH = 8
+POSITIONS = 3  # of a token: which picture, its row and its column
 
 
 class PlacesCache(ScheduledCache):
@@ -169,11 +170,13 @@ def check_token_wise(transformer: nn.Module, layout: Layout) -> None:
 def grid_of(ids: Tensor | None, shape: Sequence[int], tokens: int) -> tuple[int, int] | None:
     """Rows and columns of so many tokens, or of each of their frames; None: they have none, or it cannot be told.
 
-    ids: of tokens whose latents are packed, [tokens, 3], the last two their row and column. shape: of latents [N, C,
-    (frames,) height, width], which go into square patches.
+    ids: positions of tokens whose latents are packed, [tokens, POSITIONS]. shape: of latents [N, C, (frames,) height,
+    width], which go into square patches.
     """
     if ids is not None:
         ids = ids if ids.ndim == 2 else ids[0]
+        if ids.shape[1] != POSITIONS:
+            return None
         height, width = (int(column.max()) + 1 for column in ids[:, -2:].unbind(1))
         return (height, width) if len(ids) == tokens and tokens % (height * width) == 0 else None
     if len(shape) < 4:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goc.pipelines.hooks.carried import carried_of
+from goc.pipelines.hooks.carried import ENCODER, carried_of
 from goc.pipelines.hooks.place import tensors_of
 from goc.pipelines.session import CachedTransformer
 
@@ -19,7 +19,10 @@ class StreamHook:
     """
 
     def __init__(self, cached: CachedTransformer, module: nn.Module, original: Callable[..., Any]) -> None:
-        self.cached, self.original, self.carried = cached, original, carried_of(module)
+        self.cached, self.original = cached, original
+        carried = carried_of(module)
+        names, self.orders = carried.names, carried.orders
+        self.numbers = [index + len(names) * (name == ENCODER) for index, name in enumerate(names)]  # the text last
 
     @torch.compiler.disable
     def note(self, output: Any) -> None:
@@ -27,9 +30,10 @@ class StreamHook:
         if (under_way := self.cached.forward_pass) is None:
             return
         outputs = tensors_of(output)
-        for index, tensor in zip(self.carried.orders.get(len(outputs), range(len(outputs))), outputs, strict=False):
+        order = self.orders.get(len(outputs), range(len(self.numbers)))
+        for index, tensor in zip(order, outputs, strict=False):
             if index is not None and isinstance(tensor, Tensor):
-                under_way.streams[index] = tensor
+                under_way.streams[self.numbers[index]] = tensor
 
     @torch.compiler.disable(recursive=False)
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
