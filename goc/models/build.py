@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from goc.models.checkpoint import fill, load_state_dict, recorded_objective
 from goc.models.dit import DiT
+from goc.models.gated import add_on_gpu
 from goc.models.layers import sincos_positions
 from goc.models.objective import DIFFUSION, FLOW
 from goc.system.errors import GocError
@@ -83,7 +84,8 @@ def prepare(model: DiT, device: torch.device, dtype: torch.dtype | None, compile
 
     With a 16-bit format (None: float32) the forward pass is to run under autocast: products are in 16 bits, and the
     residual stream, norms and sampler stay in float32. The weights are converted once here, since autocast would do it
-    in every step. On a GPU the modulation vectors of a step are made by one product.
+    in every step. On a GPU the modulation vectors of a step are made by one product, and what a step adds that is
+    cached whole is added by one kernel.
     """
     model.to(device)
     if dtype is not None:
@@ -92,6 +94,7 @@ def prepare(model: DiT, device: torch.device, dtype: torch.dtype | None, compile
                 module.to(dtype)
     if device.type == "cuda":
         model.stack_modulation()
+        model.add_all = add_on_gpu()
     if compiled:
         model.compile_branches()
     return model

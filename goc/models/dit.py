@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from goc.models.gated import Add, Gated, add_compiled, add_gated
 from goc.models.layers import Attention, Mlp, PatchEmbed, sincos_positions, worth_slicing
 from goc.models.modulation import Modulation, Stacked, StackedModulation, Vectors
 from goc.models.seen import Seen
@@ -127,27 +128,6 @@ def adaln_linear(module: nn.Module) -> nn.Linear:
     return cast(nn.Linear, cast(nn.Sequential, module.adaLN_modulation)[1])
 
 
-def stand_in(gate: Tensor, terms: Terms) -> list[tuple[Tensor, Tensor]]:
-    """What a cached cell adds, as (gate [N, hidden], tensor [N, tokens, hidden]) pairs.
-
-    Each gate is a tensor of its own: torch.compile makes another graph for arguments that are the same tensor.
-    """
-    alone = len(terms) == 1 and terms[0][0] == 1
-    return [(gate if alone else coefficient * gate, tensor) for coefficient, tensor in terms]
-
-
-def add_gated(h: Tensor, gated: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """h [N, tokens, hidden] + sum of gate * feature, for (gate [N, hidden], feature [N, tokens, hidden]) pairs.
-
-    In place outside of training. Every feature is read once and nothing is allocated; torch.compile makes it one pass
-    over h, too.
-    """
-    add = torch.addcmul if torch.is_grad_enabled() else Tensor.addcmul_
-    for gate, feature in gated:
-        h = add(h, gate.unsqueeze(1), feature)
-    return h
-
-
 class DiTBlock(nn.Module):
     """Attention and MLP, each normalised, modulated and gated by the condition: h <- h + gate * branch(h)."""
 
@@ -173,7 +153,7 @@ class DiTBlock(nn.Module):
         """As `forward` of the attention branch, and the attention that tokens receive [N, tokens]."""
         shift, scale, gate = vectors
         feature, received = self.attn.with_received(modulate(self.norm1(h), shift, scale))
-        return add_gated(h, [(gate, feature)]), feature, received
+        return add_gated(h, [(1.0, gate, feature)]), feature, received
 
     def forward(self, branch: int, h: Tensor, vectors: Vectors) -> tuple[Tensor, Tensor]:
         """Add one branch: h [N, tokens, hidden] after it, in place outside of training, and its feature.
@@ -182,7 +162,7 @@ class DiTBlock(nn.Module):
         """
         shift, scale, gate = vectors
         feature = self.compute(branch, h, shift, scale)
-        return add_gated(h, [(gate, feature)]), feature
+        return add_gated(h, [(1.0, gate, feature)]), feature
 
 
 class FinalLayer(nn.Module):
@@ -238,7 +218,7 @@ class DiT(nn.Module):
         self.pos_embed: Tensor
         self.blocks = nn.ModuleList(DiTBlock(hidden_size, num_heads) for _ in range(depth))
         self.final_layer = FinalLayer(hidden_size, patch_size, self.out_channels)
-        self.add_all = add_gated
+        self.add_all: Add = add_gated
         self.linears = [adaln_linear(block) for block in self.blocks]
         self.stacked: Stacked | None = None
         if not self.pos_embed.is_meta:  # there the tensors have no storage yet: a checkpoint brings its own
@@ -298,7 +278,7 @@ class DiT(nn.Module):
         """Compile a computed branch (two graphs for all blocks), and the sum of a step that is cached whole."""
         for block in self.blocks:
             block.compile()
-        self.add_all = torch.compile(add_gated)
+        self.add_all = add_compiled()
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Predict noise and variance.
@@ -373,7 +353,7 @@ class DiT(nn.Module):
         """
         if cache is not None and cache.site == "stack":
             return self.cached_stack(h, modulation, cache, h if before is None else before)
-        waiting: list[tuple[Tensor, Tensor]] = []  # gates and tensors of cached cells, added before h is needed again
+        waiting: list[Gated] = []  # what stands in for cached cells, added before h is needed again
         computed = False
         for index in range(self.depth) if blocks is None else blocks:
             block = cast(DiTBlock, self.blocks[index])
@@ -387,7 +367,8 @@ class DiT(nn.Module):
                 terms = None if cache is None else cache.lookup(index, branch)
                 if terms is not None:
                     if terms:
-                        waiting += stand_in(modulation.gate(index, branch) if gate is None else gate, terms)
+                        gate = modulation.gate(index, branch) if gate is None else gate
+                        waiting += [(coefficient, gate, tensor) for coefficient, tensor in terms]
                     continue
                 computed = True
                 h, waiting = add_gated(h, waiting), []
