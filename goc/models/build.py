@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from goc.models.checkpoint import fill, load_state_dict, recorded_objective
 from goc.models.dit import DiT
-from goc.models.gated import add_on_gpu
+from goc.models.gated import Add, add_gated
 from goc.models.layers import sincos_positions
 from goc.models.objective import DIFFUSION, FLOW
 from goc.system.errors import GocError
@@ -98,3 +98,12 @@ def prepare(model: DiT, device: torch.device, dtype: torch.dtype | None, compile
     if compiled:
         model.compile_branches()
     return model
+
+
+def add_on_gpu() -> Add:
+    """`add_gated` as one kernel, where Triton is installed, as torch for GPUs brings it."""
+    try:
+        from goc.models.gated_kernel import add_at_once
+    except ImportError:
+        return add_gated
+    return add_at_once

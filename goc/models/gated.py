@@ -39,12 +39,3 @@ def add_compiled() -> Add:
         return compiled(h, pairs)
 
     return add
-
-
-def add_on_gpu() -> Add:
-    """`add_gated` as one kernel, where Triton is installed, as torch for GPUs brings it."""
-    try:
-        from goc.models.gated_kernel import add_at_once
-    except ImportError:
-        return add_gated
-    return add_at_once
