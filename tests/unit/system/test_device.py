@@ -12,7 +12,8 @@ from goc.methods import Cells
 from goc.methods.predictors import GradientQueueConfig
 from goc.models.build import prepare
 from goc.models.decoder import decode_pixels
-from goc.models.dit import DiT, add_gated
+from goc.models.dit import DiT
+from goc.models.network import add_gated
 from goc.sampling.generation import Generation
 from goc.sampling.noise import NoiseSchedule
 from goc.sampling.solvers import DDIM
