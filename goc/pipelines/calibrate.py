@@ -20,7 +20,7 @@ from goc.caching.calibration import (
 )
 from goc.caching.inflection import step_alignment
 from goc.config.settings import Way
-from goc.models.dit import BRANCHES
+from goc.models.network import BRANCHES
 from goc.models.seen import Seen
 from goc.pipelines.early import until
 from goc.pipelines.enable import attach, disable_cache, planned, transformer_of

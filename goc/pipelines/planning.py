@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from goc.config.settings import Way
-from goc.models.dit import Site
+from goc.models.network import Site
 from goc.pipelines.calibrate import Measured, Trial, measured
 from goc.pipelines.generation import PipelineCalls
 from goc.pipelines.method import plan_with, uncalibrated_plan

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from goc.caching.schedule import BRANCH_NAMES
-from goc.models.dit import ATTENTION, BRANCHES, MLP, Site
+from goc.models.network import ATTENTION, BRANCHES, MLP, Site
 from goc.system.errors import GocError
 
 OUTPUTS = 3  # tensors that a place may give in a pass: attention's for the image, for the text, and for an image prompt

@@ -17,7 +17,8 @@ from goc.caching.predictor import GradientQueue, Predictor, Reuse
 from goc.caching.schedule import taylorseer, uniform, whole_steps
 from goc.check.contenders import ORDER
 from goc.check.peers import add_taylorseer, diffusers_dit, predicted
-from goc.models.dit import DiT, Site
+from goc.models.dit import DiT
+from goc.models.network import Site
 from goc.pipelines.enable import attach
 from goc.pipelines.session import Run
 from goc.sampling.generation import Generation
