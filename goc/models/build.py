@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from goc.models.checkpoint import fill, load_state_dict, recorded_objective
 from goc.models.dit import DiT
+from goc.models.gated import Add, add_gated
 from goc.models.layers import sincos_positions
 from goc.models.network import Network
 from goc.models.objective import DIFFUSION, FLOW
@@ -92,7 +93,8 @@ def prepare(model: T, device: torch.device, dtype: torch.dtype | None, compiled:
 
     With a 16-bit format (None: float32) the forward pass is to run under autocast: products are in 16 bits, and the
     residual stream, norms and sampler stay in float32. The weights are converted once here, since autocast would do it
-    in every step. On a GPU the modulation vectors of a step are made by one product.
+    in every step. On a GPU the modulation vectors of a step are made by one product, and what a step adds that is
+    cached whole is added by one kernel.
     """
     model.to(device)
     if dtype is not None:
@@ -101,6 +103,16 @@ def prepare(model: T, device: torch.device, dtype: torch.dtype | None, compiled:
                 module.to(dtype)
     if device.type == "cuda":
         model.stack_modulation()
+        model.add_all = add_on_gpu()
     if compiled:
         model.compile_branches()
     return model
+
+
+def add_on_gpu() -> Add:
+    """`add_gated` as one kernel, where Triton is installed, as torch for GPUs brings it."""
+    try:
+        from goc.models.gated_kernel import add_at_once
+    except ImportError:
+        return add_gated
+    return add_at_once

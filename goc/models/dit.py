@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from goc.models.gated import add_compiled, add_gated
 from goc.models.layers import Attention, Mlp, PatchEmbed, sincos_positions, worth_slicing
 from goc.models.modulation import Modulation, Stacked, StackedModulation, Vectors
-from goc.models.network import ATTENTION, BRANCHES, Macs, Network, add_gated
+from goc.models.network import ATTENTION, BRANCHES, Macs, Network
 
 # depth, hidden size, heads of the published models (DiT, table 1)
 PUBLISHED_SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
@@ -85,7 +86,7 @@ class DiTBlock(nn.Module):
         """As `forward` of the attention branch, and the attention that tokens receive [N, tokens]."""
         shift, scale, gate = vectors
         feature, received = self.attn.with_received(modulate(self.norm1(h), shift, scale))
-        return add_gated(h, [(gate, feature)]), feature, received
+        return add_gated(h, [(1.0, gate, feature)]), feature, received
 
     def forward(self, branch: int, h: Tensor, vectors: Vectors) -> tuple[Tensor, Tensor]:
         """Add one branch: h [N, tokens, hidden] after it, in place outside of training, and its feature.
@@ -94,7 +95,7 @@ class DiTBlock(nn.Module):
         """
         shift, scale, gate = vectors
         feature = self.compute(branch, h, shift, scale)
-        return add_gated(h, [(gate, feature)]), feature
+        return add_gated(h, [(1.0, gate, feature)]), feature
 
 
 class FinalLayer(nn.Module):
@@ -209,7 +210,7 @@ class DiT(Network):
         """Compile a computed branch (two graphs for all blocks), and the sum of a step that is cached whole."""
         for block in self.blocks:
             block.compile()
-        self.add_all = torch.compile(add_gated)  # type: ignore[method-assign]
+        self.add_all = add_compiled()
 
     def tokens(self, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens of x, and SiLU of the embedded t and y, [N, hidden]."""

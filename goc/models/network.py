@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from goc.models.counting import counted_macs
+from goc.models.gated import Add, Gated, add_gated
 from goc.models.seen import Seen
 from goc.system.errors import ConfigError
 
@@ -82,27 +83,6 @@ class FeatureCache(Protocol):
         """
 
 
-def stand_in(gate: Tensor, terms: Terms) -> list[tuple[Tensor, Tensor]]:
-    """What a cached cell adds, as (gate [N, hidden], tensor [N, tokens, hidden]) pairs.
-
-    Each gate is a tensor of its own: torch.compile makes another graph for arguments that are the same tensor.
-    """
-    alone = len(terms) == 1 and terms[0][0] == 1
-    return [(gate if alone else coefficient * gate, tensor) for coefficient, tensor in terms]
-
-
-def add_gated(h: Tensor, gated: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """h [N, tokens, hidden] + sum of gate * feature, for (gate [N, hidden], feature [N, tokens, hidden]) pairs.
-
-    In place outside of training. Every feature is read once and nothing is allocated; torch.compile makes it one pass
-    over h, too.
-    """
-    add = torch.addcmul if torch.is_grad_enabled() else Tensor.addcmul_
-    for gate, feature in gated:
-        h = add(h, gate.unsqueeze(1), feature)
-    return h
-
-
 @dataclass(frozen=True)
 class Macs:
     """Multiply-accumulate operations of a network for one image.
@@ -138,6 +118,7 @@ class Network(nn.Module):
     depth: int
     null_label: bool = True
     learned_variance: bool = False
+    add_all: Add = staticmethod(add_gated)  # in a step that is cached whole
 
     def tokens(self, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The residual stream before the first block, h [N, tokens, hidden], and the blocks' condition [N, ...].
@@ -197,14 +178,10 @@ class Network(nn.Module):
         """Compile what a step computes; raises ConfigError where the network has no such way."""
         raise ConfigError(f"compile=true: not supported with {type(self).__name__}, which has no compile_branches()")
 
-    def add_all(self, h: Tensor, gated: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """`add_gated` in a step that is cached whole."""
-        return add_gated(h, gated)
-
     def add_branch(self, block: int, branch: int, h: Tensor, modulation: Any) -> tuple[Tensor, Tensor]:
         """Compute one branch: h [N, tokens, hidden] after it, in place outside of training, and its feature."""
         feature = self.branch(block, branch, h, modulation)
-        return add_gated(h, [(self.gate(block, branch, modulation), feature)]), feature
+        return add_gated(h, [(1.0, self.gate(block, branch, modulation), feature)]), feature
 
     def add_showing(self, block: int, h: Tensor, modulation: Any) -> tuple[Tensor, Tensor, Tensor]:
         """As `add_branch` of attention, and the attention that tokens receive [N, tokens]; for selections alone."""
@@ -272,7 +249,7 @@ class Network(nn.Module):
         """
         if cache is not None and cache.site == "stack":
             return self.cached_stack(h, modulation, cache, h if before is None else before)
-        waiting: list[tuple[Tensor, Tensor]] = []  # gates and tensors of cached cells, added before h is needed again
+        waiting: list[Gated] = []  # what stands in for cached cells, added before h is needed again
         computed = False
         for index in range(self.depth) if blocks is None else blocks:
             for branch in range(BRANCHES):
@@ -285,7 +262,8 @@ class Network(nn.Module):
                 terms = None if cache is None else cache.lookup(index, branch)
                 if terms is not None:
                     if terms:
-                        waiting += stand_in(self.gate(index, branch, modulation) if gate is None else gate, terms)
+                        gate = self.gate(index, branch, modulation) if gate is None else gate
+                        waiting += [(coefficient, gate, tensor) for coefficient, tensor in terms]
                     continue
                 computed = True
                 h, waiting = add_gated(h, waiting), []
