@@ -37,12 +37,9 @@ from goc.models.registry import Model
 from goc.models.registry import add_model as model
 from goc.sampling.options import SAMPLERS, SamplerConfig
 from goc.system.errors import ConfigError
-from goc.system.lazy import LazyModule
 
 if TYPE_CHECKING:
     from goc.models.network import Network as Network
-else:
-    network = LazyModule("goc.models.network")
 
 schedule, predictor, selection = SCHEDULES.register, PREDICTORS.register, SELECTIONS.register
 sampler = SAMPLERS.register
@@ -76,4 +73,6 @@ def __getattr__(name: str) -> Any:
     """`Network`, which loads torch, and so is not among the names of `import *`."""
     if name != "Network":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return network.Network
+    from goc.models.network import Network
+
+    return Network
