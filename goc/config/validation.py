@@ -246,7 +246,7 @@ def check_run_of_pipeline(config: Config) -> None:
 
 def check_for_pipelines(way: Way) -> None:
     """Raise ConfigError for a method that a pipeline of diffusers cannot have, as it goes into its blocks."""
-    if why := into_blocks(way.schedule, way.selection):
+    if why := into_blocks(way.schedule):
         raise ConfigError(why)
 
 

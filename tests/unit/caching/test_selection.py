@@ -247,7 +247,7 @@ def test_the_best_token_of_every_patch_is_favoured() -> None:
     for row, top, left in product(range(3), range(0, 5, 2), range(0, 5, 2)):
         patch = expected[row, top : top + 2, left : left + 2]  # at the rim of an odd grid, what is left of one
         patch[patch == patch.max()] *= 2.0
-    assert torch.equal(favour(scores, 2.0), expected.flatten(1))
+    assert torch.equal(favour(scores, 2.0, (5, 5)), expected.flatten(1))
 
 
 def test_an_old_token_comes_before_one_that_was_just_computed() -> None:
