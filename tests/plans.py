@@ -8,7 +8,7 @@ from goc.config import compose_config, validate
 from goc.models.dit import DiT
 from goc.planning.denoiser import calibration_of, make_plan
 from goc.planning.plan import Plan
-from goc.runs.sources import uncached_generation
+from goc.runs.denoiser import uncached_generation
 from goc.sampling.generation import Generation
 
 EVALUATIONS = 10

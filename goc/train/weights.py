@@ -31,7 +31,7 @@ from goc.models.network import Site, Terms
 from goc.models.schedules import rows_of, write_schedule
 from goc.planning.denoiser import make_plan, planner_of
 from goc.planning.plan import Plan
-from goc.runs.sources import calibration_alone
+from goc.runs.denoiser import calibration_alone
 from goc.sampling.calibrate import Calibration
 from goc.sampling.generation import Generation
 from goc.sampling.guidance import Denoiser

@@ -18,7 +18,7 @@ from goc.models.network import BRANCHES
 from goc.models.routers import save_router
 from goc.models.schedules import write_schedule
 from goc.planning.denoiser import calibration_of, make_plan
-from goc.runs.sources import uncached_generation
+from goc.runs.denoiser import uncached_generation
 from goc.sampling.generation import Generation
 from goc.sampling.search import mean_distance
 from goc.system.errors import ConfigError, GocError
