@@ -178,7 +178,8 @@ class LoadedPipeline(Loaded):
         return plan
 
     def cached(self, plan: Plan, method: str, divergence_hint: str) -> SampleSource:
-        return replace(self.uncached, new_cache=plan.new_cache, method=method, divergence_hint=divergence_hint)
+        new_cache = planning.cache_maker(plan, self.uncached.calls)
+        return replace(self.uncached, new_cache=new_cache, method=method, divergence_hint=divergence_hint)
 
     def score(self, metric: Metric) -> Score:
         if metric.needs != "prompts":

@@ -14,8 +14,9 @@ from goc.metrics.real_images import folder_sha256
 from goc.metrics.scorers import KINDS, find_scorer, scorer_sha256
 from goc.models.build import load_model, prepare
 from goc.models.checkpoint import require_checkpoint
+from goc.models.custom import load_network
 from goc.models.decoder import Decoder, decode_pixels, find_vae, vae_sha256
-from goc.models.dit import DiT
+from goc.models.network import Network
 from goc.pipelines.prompts import read_prompts
 from goc.planning.denoiser import calibration_of
 from goc.runs.pictures import pictures_sha256
@@ -132,7 +133,7 @@ def weights_of_extractor(model: ModelConfig) -> Path | None:
 
 
 def uncached_generation(
-    measurement: Measurement, way: Way, model: DiT, device: torch.device, decode: Decoder = decode_pixels
+    measurement: Measurement, way: Way, model: Network, device: torch.device, decode: Decoder = decode_pixels
 ) -> Generation:
     """Generation without a cache, with a way's sampler and steps."""
     return Generation(
@@ -158,7 +159,11 @@ def loaded_generation(
 ) -> Generation:
     """Generation without a cache, by the denoiser of a checkpoint, which is loaded to the device."""
     model = measurement.model
-    denoiser = load_model(model.shape(), checkpoint, model.objective)
+    denoiser: Network
+    if model.network is None:
+        denoiser = load_model(model.shape(), checkpoint, model.objective)
+    else:
+        denoiser = load_network(model.network, model.shape(), checkpoint, model.objective)
     prepare(denoiser, device, torch_format(measurement.precision), compiled)
     return uncached_generation(measurement, way, denoiser, device, decode)
 
@@ -174,12 +179,16 @@ def calibration_alone(config: Config, device: torch.device, compiled: bool) -> C
     return calibration_of(way, generation, key, config.output.cache_dir)
 
 
-def trajectory_key(measurement: Measurement, way: Way, compiled: bool, model_sha256: str, model: DiT) -> dict[str, Any]:
+def trajectory_key(
+    measurement: Measurement, way: Way, compiled: bool, model_sha256: str, model: Network
+) -> dict[str, Any]:
     """All that uncached trajectories depend on apart from the seeds; compiled ones are kept apart from others."""
     labels = given_labels(measurement.class_labels, model.num_classes)
+    settings = measurement.model
+    network = {"network": settings.network, "source": settings.network_source, "shape": settings.shape()}
     return {
         "weights": model_sha256,
-        "num_heads": measurement.model.num_heads,
+        "num_heads": settings.num_heads,
         "sampler": plain(way.sampler),
         "steps": way.steps,
         "cfg_scale": measurement.cfg_scale,
@@ -188,6 +197,7 @@ def trajectory_key(measurement: Measurement, way: Way, compiled: bool, model_sha
         "precision": measurement.precision,
         "compile": compiled,
         **({"labels": list(labels)} if labels else {}),
+        **({} if settings.network is None else network),
         # labels are drawn from them; weights with a row for the null label leave but one number possible
         **({} if model.null_label else {"num_classes": model.num_classes}),
     }

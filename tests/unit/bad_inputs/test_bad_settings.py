@@ -145,8 +145,10 @@ REFUSED = [
     Bad("ToCa of pairs", ("method=toca", *HEUN), r"^schedule=toca: not supported with sampler=heun"),
     Bad("of another selection", ("method=toca", "selection.clusters=2"), r"no such setting; .*but selection=cluster h"),
     Bad("an unknown selection", ("selection=foo",), r"Could not find 'selection/foo'"),
-    Bad("tokens in a pipeline", ("model=pipeline", "model.pipeline=x", "prompts=y", "sampler=scheduler", "method=toca"),
-        r"^selection=toca: must be none in a pipeline"),
+    Bad("a pipeline's stream", ("model=pipeline", "model.pipeline=x", "prompts=y", "sampler=scheduler", "method=duca"),
+        r"^schedule=duca: not supported in a pipeline, whose stream is not kept"),
+    Bad("a pipeline's tokens", ("model=pipeline", "model.pipeline=x", "prompts=y", "sampler=scheduler", "method=toca",
+        "site=stack"), r"^site=stack: must be branch with selection=toca"),
     # texts
     Bad("a name of two lines", ("name='a\nb'",), r"^name=a b: must be a name on one line$"),
     Bad("a model without a name", ("model.name=",), r"^model\.name=: must be a name on one line, without \.\.$"),

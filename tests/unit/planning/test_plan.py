@@ -13,7 +13,8 @@ from torch import Tensor
 from goc.config import compose_config
 from goc.methods import METHODS
 from goc.models.build import load_model
-from goc.models.dit import BRANCHES, DiT
+from goc.models.dit import DiT
+from goc.models.network import BRANCHES
 from goc.models.routers import save_router
 from goc.models.schedules import write_schedule
 from goc.planning.denoiser import calibration_of, make_plan
