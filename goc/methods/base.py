@@ -118,6 +118,11 @@ class ScheduleConfig:
         """The same with its files' paths as `fill` makes them of ones with {model}, {steps}, ... in them."""
         return self
 
+    @property
+    def weights_file(self) -> str | None:
+        """A file of its own that has the weights for predictor=learned, too; None: it has none."""
+        return None
+
     def of_weights(self, path: str) -> ScheduleConfig:
         """The schedule beside weights that were trained for one, which their file names."""
         return self
@@ -271,10 +276,8 @@ class SelectionConfig:
         return None
 
 
-def into_blocks(schedule: ScheduleConfig | type[ScheduleConfig], selection: SelectionConfig) -> str:
+def into_blocks(schedule: ScheduleConfig | type[ScheduleConfig]) -> str:
     """Why a method cannot be in a pipeline of diffusers, into whose blocks it goes; empty: it does not."""
-    if selection.selects:
-        return f"selection={selection.name}: must be none in a pipeline, whose tokens are not selected"
     if schedule.keeps_stream:
         return f"schedule={schedule.name}: not supported in a pipeline, whose stream is not kept"
     if schedule.verifies:

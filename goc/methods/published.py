@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from goc.methods.base import PREDICTORS, SCHEDULES, SELECTIONS, into_blocks
+from goc.methods.base import PREDICTORS, SCHEDULES, into_blocks
 from goc.system.registry import Registry
 
 DEFAULT_SITE, DEFAULT_CLOCK, DEFAULT_SELECTION = "branch", "step", "none"
@@ -38,7 +38,7 @@ class Method:
     @property
     def in_pipelines(self) -> bool:
         """Whether it works in a pipeline: nothing is trained for it, and it goes into no block."""
-        return not (self.trained or into_blocks(SCHEDULES[self.schedule], SELECTIONS[self.selection]()))
+        return not (self.trained or into_blocks(SCHEDULES[self.schedule]))
 
     def node(self) -> dict[str, Any]:
         """What Hydra composes for it, in the package _global_."""
@@ -157,9 +157,12 @@ for _name, _method in {
                         "predictor.length predictor.decay", site="stack", settings={"length": 2}, paper="2608.28670"),
     "searched": Method("searched", "taylor", "a schedule found on calibration seeds for this model and ratio, with a "
                        "Taylor expansion"),
+    "halving": Method("halving", "taylor", "the same, from all schedules that are known, by successive halving"),
     "searched_goc": Method("searched", "gradient_queue", "a searched schedule with the gradient queue between computed "
                            "features", settings=COMPUTED),
     "searched_learned": Method("searched", "learned", "a searched schedule with weights trained for each of its cached "
                                "steps (goc train weights)"),
+    "front": Method("front", "learned", "schedules and weights found together for several ratios (goc train front): "
+                    "those closest to cache_ratio"),
 }.items():  # fmt: skip
     add_method(_name, _method, __name__)
