@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-nightly test-kernels compatibility check quick lint setup clean
+.PHONY: help demo test test-nightly test-kernels compatibility docs check quick lint setup clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -38,6 +38,10 @@ test-kernels: setup ## their tests again, as other processors add up: without ve
 
 compatibility: setup ## the caches on all that diffusers has, tiny; writes docs/compatibility.md
 	$(RUN) scripts/compatibility.py
+
+docs: setup ## the site, built strictly and with its notebooks run: outputs/site/index.html
+	$(VENV)/bin/pip install --quiet -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build -f docs/site/mkdocs.yml
 
 check: setup ## lint, types and the quick tests, side by side: no application, no pipeline
 	$(MAKE) --jobs 2 lint quick

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from goc.report.columns import columns, lower_is_better
@@ -45,7 +43,7 @@ COST = {
     "gmacs": "GMACs per image (fewer is cheaper)",
     "speedup": "measured speed-up (more is cheaper)",
 }
-COLORS = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]  # the stub names no ListedColormap
+COLORS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]  # the stub names no ListedColormap
 # what one picture has room for
 PANELS, POINTS, SERIES, BARS = 60, 1000, 100, 100
 WIDE = 4.0  # ratio of the largest to the smallest number from which an axis of quality is logarithmic
@@ -240,10 +238,8 @@ def plot_tradeoff(frame: pd.DataFrame, folder: Path) -> str:
     if all(panel.bars for panel in panels):
         costs = costs[:1]
     heights = [panel.height for panel in panels]
-    figure, axes = plt.subplots(
-        len(panels), len(costs), figsize=(5.6 * len(costs) + 1.5, sum(heights)), squeeze=False, height_ratios=heights,
-        layout="constrained",
-    )  # fmt: skip
+    figure = Figure(figsize=(5.6 * len(costs) + 1.5, sum(heights)), layout="constrained")
+    axes = figure.subplots(len(panels), len(costs), squeeze=False, height_ratios=heights)
     looks = styles(frame)
     named: list[int] = []
     for line, panel in zip(axes, panels, strict=True):
@@ -268,7 +264,6 @@ def plot_tradeoff(frame: pd.DataFrame, folder: Path) -> str:
     for suffix, metadata in undated.items():
         path = folder / f"tradeoff.{suffix}"
         write_figure(figure, path, dpi=110, metadata=metadata)
-    plt.close(figure)
     left_out = list(dict.fromkeys(panel.left_out for panel in panels if panel.left_out))
     if len(wanted) > PANELS:
         left_out.append(f"{PANELS} of {len(wanted)} panels")

@@ -27,11 +27,11 @@ from goc.caching.schedule import computed_steps_of
 from goc.caching.stability import linear_weights
 from goc.config import Way, compose_config, validate
 from goc.config.validation import OWN_WEIGHTS, check_full_guidance, fill
-from goc.models.dit import Site, Terms
+from goc.models.network import Site, Terms
 from goc.models.schedules import rows_of, write_schedule
 from goc.planning.denoiser import make_plan, planner_of
 from goc.planning.plan import Plan
-from goc.runs.sources import calibration_alone
+from goc.runs.denoiser import calibration_alone
 from goc.sampling.calibrate import Calibration
 from goc.sampling.generation import Generation
 from goc.sampling.guidance import Denoiser
