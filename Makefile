@@ -20,6 +20,8 @@ setup: $(VENV)/.installed ## install the project and its tools into .venv
 demo: setup ## the main job on the embedded default: 4 minutes on 2 quiet cores
 	$(RUN) run.py -m experiment=digits_budget name=demo num_samples=500 batch_size=125 cache_ratio=0.5,0.75,0.8 latency_repeats=1
 	@echo
+	$(RUN) experiments/digits_budget.py outputs/demo --picture outputs/demo/distance.png
+	@echo 'Distance against evaluations:   outputs/demo/distance.png'
 	@echo 'Image quality against cost:     outputs/demo/tradeoff.png, the page outputs/demo/report.html'
 	@echo 'The table, with paired errors:  outputs/demo/table.md'
 	@echo 'Each run below:                 result.json, samples.png, alignment.png'

@@ -152,7 +152,7 @@ def mark_beyond(axis: Axes, rows: pd.DataFrame, cost: str, quality: str, looks: 
             axis.annotate(f"{value:.2g}", (spent, 1.0), xycoords=at_edge, xytext=(6, -9 * (place + 1)),
                           textcoords="offset points", fontsize=8, color=color)  # fmt: skip
     if len(rows):
-        axis.plot([], [], marker="^", color="grey", linestyle="none", label="beyond the frame, its number")
+        axis.plot([], [], marker="^", color="grey", linestyle="none", label="far beyond the frame, its number")
 
 
 def round_ticks(axis: Axis, limits: tuple[float, float]) -> None:
