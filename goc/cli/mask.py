@@ -27,7 +27,7 @@ def states(config: Config) -> "Tensor":
     from goc.caching.samples import SampleCaches
     from goc.models.network import MLP
     from goc.planning.denoiser import make_plan
-    from goc.runs.sources import calibration_alone
+    from goc.runs.denoiser import calibration_alone
 
     calibration = calibration_alone(config, torch.device("cpu"), config.execution.compile)
     plan = make_plan(config.way, config.measurement.model, calibration)

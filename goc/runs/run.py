@@ -16,7 +16,8 @@ from goc.metrics.registry import PLUGINS, field_of, plugins_of
 from goc.planning.plan import Plan
 from goc.report.result import Result
 from goc.report.results import Influence, claim_folder, compared_samples, measurement_of, read_result, sole_run
-from goc.runs.loaded import Loaded, load
+from goc.runs.kinds import load, sources_of
+from goc.runs.loaded import Loaded
 from goc.runs.made import LPIPS
 from goc.runs.measure import Generated, leave, measure
 from goc.runs.sources import Sources, require_same
@@ -43,7 +44,7 @@ def run(config: Config, folder: Path, notes: Sequence[str] = ()) -> Result | Non
     several workers, those that do not lead return None. notes: warnings to give before anything is generated.
     """
     validate(config)
-    sources = Sources.of(config.measurement)
+    sources = sources_of(config.measurement)
     workers = join(config.execution.worker_timeout_s)
     result = read_result(folder)
     if result is None or not is_result_of(result, config, sources) or not has_influence(folder, result):

@@ -20,10 +20,11 @@ from goc.metrics.registry import METRICS
 from goc.report.measurement import describe_measurement
 from goc.report.result import Result
 from goc.report.results import RESULT_FILE, run_key, write_influence
+from goc.runs.kinds import sources_of
 from goc.runs.loaded import reference_of
 from goc.runs.made import Made, described_result
 from goc.runs.measure import leave_first
-from goc.runs.sources import Sources, weights_of_extractor
+from goc.runs.sources import weights_of_extractor
 from goc.sampling.generate import generate
 from goc.sampling.shards import SampleSet
 from goc.sampling.workers import Workers
@@ -181,7 +182,7 @@ def weights_at_hand(config: Config) -> dict[str, str | None]:
     """
     model = config.measurement.model
     if resolve(model.checkpoint).is_file():
-        return Sources.of(config.measurement).weights()
+        return sources_of(config.measurement).weights()
     log.warning(
         "model.checkpoint=%s: not at hand, so that these numbers are compared with those of other scored images alone",
         model.checkpoint,

@@ -28,7 +28,7 @@ from goc.models.build import load_model
 from goc.models.dit import DiT, DiTBlock
 from goc.models.network import BRANCHES
 from goc.models.routers import save_router
-from goc.runs.sources import trajectory_key, uncached_generation
+from goc.runs.denoiser import trajectory_key, uncached_generation
 from goc.sampling.guidance import guided_denoiser
 from goc.sampling.options import SamplerConfig
 from goc.sampling.solvers import Solver, no_noise

@@ -221,4 +221,5 @@ def test_a_network_of_its_own_is_swept_and_reported(run_apart: Run, tmp_path: Pa
     run_apart("method=goc", *settings)  # the same weights in another network: another run, of another measurement
     first, second = (json.loads(path.read_text()) for path in tmp_path.glob("outputs/plain/goc*/result.json"))
     assert first["config"]["files"]["model.network"] != second["config"]["files"]["model.network"]
+    assert first["measurement"]["network"] != second["measurement"]["network"]
     assert first["metrics"]["fid"] != second["metrics"]["fid"]

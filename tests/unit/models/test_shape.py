@@ -11,7 +11,7 @@ from goc.config import compose_config, identity, validate
 from goc.models.build import load_model
 from goc.models.dit import DiT
 from goc.models.shape import complete, told_by
-from goc.runs.sources import loaded_generation
+from goc.runs.denoiser import loaded_generation
 from goc.system.errors import ConfigError, GocError
 
 OPEN = dict.fromkeys(("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes"), 0)
