@@ -8,7 +8,7 @@ from torch import Tensor
 from goc.caching.decision import Decision
 from goc.caching.predictor import Predictor
 from goc.caching.selection import Draws, Selection
-from goc.models.dit import MLP, Site, Terms
+from goc.models.network import MLP, Site, Terms
 from goc.models.seen import Looked, Seen
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from goc.models.cost import Partly
-from goc.models.dit import ATTENTION, MLP, DiT
+from goc.models.network import ATTENTION, MLP, Network
 
 MLP_FACTOR = 2.5  # ToCa computes no token of attention, and of an MLP so many times the ratio
 
@@ -331,9 +331,9 @@ def members(labels: Tensor, uniform: Tensor) -> Tensor:
     return torch.where(sizes > 0, order.gather(1, (first + rank).clamp(min=0)), 0)
 
 
-def partly_of(selection: Selection | None, mask: Tensor, skipped: Sequence[int], model: DiT) -> Partly:
+def partly_of(selection: Selection | None, mask: Tensor, skipped: Sequence[int], model: Network) -> Partly:
     """What of a mask's cells, bool [evaluations, blocks, 2], is computed after all, or not even gated; for its cost."""
     if selection is None:
         return Partly(torch.zeros(mask.shape[:2], dtype=torch.long), skipped)
-    tokens = model.num_tokens
-    return Partly(selection.counts(tokens), skipped, sum(selection.own_macs(tokens, model.hidden_size)))
+    tokens, hidden = model.macs.stream
+    return Partly(selection.counts(tokens), skipped, sum(selection.own_macs(tokens, hidden)))

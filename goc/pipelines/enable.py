@@ -6,7 +6,7 @@ from typing import Any, cast
 from torch import nn
 
 from goc.config.settings import Way
-from goc.models.dit import Site
+from goc.models.network import Site
 from goc.pipelines.calls import enter_in_calls, leave_calls_alone
 from goc.pipelines.fingerprint import MadeFor
 from goc.pipelines.hooks.attach import hook, hooked

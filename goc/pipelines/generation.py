@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from goc.caching.cache import AdaptiveCache, StepCache
-from goc.models.dit import Site
+from goc.models.network import Site
 from goc.models.parts import reason
 from goc.pipelines.enable import attach, disable_cache, transformers_of
 from goc.pipelines.folder import arguments_of_call

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from goc.caching.cache import StepCache
 from goc.config.settings import Way
-from goc.models.dit import Site
+from goc.models.network import Site
 from goc.pipelines.calibrate import Measured, Trial, measured
 from goc.pipelines.enable import transformers_of
 from goc.pipelines.generation import PipelineCalls

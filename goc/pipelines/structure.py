@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from goc.caching.schedule import BRANCH_NAMES
-from goc.models.dit import ATTENTION, BRANCHES, MLP, Site
+from goc.models.network import ATTENTION, BRANCHES, MLP, Site
 from goc.pipelines.token_wise import not_token_wise
 from goc.system.errors import GocError
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from goc.caching.cache import ScheduledCache, StepCache
 from goc.caching.selection import Draws, Selection, square
 from goc.methods import Partial
-from goc.models.dit import ATTENTION, BRANCHES, MLP
+from goc.models.network import ATTENTION, BRANCHES, MLP
 from goc.pipelines.structure import Layout, StructureError
 from goc.planning.plan import Plan
 

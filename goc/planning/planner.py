@@ -12,7 +12,7 @@ from goc.caching.inflection import correct_at, inflections, span_alignment
 from goc.caching.schedule import cache_ratio_of, cached_steps_of, computed_steps_of, computing, is_whole_steps
 from goc.config import Way
 from goc.methods import Situation
-from goc.models.dit import BRANCHES, MLP, Site
+from goc.models.network import BRANCHES, MLP, Site
 from goc.planning.plan import Plan
 from goc.planning.warnings import report_ratio, warn_of_divergence, warn_of_reuse
 from goc.sampling.local_search import Steps
@@ -71,11 +71,17 @@ class Measurements(Protocol):
         """What learned weights must have been trained for, besides their schedule."""
 
     def search(
-        self, plan_of: Callable[[Steps], Plan], count: int, evaluations: int, samples: int, how: str = "local"
+        self,
+        plan_of: Callable[[Steps], Plan],
+        count: int,
+        evaluations: int,
+        samples: int,
+        how: str = "local",
+        known: Sequence[Steps] = (),
     ) -> Steps:
         """The schedule of `count` computed evaluations whose samples end closest to the uncached ones.
 
-        how: as `goc.sampling.search.moves_and_loss` names it.
+        how, known: as `goc.sampling.search.searched` takes them.
         """
 
 

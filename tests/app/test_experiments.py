@@ -22,11 +22,13 @@ EXPERIMENTS = sorted((REPOSITORY / "experiments").glob("*.yaml"))
 JOBS = {
     "digits_ablation": 40,  # 10 lists of weights at 4 thresholds
     "digits_budget": 46,  # 6 numbers of steps, and 5 methods on 2 of them at 4 ratios
+    "digits_decisions": 64,  # 8 ways on 8 models
     "digits_field": 184,  # 23 ways on 8 models
     "digits_guidance": 132,  # 11 ways on 6 models at 2 scales
     "digits_models": 204,  # 35 ways on 3 diffusion models (one of them named twice), 32 on 3 flow models
     "digits_ratios": 672,  # 14 ways on 6 models, with 2 numbers of steps, at 4 ratios
     "digits_tradeoff": 95,  # 19 methods at 5 ratios
+    "fashion": 112,  # 58 ways of diffusion, 54 of flow matching
     "paper_ablation": 3,
     "paper_ddim50": 8,
     "paper_l2c": 2,
@@ -39,12 +41,14 @@ JOBS = {
 FEWER = {
     "digits_ablation": "inflection_threshold=0.3 gradient_weights=[1.0],[0.8,0.2]",
     "digits_budget": "cache_ratio=0.67 steps=20",
+    "digits_decisions": "steps=10",
     "digits_field": "steps=10",
     "digits_guidance": "cfg_scale=4 steps=6 guidance_interval=[0.28,2.9]",
     "digits_models": "steps=4 cache_ratio=0.5 method=goc",
     "digits_ratios": "model=digits steps=20 cache_ratio=0.75 method=searched_learned",
     "digits_search": "hydra.sweeper.n_trials=4",
     "digits_tradeoff": "cache_ratio=0.67 method=none,l2c_goc,teacache,goc_stack_logsnr",  # test_plan.py: all
+    "fashion": "steps=4 cache_ratio=0.5 method=goc",
     "paper_speca": "steps=10",
     "paper_taylorseer": "steps=10",
     "paper_toca": "steps=10",
@@ -53,12 +57,14 @@ FEWER = {
 ROWS = {
     "digits_ablation": 2,
     "digits_budget": 6,
+    "digits_decisions": 8,
     "digits_field": 42,  # 21 of each objective, as steps are the same here: with both numbers of clusters
     "digits_guidance": 14,  # 7 ways in one interval, on one model of each objective
     "digits_models": 12,  # 3 models are one here
     "digits_ratios": 4,  # learned weights with their own schedule and with the one named; two predictors on even steps
     "digits_search": 4,  # Optuna's trials
     "digits_tradeoff": 4,
+    "fashion": 10,  # steps and ratios are the same here: a way and solver each
     "paper_ablation": 3,
     "paper_ddim50": 7,
     "paper_l2c": 2,
@@ -156,7 +162,7 @@ def test_an_experiment_runs_by_its_own_command(
     assert package == "# @package _global_"
     assert command == " ".join([f"# python run.py -m experiment={path.stem}", *ASKED.get(path.stem, ())])
     fewer = FEWER.get(path.stem, "").split()
-    if path.stem in ("digits_models", "digits_guidance", "digits_field"):
+    if path.stem in ("digits_decisions", "digits_models", "digits_guidance", "digits_field", "fashion"):
         fewer.append(f"hydra.sweeper.grids={first_models(path)}")
     arguments = command.removeprefix("# python run.py ").split()
     if path.stem in ASKED:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from goc.models.dit import ATTENTION
+from goc.models.network import ATTENTION
 from goc.pipelines.forward_pass import Form, ForwardPass, versions
 from goc.pipelines.hooks.attention import received_in
 from goc.pipelines.hooks.carried import argument, arguments_of

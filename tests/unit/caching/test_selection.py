@@ -28,7 +28,8 @@ from goc.caching.selection import (
 )
 from goc.models import layers
 from goc.models.cost import image_macs
-from goc.models.dit import ATTENTION, MLP, DiT
+from goc.models.dit import DiT
+from goc.models.network import ATTENTION, MLP
 from goc.sampling.generation import Generation
 from goc.sampling.noise import NoiseSchedule
 from goc.sampling.solvers import DDIM

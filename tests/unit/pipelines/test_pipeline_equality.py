@@ -19,7 +19,8 @@ from goc.caching.schedule import fora, taylorseer, toca, uniform, whole_steps
 from goc.caching.selection import Clusters, Norm, Random, Selection, ToCa, shares
 from goc.check.contenders import ORDER
 from goc.check.peers import add_taylorseer, diffusers_dit, predicted
-from goc.models.dit import DiT, Site
+from goc.models.dit import DiT
+from goc.models.network import Site
 from goc.pipelines.enable import attach
 from goc.pipelines.session import Run
 from goc.pipelines.tokens import generators_of

@@ -1,0 +1,148 @@
+"""Decisions beside fixed schedules of the same cost: `python experiments/digits_decisions.py outputs/digits_decisions`.
+
+Reads the finished study (digits_decisions.yaml beside this) and prints as Markdown, for each family of models and each
+decision, how far samples end from the uncached ones as a share of how far reuse on every n-th step takes the same
+samples at the same cost: the geometric mean of these shares over samples, with its standard error in brackets. At a
+cost between two intervals the fixed schedule's distance is interpolated, sample by sample (both logarithms).
+
+- all samples, against the fixed schedule of the decision's mean cost;
+- the thirds of the samples of which the decision computed least, and most: against that same schedule, and against one
+  of the third's own mean cost. The first says for whom a decision is good, the second whether it spends more where more
+  is to be had. Samples of equal cost are in no third.
+"""
+
+import argparse
+import math
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from goc.report.collect import find, tell
+from goc.report.result import Result
+from goc.sampling.shards import SampleSet
+from goc.system.command import run_command
+from goc.system.errors import GocError
+
+FIXED = "fora"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One run: how many evaluations' MACs it took, of each sample [N], and each one's distance to its target [N]."""
+
+    macs: float
+    evaluations: np.ndarray
+    distances: np.ndarray
+
+    @classmethod
+    def of(cls, result: Result) -> "Ran":
+        """A finished run's."""
+        config, cost = result.config, result.cost
+        samples = SampleSet(result.folder / "samples", config["num_samples"], config["batch_size"])
+        cached: list[float] = []
+        for count, shard in samples.costs():
+            cached += shard.get("cache_ratios", [shard["cache_ratio"]] * count)
+        evaluations = cost["evaluations"] / (1 - cost["cache_ratio"]) * (1 - np.array(cached))
+        return cls(cost["macs_evaluations"], evaluations, result.influence["relative_l2"])
+
+
+@dataclass(frozen=True)
+class Share:
+    """The logarithm of a geometric mean over samples, and its standard error."""
+
+    log: float
+    error: float
+
+    @classmethod
+    def over(cls, own: np.ndarray, other: np.ndarray) -> "Share":
+        """Of the shares that samples' own distances have of others [n]."""
+        logs = np.log(own) - np.log(other)
+        return cls(float(logs.mean()), float(logs.std(ddof=1)) / math.sqrt(len(logs)))
+
+    @classmethod
+    def mean(cls, shares: list["Share"]) -> "Share":
+        """Over models, of samples that are independent."""
+        error = math.sqrt(sum(share.error**2 for share in shares)) / len(shares)
+        return cls(sum(share.log for share in shares) / len(shares), error)
+
+    def __str__(self) -> str:
+        value = math.exp(self.log)
+        return f"{value:.3f}({max(1, round(1000 * value * self.error))})"
+
+
+def fixed_at(fixed: list[Ran], macs: float) -> np.ndarray | None:
+    """Each sample's distance [N] under a fixed schedule of that cost; None where none is cheaper, or none dearer."""
+    costs = [ran.macs for ran in fixed]
+    if not (costs and costs[0] <= macs <= costs[-1]):
+        return None
+    above = max(1, int(np.searchsorted(costs, macs)))
+    low, high = fixed[above - 1], fixed[above]
+    place = math.log(macs / low.macs) / math.log(high.macs / low.macs)
+    return np.exp((1 - place) * np.log(low.distances) + place * np.log(high.distances))
+
+
+def shares(own: Ran, fixed: list[Ran]) -> Iterator[tuple[str, Share]]:
+    """A decision's shares by column, of one model; fixed: by cost, ascending."""
+    at_mean = fixed_at(fixed, own.macs)
+    if at_mean is None:
+        return
+    yield "all samples", Share.over(own.distances, at_mean)
+    low, high = np.quantile(own.evaluations, [1 / 3, 2 / 3])
+    for name, chosen in (("least", own.evaluations <= low), ("most", own.evaluations >= high)):
+        # a quantile that half of the samples share tells nothing apart
+        if min(chosen.sum(), (~chosen).sum()) < len(chosen) / 5:
+            continue
+        yield f"computed {name}", Share.over(own.distances[chosen], at_mean[chosen])
+        of_third = own.macs * own.evaluations[chosen].mean() / own.evaluations.mean()
+        at_own = fixed_at(fixed, of_third)
+        if at_own is not None:
+            yield f"computed {name}, at its own cost", Share.over(own.distances[chosen], at_own[chosen])
+
+
+def rows(results: list[Result]) -> Iterator[dict[str, Any]]:
+    """The table: each decision on each family of models."""
+    runs: dict[tuple[str, str], dict[str, list[Ran]]] = defaultdict(lambda: defaultdict(list))
+    for result in results:
+        model = result.config["model"]
+        runs[model["family"] or model["name"], model["name"]][result.method].append(Ran.of(result))
+    cells: dict[tuple[str, str], dict[str, list[Share]]] = defaultdict(lambda: defaultdict(list))
+    about: dict[tuple[str, str], list[Ran]] = defaultdict(list)
+    for (family, _), methods in runs.items():
+        fixed = sorted(methods.pop(FIXED, []), key=lambda ran: ran.macs)
+        for method, (own,) in methods.items():
+            about[family, method].append(own)
+            for column, share in shares(own, fixed):
+                cells[family, method][column].append(share)
+    for (family, method), models in sorted(about.items()):
+        row: dict[str, Any] = {"models": family, "decision": method}
+        row["MACs"] = f"{np.mean([ran.macs for ran in models]):.1f}"
+        spread = np.mean([ran.evaluations.std() for ran in models])
+        row["evaluations"] = f"{np.mean([ran.evaluations.mean() for ran in models]):.1f} ± {spread:.2f}"
+        row["distance"] = f"{np.mean([ran.distances.mean() for ran in models]):.4f}"
+        for column, found in cells[family, method].items():
+            fewer = f" ({len(found)} of {len(models)})" if len(found) < len(models) else ""
+            row[column] = f"{Share.mean(found)}{fewer}"
+        yield row
+
+
+def main() -> int:
+    """Print the table; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, help="with finished runs, such as outputs/digits_decisions")
+    found = find(parser.parse_args().folders)
+    tell(found.skipped)
+    results = [Result.load(folder) for folder, _ in found.runs]
+    if not results:
+        raise GocError("no finished runs there")
+    print(pd.DataFrame(rows(results)).fillna("").to_markdown(index=False, disable_numparse=True))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
