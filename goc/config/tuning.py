@@ -18,8 +18,11 @@ def tuned_on(way: Way, measurement: Measurement) -> dict[str, int]:
     """
     if measurement.model.is_pipeline:
         return {}
-    saw = {what: count for what, seed, count in _saw(way, measurement) if seed == measurement.seed}
-    return {what: min(count, measurement.num_samples) for what, count in saw.items()}
+    saw = dict[str, int]()
+    for what, seed, count in _saw(way, measurement):
+        if seed == measurement.seed:  # a front's file says of its search and of its training
+            saw[what] = max(saw.get(what, 0), min(count, measurement.num_samples))
+    return saw
 
 
 def calibrated_on(way: Way) -> tuple[int, int] | None:
@@ -56,6 +59,6 @@ def _made_on(path: str) -> list[tuple[int, int]]:
     try:
         content = read_plan(path)
         parts = [content[part] for part in ("searched", "training") if part in content]
-        return [(int(part["seed"]), int(part["samples"])) for part in parts]
+        return [(int(part["seed"]), int(part["samples"]) + int(part.get("held", 0))) for part in parts]
     except (OSError, ValueError, KeyError, TypeError):
         return []  # it says nothing, or will be refused

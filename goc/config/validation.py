@@ -129,7 +129,8 @@ def _settle_files(way: Way, measurement: Measurement) -> None:
     def filled(template: str) -> str:
         return fill(template, way, model.name, cfg_scale)
 
-    schedule, predictor = schedule.with_paths(filled), predictor.with_paths(filled, model.weights or OWN_WEIGHTS)
+    schedule = schedule.with_paths(filled)
+    predictor = predictor.with_paths(filled, schedule.weights_file or model.weights or OWN_WEIGHTS)
     if predictor.schedule_file is not None:
         schedule = schedule.of_weights(predictor.schedule_file)
     way.schedule, way.predictor = schedule, predictor

@@ -118,6 +118,11 @@ class ScheduleConfig:
         """The same with its files' paths as `fill` makes them of ones with {model}, {steps}, ... in them."""
         return self
 
+    @property
+    def weights_file(self) -> str | None:
+        """A file of its own that has the weights for predictor=learned, too; None: it has none."""
+        return None
+
     def of_weights(self, path: str) -> ScheduleConfig:
         """The schedule beside weights that were trained for one, which their file names."""
         return self

@@ -11,6 +11,8 @@ from typing import Any
 
 from goc.system.files import ASSET_PREFIX, file_sha256, read_json, resolve
 
+OWN_FRONT = "outputs/fronts/{model}-{sampler}{steps}-cfg{cfg_scale}.json"  # of goc train front
+
 
 def as_text(content: dict[str, Any]) -> str:
     """A schedule's file: one entry a line."""

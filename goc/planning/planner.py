@@ -71,11 +71,17 @@ class Measurements(Protocol):
         """What learned weights must have been trained for, besides their schedule."""
 
     def search(
-        self, plan_of: Callable[[Steps], Plan], count: int, evaluations: int, samples: int, how: str = "local"
+        self,
+        plan_of: Callable[[Steps], Plan],
+        count: int,
+        evaluations: int,
+        samples: int,
+        how: str = "local",
+        known: Sequence[Steps] = (),
     ) -> Steps:
         """The schedule of `count` computed evaluations whose samples end closest to the uncached ones.
 
-        how: as `goc.sampling.search.moves_and_loss` names it.
+        how, known: as `goc.sampling.search.searched` takes them.
         """
 
 

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from composing import config_of
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from refusals import Bad
@@ -175,7 +176,7 @@ REFUSED = [
 @pytest.mark.parametrize("bad", REFUSED, ids=str)
 def test_a_bad_setting_is_one_line(bad: Bad) -> None:
     with pytest.raises((GocError, HydraException, OmegaConfBaseException)) as refused:
-        validate(compose_config(bad.settings))
+        validate(config_of(*bad.settings))
     line = one_line(refused.value)
     assert "\n" not in line
     assert re.search(bad.says, line), line
