@@ -211,8 +211,8 @@ def check_tokens(selection: SelectionConfig, model: ModelConfig) -> None:
 def check_guidance(way: Way, measurement: Measurement) -> None:
     """Raise ConfigError on the first setting that saves guidance where there is none to save, or not this way."""
     for key in way.guidance:
-        own = f"null with model.objective={PIPELINE}, which guides itself"
-        _require(way, not measurement.model.is_pipeline, key, own)
+        allowed = f"null with model.objective={PIPELINE}, which guides itself"
+        _require(way, not measurement.model.is_pipeline, key, allowed)
         _require(way, measurement.cfg_scale != 1, key, "null with cfg_scale=1, which computes no unconditional half")
         if way.predictor.trained:
             raise ConfigError(

@@ -24,17 +24,17 @@ def run_folders(paths: list[Path]) -> list[Path]:
     """
     folders: dict[Path, None] = {}
     for path in paths:
-        found = []
+        runs = []
         for folder in sorted(file.parent for file in path.rglob(RESULT_FILE)):
             try:
                 load_result(folder)
             except ValueError as error:
                 tell([(printable(str(folder)), str(error))])
             else:
-                found.append(folder)
-        if not found:
+                runs.append(folder)
+        if not runs:
             raise GocError(f"no finished run below {path}")
-        folders.update(dict.fromkeys(found))
+        folders.update(dict.fromkeys(runs))
     return list(folders)
 
 
