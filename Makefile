@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-nightly test-kernels compatibility check quick lint setup clean
+.PHONY: help demo test test-nightly test-kernels compatibility docs check quick lint setup clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -20,6 +20,8 @@ setup: $(VENV)/.installed ## install the project and its tools into .venv
 demo: setup ## the main job on the embedded default: 4 minutes on 2 quiet cores
 	$(RUN) run.py -m experiment=digits_budget name=demo num_samples=500 batch_size=125 cache_ratio=0.5,0.75,0.8 latency_repeats=1
 	@echo
+	$(RUN) experiments/digits_budget.py outputs/demo --picture outputs/demo/distance.png
+	@echo 'Distance against evaluations:   outputs/demo/distance.png'
 	@echo 'Image quality against cost:     outputs/demo/tradeoff.png, the page outputs/demo/report.html'
 	@echo 'The table, with paired errors:  outputs/demo/table.md'
 	@echo 'Each run below:                 result.json, samples.png, alignment.png'
@@ -38,6 +40,10 @@ test-kernels: setup ## their tests again, as other processors add up: without ve
 
 compatibility: setup ## the caches on all that diffusers has, tiny; writes docs/compatibility.md
 	$(RUN) scripts/compatibility.py
+
+docs: setup ## the site, built strictly and with its notebooks run: outputs/site/index.html
+	$(VENV)/bin/pip install --quiet -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build -f docs/site/mkdocs.yml
 
 check: setup ## lint, types and the quick tests, side by side: no application, no pipeline
 	$(MAKE) --jobs 2 lint quick

@@ -11,8 +11,11 @@
 
 A package that is installed with the entry point group `goc.plugins`, or a module named by plugins=[my_module], is
 imported in every process; `python run.py schedule=mine` then works as with a built-in one. docs/examples/plugin is a
-whole package. Nothing here imports torch: what computes is imported inside of functions, or named `module:object`.
+whole package, docs/examples/network one with a network of its own. Nothing here imports torch, but for `Network`, which
+is the base of networks: what computes is imported inside of functions, or named `module:object`.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from goc.methods import (
     PREDICTORS,
@@ -34,6 +37,9 @@ from goc.models.registry import Model
 from goc.models.registry import add_model as model
 from goc.sampling.options import SAMPLERS, SamplerConfig
 from goc.system.errors import ConfigError
+
+if TYPE_CHECKING:
+    from goc.models.network import Network as Network
 
 schedule, predictor, selection = SCHEDULES.register, PREDICTORS.register, SELECTIONS.register
 sampler = SAMPLERS.register
@@ -61,3 +67,12 @@ __all__ = [
     "schedule",
     "selection",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`Network`, which loads torch, and so is not among the names of `import *`."""
+    if name != "Network":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from goc.models.network import Network
+
+    return Network

@@ -4,6 +4,9 @@ Hydra takes launchers from the package hydra_plugins only. Unlike hydra_submitit
 leave the reason for a killed one where SweepReport finds it, and need no Slurm accounting.
 """
 
+import contextlib
+import io
+import itertools
 import logging
 import os
 import time
@@ -40,7 +43,7 @@ class SweepLauncher(BaseSubmititLauncher):
         os.environ["PYTHONPATH"] = python_path()  # of the jobs
         try:
             jobs = self.submit(self.executor(), calls)
-        except RuntimeError as error:
+        except (RuntimeError, FileNotFoundError) as error:
             raise GocError(f"hydra/launcher={self._EXECUTOR}: {error}{self.HINT}") from error
 
         returns = []
@@ -84,20 +87,45 @@ class SweepLauncher(BaseSubmititLauncher):
 
 
 class SlurmSweepLauncher(SweepLauncher):
-    """Runs a sweep as one Slurm job array."""
+    """Runs a sweep as one Slurm job array, or as several where it has more jobs than an array may."""
 
     _EXECUTOR = "slurm"
     HINT = "; without a cluster: hydra/launcher=local"
 
     def submit(self, executor: Any, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        from submitit.core.utils import FailedJobError
         from submitit.slurm.slurm import SlurmJob
 
-        from goc.system.slurm import SqueueWatcher
+        from goc.system.errors import GocError
+        from goc.system.slurm import SqueueWatcher, cancel, max_array_size, refusal
 
         SlurmJob.watcher = SqueueWatcher(delay_s=int(os.environ.get("GOC_SLURM_POLL_S", "30")))
-        jobs = executor.map_array(self, *zip(*calls, strict=True))
-        log.info("waiting for Slurm job %s, logs in %s", jobs[0].job_id.split("_")[0], jobs[0].paths.folder.parent)
+        arrays = split(calls, max_array_size())
+        # which array_parallelism is of all together
+        executor.update_parameters(slurm_array_parallelism=max(1, self.params["array_parallelism"] // len(arrays)))
+        jobs: list[Any] = []
+
+        def submitted() -> set[str]:
+            return {job.job_id.split("_")[0] for job in jobs}
+
+        try:
+            for array in arrays:
+                with contextlib.redirect_stderr(io.StringIO()):  # where submitit repeats what sbatch says
+                    jobs += executor.map_array(self, *zip(*array, strict=True))
+        except FailedJobError as error:
+            cancel(submitted())
+            gone = f" ({len(jobs)} jobs that it took before are cancelled)" if jobs else ""
+            raise GocError(f"hydra/launcher={self._EXECUTOR}: {refusal(str(error))}{gone}") from error
+        ids = ", ".join(sorted(submitted(), key=int))
+        log.info("waiting for Slurm job %s, logs in %s", ids, jobs[0].paths.folder.parent)
         return jobs
+
+
+def split(calls: Sequence[Any], most: int | None) -> list[Sequence[Any]]:
+    """As few parts as may be, as equal as may be, of at most `most` calls (0: one; None: any number)."""
+    parts = 1 if most is None else -(-len(calls) // max(1, most))
+    bounds = [len(calls) * part // parts for part in range(parts + 1)]
+    return [calls[first:last] for first, last in itertools.pairwise(bounds)]
 
 
 class LocalSweepLauncher(SweepLauncher):

@@ -32,7 +32,7 @@ import torch
 from benchmarks import pipeline_steps
 from benchmarks import reports as report_runs
 
-import goc.runs.loaded
+import goc.runs.denoiser
 import goc.runs.measure
 import goc.runs.run
 import goc.sampling.generation
@@ -49,7 +49,6 @@ from goc.metrics.uncertainty import FrechetInfluence
 from goc.models.decoder import DOWNSAMPLING
 from goc.models.dit import DiT
 from goc.runs.loaded import Loaded
-from goc.runs.sources import Sources
 from goc.sampling.shards import SampleSet
 from goc.system.arguments import check_numbers
 from goc.system.command import run_command
@@ -123,9 +122,9 @@ def overhead(settings: list[str]) -> pd.DataFrame:
     watch.time(Extractor, "extract", "features")
     watch.time(goc.runs.measure, "evaluate", "metrics")
     watch.time(goc.runs.measure, "distance", "distance to uncached")
-    watch.time(goc.runs.loaded, "decode_pixels", "decoding")
+    watch.time(goc.runs.denoiser, "decode_pixels", "decoding")
     watch.time(goc.runs.measure, "leave", "pictures and results")
-    watch.time(Sources, "of", "hashing files")
+    watch.time(goc.runs.run, "sources_of", "hashing files")
     watch.time(goc.runs.run, "load", "loading")
     watch.time(Loaded, "reference", "loading")
     watch.time(goc.runs.run, "run", "sampler and the rest")

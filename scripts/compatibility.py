@@ -1,6 +1,6 @@
 """Tries the caches on every diffusion transformer and pipeline of the installed diffusers, tiny and random.
 
-    python scripts/compatibility.py                      all of them; writes docs/compatibility.md
+    python scripts/compatibility.py                      all of them; writes docs/compatibility.md and its tables
     python scripts/compatibility.py FluxTransformer2DModel WanPipeline   these alone; prints their results
     python scripts/compatibility.py --no-peers           without the caches of diffusers and cache-dit
 
@@ -10,6 +10,7 @@ Its exit status is 1 if a result is neither right nor refused when the cache is 
 """
 
 import argparse
+import csv
 import json
 import logging
 import multiprocessing
@@ -29,21 +30,20 @@ from compat.loop import Loop
 from compat.peers import ABSENT, PEERS, check_peer
 from compat.pipes import all_pipelines, check_pipeline, class_of, family_of, transformer_class
 from compat.special import TOO_LARGE
-from compat.table import SITES, Row, table
+from compat.table import SITES, Row, reasons, untried, verdicts
 from compat.tiny import Ask, classes
 from compat.zoo import ZOO
 
 from goc.system.command import run_command
 from goc.system.errors import GocError
 
-DOCS = Path(__file__).parent.parent / "docs" / "compatibility.md"
+DOCS = Path(__file__).parent.parent / "docs"
 OTHERS: list[dict[str, Any]] = [{"ask": Ask(tokens=7)}, {"ask": Ask(batch=2)}, {"ask": Ask(size=12)}, {"steps": 8}]
 ABOUT = """# Which transformers and pipelines of diffusers the caches are right in
 
-    python scripts/compatibility.py
-
-Every diffusion transformer and every pipeline with one that diffusers {version} has, tiny and random, on a CPU.
-**{classes} of {all_classes} classes and {pipelines} of {all_pipelines} pipelines are right at one site at least.**
+**{classes} of {all_classes} classes and {pipelines} of {all_pipelines} pipelines are right at one site at least**,
+of every diffusion transformer and every pipeline with one that diffusers {version} has: tiny and random, on a CPU
+(`python scripts/compatibility.py`).
 
 - **right**: a cache that caches nothing changes no bit; `reuse` at `cache_ratio=0.5` computes half of the calls of its
   modules, and changes the result; in a loop whose steps all get the same input (of classes; with and without a
@@ -51,9 +51,33 @@ Every diffusion transformer and every pipeline with one that diffusers {version}
   steps, sizes, batches and texts do not depend on those before; an error in a block leaves nothing behind;
   `disable_cache` gives the bits from before.
 - **refused**: in one line when the cache is enabled. For **wrong**, **fails** and **refused in the call**, what was
-  said is below the table.
+  said is in a table of its own.
 - diffusers' and cache-dit's caches are asked what holds for them: that they cache something, are right for the same
   input, run in other calls and can be taken out. "{absent}": the class has no `enable_cache`.
+
+## Classes
+
+[compatibility-classes.csv](tables/compatibility-classes.csv)
+
+{{{{ read_csv('tables/compatibility-classes.csv') }}}}
+
+## Pipelines
+
+[compatibility-pipelines.csv](tables/compatibility-pipelines.csv)
+
+{{{{ read_csv('tables/compatibility-pipelines.csv') }}}}
+
+## What was said
+
+[compatibility-reasons.csv](tables/compatibility-reasons.csv)
+
+{{{{ read_csv('tables/compatibility-reasons.csv') }}}}
+
+## Not tried
+
+[compatibility-untried.csv](tables/compatibility-untried.csv)
+
+{{{{ read_csv('tables/compatibility-untried.csv') }}}}
 """
 
 
@@ -146,15 +170,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def write(found: Sequence[Row]) -> None:
-    """The table."""
+    """The page and its tables."""
     of_classes = [one for one in found if one.name in classes()]
     of_pipelines = [one for one in found if one.name not in classes()]
     about = ABOUT.format(
         version=diffusers.__version__, classes=right_somewhere(of_classes), all_classes=len(of_classes),
         pipelines=right_somewhere(of_pipelines), all_pipelines=len(of_pipelines), absent=ABSENT,
     )  # fmt: skip
-    lines = table(of_classes, (*SITES, *PEERS), "Classes") + table(of_pipelines, SITES, "Pipelines")
-    DOCS.write_text(about + "\n" + "\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    (DOCS / "compatibility.md").write_text(about, encoding="utf-8")
+    tables = {
+        "classes": verdicts(of_classes, (*SITES, *PEERS), "classes"),
+        "pipelines": verdicts(of_pipelines, SITES, "pipelines"),
+        "reasons": reasons(found, (*SITES, *PEERS)),
+        "untried": untried(found),
+    }
+    for name, lines in tables.items():
+        with (DOCS / "tables" / f"compatibility-{name}.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(lines)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,8 @@ JobRequeue=1
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 KillWait=2
 MinJobAge=3600
+# small, so that a test's sweep needs several arrays
+MaxArraySize=3
 ReturnToService=2
 SlurmdParameters=config_overrides
 NodeName=$node NodeAddr=127.0.0.1 CPUs=$CPUS RealMemory=$(awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo) State=UNKNOWN

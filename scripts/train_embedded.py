@@ -33,7 +33,7 @@ from goc.models.build import load_model
 from goc.models.decoder import to_uint8
 from goc.models.dit import DiT
 from goc.models.objective import DIFFUSION, FLOW, OBJECTIVES
-from goc.runs.sources import uncached_generation
+from goc.runs.denoiser import uncached_generation
 from goc.sampling.images import image_grid
 from goc.sampling.noise import NoiseSchedule
 from goc.sampling.training import Progress, progress_of

@@ -8,6 +8,11 @@ import resource
 import shutil
 import signal
 import sys
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def _encode_in(encoding: str) -> None:
@@ -120,3 +125,18 @@ def no_locks() -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     fcntl.flock = refuse  # type: ignore[assignment]
+
+
+def slow_extraction() -> None:
+    """A network that takes its time, after which its sums are saved at once."""
+    from goc.metrics import extraction
+    from goc.metrics.features import Extractor, Features
+
+    extract = Extractor.extract
+
+    def slowly(self: Extractor, images: "Tensor") -> Features:
+        time.sleep(0.05)
+        return extract(self, images)
+
+    extraction.SAVED_EVERY_S = extraction.LEAST_WORK = 0
+    Extractor.extract = slowly

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from goc.caching.predictor import Cell, Predictor
-from goc.models.dit import Terms
+from goc.models.network import Terms
 
 
 class Anchored(Predictor):

@@ -8,7 +8,7 @@ from torch import Tensor
 from goc.caching.decision import Decision
 from goc.caching.predictor import Predictor
 from goc.caching.selection import Draws, Selection
-from goc.models.dit import MLP, Site, Terms
+from goc.models.network import MLP, Site, Terms
 from goc.models.seen import Looked, Seen
 
 
@@ -127,25 +127,32 @@ class ScheduledCache(StepCache):
         terms = self.predictor.predict(self.step, (block, branch))
         return [] if self.step in self.skipped else terms
 
+    def selection_of(self, block: int, branch: int) -> tuple[Selection, int] | None:
+        """The selection of a cell's tokens, and the block that it knows the cell by; None: it has none."""
+        return None if self.selection is None or branch != MLP else (self.selection, block)
+
     def store(self, block: int, branch: int, feature: Tensor) -> None:
         self.predictor.store(self.step, (block, branch), feature)
-        if self.selection is not None and branch == MLP:
-            self.selection.stored(block, feature)
+        if (found := self.selection_of(block, branch)) is not None:
+            selection, own = found
+            selection.stored(own, feature)
 
     def selected(self, block: int, branch: int) -> Tensor | None:
-        selection = self.selection
-        if selection is None or branch != MLP or not selection.asked[self.step][block]:
+        selection, own = self.selection_of(block, branch) or (None, block)
+        if selection is None or not selection.asked[self.step][own]:
             return None
         held = self.predictor.newest((block, branch))
-        count = selection.count(block, held.shape[1])
+        count = selection.count(own, held.shape[1])
         if count == 0:
-            selection.passed(block)
+            selection.passed(own)
             return None
-        return selection.choose(block, count, held)
+        return selection.choose(own, count, held)
 
     def refresh(self, block: int, branch: int, tokens: Tensor, fresh: Tensor) -> None:
-        assert self.selection is not None
-        self.selection.write(block, self.predictor.newest((block, branch)), tokens, fresh)
+        found = self.selection_of(block, branch)
+        assert found is not None  # it named the tokens
+        selection, own = found
+        selection.write(own, self.predictor.newest((block, branch)), tokens, fresh)
 
     def wants_attention(self, block: int) -> bool:
         return self.selection is not None and self.selection.attention_wanted[self.step][block]

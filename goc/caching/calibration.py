@@ -12,7 +12,7 @@ from torch import Tensor
 from goc.caching.cache import StepCache
 from goc.caching.decision import relative, relative_change
 from goc.caching.predictor import Cell
-from goc.models.dit import Site
+from goc.models.network import Site
 from goc.models.seen import Seen
 
 FIRST_GRADIENT_STEP = 2  # the first step with two changes behind it

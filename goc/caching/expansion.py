@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from goc.caching.predictor import Cell, Predictor, combine, evaluate
-from goc.models.dit import Terms
+from goc.models.network import Terms
 
 LARGEST = torch.finfo(torch.float32).max
 

@@ -18,7 +18,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from goc.models.dit import Terms
+from goc.models.network import Terms
 from goc.models.seen import Seen
 
 Cell = tuple[int, int]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from goc.caching.decision import relative, sizes
 from goc.caching.predictor import Cell, Predictor
-from goc.models.dit import Terms
+from goc.models.network import Terms
 from goc.models.seen import Seen
 
 LEAST, MOST = 1.0, 1.5  # of the factor, as published

@@ -9,7 +9,7 @@ from torch import Tensor
 from goc.caching.cache import AdaptiveCache, StepCache
 from goc.caching.decision import Decision
 from goc.caching.predictor import Predictor, evaluate
-from goc.models.dit import Site, Terms
+from goc.models.network import Site, Terms
 from goc.models.seen import Looked, Seen
 
 

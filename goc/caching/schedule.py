@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from goc.caching.ratio import computed_at
-from goc.models.dit import BRANCHES
+from goc.models.network import BRANCHES
 
 BRANCH_NAMES = ("attn", "mlp")  # as SmoothCache's files call them
 

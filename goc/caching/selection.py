@@ -5,7 +5,7 @@ is, and written into what the predictor holds. Each row of a batch is decided by
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from math import isqrt
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from goc.models.cost import Partly
-from goc.models.dit import ATTENTION, MLP, DiT
+from goc.models.network import ATTENTION, MLP, Network
 
 MLP_FACTOR = 2.5  # ToCa computes no token of attention, and of an MLP so many times the ratio
 
@@ -46,14 +46,24 @@ class Draws:
         return own.repeat(rows // len(own), *[1] * len(shape)).to(device)
 
 
+def square(tokens: int) -> tuple[int, int] | None:
+    """Rows and columns of so many tokens, where they are a square."""
+    side = isqrt(tokens)
+    return (side, side) if side**2 == tokens else None
+
+
 class Selection(ABC):
     """Names tokens in the cached MLPs of one batch.
+
+    looks_at_attention: whether `attended` is wanted; looks_at_stream: whether `finished` is. grid: rows and columns of
+    so many tokens, or of each of their frames; None: they have no places.
 
     Args:
         mask: the schedule, bool [steps, blocks, 2]. skipped: steps of it in which no token is computed.
     """
 
-    looks_at_attention = False
+    looks_at_attention = looks_at_stream = False
+    grid: Callable[[int], tuple[int, int] | None] = staticmethod(square)
 
     def __init__(self, mask: Tensor, skipped: Sequence[int] = ()) -> None:
         self.mask, self.partial = mask, mask[:, :, MLP].clone()
@@ -120,9 +130,9 @@ class Selection(ABC):
         """The tensors held now."""
         return []
 
-    def own_macs(self, tokens: int, hidden: int) -> int:
-        """Multiply-accumulates of its own matrix products in all steps, for one row of so many tokens."""
-        return 0
+    def own_macs(self, tokens: int, hidden: int) -> list[int]:
+        """Multiply-accumulates of its own matrix products in each step, for one row of so many tokens."""
+        return [0] * len(self.asked)
 
 
 class Scored(Selection):
@@ -176,7 +186,7 @@ class ToCa(Scored):
     """Tokens that others attend to, that were not computed for long, and that are the best around (arXiv 2410.05317).
 
     Score: the attention received over its norm over tokens, plus age_weight age / interval, where age counts the cached
-    steps since the token was computed; times bonus for the best of every 2x2 patch of the square grid.
+    steps since the token was computed; times bonus for the best of every 2x2 patch of the grid, if there is one.
 
     Args:
         mask, share, skipped: as for Scored. interval: of the schedule.
@@ -211,7 +221,9 @@ class ToCa(Scored):
 
     def scores(self, block: int, held: Tensor) -> Tensor:
         age = self.times[block] - self.computed[block]
-        return favour(self.received[block] + self.age_weight * age / self.interval, self.bonus)
+        scores = self.received[block] + self.age_weight * age / self.interval
+        grid = self.grid(scores.shape[1])
+        return scores if grid is None else favour(scores, self.bonus, grid)
 
     def choose(self, block: int, count: int, held: Tensor) -> Tensor:
         tokens = super().choose(block, count, held)
@@ -223,11 +235,11 @@ class ToCa(Scored):
         return [*self.received.values(), *self.computed.values()]
 
 
-def favour(scores: Tensor, factor: float) -> Tensor:
-    """Scores [N, tokens] of a square grid, the best of every 2x2 patch multiplied by a factor."""
-    side = isqrt(scores.shape[1])
-    best, where = F.max_pool2d(scores.unflatten(1, (1, side, side)), 2, ceil_mode=True, return_indices=True)
-    return scores.scatter(1, where.flatten(1), factor * best.flatten(1))
+def favour(scores: Tensor, factor: float, grid: tuple[int, int]) -> Tensor:
+    """Scores [N, tokens] of one grid or of several (frames), the best of every 2x2 patch multiplied by a factor."""
+    frames = scores.unflatten(1, (-1, *grid))
+    best, where = F.max_pool2d(frames, 2, ceil_mode=True, return_indices=True)
+    return frames.flatten(2).scatter(2, where.flatten(2), factor * best.flatten(2)).flatten(1)
 
 
 class Clusters(Selection):
@@ -243,6 +255,7 @@ class Clusters(Selection):
     """
 
     ITERATIONS = 10
+    looks_at_stream = True
 
     def __init__(self, mask: Tensor, clusters: int, propagation: float, skipped: Sequence[int] = ()) -> None:
         super().__init__(mask, skipped)
@@ -286,10 +299,11 @@ class Clusters(Selection):
     def held(self) -> list[Tensor]:
         return [tensor for tensor in (self.labels, self.centroids) if tensor is not None]
 
-    def own_macs(self, tokens: int, hidden: int) -> int:
-        means = sum(self.clustered) * self.ITERATIONS * tokens
-        propagated = int(self.partial.sum()) * self.clusters if self.propagation else 0
-        return (means + propagated) * self.clusters * hidden
+    def own_macs(self, tokens: int, hidden: int) -> list[int]:
+        means = self.ITERATIONS * tokens
+        spoken = self.clusters if self.propagation else 0
+        works = zip(self.clustered, self.asked, strict=True)
+        return [(made * means + sum(asked) * spoken) * self.clusters * hidden for made, asked in works]
 
 
 def k_means(tokens: Tensor, centroids: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
@@ -317,9 +331,9 @@ def members(labels: Tensor, uniform: Tensor) -> Tensor:
     return torch.where(sizes > 0, order.gather(1, (first + rank).clamp(min=0)), 0)
 
 
-def partly_of(selection: Selection | None, mask: Tensor, skipped: Sequence[int], model: DiT) -> Partly:
+def partly_of(selection: Selection | None, mask: Tensor, skipped: Sequence[int], model: Network) -> Partly:
     """What of a mask's cells, bool [evaluations, blocks, 2], is computed after all, or not even gated; for its cost."""
     if selection is None:
         return Partly(torch.zeros(mask.shape[:2], dtype=torch.long), skipped)
-    tokens = model.num_tokens
-    return Partly(selection.counts(tokens), skipped, selection.own_macs(tokens, model.hidden_size))
+    tokens, hidden = model.macs.stream
+    return Partly(selection.counts(tokens), skipped, sum(selection.own_macs(tokens, hidden)))

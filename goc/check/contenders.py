@@ -16,7 +16,8 @@ from goc.caching.cache import ScheduledCache, StepCache
 from goc.caching.expansion import Taylor
 from goc.caching.predictor import GradientQueue, Predictor, Reuse
 from goc.caching.schedule import cached_steps_of, taylorseer, uniform, whole_steps
-from goc.models.dit import ATTENTION, MLP, DiT, DiTBlock, Site, modulate
+from goc.models.dit import DiT, DiTBlock, modulate
+from goc.models.network import ATTENTION, MLP, Site
 from goc.sampling.generation import Generation
 from goc.sampling.noise import NoiseSchedule
 from goc.sampling.solvers import DDIM

@@ -13,7 +13,7 @@ from goc.caching.predictor import Reuse
 from goc.caching.samples import SampleCaches
 from goc.caching.selection import Clusters, Scored, Selection, ToCa, k_means, shares
 from goc.methods.schedules import Verify
-from goc.models.dit import MLP, Terms
+from goc.models.network import MLP, Terms
 
 RATIOS = {"ToCa-ddim50": (-0.2, 2.0), "ToCa": (-0.2, 2.0), "ToCa-ddpm250": (0.8, 0.4)}  # by block and by step
 BY_TOKENS, VERIFIED = ("toca", "duca", "clusca"), "speca"

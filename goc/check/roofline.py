@@ -13,7 +13,8 @@ import pandas as pd
 import torch
 
 from goc.models.cost import cell_macs, forward_macs
-from goc.models.dit import BRANCHES, DiT, Site
+from goc.models.dit import DiT
+from goc.models.network import BRANCHES, Site
 
 BATCHES = (1, 8, 32, 64)
 RESIDUAL_BYTES = 4

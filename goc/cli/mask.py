@@ -25,9 +25,9 @@ def states(config: Config) -> "Tensor":
 
     from goc.caching.cache import AdaptiveCache
     from goc.caching.samples import SampleCaches
-    from goc.models.dit import MLP
+    from goc.models.network import MLP
     from goc.planning.denoiser import make_plan
-    from goc.runs.sources import calibration_alone
+    from goc.runs.denoiser import calibration_alone
 
     calibration = calibration_alone(config, torch.device("cpu"), config.execution.compile)
     plan = make_plan(config.way, config.measurement.model, calibration)
@@ -41,7 +41,7 @@ def states(config: Config) -> "Tensor":
     if config.way.selection.selects:
         selection = plan.feature_cache().selection
         assert selection is not None
-        cells[:, :, MLP][selection.counts(calibration.generation.model.num_tokens) > 0] = IN_PART
+        cells[:, :, MLP][selection.counts(calibration.generation.model.macs.stream[0]) > 0] = IN_PART
     return cells
 
 

@@ -34,7 +34,8 @@ MAY_DO_NOTHING = (
     "calibration_samples", "calibration_seed",
 )  # fmt: skip
 OPEN_MODELS = ("dit", "sit")  # of any shape, which the checkpoint tells
-NO_DENOISER = {**dict.fromkeys(SHAPE, 0), "checkpoint": ""}  # of a pipeline, which is not asked for these
+NO_SHAPE = dict.fromkeys(SHAPE, 0)  # of a plugin's network, as far as that says no number
+NO_DENOISER = {**NO_SHAPE, "checkpoint": ""}  # of a pipeline, which is not asked for these
 
 
 def embedded(name: str) -> DictConfig:
@@ -55,8 +56,10 @@ def from_hydra(node: DictConfig) -> Config:
         check_hydra(node.hydra)
     own = OmegaConf.masked_copy(node, [f.name for f in fields(Settings)])
     settings: list[Any] = [_schema(), own, {"name": literal(study_name(node))}]
+    if node.model.get("network"):
+        settings.insert(1, {"model": NO_SHAPE})
     if node.smoke:
-        settings.append(OmegaConf.load(CONF / "smoke.yaml"))
+        settings += [OmegaConf.load(CONF / "smoke.yaml"), {"model": {"network": None}}]
         settings += [{"model": embedded(name)} for name in SMOKE_MODELS.get(node.model.objective, ["digits"])]
     if node.model.objective == PIPELINE:
         settings += [{"model": NO_DENOISER}, *([SMOKE_OF_PIPELINES] if node.smoke else [])]
@@ -74,7 +77,7 @@ def from_hydra(node: DictConfig) -> Config:
 
 def read_shape(model: ModelConfig) -> None:
     """Read an open model's shape, where it is 0, and its name from its checkpoint. Changes its argument."""
-    if model.is_pipeline or (model.in_channels, model.patch_size) != (0, 0):
+    if model.is_pipeline or model.network is not None or (model.in_channels, model.patch_size) != (0, 0):
         return
     from goc.models.shape import complete  # loads torch
 

@@ -47,8 +47,8 @@ def files_of(way: Way, measurement: Measurement) -> Iterator[tuple[str, str]]:
 def way_files(way: Way, measurement: Measurement) -> dict[str, str]:
     """SHA-256 of each file that a normalised way's method is read from, by the setting that names it.
 
-    An option of a plugin has what the plugin is known by: its version and sources. A file that is not there has none:
-    whether it is needed shows when the method is planned.
+    An option of a plugin, and its network, have what the plugin is known by: its version and sources. A file that is
+    not there has none: whether it is needed shows when the method is planned.
     """
     found = ((setting, plan_sha256(path)) for setting, path in files_of(way, measurement))
     hashes = {setting: sha256 for setting, sha256 in found if sha256 is not None}
@@ -56,15 +56,18 @@ def way_files(way: Way, measurement: Measurement) -> dict[str, str]:
         name = getattr(way, group).name
         if (package := options.plugin_of(name)) is not None:
             hashes[f"{group}={name}"] = source_of(package)
+    if (source := measurement.model.network_source) is not None:
+        hashes["model.network"] = source
     return hashes
 
 
 def _applicable(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings without those that only a pipeline has, or only what is none."""
+    """Settings without those that only a pipeline has, or only what is none, or only a plugin's network."""
     model = settings["model"]
     others = OF_DENOISERS if model["objective"] == PIPELINE else OF_PIPELINES
     kept = {key: value for key, value in settings.items() if key not in others["measurement"]}
-    return kept | {"model": {key: value for key, value in model.items() if key not in others["model"]}}
+    absent = [*others["model"], *(["network"] if model["network"] is None else [])]
+    return kept | {"model": {key: value for key, value in model.items() if key not in absent}}
 
 
 def identity(config: Config) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from goc.metrics.registry import EXTRACTORS, METRICS
 from goc.models.objective import OBJECTIVES, PIPELINE
 from goc.sampling.noise import TRAINING_STEPS
 from goc.sampling.options import SamplerConfig
+from goc.system.plugins import source_of
 from goc.system.precision import PRECISIONS
 
 INFLECTION_SCOPES = ("step", "cell")
@@ -26,11 +27,12 @@ CONVERGED_SAMPLES = 128
 # keys of a pipeline of diffusers, which no denoiser of this project has
 OF_PIPELINES = {"measurement": ("prompts",), "model": ("pipeline", "call", "clip", "blip")}
 SHAPE = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes")
+OF_ANY_NETWORK = ("input_size", "in_channels", "num_classes")  # of the shape; the rest is DiT's
 LEFT_OPEN = ("num_heads", "num_classes")  # of these, what weights do not tell or may not tell
 # and those of a denoiser, which no pipeline has
 OF_DENOISERS = {
     "measurement": ("cfg_channels", "vae", "vae_batch_size", "class_labels"),
-    "model": (*SHAPE, "checkpoint", "routers", "schedules", "weights"),
+    "model": ("network", *SHAPE, "checkpoint", "routers", "schedules", "weights"),
 }
 
 
@@ -51,6 +53,7 @@ class ModelConfig:
         "diffusion", f"what it was trained for: {' or '.join(OBJECTIVES)}; {PIPELINE}: one of diffusers"
     )
     family: str | None = _key(None, "models that differ in their training seed alone share it: reports average them")
+    network: str | None = _key(None, "module:class of a network of your own (goc.plugin.Network); null: DiT")
     input_size: int = _key(
         MISSING, "side of the input in latent pixels; 0, also for the rest of its shape: as in the file"
     )
@@ -85,8 +88,13 @@ class ModelConfig:
     )
 
     def shape(self) -> dict[str, int]:
-        """The arguments of DiT."""
+        """The arguments of DiT, or of a network of a plugin."""
         return {name: getattr(self, name) for name in SHAPE}
+
+    @property
+    def network_source(self) -> str | None:
+        """What a network of a plugin is known by: the version and the sources of its package."""
+        return None if self.network is None else source_of(self.network.partition(":")[0].partition(".")[0])
 
     @property
     def is_pipeline(self) -> bool:

@@ -27,6 +27,7 @@ from goc.config.settings import (
     CLOCKS,
     INFLECTION_SCOPES,
     INFLECTION_SIGNALS,
+    OF_ANY_NETWORK,
     OF_CFG_CACHE,
     OF_PIPELINES,
     SAVE_IMAGES,
@@ -41,7 +42,7 @@ from goc.config.settings import (
     WandbConfig,
     Way,
 )
-from goc.methods import PREDICTORS, SCHEDULES
+from goc.methods import PREDICTORS, SCHEDULES, SelectionConfig
 from goc.methods.base import into_blocks
 from goc.metrics.registry import METRICS
 from goc.models.objective import OBJECTIVES, PIPELINE
@@ -180,8 +181,7 @@ def validate(config: Config) -> None:
     if config.measurement.model.is_pipeline:
         check_run_of_pipeline(config)
     else:
-        model = config.measurement.model
-        config.way.selection.check_tokens((model.input_size // model.patch_size) ** 2)
+        check_tokens(config.way.selection, config.measurement.model)
         _require(config.execution, config.execution.offload is None, "offload", "null; model=pipeline has it")
     sampler, objective = config.way.sampler, config.measurement.model.objective
     if sampler.objective != objective:
@@ -194,6 +194,17 @@ def validate(config: Config) -> None:
         raise ConfigError(
             f"converged_samples={config.output.converged_samples}: must be 0 or null with "
             f"sampler={sampler.name}, as a stochastic sampler has no converged solution"
+        )
+
+
+def check_tokens(selection: SelectionConfig, model: ModelConfig) -> None:
+    """Raise ConfigError for a selection that a denoiser has not the tokens for."""
+    if model.network is None:
+        selection.check_tokens((model.input_size // model.patch_size) ** 2)
+    elif selection.selects:
+        raise ConfigError(
+            f"selection={selection.name}: must be none with model.network={model.network}, of which no tokens are "
+            "computed alone"
         )
 
 
@@ -236,7 +247,7 @@ def check_run_of_pipeline(config: Config) -> None:
 
 def check_for_pipelines(way: Way) -> None:
     """Raise ConfigError for a method that a pipeline of diffusers cannot have, as it goes into its blocks."""
-    if why := into_blocks(way.schedule, way.selection):
+    if why := into_blocks(way.schedule):
         raise ConfigError(why)
 
 
@@ -377,6 +388,7 @@ def check_pipeline(measurement: Measurement) -> None:
     _require(
         measurement, measurement.class_labels == UNIFORM, "class_labels", f"{UNIFORM} with model.objective={PIPELINE}"
     )
+    _require(measurement, model.network is None, "model.network", f"null with model.objective={PIPELINE}")
     _require(measurement, measurement.vae is None, "vae", f"null with model.objective={PIPELINE}, which has its own")
     for key, value in model.call.items():
         decides = next((setting for pattern, setting in OF_A_CALL.items() if fnmatchcase(str(key), pattern)), None)
@@ -394,7 +406,7 @@ def check_denoiser(measurement: Measurement) -> None:
         if getattr(model, key) is None:
             raise ConfigError(f"model.{key}=null: must be named for {model.name}")
     for key, most in LARGEST_SHAPE.items():
-        _within(measurement, f"model.{key}", 1, most)
+        _within(measurement, f"model.{key}", 1 if model.network is None or key in OF_ANY_NETWORK else 0, most)
     given_labels(measurement.class_labels, model.num_classes)
     if measurement.class_labels == BALANCED and measurement.num_samples % model.num_classes:
         raise ConfigError(
@@ -408,6 +420,8 @@ def check_denoiser(measurement: Measurement) -> None:
             "turns into images: ema, mse, a folder, or a hub repository"
         )
     _within(measurement, "cfg_channels", 1, LARGEST_SHAPE["in_channels"])
+    if model.network is not None:
+        return
     _require(measurement, model.hidden_size % model.num_heads == 0, "model.hidden_size", "a multiple of num_heads")
     _require(measurement, model.input_size % model.patch_size == 0, "model.input_size", "a multiple of patch_size")
 

@@ -278,10 +278,8 @@ class SelectionConfig:
         return None
 
 
-def into_blocks(schedule: ScheduleConfig | type[ScheduleConfig], selection: SelectionConfig) -> str:
+def into_blocks(schedule: ScheduleConfig | type[ScheduleConfig]) -> str:
     """Why a method cannot be in a pipeline of diffusers, into whose blocks it goes; empty: it does not."""
-    if selection.selects:
-        return f"selection={selection.name}: must be none in a pipeline, whose tokens are not selected"
     if schedule.keeps_stream:
         return f"schedule={schedule.name}: not supported in a pipeline, whose stream is not kept"
     if schedule.verifies:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from goc.methods.base import PREDICTORS, SCHEDULES, SELECTIONS, into_blocks
+from goc.methods.base import PREDICTORS, SCHEDULES, into_blocks
 from goc.system.registry import Registry
 
 DEFAULT_SITE, DEFAULT_CLOCK, DEFAULT_SELECTION = "branch", "step", "none"
@@ -38,7 +38,7 @@ class Method:
     @property
     def in_pipelines(self) -> bool:
         """Whether it works in a pipeline: nothing is trained for it, and it goes into no block."""
-        return not (self.trained or into_blocks(SCHEDULES[self.schedule], SELECTIONS[self.selection]()))
+        return not (self.trained or into_blocks(SCHEDULES[self.schedule]))
 
     def node(self) -> dict[str, Any]:
         """What Hydra composes for it, in the package _global_."""

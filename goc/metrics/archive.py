@@ -1,6 +1,7 @@
 """The arrays of an .npz file: images, as a stream, and statistics; none of its content is ever run."""
 
 import math
+import os
 import textwrap
 import tokenize
 import zipfile
@@ -8,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -109,10 +111,12 @@ def read_statistic(archive: zipfile.ZipFile, name: str, what: str, check: Callab
 
 def archived_images(path: Path, sha256: str, archive: zipfile.ZipFile, what: str = REFERENCE) -> RealImages:
     """The images arr_0 of an open .npz file; raises GocError, saying what is wanted, if they are of another kind."""
+    if f"{IMAGES}.npy" not in archive.namelist():
+        raise GocError(f"{what}={path}: holds no images ({IMAGES}), but {listed(archive)}")
     with open_array(archive, IMAGES) as (header, _):
         layout = _layout(f"{what}={path}", header)
     notes = () if layout.channels_last else ("its images are read as [M, C, H, W]",)
-    return RealImages(path, sha256, layout.count, layout.size, lambda: _batches(path, what), notes)
+    return RealImages(path, sha256, layout.count, layout.size, partial(_batches, path, what), lambda _: sha256, notes)
 
 
 @dataclass(frozen=True)
@@ -145,12 +149,15 @@ def _layout(where: str, header: Header) -> Layout:
     return Layout(shape[0], shape[3] if last else shape[1], shape[2], last)
 
 
-def _batches(path: Path, what: str) -> Iterator[Tensor]:
-    """Images in batches [n, C, H, W], read as a stream: ADM's are 2 GB. By columns, all are read at once."""
+def _batches(path: Path, what: str, first: int) -> Iterator[Tensor]:
+    """Images in batches [n, C, H, W], from one on, as a stream: ADM's are 2 GB. By columns, all are read at once."""
     with open_archive(path, what) as archive, open_array(archive, IMAGES) as (header, member):
         layout = _layout(f"{what}={path}", header)
         whole = _array(member, header) if header.by_columns else None
-        for start in range(0, layout.count, EXTRACTION_BATCH):
+        skipped = first * EXTRACTION_BATCH
+        if whole is None:
+            member.seek(skipped * math.prod(layout.shape), os.SEEK_CUR)
+        for start in range(skipped, layout.count, EXTRACTION_BATCH):
             n = min(EXTRACTION_BATCH, layout.count - start)
             if whole is None:
                 batch = _array(member, Header((n, *layout.shape), False, header.dtype))

@@ -61,6 +61,16 @@ class Extractor:
         """Those fields of Features that it fills."""
         return tuple(field.name for field in fields(Features))[: len(self.kind.layers)]
 
+    def check(self, channels: int, size: tuple[int, int]) -> None:
+        """Raise ConfigError for images that it is not made for."""
+        kind = self.kind
+        if channels != kind.channels or kind.image_size not in (None, *size):
+            sizes = f", {kind.image_size}x{kind.image_size} pixels" if kind.image_size else ""
+            raise ConfigError(
+                f"model.extractor={self.name}: takes images of {kind.channels} channel{'s' * (kind.channels > 1)}"
+                f"{sizes}; these have {channels}, {'x'.join(map(str, size))} pixels"
+            )
+
     @torch.inference_mode()
     def extract(self, images: Tensor) -> Features:
         """Features of one batch of uint8 images [n, C, H, W].
@@ -68,13 +78,8 @@ class Extractor:
         Raises ConfigError for images that it is not made for: digits takes [n, 1, 8, 8], fashion [n, 1, 32, 32],
         inception [n, 3, H, W]; GocError for features that are not finite.
         """
-        kind, (channels, *size) = self.kind, images.shape[1:]
-        if channels != kind.channels or kind.image_size not in (None, *size):
-            sizes = f", {kind.image_size}x{kind.image_size} pixels" if kind.image_size else ""
-            raise ConfigError(
-                f"model.extractor={self.name}: takes images of {kind.channels} channel{'s' * (kind.channels > 1)}"
-                f"{sizes}; these have {channels}, {'x'.join(map(str, size))} pixels"
-            )
+        channels, height, width = images.shape[1:]
+        self.check(channels, (height, width))
         # the same float32 sums on every device: no TF32, no algorithm chosen by chance
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             outputs = [output.float().cpu().contiguous() for output in self.network(images.to(self.device))]

@@ -6,10 +6,14 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+
+from tqdm import tqdm
 
 from goc.system.errors import GocError
 from goc.system.files import file_sha256, irregular
+from goc.system.threads import in_order
 
 # formats of still pictures, by the names of Pillow, and the suffixes of their files; none of them starts a program
 FORMATS = {
@@ -27,35 +31,42 @@ FORMATS = {
 }
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 REFERENCE = "model.reference"  # the setting that names real images
+CROPS = ("adm",)  # how images of any size become squares of one (goc.metrics.crop)
 SHOWN = 3  # names of files that are not used
+SHOWN_AFTER_S = 3  # seconds until the progress of what is mostly quick is shown
 
 
-def shown(path: Path) -> str:
+def shown(name: str) -> str:
     """A file's name as it can stand in one line of text."""
-    return path.name if path.name.isprintable() else ascii(path.name)
+    return name if name.isprintable() else ascii(name)
 
 
 @dataclass(frozen=True)
 class ImageFolder:
     """A folder's images, sorted by name, their SHA-256 in the same order, and what in it is not used.
 
-    others: neither images by their suffix nor hidden; hidden: how many files' names, or their folders', begin with a
-    dot (a hidden folder counts once).
+    names: below the folder, with a slash behind each subfolder; digests: as bytes, as there may be a million. others:
+    neither images by their suffix nor hidden; hidden: how many files' names, or their folders', begin with a dot (a
+    hidden folder counts once).
     """
 
     folder: Path
-    files: tuple[Path, ...]
-    digests: tuple[str, ...]
-    others: tuple[Path, ...]
+    names: tuple[str, ...]
+    digests: tuple[bytes, ...]
+    others: tuple[str, ...]
     hidden: int
 
     @property
     def sha256(self) -> str:
         """Of the images' sorted names and contents."""
-        names = hashlib.sha256()
-        for path, digest in zip(self.files, self.digests, strict=True):
-            names.update(os.fsencode(path.relative_to(self.folder).as_posix()) + f"\0{digest}\n".encode())
-        return names.hexdigest()
+        return self.sha256_of_first(len(self.names))
+
+    def sha256_of_first(self, count: int) -> str:
+        """Of the sorted names and contents of the first images."""
+        lines = hashlib.sha256()
+        for name, digest in islice(zip(self.names, self.digests, strict=True), count):
+            lines.update(os.fsencode(name) + f"\0{digest.hex()}\n".encode())
+        return lines.hexdigest()
 
     @property
     def copies(self) -> int:
@@ -66,7 +77,7 @@ class ImageFolder:
         """What is not used, in words; empty: everything is."""
         parts = []
         if self.others:
-            names = ", ".join(shown(path) for path in self.others[:SHOWN])
+            names = ", ".join(shown(os.path.basename(name)) for name in self.others[:SHOWN])
             more = ", ..." if len(self.others) > SHOWN else ""
             parts.append(f"{len(self.others)} that are no images by their suffix ({names}{more})")
         if self.hidden:
@@ -74,34 +85,40 @@ class ImageFolder:
         return " and ".join(parts)
 
 
-def by_number(path: Path) -> list[str | int]:
+def by_number(name: str) -> list[str | int]:
     """A key that sorts 2.png before 10.png."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.as_posix())]
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
-def find_images(folder: Path, what: str = REFERENCE) -> ImageFolder:
+def by_folder(name: str) -> str:
+    """A key that sorts names as paths: a/b.png before a.png, as a comes before a.png."""
+    return name.replace("/", "\0")
+
+
+def find_images(folder: Path, what: str = REFERENCE, workers: int = 1) -> ImageFolder:
     """The images in a folder and its subfolders (links to folders are not followed), and their hashes.
 
-    what: for messages, the setting that names the folder.
+    what: for messages, the setting that names the folder. workers: threads that read files.
 
     Raises GocError naming the first that is a broken link, a device or a pipe, or cannot be read.
     """
-    files: list[Path] = []
-    others: list[Path] = []
+    names: list[str] = []
+    others: list[str] = []
     hidden = 0
     try:
         for entry in _entries(folder):
             if entry.name.startswith("."):
                 hidden += 1
             elif entry.suffix.lower() in SUFFIXES and not (entry.is_symlink() and entry.is_dir()):
-                files.append(entry)
+                names.append(entry.relative_to(folder).as_posix())
             else:
-                others.append(entry)
-        files.sort()
-        digests = tuple(_digest(f"{what}={folder}", path) for path in files)
+                others.append(entry.relative_to(folder).as_posix())
+        names.sort(key=by_folder)
+        read = in_order(lambda name: _digest(f"{what}={folder}", folder / name), names, workers)
+        digests = tuple(tqdm(read, f"hashing {shown(folder.name)}", len(names), unit="img", delay=SHOWN_AFTER_S))
     except OSError as error:
         raise GocError(f"{what}={folder}: {error.filename} cannot be read ({error.strerror})") from error
-    return ImageFolder(folder, tuple(files), digests, tuple(sorted(others)), hidden)
+    return ImageFolder(folder, tuple(names), digests, tuple(sorted(others, key=by_folder)), hidden)
 
 
 def _entries(folder: Path) -> Iterator[Path]:
@@ -115,8 +132,8 @@ def _entries(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _digest(where: str, path: Path) -> str:
-    name = shown(path)
+def _digest(where: str, path: Path) -> bytes:
+    name = shown(path.name)
     try:
         found = irregular(path)
     except OSError as error:
@@ -124,4 +141,4 @@ def _digest(where: str, path: Path) -> str:
         raise GocError(f"{where}: {name} is {link} ({error.strerror})") from error
     if found:
         raise GocError(f"{where}: {name} is {found}, and must be a regular file")
-    return file_sha256(path)
+    return bytes.fromhex(file_sha256(path))

@@ -4,6 +4,7 @@ import io
 import lzma
 import struct
 import textwrap
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -46,12 +47,38 @@ def named(image: str) -> Iterator[None]:
         raise GocError(f"{image} {error if isinstance(error, RefusedError) else damage}") from error
 
 
+class PillowsWarnings:
+    """While any thread is inside: warnings of odd tags are ignored, that of a decompression bomb is an error.
+
+    Filters belong to the process, so the first thread to enter sets them, and the last to leave puts back the old.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.before = threading.Lock(), 0, warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                self.before = warnings.catch_warnings()
+                self.before.__enter__()
+                warnings.simplefilter("ignore", UserWarning)  # without pixels that are needed it is an error
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+            self.inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                self.before.__exit__(None, None, None)
+
+
+PILLOWS_WARNINGS = PillowsWarnings()
+
+
 @contextmanager
 def opened(content: bytes | IO[bytes]) -> Iterator[ImageFile]:
     """An image file, or its content, opened but not decoded; raises one of DAMAGE, also for a decompression bomb."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of odd tags; without pixels that are needed it is an error
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with PILLOWS_WARNINGS:
         file = io.BytesIO(content) if isinstance(content, bytes) else content
         with Image.open(file, formats=list(FORMATS)) as image:
             yield image
@@ -65,10 +92,15 @@ def other_colours(image: ImageFile) -> bool:
     return isinstance(gamma, float) and abs(gamma - SRGB_GAMMA) > 0.01
 
 
-def check_layout(image: ImageFile) -> None:
-    """Raise RefusedError for an opened image whose pixels mean something else than 8-bit or 16-bit grey or colour."""
+def check_single(image: ImageFile) -> None:
+    """Raise RefusedError for an opened file of several pictures."""
     if (frames := getattr(image, "n_frames", 1)) != 1:
         raise RefusedError(f"has {frames} pictures in it, must have one")
+
+
+def check_layout(image: ImageFile) -> None:
+    """Raise RefusedError for an opened image whose pixels mean something else than 8-bit or 16-bit grey or colour."""
+    check_single(image)
     halved = has_16_bits(image)  # before what may decode it: Pillow forgets it then
     if (turned := orientation(image)) not in UPRIGHT and turned in range(9):
         raise RefusedError(
@@ -162,6 +194,11 @@ def pixels(image: ImageFile, channels: int) -> np.ndarray:
         dark = halved and not array.any()
     if halved and dark:
         raise RefusedError("is of 16 bits but has no value above 255: store it in 8 bits if 255 is white")
+    return in_channels(array, channels)
+
+
+def in_channels(array: np.ndarray, channels: int) -> np.ndarray:
+    """Pixels [H, W] or [H, W, 3] as [H, W, channels], channels 1 or 3; raises RefusedError for colours as grey."""
     if array.ndim == 2:
         return np.repeat(array[..., None], channels, axis=-1)
     if channels == 3:

@@ -1,16 +1,23 @@
 """Real images to extract features from: those in a folder, or the array in an .npz file."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL.ImageFile import ImageFile
 from torch import Tensor
+from tqdm import tqdm
 
-from goc.metrics.image_folder import REFERENCE, ImageFolder, by_number, find_images, shown
+from goc.metrics.crop import check_croppable, cropped_pixels, remarks
+from goc.metrics.image_folder import REFERENCE, SHOWN_AFTER_S, ImageFolder, by_number, find_images, shown
 from goc.metrics.pixels import (
     DAMAGE,
+    PILLOWS_WARNINGS,
     RefusedError,
     check_layout,
     named,
@@ -20,71 +27,109 @@ from goc.metrics.pixels import (
     read_otherwise_before,
 )
 from goc.system.errors import GocError
+from goc.system.threads import in_order
 
 EXTRACTION_BATCH = 64
 PIXEL_RULE = "16 bits by the higher byte, no alpha"  # how files became pixels; kept features of another are not used
+OTHER_COLOURS = "have a colour profile or gamma other than sRGB, which is not applied"
 
 
 @dataclass(frozen=True)
 class RealImages:
     """Images to extract features from: `count` of `size` x `size` pixels, as uint8 batches [n, C, size, size].
 
-    notes: what was noticed about them, each to be said in one line. rule: by which they became pixels, if there is
-    more than one that they could have become pixels by.
+    batches_from: of their number. sha256: of all images, and how they became pixels; sha256_of_first: of so many of
+    them. notes: what was noticed about them, each to be said in one line. rule: by which they became pixels, if there
+    is more than one that they could have become pixels by.
     """
 
     path: Path
     sha256: str
     count: int
     size: int
-    batches: Callable[[], Iterator[Tensor]]
+    batches_from: Callable[[int], Iterator[Tensor]]
+    sha256_of_first: Callable[[int], str]
     notes: tuple[str, ...] = ()
     rule: str | None = None
 
+    def batches(self) -> Iterator[Tensor]:
+        """All of them."""
+        return self.batches_from(0)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What an image file says of itself before it is decoded. remarks: each goes on after a number of images."""
+
+    size: tuple[int, int]
+    otherwise: bool
+    remarks: tuple[str, ...]
+
 
 def folder_images(
-    folder: Path, channels: int, size: int | None, what: str = REFERENCE, numbered: bool = False
+    folder: Path,
+    channels: int,
+    size: int | None,
+    what: str = REFERENCE,
+    numbered: bool = False,
+    crop: str | None = None,
+    workers: int = 1,
 ) -> RealImages:
     """The images in a folder and its subfolders, sorted by name; all size x size (None: the first's).
 
-    what: for messages, the setting that names the folder. numbered: whether 2.png comes before 10.png.
+    what: for messages, the setting that names the folder. numbered: whether 2.png comes before 10.png. crop: how images
+    of any size become that size, of `goc.metrics.crop.CROPS`. workers: threads that read; they change nothing else.
     Raises GocError naming the first file that is of another size, cannot be read, or has pixels that would be a guess.
     """
-    found = find_images(folder, what)
-    if len(found.files) < 2:
+    found = find_images(folder, what, workers)
+    if len(found.names) < 2:
         unused = f" (not used: {found.unused()})" if found.unused() else ""
-        raise GocError(f"{what}={folder}: {len(found.files)} images there, at least 2 are needed{unused}")
+        raise GocError(f"{what}={folder}: {len(found.names)} images there, at least 2 are needed{unused}")
 
-    otherwise = False
+    def look(name: str) -> Look:
+        with named(f"{what}={folder}: {shown(name)}"), (folder / name).open("rb") as file, opened(file) as image:
+            if crop is None:
+                check_layout(image)
+                return Look(image.size, read_otherwise_before(image), _colours(image))
+            check_croppable(image)
+            return Look(image.size, False, (*remarks(image), *_colours(image)))
 
-    coloured = 0
-    for path in found.files:
-        with named(f"{what}={folder}: {shown(path)}"), opened(path.read_bytes()) as image:
-            check_layout(image)
-            otherwise |= read_otherwise_before(image)
-            size = size or image.width
-            if image.size != (size, size):
-                raise RefusedError(f"is {image.width}x{image.height} pixels, not {size}x{size}")
-            coloured += other_colours(image)
-
-    def read(path: Path, digest: str) -> Tensor:
-        with named(f"{what}={folder}: {shown(path)}"):
-            content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest() != digest:
-                raise RefusedError("was changed while the images were read")
-            with opened(content) as image:
-                return torch.from_numpy(pixels(image, channels)).permute(2, 0, 1)
-
-    def batches() -> Iterator[Tensor]:
-        known = list(zip(found.files, found.digests, strict=True))
-        if numbered:
-            known.sort(key=lambda pair: by_number(pair[0]))
-        for start in range(0, len(known), EXTRACTION_BATCH):
-            yield torch.stack([read(path, digest) for path, digest in known[start : start + EXTRACTION_BATCH]])
-
+    otherwise, remarked = False, Counter[str]()
+    with PILLOWS_WARNINGS:
+        looks = in_order(look, found.names, workers)
+        shown_looks = tqdm(looks, f"opening {shown(folder.name)}", len(found.names), unit="img", delay=SHOWN_AFTER_S)
+        for name, seen in zip(found.names, shown_looks, strict=True):
+            size = size or seen.size[0]
+            if crop is None and seen.size != (size, size):
+                offer = f"; `goc reference --crop adm --size {size}` takes images of any size"
+                sizes = f"is {seen.size[0]}x{seen.size[1]} pixels, not {size}x{size}"
+                raise GocError(f"{what}={folder}: {shown(name)} {sizes}{offer if what == REFERENCE else ''}")
+            otherwise |= seen.otherwise
+            remarked.update(seen.remarks)
     assert size is not None
-    notes = _notes(found, coloured)
-    return RealImages(folder, _identity(found, otherwise), len(found.files), size, batches, notes, PIXEL_RULE)
+    side = size
+
+    def read(image: tuple[str, bytes]) -> np.ndarray:
+        name, digest = image
+        with named(f"{what}={folder}: {shown(name)}"):
+            content = (folder / name).read_bytes()
+            if hashlib.sha256(content).digest() != digest:
+                raise RefusedError("was changed while the images were read")
+            with opened(content) as opened_image:
+                return pixels(opened_image, channels) if crop is None else cropped_pixels(opened_image, channels, side)
+
+    def batches_from(first: int) -> Iterator[Tensor]:
+        known = zip(found.names, found.digests, strict=True)
+        ordered = sorted(known, key=lambda pair: by_number(pair[0])) if numbered else known
+        images = in_order(read, islice(ordered, first * EXTRACTION_BATCH, None), workers)
+        with PILLOWS_WARNINGS:
+            while batch := list(islice(images, EXTRACTION_BATCH)):
+                yield torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2).contiguous()
+
+    rule = PIXEL_RULE if crop is None else f"{crop} {size}"
+    sha256 = _identity(found, rule if crop or otherwise else None)
+    notes = _notes(found, remarked)
+    return RealImages(folder, sha256, len(found.names), side, batches_from, found.sha256_of_first, notes, rule)
 
 
 def folder_sha256(folder: Path) -> str:
@@ -94,7 +139,8 @@ def folder_sha256(folder: Path) -> str:
     GocError as `find_images` does.
     """
     found = find_images(folder)
-    return _identity(found, any(map(_read_otherwise_before, found.files)))
+    otherwise = any(_read_otherwise_before(folder / name) for name in found.names)
+    return _identity(found, PIXEL_RULE if otherwise else None)
 
 
 def _read_otherwise_before(path: Path) -> bool:
@@ -105,17 +151,20 @@ def _read_otherwise_before(path: Path) -> bool:
         return False  # it is refused where its pixels are wanted
 
 
-def _identity(found: ImageFolder, otherwise: bool) -> str:
-    """otherwise: whether older versions, whose results know the folder by its files alone, read other pixels there."""
-    return hashlib.sha256(f"{found.sha256}\n{PIXEL_RULE}".encode()).hexdigest() if otherwise else found.sha256
+def _identity(found: ImageFolder, rule: str | None) -> str:
+    """rule: by which its files become pixels; None: older versions, whose results know the folder by its files alone,
+    read the same ones."""
+    return found.sha256 if rule is None else hashlib.sha256(f"{found.sha256}\n{rule}".encode()).hexdigest()
 
 
-def _notes(found: ImageFolder, coloured: int) -> tuple[str, ...]:
+def _colours(image: ImageFile) -> tuple[str, ...]:
+    return (OTHER_COLOURS,) if other_colours(image) else ()
+
+
+def _notes(found: ImageFolder, remarked: Counter[str]) -> tuple[str, ...]:
     notes = []
     if unused := found.unused():
         notes.append(f"not used: {unused}")
     if found.copies:
         notes.append(f"{found.copies} of its images are copies of others, and count as often as they are there")
-    if coloured:
-        notes.append(f"{coloured} of its images have a colour profile or gamma other than sRGB, which is not applied")
-    return tuple(notes)
+    return (*notes, *(f"{count} of its images {remark}" for remark, count in remarked.items()))

@@ -9,16 +9,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
-from tqdm import tqdm
 
 from goc.metrics.archive import IMAGES, Header, archived_images, listed, open_archive, read_statistic
+from goc.metrics.extraction import sums_of
 from goc.metrics.features import Extractor
 from goc.metrics.real_images import PIXEL_RULE, RealImages, folder_images
 from goc.metrics.statistics import Moments
 from goc.system.errors import GocError
 from goc.system.files import content_key, file_sha256, require_regular_file, room_for, write_atomically
 from goc.system.locks import Lock
-from goc.system.sealed import json_sha256, tensors_sha256
+from goc.system.sealed import in_one_order, json_sha256, tensors_sha256
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,8 @@ class Reference:
     mu [D] and sigma [D, D] are float64, mu_s [S] and sigma_s [S, S] the same of its spatial features (None: not
     known); features [M, D] are float32 of M single images (None: not there, or not asked for). path and sha256 say
     where all this came from: a file, or a folder, of which the hash covers sorted names and contents.
-    extractor_sha256 (its weights) and image_size are None where the source does not say.
+    extractor_sha256 (its weights) and image_size are None where the source does not say. pixels: how files became
+    pixels.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class Reference:
     mu_s: np.ndarray | None = None
     sigma_s: np.ndarray | None = None
     features: Tensor | None = None
+    pixels: str = PIXEL_RULE
 
 
 def load_reference(
@@ -92,10 +94,11 @@ def save_reference(path: Path, reference: Reference) -> None:
         "image_size": reference.image_size,
         "source": reference.path.name,
         "source_sha256": reference.sha256,
-        PIXELS: PIXEL_RULE,
+        PIXELS: reference.pixels,
     }
     metadata = {key: str(value) for key, value in header.items() if value is not None}
-    write_atomically(path, save(tensors, metadata=metadata | {SHA256: _checksum(metadata, tensors)}))
+    content = save(tensors, metadata=metadata | {SHA256: _checksum(metadata, tensors)})
+    write_atomically(path, in_one_order(content))
 
 
 def _checksum(header: dict[str, str], tensors: dict[str, Tensor]) -> str:
@@ -150,6 +153,7 @@ def _load_saved(path: Path, extractor: Extractor, need_features: bool) -> Refere
         extractor_sha256=header.get("extractor_sha256"),
         image_size=image_size,
         features=features,
+        pixels=header.get(PIXELS, PIXEL_RULE),
         **statistics,
     )
 
@@ -198,6 +202,7 @@ def _load_npz(
         extractor_sha256=None,
         image_size=None if images is None else images.size,
         features=None,
+        pixels=PIXEL_RULE,
         **statistics,
     )
     _check(reference, extractor, image_size)  # before the images, which take long
@@ -262,13 +267,32 @@ def _check_covariance(prefix: str, name: str, sigma: np.ndarray) -> None:
         raise GocError(f"{prefix} {name} has negative eigenvalues, so it is no covariance") from error
 
 
-def extracted(images: RealImages, extractor: Extractor, cache_dir: Path | None) -> Reference:
-    """The reference of images, with their features; kept in cache_dir (if not None) by content, and made only once."""
+def make_reference(images: RealImages, extractor: Extractor, out: Path, most: int | None = None) -> Reference:
+    """Save the reference of images, with features of at most so many of them (None: all); killed, it goes on later."""
+    _say(images)
+    return _made(images, extractor, out, most)
+
+
+def _made(images: RealImages, extractor: Extractor, out: Path, most: int | None) -> Reference:
+    partial = out.with_name(f".{out.name}.partial")
+    reference = _of(images, extractor, most, partial)
+    with room_for(out, "what was finished before it is kept"):
+        save_reference(out, reference)
+    partial.unlink(missing_ok=True)
+    return reference
+
+
+def _say(images: RealImages) -> None:
     report = log.warning if images.notes else log.info
     said = "; ".join((f"{images.count} images of {images.size}x{images.size} pixels used", *images.notes))
     report("model.reference=%s: %s", images.path, said)
+
+
+def extracted(images: RealImages, extractor: Extractor, cache_dir: Path | None) -> Reference:
+    """The reference of images, with their features; kept in cache_dir (if not None) by content, and made only once."""
+    _say(images)
     if cache_dir is None:
-        return _extract_all(images, extractor)
+        return _of(images, extractor, None, None)
     parts = {"images": images.sha256, "extractor": extractor.name, "weights": extractor.weights_sha256}
     key = content_key(parts if images.rule is None else parts | {"pixels": images.rule})
     kept = cache_dir / f"reference-{key}.safetensors"
@@ -283,10 +307,7 @@ def extracted(images: RealImages, extractor: Extractor, cache_dir: Path | None) 
                 log.warning("%s is of other images or another extractor: it is made again", kept)
             except GocError as error:
                 log.warning("%s: it is made again", error)
-        reference = _extract_all(images, extractor)
-        with room_for(kept, "what was finished before it is kept"):
-            save_reference(kept, reference)
-    return reference
+        return _made(images, extractor, kept, None)
 
 
 def _is_of(kept: Path, images: RealImages, extractor: Extractor) -> bool:
@@ -301,31 +322,17 @@ def _is_of(kept: Path, images: RealImages, extractor: Extractor) -> bool:
     return {key: header.get(key) for key in expected} == expected
 
 
-def _extract_all(images: RealImages, extractor: Extractor) -> Reference:
-    kind = extractor.kind
-    plain, spatial = Moments(kind.size), Moments(kind.spatial_size)
-    try:
-        features = torch.empty(images.count, kind.size)
-    except (RuntimeError, MemoryError) as error:
-        raise GocError(
-            f"model.reference={images.path}: features of {images.count} images need too much memory"
-        ) from error
-    with tqdm(total=images.count, desc=f"features of {images.path.name}", unit="img") as progress:
-        for batch in images.batches():
-            own = extractor.extract(batch)
-            features[plain.count : plain.count + len(own)] = own.features
-            plain.add(own.features)
-            if own.spatial is not None:
-                spatial.add(own.spatial)
-            progress.update(len(own))
+def _of(images: RealImages, extractor: Extractor, most: int | None, partial: Path | None) -> Reference:
+    sums = sums_of(images, extractor, most, partial)
     return Reference(
         path=images.path,
         sha256=images.sha256,
         extractor=extractor.name,
         extractor_sha256=extractor.weights_sha256,
         image_size=images.size,
-        **plain.statistics(),
-        mu_s=spatial.mu if spatial.count else None,
-        sigma_s=spatial.sigma if spatial.count else None,
-        features=features,
+        **sums.plain.statistics(),
+        mu_s=sums.spatial.mu if sums.spatial.count else None,
+        sigma_s=sums.spatial.sigma if sums.spatial.count else None,
+        features=sums.features,
+        pixels=images.rule or PIXEL_RULE,
     )

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,11 @@ from goc.models.checkpoint import fill, load_state_dict, recorded_objective
 from goc.models.dit import DiT
 from goc.models.gated import Add, add_gated
 from goc.models.layers import sincos_positions
+from goc.models.network import Network
 from goc.models.objective import DIFFUSION, FLOW
 from goc.system.errors import GocError
+
+T = TypeVar("T", bound=Network)
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +73,7 @@ def check_objective(model: DiT, checkpoint: Path, objective: str) -> None:
         noise, variance = True, None
     if said is None and noise and variance is False:
         said = FLOW
-    if said is not None and said != objective:
-        raise GocError(f"model.objective={objective}: must be {said}, which {checkpoint} was trained for")
+    require_objective(said, checkpoint, objective)
     if said is None and objective == FLOW and variance:
         log.warning(
             "%s: its variance half is not zero, as in a diffusion model; if it is one, set model.objective=%s",
@@ -79,7 +82,13 @@ def check_objective(model: DiT, checkpoint: Path, objective: str) -> None:
         )
 
 
-def prepare(model: DiT, device: torch.device, dtype: torch.dtype | None, compiled: bool) -> DiT:
+def require_objective(said: str | None, checkpoint: Path, objective: str) -> None:
+    """Raise GocError if a checkpoint says that it was trained for another objective."""
+    if said is not None and said != objective:
+        raise GocError(f"model.objective={objective}: must be {said}, which {checkpoint} was trained for")
+
+
+def prepare(model: T, device: torch.device, dtype: torch.dtype | None, compiled: bool) -> T:
     """The model on its device, its linear and convolution weights in the format of its products; changes the argument.
 
     With a 16-bit format (None: float32) the forward pass is to run under autocast: products are in 16 bits, and the

@@ -4,87 +4,20 @@ Parameter names are those of the public DiT release, so that its state dicts loa
 """
 
 import math
-from collections.abc import Sequence
-from typing import Literal, Protocol, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from goc.models.gated import Add, Gated, add_compiled, add_gated
+from goc.models.gated import add_compiled, add_gated
 from goc.models.layers import Attention, Mlp, PatchEmbed, sincos_positions, worth_slicing
 from goc.models.modulation import Modulation, Stacked, StackedModulation, Vectors
-from goc.models.seen import Seen
-
-ATTENTION, MLP = 0, 1
-BRANCHES = 2
+from goc.models.network import ATTENTION, BRANCHES, Macs, Network
 
 # depth, hidden size, heads of the published models (DiT, table 1)
 PUBLISHED_SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
 PUBLISHED_PATCHES = (2, 4, 8)
-
-
-Site = Literal["branch", "stack"]
-Terms = Sequence[tuple[float, Tensor]]  # a value as a weighted sum of tensors of the same shape
-
-
-class FeatureCache(Protocol):
-    """What a denoiser asks of a cache: may a stored feature stand in for this one, and here is a fresh one.
-
-    A feature is a branch's output before its gate (site "branch"), or what all blocks together add to the residual
-    stream (site "stack"; there is one cell a step, block 0 and branch 0).
-    """
-
-    site: Site
-
-    @property
-    def first_blocks(self) -> int:
-        """How many first blocks are computed in each step before `decide`; only at site "stack" any."""
-
-    @property
-    def of_all(self) -> bool:
-        """At site "stack": whether the feature is what all blocks add, or what those after the first ones do."""
-
-    def decide(self, seen: Seen) -> None:
-        """Called once in each forward pass, with what the network shows before the step is computed."""
-
-    def parts(self, rows: int) -> Sequence[tuple[list[int], "FeatureCache"]] | None:
-        """Which of so many rows are treated alike in this step, and the cache of each; None: all, by this one."""
-
-    def lookup(self, block: int, branch: int) -> Terms | None:
-        """The feature to use instead of computing it, as terms [N, tokens, hidden]; [] adds nothing. None: compute it.
-
-        Terms and not their sum, because a sum is a tensor more, while each term can be added where it is needed. They
-        must stay as they are until the next feature is stored.
-        """
-
-    def store(self, block: int, branch: int, feature: Tensor) -> None:
-        """Take over a feature that was just computed and used; the cache may change it in place."""
-
-    @property
-    def checks(self) -> bool:
-        """Whether the last block is computed beside what stands in for it, for `check`; only at site "branch"."""
-
-    def check(self, predicted: Tensor, computed: Tensor) -> None:
-        """What comes out of the last block [N, tokens, hidden]: with its stand-in, and computed."""
-
-    def selected(self, block: int, branch: int) -> Tensor | None:
-        """Tokens that are computed although `lookup` stands in for the others, int64 [N, count]; asked before it."""
-
-    def refresh(self, block: int, branch: int, tokens: Tensor, fresh: Tensor) -> None:
-        """Take over the features of the selected tokens [N, count, hidden], before `lookup` names the cell's."""
-
-    def wants_attention(self, block: int) -> bool:
-        """Whether `attended` is to be told of a block's attention, which is then computed without a fused kernel."""
-
-    def attended(self, block: int, received: Tensor) -> None:
-        """The attention that tokens receive [N, tokens]: the mean over heads, summed over queries."""
-
-    def finish(self, h: Tensor) -> Tensor:
-        """The residual stream after the last block of a step [N, tokens, hidden] -> what takes its place; site branch.
-
-        It must stay as it is.
-        """
 
 
 class TimestepEmbedder(nn.Module):
@@ -179,7 +112,7 @@ class FinalLayer(nn.Module):
         return self.linear(modulate(self.norm_final(h), shift, scale))
 
 
-class DiT(nn.Module):
+class DiT(Network):
     """Class-conditional diffusion transformer predicting noise and the learned-range variance.
 
     Args:
@@ -218,7 +151,6 @@ class DiT(nn.Module):
         self.pos_embed: Tensor
         self.blocks = nn.ModuleList(DiTBlock(hidden_size, num_heads) for _ in range(depth))
         self.final_layer = FinalLayer(hidden_size, patch_size, self.out_channels)
-        self.add_all: Add = add_gated
         self.linears = [adaln_linear(block) for block in self.blocks]
         self.stacked: Stacked | None = None
         if not self.pos_embed.is_meta:  # there the tensors have no storage yet: a checkpoint brings its own
@@ -280,49 +212,13 @@ class DiT(nn.Module):
             block.compile()
         self.add_all = add_compiled()
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor, cache: FeatureCache | None = None) -> Tensor:
-        """Predict noise and variance.
+    def tokens(self, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens of x, and SiLU of the embedded t and y, [N, hidden]."""
+        return self.embed(x), F.silu(self.t_embedder(t) + self.y_embedder(y))
 
-        Args:
-            x: noisy latents [N, C, H, W]. t: timesteps in 0..999, [N] or one for all [1]. y: labels [N], where
-                `num_classes` is the null label.
-            cache: stands in for branches whose features it holds; None computes every branch.
-
-        Returns:
-            [N, 2 C, H, W]: predicted noise, then the variance interpolation v; without one [N, C, H, W].
-        """
-        h = self.embed(x)
-        activated = F.silu(self.t_embedder(t) + self.y_embedder(y))
-        modulation = self.modulation(activated)
-        h = self.stack(h, modulation, None) if cache is None else self.decided(x, h, activated, modulation, cache)
-        return self.unpatchify(self.final_layer(h, activated))
-
-    def decided(self, x: Tensor, h: Tensor, activated: Tensor, modulation: Modulation, cache: FeatureCache) -> Tensor:
-        """All blocks, once the cache has decided what is computed: h [N, tokens, hidden] -> same."""
-        first = cache.first_blocks
-        before = h.clone() if first else h
-        h = self.computed(h, modulation, range(first))
-        cache.decide(Seen(x, before, h, lambda: self.modulated_input(before, modulation)))
-        parts = cache.parts(len(h))
-        if parts is None:
-            return self.checked(h, modulation, cache, before)
-        for rows, part in parts:
-            if len(rows) == len(h):
-                return self.checked(h, modulation, part, before)
-            own = self.modulation(activated[rows])
-            h[rows] = self.checked(h[rows], own, part, before[rows])
-        return h
-
-    def checked(self, h: Tensor, modulation: Modulation, cache: FeatureCache, before: Tensor) -> Tensor:
-        """All blocks, and the last one once more where the cache checks what stands in for it: h -> same."""
-        if not cache.checks:
-            return self.stack(h, modulation, cache, before)
-        last = range(self.depth - 1, self.depth)
-        h = self.stack(h, modulation, cache, blocks=range(self.depth - 1))
-        computed = self.computed(h.clone(), modulation, last)
-        h = self.stack(h, modulation, cache, blocks=last)
-        cache.check(h, computed)
-        return h
+    def output(self, h: Tensor, condition: Tensor) -> Tensor:
+        """[N, 2 C, H, W]: predicted noise, then the variance interpolation v; without one [N, C, H, W]."""
+        return self.unpatchify(self.final_layer(h, condition))
 
     def embed(self, x: Tensor) -> Tensor:
         """Latents [N, C, H, W] -> tokens [N, tokens, hidden] with their positions."""
@@ -330,76 +226,41 @@ class DiT(nn.Module):
 
     def modulated_input(self, h: Tensor, modulation: Modulation) -> Tensor:
         """What the first attention branch sees: h [N, tokens, hidden] normalised and modulated."""
-        return modulate(cast(DiTBlock, self.blocks[0]).norm1(h), *modulation.vectors(0, 0, 2))
+        return modulate(self.block(0).norm1(h), *modulation.vectors(0, 0, 2))
 
-    def computed(self, h: Tensor, modulation: Modulation, blocks: range) -> Tensor:
-        """Some blocks, all computed: h [N, tokens, hidden] -> same, in place outside of training."""
-        for index in blocks:
-            for branch in range(BRANCHES):
-                h, _ = self.blocks[index](branch, h, modulation.of(index, branch))
-        return h
+    def block(self, index: int) -> DiTBlock:
+        """One of the blocks."""
+        return cast(DiTBlock, self.blocks[index])
 
-    def stack(
-        self,
-        h: Tensor,
-        modulation: Modulation,
-        cache: FeatureCache | None,
-        before: Tensor | None = None,
-        blocks: range | None = None,
-    ) -> Tensor:
-        """All blocks: h [N, tokens, hidden] -> same, in place outside of training.
+    def gate(self, block: int, branch: int, modulation: Modulation) -> Tensor:
+        return modulation.gate(block, branch)
 
-        before: h before the cache's first blocks, which are computed already. blocks: only these, at site "branch".
-        """
-        if cache is not None and cache.site == "stack":
-            return self.cached_stack(h, modulation, cache, h if before is None else before)
-        waiting: list[Gated] = []  # what stands in for cached cells, added before h is needed again
-        computed = False
-        for index in range(self.depth) if blocks is None else blocks:
-            block = cast(DiTBlock, self.blocks[index])
-            for branch in range(BRANCHES):
-                gate = None
-                if cache is not None and (tokens := cache.selected(index, branch)) is not None:
-                    computed = True
-                    h, waiting = add_gated(h, waiting), []
-                    shift, scale, gate = modulation.of(index, branch)
-                    cache.refresh(index, branch, tokens, block.compute_tokens(branch, h, shift, scale, tokens))
-                terms = None if cache is None else cache.lookup(index, branch)
-                if terms is not None:
-                    if terms:
-                        gate = modulation.gate(index, branch) if gate is None else gate
-                        waiting += [(coefficient, gate, tensor) for coefficient, tensor in terms]
-                    continue
-                computed = True
-                h, waiting = add_gated(h, waiting), []
-                vectors = modulation.of(index, branch)
-                if cache is not None and branch == ATTENTION and cache.wants_attention(index):
-                    h, feature, received = block.showing_attention(h, vectors)
-                    cache.attended(index, received)
-                else:
-                    h, feature = block(branch, h, vectors)
-                if cache is not None:
-                    cache.store(index, branch, feature)
-        # a step that is cached as a whole always adds as many tensors, so one compiled graph serves all of them
-        h = add_gated(h, waiting) if computed else self.add_all(h, waiting)
-        return h if cache is None else cache.finish(h)
+    def add_branch(self, block: int, branch: int, h: Tensor, modulation: Modulation) -> tuple[Tensor, Tensor]:
+        return self.blocks[block](branch, h, modulation.of(block, branch))
 
-    def cached_stack(self, h: Tensor, modulation: Modulation, cache: FeatureCache, before: Tensor) -> Tensor:
-        """All blocks as one cell, what they add; h [N, tokens, hidden] is overwritten."""
-        start, first = before if cache.of_all else h, cache.first_blocks
-        terms = cache.lookup(0, 0)
-        if terms is None:
-            if first:
-                output = self.computed(h.clone(), modulation, range(first, self.depth))
-            else:
-                output = self.stack(h.clone(), modulation, None)
-            cache.store(0, 0, output - start if torch.is_grad_enabled() else torch.sub(output, start, out=h))
-            return output
-        if start is not h:
-            h.copy_(start)
-        for coefficient, tensor in terms:
-            h.add_(tensor, alpha=coefficient)
-        return h
+    def add_showing(self, block: int, h: Tensor, modulation: Modulation) -> tuple[Tensor, Tensor, Tensor]:
+        return self.block(block).showing_attention(h, modulation.of(block, ATTENTION))
+
+    def some_tokens(
+        self, block: int, branch: int, h: Tensor, modulation: Modulation, tokens: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        shift, scale, gate = modulation.of(block, branch)
+        return self.block(block).compute_tokens(branch, h, shift, scale, tokens), gate
+
+    @property
+    def macs(self) -> Macs:
+        """Matrix products alone, by their formulas: what torch counts."""
+        tokens, hidden, patch_area = self.num_tokens, self.hidden_size, self.patch_size**2
+        square = hidden**2
+        modulation, token = 2 * square, 8 * square  # a branch's shift and scale; an MLP's two layers
+        attention = 4 * tokens * square + 2 * tokens**2 * hidden
+        cells = torch.tensor([[attention, tokens * token]]).expand(self.depth, BRANCHES) + modulation
+        gates = torch.full_like(cells, square)
+        embed = tokens * patch_area * self.in_channels * hidden
+        timestep = self.t_embedder.frequencies * hidden + square
+        final = modulation + tokens * hidden * patch_area * self.out_channels
+        forward = embed + timestep + final + int((cells + gates).sum())
+        return Macs(forward, cells, gates, modulation, (tokens, hidden), token)
 
     def unpatchify(self, patches: Tensor) -> Tensor:
         """[N, tokens, patch * patch * 2C] -> [N, 2C, H, W]; C instead of 2C without a learned variance."""

@@ -52,7 +52,7 @@ def fits(h: Tensor, gated: Sequence[Gated]) -> bool:
     _, gate, feature = gated[0]
     return {h.dtype, gate.dtype, feature.dtype} <= FORMATS.keys() and all(
         f.shape == h.shape and f.is_contiguous() and f.dtype == feature.dtype
-        and g.shape == gate.shape and g.stride(1) == 1 and g.dtype == gate.dtype
+        and g.shape == (len(h), h.shape[2]) and g.stride(1) == 1 and g.dtype == gate.dtype
         for _, g, f in gated
     )  # fmt: skip
 

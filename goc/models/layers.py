@@ -31,6 +31,30 @@ def _slices(width: int, count: int) -> Iterator[slice]:
     return (slice(start, min(start + size, width)) for start in range(0, width, size))
 
 
+def shown_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None, scale: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attention [N, heads, tokens, size] without a fused kernel, and what tokens receive, float32 [N, tokens].
+
+    That is the mean over heads of the probabilities, summed over queries; they are computed for some queries at a time.
+    bias: added to the scores, float, broadcast; -inf: not attended to. scale: None = 1 / sqrt(size).
+    """
+    scale = queries.shape[-1] ** -0.5 if scale is None else scale
+    count = max(1, MOST_PROBABILITIES // (keys[..., 0].numel()))
+    if bias is not None:
+        bias = bias.expand(*bias.shape[:-2], queries.shape[-2], keys.shape[-2])
+    outputs, received = [], []
+    for start in range(0, queries.shape[-2], count):
+        scores = (queries[..., start : start + count, :] * scale) @ keys.transpose(-2, -1)
+        scores = scores if bias is None else scores + bias[..., start : start + count, :]
+        probabilities = scores.softmax(dim=-1, dtype=torch.float32)
+        if bias is not None:
+            probabilities = probabilities.nan_to_num(0.0)  # of a query that attends to nothing
+        outputs.append(probabilities.to(values.dtype) @ values)
+        received.append(probabilities.mean(dim=1).sum(dim=1))
+    return torch.cat(outputs, dim=-2), torch.stack(received).sum(dim=0)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention of tokens [N, tokens, hidden] -> same (Vaswani et al., arXiv 1706.03762)."""
 
@@ -45,21 +69,15 @@ class Attention(nn.Module):
         return self.proj(F.scaled_dot_product_attention(*qkv.unbind(0)).transpose(1, 2).flatten(2))
 
     def with_received(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The same up to rounding, and the attention that tokens receive, float32 [N, tokens].
-
-        That is the mean over heads of the probabilities, summed over queries; they are computed for some rows at a
-        time, without a fused kernel, which would not show them.
-        """
+        """The same up to rounding, and the attention that tokens receive [N, tokens], for some rows at a time."""
         rows = max(1, MOST_PROBABILITIES // (self.num_heads * x.shape[1] ** 2))
         outputs, received = zip(*map(self._shown, x.split(rows)), strict=True)
         return torch.cat(outputs), torch.cat(received)
 
     def _shown(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        queries, keys, values = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
-        scores = (queries * self.head_dim**-0.5) @ keys.transpose(-2, -1)
-        probabilities = scores.softmax(dim=-1, dtype=torch.float32)
-        attended = probabilities.to(values.dtype) @ values
-        return self.proj(attended.transpose(1, 2).flatten(2)), probabilities.mean(dim=1).sum(dim=1)
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        attended, received = shown_attention(*qkv.unbind(0))
+        return self.proj(attended.transpose(1, 2).flatten(2)), received
 
     def in_slices(self, x: Tensor) -> Tensor:
         """The same up to rounding: what some heads at a time add is summed."""

@@ -9,7 +9,11 @@ from goc.system.registry import Registry
 
 @dataclass(frozen=True)
 class Model:
-    """A denoiser of a plugin. settings: keys of the group `model` (goc run --help); sampler: the default beside it."""
+    """A denoiser of a plugin. settings: keys of the group `model` (goc run --help); sampler: the default beside it.
+
+    Of the settings, network="module:class" names a `goc.plugin.Network` of its own, which is made with the numbers of
+    its shape that the settings say: input_size, in_channels and num_classes, and those of DiT's others that it takes.
+    """
 
     settings: Mapping[str, Any]
     sampler: str | None = None

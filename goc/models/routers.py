@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from goc.models.checkpoint import DAMAGED, read_pickle
-from goc.models.dit import BRANCHES
 from goc.models.entries import odd_kind
+from goc.models.network import BRANCHES
 from goc.system.errors import GocError
 from goc.system.files import write_atomically
 

@@ -14,7 +14,8 @@ from goc.models.entries import pick_model, unwrapped
 from goc.system.errors import ConfigError, GocError
 
 NAMES = re.compile(r"(?:^|\.)((?:[xty]_embedder|blocks\.\d+|final_layer)\..+|pos_embed)$")
-HEADS = {hidden: heads for _, hidden, heads in PUBLISHED_SIZES.values()}  # which no tensor's shape tells
+UNTOLD = "num_heads"  # by any tensor's shape
+HEADS = {hidden: heads for _, hidden, heads in PUBLISHED_SIZES.values()}
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,14 @@ def complete(shape: Mapping[str, int], checkpoint: Path) -> dict[str, int]:
         raise ConfigError(
             f"model.{lacking}=0: must be named, as the shapes in model.checkpoint={checkpoint} do not tell"
         )
-    said = ", ".join(f"{name}={whole[name]}" for name, value in shape.items() if not value)
+    read = [name for name, value in shape.items() if not value]
+    said = ", ".join(f"{name}={whole[name]}" for name in read if name != UNTOLD)
     log.info("model.checkpoint=%s: read from its shapes: %s", checkpoint, said)
+    if UNTOLD in read:
+        log.info(
+            "model.%s=%d: as DiT's published models of width %d, which no shape tells; another makes other images",
+            UNTOLD, whole[UNTOLD], whole["hidden_size"],
+        )  # fmt: skip
     return whole
 
 
@@ -52,7 +59,7 @@ def told_by(state: Mapping[str, Tensor]) -> dict[str, int]:
     depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
     told = {"hidden_size": hidden, "in_channels": channels, "patch_size": patch, "depth": depth}
     if hidden in HEADS:
-        told["num_heads"] = HEADS[hidden]
+        told[UNTOLD] = HEADS[hidden]
     rows = len(state["y_embedder.embedding_table.weight"])
     if rows % 10 in (0, 1):
         told["num_classes"] = rows - rows % 10

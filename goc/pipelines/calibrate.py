@@ -19,7 +19,7 @@ from goc.caching.calibration import (
 )
 from goc.caching.inflection import step_alignment
 from goc.config.settings import Way
-from goc.models.dit import BRANCHES
+from goc.models.network import BRANCHES
 from goc.models.seen import Seen
 from goc.pipelines.early import until
 from goc.pipelines.enable import attach, disable_cache, planned, transformer_of
@@ -120,10 +120,10 @@ class Trial:
     blocks: Blocks | None
     branches: Branches | None
 
-    def samples(self, site: str = "branch", new_cache: NewCache | None = None) -> list[Tensor]:
+    def samples(self, site: str = "branch", new_cache: NewCache | None = None, selects: bool = False) -> list[Tensor]:
         """What the calls give, latents where the pipeline can give them; new_cache None: without a cache."""
         if new_cache is not None:
-            attach(self.pipe, new_cache, site=site, blocks=self.blocks, branches=self.branches)
+            attach(self.pipe, new_cache, site=site, selects=selects, blocks=self.blocks, branches=self.branches)
         try:
             return [self._sample(index, prompt) for index, prompt in enumerate(self.prompts)]
         finally:
@@ -275,7 +275,7 @@ class Measuring(PipelineCall):
 
         def distance(schedule: Steps, indices: range, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
             plan, some = plan_of(schedule), trial.some(indices)
-            made = some.samples(self.way.site, planned(lambda _: plan))
+            made = some.samples(self.way.site, planned(lambda _: plan), self.way.selection.selects)
             return loss(torch.cat(made), torch.cat(target[indices.start : indices.stop]))
 
         if how == HALVING:

@@ -5,7 +5,8 @@ from typing import Any, cast
 
 from torch import nn
 
-from goc.models.dit import Site
+from goc.config.settings import Way
+from goc.models.network import Site
 from goc.pipelines.calls import enter_in_calls, leave_calls_alone
 from goc.pipelines.fingerprint import MadeFor
 from goc.pipelines.hooks.attach import hook, hooked
@@ -28,6 +29,7 @@ from goc.pipelines.session import (
     check_alone,
 )
 from goc.pipelines.structure import Blocks, Branches, layout_of
+from goc.pipelines.tokens import cache_of, check_token_wise, report_whole
 from goc.planning.plan import Plan
 from goc.system.errors import ConfigError
 
@@ -65,6 +67,7 @@ def attach(
     site: str = "branch",
     method: str = "cache",
     per_sample: bool = False,
+    selects: bool = False,
     blocks: Blocks | None = None,
     branches: Branches | None = None,
 ) -> PipelineCache:
@@ -72,8 +75,8 @@ def attach(
 
     new_cache: from a Run (steps, layout, scheduler) to an empty StepCache, called once for each stream of a pipeline
     call; per_sample: and for each sample of a call. Its masks are bool [steps, places, OUTPUTS], as `run.layout.spread`
-    makes them of a schedule's [steps, blocks, 2]. blocks, branches: as for `layout_of`. Raises PipelineError or
-    StructureError.
+    makes them of a schedule's [steps, blocks, 2]. selects: whether it is for a plan that selects tokens. blocks,
+    branches: as for `layout_of`. Raises PipelineError or StructureError.
     """
     if site not in ("branch", "stack"):
         raise ConfigError(f"site={site}: must be one of branch, stack")
@@ -87,8 +90,10 @@ def attach(
         check_alone(pipe, name, transformer)
         if all(transformer is not other.transformer for other in cached):
             layout = layout_of(transformer, cast(Site, site), blocks, branches)
+            if selects:
+                check_token_wise(transformer, layout)
             cached.append(CachedTransformer(name, transformer, layout))
-    cache = PipelineCache(pipe, cached, new_cache, method, per_sample)
+    cache = PipelineCache(pipe, cached, new_cache, method, per_sample, selects)
     cache.unhook = hook(cache)
     enter_in_calls(pipe, cache.call, ATTRIBUTE)
     setattr(pipe, ATTRIBUTE, cache)
@@ -105,7 +110,7 @@ def planned(plan_for: PlanFor) -> NewCache:
             for old in [old for old in plans if old[0] != key[0]]:
                 del plans[old]
             plans[key] = plan_for(run)
-        return plans[key].new_cache()
+        return cache_of(plans[key], run.layout)
 
     return new_cache
 
@@ -148,10 +153,7 @@ def enable_cache(
             way_of(method, cache_ratio, run.steps, {**settings, "inflection_threshold": None}), run
         )
 
-    return attach(
-        pipe, planned(plan_for), site=way.site, method=method, per_sample=way.schedule.per_sample, blocks=blocks,
-        branches=branches,
-    )  # fmt: skip
+    return _attach_way(pipe, way, planned(plan_for), method, blocks, branches)
 
 
 def _enable_plan(pipe: Any, plan: PipelinePlan, asked: dict[str, Any]) -> PipelineCache:
@@ -162,10 +164,20 @@ def _enable_plan(pipe: Any, plan: PipelinePlan, asked: dict[str, Any]) -> Pipeli
             raise PlanError(f"{key}={value}: the plan was made with {own.get(key)}; calibrate anew, or leave it out")
     plan.check(MadeFor.of(transformer_of(pipe), pipe.scheduler))
     way = plan.way
-    return attach(
-        pipe, planned(plan.plan), site=way.site, method=plan.method, per_sample=way.schedule.per_sample,
-        blocks=plan.blocks, branches=plan.branches,
+    return _attach_way(pipe, way, planned(plan.plan), plan.method, plan.blocks, plan.branches)
+
+
+def _attach_way(
+    pipe: Any, way: Way, new_cache: NewCache, method: str, blocks: Blocks | None, branches: Branches | None
+) -> PipelineCache:
+    """The same of a way's caches."""
+    cache = attach(
+        pipe, new_cache, site=way.site, method=method, per_sample=way.schedule.per_sample,
+        selects=way.selection.selects, blocks=blocks, branches=branches,
     )  # fmt: skip
+    if cache.selects:
+        report_whole(way.selection.name, cache.layout)
+    return cache
 
 
 def disable_cache(pipe: Any) -> None:

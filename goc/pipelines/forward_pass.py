@@ -135,6 +135,9 @@ class ForwardPass:
         self.skipping = False  # whether the block before was skipped, and so are those of its span after it
         self.span: Span | None = None
         self.computed = self.cached = 0  # places
+        self.shares: list[float] = []  # of tokens computed after all, in cached feed-forwards
+        self.received: dict[int, Sequence[Tensor]] = {}  # attention, of a block's tokens of each kind
+        self.streams: dict[int, Tensor] = {}  # what came out of the last blocks, by kind
         self.saved = 0.0  # operations
 
     @property
@@ -161,10 +164,11 @@ class ForwardPass:
         self.calls[place] += 1
         return place, self.calls[place] - 1
 
-    def skipped(self, key: Key) -> None:
-        """A module was cached."""
+    def skipped(self, key: Key, share: float | None = None) -> None:
+        """A module was cached; share: of its tokens that were computed after all, where some could be."""
         self.cached += 1
-        self.saved += self.operations.costs.get(key, 0.0)
+        self.shares += [] if share is None else [share]
+        self.saved += (1 - (share or 0.0)) * self.operations.costs.get(key, 0.0)
 
     def done(self, key: Key) -> None:
         """A module was computed."""

@@ -12,13 +12,14 @@ from PIL import Image
 from torch import Tensor
 
 from goc.caching.cache import AdaptiveCache, StepCache
-from goc.models.dit import Site
+from goc.models.network import Site
 from goc.models.parts import reason
 from goc.pipelines.enable import attach, disable_cache, transformers_of
 from goc.pipelines.folder import arguments_of_call
 from goc.pipelines.operations import Key
 from goc.pipelines.session import PipelineCache, PipelineError, Run
 from goc.pipelines.structure import layout_of
+from goc.pipelines.tokens import PlacesCache
 from goc.pipelines.watch import Watch
 from goc.sampling.frames import FRAMES, side_by_side
 from goc.sampling.generation import check_finite, own_generator
@@ -157,7 +158,11 @@ class PipelineGeneration:
         if new_cache is None:
             yield None
             return
-        cache = attach(self.calls.pipe, lambda run: new_cache(), site=new_cache().site, method=self.method)
+        made = new_cache()
+        cache = attach(
+            self.calls.pipe, lambda run: new_cache(), site=made.site, method=self.method,
+            selects=isinstance(made, PlacesCache),
+        )  # fmt: skip
         for cached in cache.transformers:
             cached.operations.wanted = counts
             cached.operations.assumed = self.calls.counted.get(cached.layout.site, {})

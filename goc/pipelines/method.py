@@ -12,7 +12,7 @@ from torch import Tensor
 from goc.config.named import unset
 from goc.config.settings import Way
 from goc.config.validation import check_for_pipelines, check_way, normalise
-from goc.methods import METHODS
+from goc.methods import METHODS, SELECTIONS
 from goc.pipelines.clock import log_snr, noise_to_signal
 from goc.pipelines.session import PipelineError, Run
 from goc.planning.plan import Plan
@@ -25,6 +25,7 @@ from goc.system.plugins import load_plugins
 
 GATING = ("inflection_threshold", "inflection_signal", "inflection_scope")
 OF_A_WAY = ("gradient_weights", "correct_steps", "site", "clock", *GATING)
+SELECTION = "selection"  # an option by its name, whose settings are keywords as well
 LONGEST = TRAINING_STEPS  # steps that settings are checked with before a call says how many there are
 
 log = logging.getLogger(__name__)
@@ -48,8 +49,14 @@ def way_of(method: str, cache_ratio: float | None, steps: int, settings: Mapping
         )
     way = unset(chosen, SchedulerConfig(), steps)
     check_for_pipelines(way)
-    owners: dict[str, Any] = dict.fromkeys(OF_A_WAY, way)
-    for part in (way.schedule, way.predictor):
+    settings = dict(settings)
+    if SELECTION in settings:
+        selection = str(settings.pop(SELECTION))
+        if selection not in SELECTIONS:
+            raise ConfigError(f"selection={selection}: must be one of {', '.join(sorted(SELECTIONS))}")
+        way.selection = SELECTIONS[selection]()
+    owners: dict[str, Any] = dict.fromkeys((*OF_A_WAY, SELECTION), way)
+    for part in (way.schedule, way.predictor, way.selection):
         owners |= {f.name: part for f in fields(part) if f.name != "name"}
     for key, value in settings.items():
         if key not in owners:
@@ -139,8 +146,11 @@ def plan_with(way: Way, run: Run, mask: Tensor, skip_threshold: float | None, co
     """
     if correct is not None and tuple(correct.shape) != run.layout.shape(run.steps):
         raise PipelineError("plan: is for other places in the transformer; calibrate anew")
-    clock = Planner(way, Unmeasured(way, run)).clock
-    plan = Plan(way, run.layout.site, run.layout.spread(mask), correct, None, clock, skip_threshold)
+    planner = Planner(way, Unmeasured(way, run))
+    plan = Plan(
+        way, run.layout.site, run.layout.spread(mask), correct, None, planner.clock, skip_threshold,
+        interval=planner.interval(mask),
+    )  # fmt: skip
     if skip_threshold is None:
         report_ratio(way, mask)
     warn_of_divergence(plan)

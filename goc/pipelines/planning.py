@@ -1,6 +1,7 @@
 """The plan of a run's method on its pipeline."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from goc.caching.cache import StepCache
 from goc.config.settings import Way
-from goc.models.dit import Site
+from goc.models.network import Site
 from goc.pipelines.calibrate import Measured, Trial, measured
+from goc.pipelines.enable import transformers_of
 from goc.pipelines.generation import PipelineCalls
 from goc.pipelines.method import plan_with, uncalibrated_plan
+from goc.pipelines.tokens import cache_of, check_token_wise, report_whole
 from goc.planning.plan import Plan
 from goc.sampling.shared import shared_tensors
 
@@ -28,6 +32,9 @@ def pipeline_plan(way: Way, calls: PipelineCalls, key: dict[str, Any], cache_dir
     """
     site: Site = "stack" if way.site == "stack" else "branch"
     run = calls.run(site)
+    if way.selection.selects:
+        check_token_wise(next(iter(transformers_of(calls.pipe).values())), run.layout)
+        report_whole(way.selection.name, run.layout)
     if not way.schedule.calibrates() and way.inflection_threshold is None:
         return uncalibrated_plan(way, run)
 
@@ -43,6 +50,12 @@ def pipeline_plan(way: Way, calls: PipelineCalls, key: dict[str, Any], cache_dir
     found = unpacked(shared_tensors(cache_dir, KIND, depends_on, PARTS, make))
     plan = plan_with(way, run, found.mask, found.skip_threshold, found.correct)
     return replace(plan, alignment=found.alignment)
+
+
+def cache_maker(plan: Plan, calls: PipelineCalls) -> Callable[[], StepCache]:
+    """What makes a plan's caches for the calls of a pipeline."""
+    layout = calls.run(plan.site).layout
+    return lambda: cache_of(plan, layout)
 
 
 def trial_of(way: Way, calls: PipelineCalls) -> Trial:

@@ -18,6 +18,7 @@ from goc.pipelines.operations import Operations
 from goc.pipelines.steps import StepCounter
 from goc.pipelines.structure import Layout
 from goc.pipelines.summary import Record, Stopwatch, Summary
+from goc.pipelines.tokens import PlacesCache, predicted_whole
 from goc.system.errors import GocError
 
 
@@ -90,6 +91,7 @@ class PipelineCache:
         new_cache: makes an empty cache, whose masks have the shape `layout.shape(steps)`, for each stream of a call.
         method: its name in the summary.
         per_sample: whether each sample of a call is to have caches of its own, which decide for it alone.
+        selects: whether its caches select tokens of feed-forwards.
     """
 
     def __init__(
@@ -99,9 +101,11 @@ class PipelineCache:
         new_cache: NewCache,
         method: str,
         per_sample: bool = False,
+        selects: bool = False,
     ) -> None:
         self.pipe, self.transformers, self.new_cache, self.method = pipe, transformers, new_cache, method
-        self.per_sample = per_sample
+        self.per_sample, self.selects = per_sample, selects
+        self.generators: list[torch.Generator] = []  # of the rows of a call's first latents, for caches that draw
         self.samples: int | None = None  # of the pipeline's call, where it is known
         self.record = Record()
         self.active = False
@@ -119,7 +123,9 @@ class PipelineCache:
     def summary(self) -> Summary:
         """What it did so far, over all calls of the pipeline."""
         others = dict.fromkeys(name for cached in self.transformers for name in cached.layout.others)
-        return Summary.of(self.method, self.record, tuple(others))
+        layouts = [cached.layout for cached in self.transformers if self.selects]
+        whole = dict.fromkeys(name for layout in layouts for name in predicted_whole(layout))
+        return Summary.of(self.method, self.record, tuple(others), tuple(whole))
 
     def tensors_held(self) -> int:
         """Tensors that are kept now; none between two calls of the pipeline."""
@@ -164,6 +170,7 @@ class PipelineCache:
     def forget(self) -> None:
         """Drop all state of the pipeline's call."""
         self.counter = self.source = None
+        self.generators = []
         for cached in self.transformers:
             cached.forget()
 
@@ -253,15 +260,23 @@ class PipelineCache:
         done, cached.forward_pass = cached.forward_pass, None
         if done is None:
             return
-        self.watch.stop()
         cached.operations.end()
+        cache = done.stream.cache
+        own = (
+            cache.ended([done.streams[number] for number in sorted(done.streams)])
+            if isinstance(cache, PlacesCache)
+            else 0
+        )
+        self.watch.stop()
         record, kind = self.record, "mixed" if done.computed and done.cached else "cached" if done.cached else "full"
         record.calls[kind] += 1
         if not done.fresh:
             record.times[kind].append(self.watch)
-        record.add_places(done.stream.sample, done.computed + done.cached, done.cached)
+        record.add_places(done.stream.sample, done.computed + done.cached, done.cached - sum(done.shares))
+        record.shares_of_tokens += sum(done.shares)
+        record.selections += len(done.shares)
         record.macs += cached.operations.whole
-        record.saved_macs += done.saved
+        record.saved_macs += done.saved - (own if cached.operations.whole else 0)
         held = self._held()
         record.tensors_held = max(record.tensors_held, len(held))
         record.bytes_held = max(record.bytes_held, sum(tensor.nbytes for tensor in held))
@@ -270,7 +285,7 @@ class PipelineCache:
 
     def _held(self) -> list[Tensor]:
         caches = [stream.cache for cached in self.transformers for stream in cached.streams.values()]
-        return [t for cache in caches if isinstance(cache, ScheduledCache) for t in cache.predictor.held()]
+        return [tensor for cache in caches if isinstance(cache, ScheduledCache) for tensor in cache.held()]
 
     def _source(self) -> Any:
         """The scheduler's timesteps, which are another object for each sampling."""

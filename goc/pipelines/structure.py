@@ -3,12 +3,14 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from goc.caching.schedule import BRANCH_NAMES
-from goc.models.dit import ATTENTION, BRANCHES, MLP, Site
+from goc.models.network import ATTENTION, BRANCHES, MLP, Site
+from goc.pipelines.token_wise import not_token_wise
 from goc.system.errors import GocError
 
 OUTPUTS = 3  # tensors that a place may give in a pass: attention's for the image, for the text, and for an image prompt
@@ -53,6 +55,26 @@ class Layout:
     def depth(self) -> int:
         """How many blocks there are."""
         return sum(map(len, self.lists.values()))
+
+    def module(self, place: int) -> nn.Module:
+        """The module of a place."""
+        name = self.places[place].name
+        own = max((known for known in self.lists if name.startswith(f"{known}.")), key=len)
+        number, _, inner = name.removeprefix(f"{own}.").partition(".")
+        return self.lists[own][int(number)].get_submodule(inner)
+
+    @cached_property
+    def feed_forwards(self) -> Mapping[int, str]:
+        """Places that are a feed-forward module: why they cannot be given some tokens alone; empty: they can."""
+        found: dict[int, str] = {}
+        known: dict[str, str] = {}  # of modules built alike
+        for index, place in enumerate(self.places):
+            if not place.whole and MLP in place.branches:
+                module = self.module(index)
+                if (kind := repr(module)) not in known:
+                    known[kind] = not_token_wise(module)
+                found[index] = known[kind]
+        return found
 
     def shape(self, steps: int) -> tuple[int, int, int]:
         """Of a cache's masks: steps, places, and the tensors that each may give."""

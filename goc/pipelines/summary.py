@@ -51,17 +51,19 @@ class Record:
     calls: Counter[str] = field(default_factory=Counter)
     times: dict[str, deque[Stopwatch]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=TIMED)))
     places: int = 0  # places passed, over all calls
-    cached_places: int = 0
+    cached_places: float = 0  # a token that was computed after all is its share of one
+    selections: int = 0  # cached feed-forwards whose tokens can be selected, and the sum of the shares that were
+    shares_of_tokens: float = 0.0
     macs: float = 0.0  # of all calls, had none been cached; 0 as long as they are not known
     saved_macs: float = 0.0
     tensors_held: int = 0
     bytes_held: int = 0
     # of each sample of the call under way, cached places and all, and of samples before the share of both
-    samples: dict[int, tuple[int, int]] = field(default_factory=dict)
+    samples: dict[int, tuple[float, int]] = field(default_factory=dict)
     shares: deque[float] = field(default_factory=lambda: deque(maxlen=TIMED))
     together: str | None = None  # why samples were decided together, if they were not to be
 
-    def add_places(self, sample: int | None, places: int, cached: int) -> None:
+    def add_places(self, sample: int | None, places: int, cached: float) -> None:
         """A call of the transformer passed places, for one sample or for all."""
         self.places += places
         self.cached_places += cached
@@ -99,9 +101,13 @@ class Summary:
     others: tuple[str, ...] = ()
     cached_shares: tuple[float, ...] = ()  # of samples that were decided each by itself
     together: str | None = None  # why they were not
+    tokens_computed: float | None = None  # of cached feed-forwards whose tokens can be selected: their share
+    predicted_whole: tuple[str, ...] = ()  # modules whose tokens cannot, with the reason
 
     @classmethod
-    def of(cls, method: str, record: Record, others: tuple[str, ...] = ()) -> "Summary":
+    def of(
+        cls, method: str, record: Record, others: tuple[str, ...] = (), predicted_whole: tuple[str, ...] = ()
+    ) -> "Summary":
         """The summary of a record; others: lists of blocks that are computed in every step."""
         return cls(
             method=method,
@@ -117,6 +123,8 @@ class Summary:
             others=others,
             cached_shares=tuple(record.shares),
             together=record.together,
+            tokens_computed=record.shares_of_tokens / record.selections if record.selections else None,
+            predicted_whole=predicted_whole,
         )
 
     def __str__(self) -> str:
@@ -135,6 +143,10 @@ class Summary:
                 f"({share:.1%})"
             )
         lines.append(f"tensors held: {self.tensors_held}, {self.bytes_held / MIB:.1f} MiB")
+        if self.tokens_computed is not None:
+            lines.append(f"tokens computed in cached feed-forwards: {self.tokens_computed:.1%}")
+        if self.predicted_whole:
+            lines.append(f"cached whole: {', '.join(self.predicted_whole)}")
         if self.others:
             lines.append(f"blocks computed in every step: {', '.join(self.others)}")
         if self.together is not None:

@@ -20,7 +20,7 @@ from goc.caching.calibration import (
 from goc.caching.halves import guided_at, halves
 from goc.config import ModelConfig, Way
 from goc.config.validation import fill
-from goc.models.dit import BRANCHES, Site
+from goc.models.network import BRANCHES, Site
 from goc.planning.plan import Plan
 from goc.planning.planner import Cells, Planner
 from goc.sampling.calibrate import Calibration

@@ -17,7 +17,7 @@ from goc.caching.predictor import Predictor
 from goc.caching.schedule import cached_steps_of
 from goc.config import Way
 from goc.methods import Cells, Partial
-from goc.models.dit import Site
+from goc.models.network import Site
 from goc.system.files import content_key
 
 LARGE_AMPLIFICATION = 10.0

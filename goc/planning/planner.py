@@ -12,7 +12,7 @@ from goc.caching.inflection import correct_at, inflections, span_alignment
 from goc.caching.schedule import cache_ratio_of, cached_steps_of, computed_steps_of, computing, is_whole_steps
 from goc.config import Way
 from goc.methods import Situation
-from goc.models.dit import BRANCHES, MLP, Site
+from goc.models.network import BRANCHES, MLP, Site
 from goc.planning.plan import Plan
 from goc.planning.warnings import report_ratio, warn_of_divergence, warn_of_reuse
 from goc.sampling.local_search import Steps
@@ -192,19 +192,22 @@ class Planner:
         schedule = self.way.schedule
         noise = self.measurements.noise_to_signal() if schedule.asks_noise else ()
         skipped = schedule.skipped(len(mask), self.situation)
-        interval = 1.0
-        if self.way.selection.selects:
-            if not mask[:, :, MLP].any():
-                raise ConfigError(
-                    f"selection={self.way.selection.name}: must be none where no MLP is cached "
-                    f"(schedule={schedule.name})"
-                )
-            interval = schedule.interval_of(self.situation) or 1 / (1 - cache_ratio_of(mask))
         plan = Plan(
             self.way, self.site, spread, correct, alignment, self.clock, skip_threshold, learned, noise,
-            skipped=skipped, interval=interval,
+            skipped=skipped, interval=self.interval(mask),
         )  # fmt: skip
         return replace(plan, halves=self.halves(plan))
+
+    def interval(self, mask: Tensor) -> float:
+        """Between computed steps of a mask [evaluations, blocks, 2], for selections; raises ConfigError."""
+        if not self.way.selection.selects:
+            return 1.0
+        if not mask[:, :, MLP].any():
+            raise ConfigError(
+                f"selection={self.way.selection.name}: must be none where no MLP is cached "
+                f"(schedule={self.way.schedule.name})"
+            )
+        return self.way.schedule.interval_of(self.situation) or 1 / (1 - cache_ratio_of(mask))
 
     def halves(self, plan: Plan) -> Halves | None:
         """What the way saves of guidance; None: nothing."""

@@ -4,11 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from goc.report.figures import write_figure
 from goc.report.frame import row_of
@@ -26,9 +23,8 @@ def plot_alignment(result: dict[str, Any], path: Path) -> None:
     """Draw the gradient alignment of each step, the threshold, and the steps it gates."""
     threshold = result["config"]["inflection_threshold"]
     values = alignment_of(result)
-    figure, axis = plt.subplots(
-        figsize=(8, 3.6), gridspec_kw={"left": 0.08, "right": 0.99, "bottom": 0.14, "top": 0.91}
-    )
+    figure = Figure(figsize=(8, 3.6))
+    axis = figure.subplots(gridspec_kw={"left": 0.08, "right": 0.99, "bottom": 0.14, "top": 0.91})
     axis.bar(np.arange(len(values)), values, color=np.where(values < threshold, "tab:red", "tab:blue"))
     axis.axhline(threshold, color="black", linestyle="--", linewidth=1)
     axis.locator_params(axis="x", integer=True)
@@ -37,7 +33,6 @@ def plot_alignment(result: dict[str, Any], path: Path) -> None:
     axis.set_title(f"Inflections (red): alignment below {threshold:g}, {plot_text(row_of(result)['solver'])}")
     axis.set_ylim(min(-0.5, np.nanmin(values) - 0.05), 1)
     write_figure(figure, path, dpi=120)
-    plt.close(figure)
 
 
 def plot_alignments(results: Sequence[dict[str, Any]], path: Path) -> str:
@@ -58,9 +53,8 @@ def plot_alignments(results: Sequence[dict[str, Any]], path: Path) -> str:
     several, panels = len(panels), dict(list(panels.items())[:PANELS])
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(6.4 * columns, 3.2 * rows), squeeze=False, sharey=True, layout="constrained"
-    )
+    figure = Figure(figsize=(6.4 * columns, 3.2 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis, (name, models) in zip(axes.flat, panels.items(), strict=False):
@@ -72,5 +66,4 @@ def plot_alignments(results: Sequence[dict[str, Any]], path: Path) -> str:
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, frameon=False)
     write_figure(figure, path, dpi=110)
-    plt.close(figure)
     return f"{path.name} has {PANELS} of {several} panels" if several > PANELS else ""

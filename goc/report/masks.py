@@ -2,11 +2,8 @@
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
@@ -21,7 +18,8 @@ def draw_mask(cells: Tensor, title: str, path: Path) -> None:
     """Draw states [steps, blocks, branches] to a picture."""
     steps, blocks, branches = cells.shape
     rows = cells.flatten(1).T
-    figure, axis = plt.subplots(figsize=(max(6.0, 0.22 * steps), 1.6 + 0.12 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(max(6.0, 0.22 * steps), 1.6 + 0.12 * len(rows)), layout="constrained")
+    axis = figure.subplots()
     axis.pcolormesh(rows, cmap=ListedColormap(list(STATES.values())), vmin=0, vmax=len(STATES) - 1,
                     edgecolors="white", linewidth=0.6)  # fmt: skip
     axis.invert_yaxis()
@@ -37,4 +35,3 @@ def draw_mask(cells: Tensor, title: str, path: Path) -> None:
     handles = [Patch(color=color, label=name) for name, color in shown]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(shown), frameon=False, fontsize=8)
     write_figure(figure, path, dpi=110)
-    plt.close(figure)

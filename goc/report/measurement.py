@@ -3,6 +3,7 @@
 Most disputes over published FIDs are about one of these.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from goc.config import Measurement, Way, label
@@ -12,6 +13,19 @@ from goc.sampling.labels import UNIFORM
 from goc.sampling.options import plain
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What numbers of a kind of model depend on: settings of guidance and of the model, and how images are rounded."""
+
+    guidance: tuple[str, ...]
+    of_model: tuple[str, ...]
+    uint8: str
+
+
+DENOISERS = Kind(("cfg_scale", "cfg_channels"), LEFT_OPEN, UINT8_RULE)
+PIPELINES = Kind(("cfg_scale",), ("call",), PIPELINES_UINT8_RULE)
+
+
 def describe_measurement(measurement: Measurement, hashes: dict[str, str | None]) -> dict[str, Any]:
     """The measurement of a run: its guidance, seeds and conversion to uint8, and the hashes of all weights used.
 
@@ -19,17 +33,17 @@ def describe_measurement(measurement: Measurement, hashes: dict[str, str | None]
     extractor_sha256 and reference_sha256.
     """
     model = measurement.model
-    own = ("cfg_scale",) if model.is_pipeline else ("cfg_scale", "cfg_channels")
+    kind = PIPELINES if model.is_pipeline else DENOISERS
     return {
         "model": model.name,
         "objective": model.objective,
         **hashes,
-        **{key: getattr(measurement, key) for key in (*own, "num_samples", "seed", "precision")},
-        **({"call": model.call} if model.is_pipeline else {}),
-        **({} if model.is_pipeline else {key: getattr(model, key) for key in LEFT_OPEN}),
+        **{key: getattr(measurement, key) for key in (*kind.guidance, "num_samples", "seed", "precision")},
+        **{key: getattr(model, key) for key in kind.of_model},
+        **({} if model.network is None else {"network": model.network_source}),
         **({} if measurement.class_labels == UNIFORM else {"class_labels": measurement.class_labels}),
         "extractor": model.extractor,
-        "uint8": PIPELINES_UINT8_RULE if model.is_pipeline else UINT8_RULE,
+        "uint8": kind.uint8,
     }
 
 

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from goc.report import cells, columns, published
 from goc.report.frame import full_evaluations, is_uncached, speedup
-from goc.report.front import foremost, pareto
+from goc.report.front import beyond, foremost, leading, pareto
 from goc.report.pairs import Point, damaged, targets
 from goc.report.tables import measurements
 from goc.report.text import number
@@ -99,15 +99,23 @@ def _data(every: pd.DataFrame, rows: pd.DataFrame, points: Sequence[Point]) -> d
     qualities, costs = cells.known(rows, columns.qualities()), cells.known(rows, cells.COSTS)
     compared, baselines = cells.compared(rows), cells.baselines(rows)
     told, beside = [*costs, *qualities], published.laid_beside(rows)
+    first = leading(rows)
+    qualities.sort(key=lambda column: column != first)  # which the page shows first
     tooltip = {"series": "series", "solver": "sampler"} | {column: columns.titles(column)[0] for column in told}
     return {
         "spec": tradeoff_spec(rows),
         "tooltip": [{"field": column, "title": title, "type": "nominal"} for column, title in tooltip.items()],
         "aside": [column for column in told if columns.on_page()[column].aside],
         "qualities": {
-            column: _axis(rows, column, "better", [row.numbers.get(column) for row in beside]) for column in qualities
+            column: _axis(rows, column, "better", [row.numbers.get(column) for row in beside], beyond(rows, column))
+            for column in qualities
         },
-        "costs": {column: _axis(rows, column, "cheaper", [row.cost(column) for row in beside]) for column in costs},
+        "costs": {
+            column: _axis(
+                rows, column, "cheaper", [row.cost(column) for row in beside], np.zeros(len(rows), dtype=bool)
+            )
+            for column in costs
+        },
         "rows": [
             {
                 "name": _name(row),
@@ -131,15 +139,17 @@ def _data(every: pd.DataFrame, rows: pd.DataFrame, points: Sequence[Point]) -> d
     }
 
 
-def _axis(rows: pd.DataFrame, column: str, praise: str, others: Sequence[float | None]) -> dict[str, Any]:
-    """The name of an axis, the direction in which better (or cheaper) is, and whether it is logarithmic.
+def _axis(
+    rows: pd.DataFrame, column: str, praise: str, others: Sequence[float | None], far: np.ndarray
+) -> dict[str, Any]:
+    """The name of an axis, in which direction better (or cheaper) is, whether it is logarithmic, and what is beyond it.
 
-    others: numbers that are drawn beside those of the rows.
+    others: numbers that are drawn beside those of the rows. far: bool [n], rows before which the axis ends.
     """
     _, title = columns.titles(column)
     if column == "speedup":
         title += f" over {full_evaluations(rows).max():.0f} uncached evaluations"
-    values = np.array([*rows[column], *others], dtype=float)
+    values = np.array([*rows[column][~far], *others], dtype=float)
     values = values[np.isfinite(values)]
     less = "fewer" if column in ("evaluations", "gmacs") else "lower"
     direction = less if columns.lower_is_better(column) else "more" if praise == "cheaper" else "higher"
@@ -147,6 +157,8 @@ def _axis(rows: pd.DataFrame, column: str, praise: str, others: Sequence[float |
         "name": title,
         "direction": f"({direction} is {praise})",
         "log": bool(values.min() > 0 and values.max() > WIDE * values.min()),
+        "lower": columns.lower_is_better(column),
+        "beyond": [int(place) for place in np.flatnonzero(far)],
     }
 
 

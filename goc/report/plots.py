@@ -1,18 +1,19 @@
 """Pictures of finished runs: quality against cost, and the alignment of gradients."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from goc.report.columns import columns, lower_is_better
@@ -25,15 +26,16 @@ from goc.report.frame import (
     method_names,
     speedup,
 )
-from goc.report.front import foremost, pareto, ranked
+from goc.report.front import beyond, foremost, leading, pareto, ranked
 from goc.report.published import Published, laid_beside, positions
 from goc.report.text import LONGEST, plot_text
 
 QUALITY = {
+    "converged": "distance to the converged solution",
     "fid": "FID to the real images",
-    "converged": "distance to converged solution",
     "drift": "drift from the uncached run",
     "relative_l2_median": "relative L2 to the uncached run, median",
+    "relative_l2_mean": "relative L2 to the uncached run, mean",
     "mse": "MSE to the uncached samples",
 }
 COST = {
@@ -41,9 +43,11 @@ COST = {
     "gmacs": "GMACs per image (fewer is cheaper)",
     "speedup": "measured speed-up (more is cheaper)",
 }
-COLORS = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]  # the stub names no ListedColormap
+COLORS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]  # the stub names no ListedColormap
 # what one picture has room for
 PANELS, POINTS, SERIES, BARS = 60, 1000, 100, 100
+WIDE = 4.0  # ratio of the largest to the smallest number from which an axis of quality is logarithmic
+MARGIN = 0.05  # of an axis that is cut, beyond what it shows
 LINES, MARKERS = ("-", "--", ":", "-."), "osD^v<>PX*"
 PUBLISHED: dict[str, Any] = {"color": "#b4bcc6", "marker": "D", "linestyle": "none", "markersize": 4.5, "zorder": 1}
 GREYS, UNCACHED_MARKERS = ("black", "dimgrey", "darkgrey"), "s^vD<>P"  # so many that few solvers look alike
@@ -107,13 +111,51 @@ def _plot_lines(axis: Axes, panel: "Panel", cost: str, looks: dict[str, dict[str
         label="Pareto front",
     )
     axis.set(xlabel=COST[cost], ylabel=f"{QUALITY[quality]} (lower is better)")
+    far = beyond(frame, quality)
+    cut_at_frame(axis, frame, far, quality, [y for _, _, y in published])
+    mark_beyond(axis, panel.shown[panel.shown.index.isin(frame.index[far])], cost, quality, looks)
     spent = [*frame[cost].astype(float).dropna(), *(x for _, x, _ in published)]
     if max(spent) > 3 * min(spent) > 0:
         axis.set_xscale("log")
-        _round_ticks(axis.xaxis, axis.get_xlim())
+        round_ticks(axis.xaxis, axis.get_xlim())
 
 
-def _round_ticks(axis: Axis, limits: tuple[float, float]) -> None:
+def cut_at_frame(axis: Axes, rows: pd.DataFrame, far: np.ndarray, quality: str, others: Sequence[float] = ()) -> None:
+    """End the axis of a quality where the rows do that are not far off, and make it logarithmic if they span much.
+
+    far: bool [n], as `goc.report.front.beyond` finds them. others: numbers that are drawn, too.
+    """
+    near = rows[~far].dropna(subset=[quality])
+    values = np.array([*near[quality], *others], dtype=float)
+    wide = bool(values.max(initial=0.0) > WIDE * values[values > 0].min(initial=np.inf))
+    if wide:
+        axis.set_yscale("log")
+    if far.any():
+        errors = _errors(near, quality)
+        bars = 0.0 if errors is None else errors
+        ends = np.array([*values, *(near[quality] - bars), *(near[quality] + bars)], dtype=float)
+        least, most = ends[ends > 0].min() if wide else ends.min(), ends.max()
+        margin = MARGIN * (math.log(most / least) if wide else most - least)
+        axis.set_ylim(*(least / math.exp(margin), most * math.exp(margin)) if wide else (least - margin, most + margin))
+    if wide:
+        round_ticks(axis.yaxis, axis.get_ylim())
+
+
+def mark_beyond(axis: Axes, rows: pd.DataFrame, cost: str, quality: str, looks: dict[str, dict[str, Any]]) -> None:
+    """Mark rows beyond the frame at its upper edge, above their cost, with their numbers."""
+    at_edge = axis.get_xaxis_transform()
+    for spent in rows[cost].astype(float).dropna().unique():
+        own = rows[rows[cost] == spent]
+        for place, (name, value) in enumerate(sorted(zip(own["series"], own[quality], strict=True), key=itemgetter(1))):
+            color = looks[str(name)]["color"]
+            axis.plot(spent, 1.0, marker="^", markersize=7, color=color, transform=at_edge, clip_on=False, zorder=5)
+            axis.annotate(f"{value:.2g}", (spent, 1.0), xycoords=at_edge, xytext=(6, -9 * (place + 1)),
+                          textcoords="offset points", fontsize=8, color=color)  # fmt: skip
+    if len(rows):
+        axis.plot([], [], marker="^", color="grey", linestyle="none", label="far beyond the frame, its number")
+
+
+def round_ticks(axis: Axis, limits: tuple[float, float]) -> None:
     """Name a logarithmic axis by round numbers, 1, 2, 5, ... times powers of ten, or by powers alone if it is long."""
     bases = (1, 2, 5) if limits[1] < 300 * limits[0] else (1,)
     ticks = [base * 10.0**power for power in range(-8, 8) for base in bases]
@@ -125,6 +167,9 @@ def _round_ticks(axis: Axis, limits: tuple[float, float]) -> None:
 def _plot_bars(axis: Axes, rows: pd.DataFrame, quality: str) -> None:
     """Quality of runs that all cost the same, one bar a series."""
     rows = rows[rows[quality].notna()].sort_values("series", ascending=False)
+    values = rows[quality].to_numpy(float)
+    if values.max() > WIDE * values[values > 0].min(initial=np.inf):
+        axis.set_xscale("log")
     bars = axis.barh(rows["series"].astype(str).map(plot_text), rows[quality], xerr=_errors(rows, quality))
     axis.bar_label(bars, fmt=" %.3g")
     axis.margins(x=0.15)
@@ -136,6 +181,8 @@ def _drawn(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
     qualities = [quality for quality in QUALITY if frame[quality].notna().any()]
     to_target = [quality for quality in qualities if columns()[quality].to_target]
     qualities = [quality for quality in qualities if quality not in to_target[1:]]
+    if (first := leading(frame)) in QUALITY and frame[first].notna().any():
+        qualities = list(dict.fromkeys([first, *qualities]))
     return qualities, [cost for cost in COST if frame[cost].notna().any()]
 
 
@@ -145,14 +192,14 @@ class Panel:
 
     rows: pd.DataFrame
     quality: str
-    bars: bool  # instead of lines, as all rows cost the same
+    bars: bool  # instead of lines, as all rows cost the same, or nobody knows what
     shown: pd.DataFrame
     published: list[Published]
 
     @classmethod
     def of(cls, rows: pd.DataFrame, quality: str) -> "Panel":
         published = [row for row in laid_beside(rows) if quality in row.numbers]
-        bars = _one_cost(rows) and not published
+        bars = not _drawn(rows)[1] or (_one_cost(rows) and not published)
         order = (quality, *QUALITY)
         shown = rows.iloc[foremost(rows, BARS if bars else POINTS, order)]
         if not bars and shown["series"].nunique() > SERIES:
@@ -187,32 +234,24 @@ def plot_tradeoff(frame: pd.DataFrame, folder: Path) -> str:
     panels = [Panel.of(group, quality) for group, quality in wanted[:PANELS]]
     if not panels:
         return ""
-    _, costs = _drawn(frame)
+    costs = _drawn(frame)[1] or ["unknown"]
     if all(panel.bars for panel in panels):
         costs = costs[:1]
     heights = [panel.height for panel in panels]
-    figure, axes = plt.subplots(
-        len(panels), len(costs), figsize=(5.6 * len(costs) + 1.5, sum(heights)), squeeze=False, height_ratios=heights,
-        layout="constrained",
-    )  # fmt: skip
+    figure = Figure(figsize=(5.6 * len(costs) + 1.5, sum(heights)), layout="constrained")
+    axes = figure.subplots(len(panels), len(costs), squeeze=False, height_ratios=heights)
     looks = styles(frame)
     named: list[int] = []
     for line, panel in zip(axes, panels, strict=True):
         group, quality = panel.rows, panel.quality
-        values = np.array([*group[quality].dropna(), *(row.numbers[quality] for row in panel.published)], dtype=float)
-        wide = values.max() > 4 * values[values > 0].min() if (values > 0).any() else False
         for axis, cost in zip(line, costs, strict=True):
             if panel.bars and cost != costs[0]:
                 axis.set_visible(False)
                 continue
             if panel.bars:
                 _plot_bars(axis, panel.shown, quality)
-                axis.set_xscale("log" if wide else "linear")
             else:
                 _plot_lines(axis, panel, cost, looks)
-                if wide:
-                    axis.set_yscale("log")
-                    _round_ticks(axis.yaxis, axis.get_ylim())
             if panel.left_out:
                 axis.set_xlabel(f"{axis.get_xlabel()}\n{panel.left_out}")
             axis.grid(alpha=0.3)
@@ -225,7 +264,6 @@ def plot_tradeoff(frame: pd.DataFrame, folder: Path) -> str:
     for suffix, metadata in undated.items():
         path = folder / f"tradeoff.{suffix}"
         write_figure(figure, path, dpi=110, metadata=metadata)
-    plt.close(figure)
     left_out = list(dict.fromkeys(panel.left_out for panel in panels if panel.left_out))
     if len(wanted) > PANELS:
         left_out.append(f"{PANELS} of {len(wanted)} panels")

@@ -2,6 +2,7 @@
 
 import html
 import shutil
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from goc.report.results import FIRST_IMAGES, INFLUENCE_FILE, RESULT_FILE, Influence, load_result
-from goc.report.text import printable
+from goc.report.text import WIDTH, printable, width
 from goc.sampling.options import kind_of
 from goc.system.errors import GocError
 from goc.system.files import replacing, write_json
@@ -85,8 +86,12 @@ class Result:
 
     def __str__(self) -> str:
         rows = summary(self.content, self.folder)
-        width = max(len(name) for name, _ in rows)
-        return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+        indent = max(len(name) for name, _ in rows) + 4
+        across = max(min(width(), WIDTH), 2 * indent)
+        wrap = textwrap.TextWrapper(across, subsequent_indent=" " * indent, break_on_hyphens=False)
+        lines = [line for name, value in rows[:-1] for line in wrap.wrap(f"  {name:<{indent - 2}}{value}")]
+        name, path = rows[-1]  # in one piece, however long
+        return "\n".join([*lines, f"  {name:<{indent - 2}}{path}"])
 
     def _repr_html_(self) -> str:
         """The table in a notebook."""
@@ -115,7 +120,9 @@ def summary(content: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
         rows.append(("alignment", " ".join(pairs)))
     if "uncorrected_steps" in inflection:
         rows.append(("not corrected", f"cached steps {inflection['uncorrected_steps']}"))
-    return [*rows, ("written to", str(folder / RESULT_FILE))]
+    path = folder / RESULT_FILE
+    here = path.is_relative_to(Path.cwd())
+    return [*rows, ("written to", str(path.relative_to(Path.cwd()) if here else path))]
 
 
 def costs(cost: Mapping[str, Any]) -> list[tuple[str, str]]:

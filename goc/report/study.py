@@ -17,22 +17,18 @@ from goc.metrics.registry import EXTRACTORS, PLUGINS
 from goc.report import families
 from goc.report.alignment import plot_alignments
 from goc.report.collect import Found, Why, find, tell
-from goc.report.columns import of_plugins
 from goc.report.frame import INTERNAL, over_seeds, series_names, table
 from goc.report.page import write_html
 from goc.report.pairs import Point, damaged, points_of
 from goc.report.plots import plot_tradeoff
 from goc.report.results import extractor_of, read_first_images
-from goc.report.tables import latex, markdown, measurements, uneven_drift, warning
-from goc.report.text import csv_text, printable
+from goc.report.tables import latex, markdown
+from goc.report.terminal import study_lines
+from goc.report.text import csv_text, printable, width
 from goc.system.errors import GocError
 from goc.system.files import room_for, write_text
 from goc.system.plugins import load_plugins
 from goc.system.registry import GIVING
-
-PRINTED = ("method", "steps", "evaluations", "fid", "fid_se", "sfid", "is", "clip", "clip_iqa", "blip_itm", "converged",
-           "drift", "relative_l2_median", "gmacs", "latency_ratio")  # fmt: skip
-PRINTED_ROWS = 1000  # of a measurement
 
 
 class FirstImages(Sequence[np.ndarray | None]):
@@ -113,18 +109,11 @@ def main(arguments: list[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     points, left_out = write_report(found, out)
     tell(found.skipped[told:])
-    for name, rows in measurements(points.assign(method=points["series"])):
-        shown = rows[[column for column in (*PRINTED, *of_plugins()) if rows[column].notna().any()]]
-        print(f"{name}\n{shown.head(PRINTED_ROWS).to_string(index=False, float_format='{:.4g}'.format)}")
-        print(f"and {len(rows) - PRINTED_ROWS} more\n" if len(rows) > PRINTED_ROWS else "")
-        if uneven := uneven_drift(rows):
-            print(f"{uneven}\n")
-    if warning(points):
-        print(warning(points))
+    print()
+    for line in study_lines(points, out, width()):
+        print(line)
     for package in lacking_plugins(found):
         print(f"metrics of {package} are left out, as it is not loaded: GOC_PLUGINS={package} goc report ...")
     for line in left_out:
-        print(f"{line}; all {len(points)} rows are in tradeoff.csv and table.md")
-    written = ("report.html", "tradeoff.png", "tradeoff.csv", "table.md")
-    print(f"{len(found.runs)} runs: {', '.join(str(out / name) for name in written)}")
+        print(line)
     return 0

@@ -35,7 +35,7 @@ def with_error(value: float, error: float | None) -> str:
     return f"{value:.{decimals}f}({round(error * 10**decimals)})"
 
 
-def _text(row: Mapping[Any, Any], column: str) -> str:
+def cell_text(row: Mapping[Any, Any], column: str) -> str:
     """A cell: the number with its error, or its spread over seeds where that is all there is; empty if not measured."""
     value, error, spread = row[column], row.get(f"{column}_se"), row.get(f"{column}_spread")
     if pd.isna(value):
@@ -106,7 +106,7 @@ def _cells(frame: pd.DataFrame, points: Sequence[Point], safe: Form, bold: Form)
     """
     shown = [column for column in (*SHOWN, *of_plugins()) if column in frame and frame[column].notna().any()]
     records = frame.to_dict("records")
-    texts = {column: [safe(_text(row, column)) for row in records] for column in shown}
+    texts = {column: [safe(cell_text(row, column)) for row in records] for column in shown}
     cells = pd.DataFrame(texts, index=frame.index)
     for column in set(shown) & set(having_error()) & set(qualities()):
         for rows in same_target(frame) if columns()[column].to_target else same_cost(frame):

@@ -2,10 +2,12 @@
 
 import math
 import re
+import shutil
 import textwrap
 
 import pandas as pd
 
+WIDTH = 100  # characters of a line, where the terminal does not say
 LONGEST = 200  # characters of a name that are shown
 WIDEST = 60  # in one line of a picture
 # what a cell of a spreadsheet's formula begins with; the last four are the same in full width
@@ -16,6 +18,11 @@ TEX = str.maketrans(
     | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
     | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$"}
 )
+
+
+def width() -> int:
+    """How many characters a line of the terminal has."""
+    return shutil.get_terminal_size((WIDTH, 0)).columns
 
 
 def printable(text: str, longest: int = LONGEST) -> str:

@@ -58,16 +58,16 @@ def _heading(script: str) -> str:
 def tradeoff_spec(rows: pd.DataFrame) -> dict[str, Any]:
     """The plot of one measurement's rows, without data: one line a series, in the colours of tradeoff.png.
 
-    Its data have the fields series, x, y, low and high (ends of the error bar), order (of the points of a line), front
-    (whether ringed), uncached, those of `marks`, and those of its tooltip, which the script chooses. A single uncached
-    row is also drawn as a level. Published numbers lie under all of it, in a layer with data of its own: x, y, fill and
-    text.
+    Its data have the fields series, x, y, through (where its line goes: y, but for a row beyond the frame), low and
+    high (ends of the error bar), order (of the points of a line), front (whether ringed), uncached, those of `marks`,
+    and those of its tooltip, which the script chooses. A single uncached row is also drawn as a level. Published
+    numbers lie under all of it, in a layer with data of its own: x, y, fill and text.
     """
     lines = _lines(rows)
     shown = {"condition": {"param": "series", "value": 1}, "value": 0.1}
     x, y = {"field": "x", **NUMBER}, {"field": "y", **NUMBER}
     ends = {"y": {"field": "low", **NUMBER}, "y2": {"field": "high"}}
-    line = {"x": x, "y": y, "opacity": shown, **lines}
+    line = {"x": x, "y": {"field": "through", **NUMBER}, "opacity": shown, **lines}
     point = {"x": x, "y": y, "opacity": shown, **MARK, "tooltip": []}
     light = {"x": x, "y": y, "tooltip": {"field": "text", "type": "nominal"}, "fill": MARK["fill"]}
     choose = {"name": "series", "select": {"type": "point", "fields": ["series"]}, "bind": "legend"}
@@ -80,7 +80,8 @@ def tradeoff_spec(rows: pd.DataFrame) -> dict[str, Any]:
         "layer": [
             {"name": PUBLISHED, "mark": DIAMOND, "encoding": light},
             *(level if is_uncached(rows).sum() == 1 else []),
-            _layer({"type": "line", "strokeWidth": 1.6}, line | {"order": {"field": "order"}}) | {"params": [choose]},
+            _layer({"type": "line", "strokeWidth": 1.6, "clip": True}, line | {"order": {"field": "order"}})
+            | {"params": [choose]},
             _layer({"type": "rule", "strokeWidth": 1.2}, {"x": x, **ends, "opacity": shown, "color": lines["color"]},
                    "low"),
             _layer({"type": "point", "size": 190, "color": "black"}, {"x": x, "y": y}, "front"),

@@ -1,39 +1,26 @@
-"""What a run computes with, loaded from its files: a denoiser of this project or a pipeline, and what scores images."""
+"""What a run computes with, loaded from its files, whatever kind of model it is of; and what scores images."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from goc.config import Config, Output
+from goc.config import Config, Measurement, Output
 from goc.metrics.evaluate import check_metrics, needs_images
-from goc.metrics.features import Extractor, load_extractor
+from goc.metrics.features import Extractor
 from goc.metrics.keep import Score
 from goc.metrics.reference import Reference, load_reference
 from goc.metrics.registry import METRICS, Metric
-from goc.models.decoder import Decoder, decode_pixels, latent_decoder, load_vae, upsampling
-from goc.pipelines.prompts import read_prompts
-from goc.planning.denoiser import calibration_of, make_plan
 from goc.planning.plan import Plan
-from goc.runs.pictures import with_pictures
-from goc.runs.sources import Sources, loaded_generation, trajectory_key
-from goc.sampling.converged import Converged, converged
-from goc.sampling.generation import Generation, SampleSource
-from goc.sampling.options import plain
-from goc.system.device import torch_format
+from goc.runs.sources import Source, Sources
+from goc.sampling.converged import Converged
+from goc.sampling.generation import SampleSource
 from goc.system.errors import GocError
-from goc.system.lazy import LazyModule
 from goc.system.registry import load_object
-
-if TYPE_CHECKING:
-    from goc.pipelines import folder, generation, planning
-else:  # they load diffusers
-    folder, generation = LazyModule("goc.pipelines.folder"), LazyModule("goc.pipelines.generation")
-    planning = LazyModule("goc.pipelines.planning")
 
 
 @dataclass(frozen=True)
@@ -49,6 +36,16 @@ class Loaded(ABC):
     key: dict[str, Any]
     extractor: Extractor | None
     image_size: int | None
+
+    @classmethod
+    @abstractmethod
+    def files(cls, measurement: Measurement) -> dict[str, Source | None]:
+        """The files of a measurement, "model" first; raises GocError for one that is missing, and how to get it."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, config: Config, sources: Sources, device: torch.device, extractor: Extractor | None) -> Self:
+        """Load these files to a device; raises GocError for a damaged one, or one that does not fit."""
 
     @abstractmethod
     def plan(self) -> Plan:
@@ -109,110 +106,3 @@ def checked(name: str, score: Score) -> Score:
         return values
 
     return one_each
-
-
-def load(config: Config, sources: Sources, device: torch.device) -> Loaded:
-    """Load a run's files to a device; raises GocError for a damaged one, or one that does not fit."""
-    model, extractor = config.measurement.model, None
-    if model.extractor is not None:
-        extractor = load_extractor(model.extractor, sources.extractor_weights, device)
-    return (load_pipeline_run if model.is_pipeline else load_denoiser_run)(config, sources, device, extractor)
-
-
-@dataclass(frozen=True)
-class LoadedDenoiser(Loaded):
-    """A run of a denoiser of this project."""
-
-    uncached: Generation
-
-    def plan(self) -> Plan:
-        way, model, cache_dir = self.config.way, self.config.measurement.model, self.config.output.cache_dir
-        return make_plan(way, model, calibration_of(way, self.uncached, self.key, cache_dir))
-
-    def cached(self, plan: Plan, method: str, divergence_hint: str) -> SampleSource:
-        return replace(self.uncached, new_cache=plan.new_cache, method=method, divergence_hint=divergence_hint)
-
-    def samples_key(self) -> dict[str, Any]:
-        return {**super().samples_key(), "vae_batch_size": self.config.measurement.vae_batch_size}
-
-    def converged(self, count: int) -> Converged:
-        objective, cache_dir = self.config.measurement.model.objective, Path(self.config.output.cache_dir)
-        # what it depends on apart from the seeds is the key without the way
-        key = {name: value for name, value in self.key.items() if name not in ("sampler", "steps", "batch_size")}
-        return converged(self.uncached, objective, key, count, cache_dir)
-
-
-def load_denoiser_run(
-    config: Config, sources: Sources, device: torch.device, extractor: Extractor | None
-) -> LoadedDenoiser:
-    """As `load`, of a denoiser."""
-    measurement, way, model = config.measurement, config.way, config.measurement.model
-    compiled = config.execution.compile
-    decode: Decoder = decode_pixels
-    scale = 1
-    if sources.vae is not None:
-        vae = load_vae(sources.vae, model.in_channels, device)
-        decode, scale = latent_decoder(vae, measurement.vae_batch_size), upsampling(vae)
-    uncached = loaded_generation(measurement, way, sources.model, device, compiled, decode)
-    key = trajectory_key(measurement, way, compiled, str(sources.weights()["model_sha256"]), uncached.model)
-    return LoadedDenoiser(config, uncached, key, extractor, scale * model.input_size)
-
-
-@dataclass(frozen=True)
-class LoadedPipeline(Loaded):
-    """A run of a pipeline of diffusers."""
-
-    uncached: "generation.PipelineGeneration"
-    scorers: Mapping[str, Path]
-
-    @property
-    def videos(self) -> bool:
-        return folder.makes_videos(type(self.uncached.calls.pipe))
-
-    def plan(self) -> Plan:
-        cache_dir = Path(self.config.output.cache_dir)
-        key = {**self.key, **({"files": self.config.files} if self.config.files else {})}
-        plan = planning.pipeline_plan(self.config.way, self.uncached.calls, key, cache_dir)
-        if self.config.execution.compile:
-            self.uncached.calls.compile_blocks(plan.site)
-        return plan
-
-    def cached(self, plan: Plan, method: str, divergence_hint: str) -> SampleSource:
-        return replace(self.uncached, new_cache=plan.new_cache, method=method, divergence_hint=divergence_hint)
-
-    def score(self, metric: Metric) -> Score:
-        if metric.needs != "prompts":
-            return super().score(metric)
-        load, prompts = load_object(metric.score or ""), self.uncached.calls.prompts
-        of_images = load(self.scorers[metric.scorer], self.uncached.device)
-
-        def with_prompts(indices: range, images: Tensor) -> Tensor:
-            return of_images(images, [prompts[index % len(prompts)] for index in indices])
-
-        return with_prompts
-
-
-def load_pipeline_run(
-    config: Config, sources: Sources, device: torch.device, extractor: Extractor | None
-) -> LoadedPipeline:
-    """As `load`, of a pipeline."""
-    measurement, way, model = config.measurement, config.way, config.measurement.model
-    assert sources.prompts is not None
-    execution = config.execution
-    pipe = folder.load_pipeline(sources.model, torch_format(measurement.precision), device, execution.offload)
-    prompts = read_prompts(sources.prompts)
-    call = with_pictures(model.call)
-    calls = generation.PipelineCalls(pipe, prompts, way.steps, measurement.cfg_scale, call, device)
-    key = {
-        "weights": sources.weights()["model_sha256"],
-        "prompts": sources.weights()["prompts_sha256"],
-        "call": model.call,
-        "sampler": plain(way.sampler),
-        "steps": way.steps,
-        "cfg_scale": measurement.cfg_scale,
-        "batch_size": way.batch_size,
-        "precision": measurement.precision,
-        **({"compile": True} if execution.compile else {}),
-    }
-    uncached = generation.PipelineGeneration(calls, measurement.seed)
-    return LoadedPipeline(config, uncached, key, extractor, None, sources.scorers)

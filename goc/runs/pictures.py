@@ -9,7 +9,6 @@ from PIL import Image
 from goc.metrics.image_folder import SUFFIXES
 from goc.metrics.pixels import named, opened, pixels
 from goc.system.errors import GocError
-from goc.system.files import file_sha256
 
 
 def pictures_of(call: Mapping[str, Any]) -> dict[str, Path]:
@@ -20,11 +19,6 @@ def pictures_of(call: Mapping[str, Any]) -> dict[str, Path]:
         if not path.is_file():
             raise GocError(f"model.call.{name}={path}: no such file (looked for {path.absolute()})")
     return found
-
-
-def pictures_sha256(call: Mapping[str, Any]) -> dict[str, str]:
-    """The SHA-256 of each, by a name of its own."""
-    return {f"call_{name}_sha256": file_sha256(path) for name, path in pictures_of(call).items()}
 
 
 def with_pictures(call: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from goc.config import Config, flat, identity, label, validate
 from goc.config.identity import way_files
-from goc.config.settings import CONVERGED_SAMPLES
+from goc.config.settings import CONVERGED_SAMPLES, Measurement
 from goc.config.tuning import tuned_on
 from goc.metrics.keep import KeepFeatures
 from goc.metrics.lpips import lpips_sha256
@@ -16,12 +16,14 @@ from goc.metrics.registry import PLUGINS, field_of, plugins_of
 from goc.planning.plan import Plan
 from goc.report.result import Result
 from goc.report.results import Influence, claim_folder, compared_samples, measurement_of, read_result, sole_run
-from goc.runs.loaded import Loaded, load
+from goc.runs.kinds import load, sources_of
+from goc.runs.loaded import Loaded
 from goc.runs.made import LPIPS
 from goc.runs.measure import Generated, leave, measure
 from goc.runs.sources import Sources, require_same
 from goc.sampling.generate import generate
 from goc.sampling.generation import SampleSource
+from goc.sampling.labels import given_labels
 from goc.sampling.shards import SampleSet
 from goc.sampling.shared import shared_path
 from goc.sampling.workers import Workers, join
@@ -43,7 +45,7 @@ def run(config: Config, folder: Path, notes: Sequence[str] = ()) -> Result | Non
     several workers, those that do not lead return None. notes: warnings to give before anything is generated.
     """
     validate(config)
-    sources = Sources.of(config.measurement)
+    sources = sources_of(config.measurement)
     workers = join(config.execution.worker_timeout_s)
     result = read_result(folder)
     if result is None or not is_result_of(result, config, sources) or not has_influence(folder, result):
@@ -98,6 +100,7 @@ def carry_out(config: Config, folder: Path, sources: Sources, workers: Workers, 
     require_unchanged(config)
     if workers.leads:
         warn_of_tuning(config)
+        warn_of_labels(config.measurement)
         for note in notes:
             log.warning("%s", note)
     generated = generate_all(config, folder, sources, workers, loaded, plan)
@@ -160,6 +163,13 @@ def warn_of_tuning(config: Config) -> None:
             count,
             what,
         )
+
+
+def warn_of_labels(measurement: Measurement) -> None:
+    """Say so where samples are fewer than the labels that they are given."""
+    labels = given_labels(measurement.class_labels, measurement.model.num_classes)
+    if len(labels) > (samples := measurement.num_samples):
+        log.warning("num_samples=%d: only the first %d of %d class_labels are used", samples, samples, len(labels))
 
 
 def converged_samples(config: Config) -> int:

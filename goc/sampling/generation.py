@@ -16,7 +16,7 @@ from goc.caching.schedule import cache_ratio_of
 from goc.caching.selection import partly_of
 from goc.models.cost import forward_macs, image_macs, looking_macs
 from goc.models.decoder import to_uint8
-from goc.models.dit import DiT
+from goc.models.network import Network
 from goc.sampling.guidance import Denoiser, guided_denoiser, halved_denoiser
 from goc.sampling.solvers import Solver
 from goc.system.device import synchronize
@@ -86,7 +86,7 @@ class Generation:
     learned variance for DDPM.
     """
 
-    model: DiT
+    model: Network
     solver: Solver
     cfg_scale: float
     cfg_channels: int

@@ -61,6 +61,8 @@ def _import(name: str, what: str) -> None:
 @cache
 def source_of(package: str) -> str:
     """What a plugin is known by in the identity of what it takes part in: its version, if any, and all its sources."""
+    if package not in sys.modules:
+        _import(package, package)
     module = sys.modules[package]
     folders = [Path(folder) for folder in getattr(module, "__path__", [])]
     files = sorted(path for folder in folders for path in folder.rglob(SOURCES))

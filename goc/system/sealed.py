@@ -42,6 +42,15 @@ def sealed(tensors: dict[str, Tensor], key: Any) -> bytes:
     return save(tensors, metadata={SEAL: json.dumps(seal)})  # one entry: safetensors writes several in any order
 
 
+def in_one_order(content: bytes) -> bytes:
+    """A safetensors file with its header sorted: the library writes several entries in any order."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    written = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    assert len(written) <= end - 8
+    return b"".join((content[:8], written.ljust(end - 8), memoryview(content)[end:]))
+
+
 def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 

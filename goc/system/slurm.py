@@ -1,7 +1,16 @@
-"""What became of Slurm jobs, asked with squeue: submitit asks sacct, which answers only where Slurm keeps accounts."""
+"""What Slurm says: how large an array may be, why it takes no job, and what became of those that it took.
+
+The last is asked with squeue: submitit asks sacct, which answers only where Slurm keeps accounts.
+"""
+
+import re
+import subprocess
 
 from submitit.slurm.slurm import SlurmInfoWatcher
 
+ANSWER_S = 30  # seconds that a command of Slurm's may take
+SAID = re.compile(r"^sbatch: (error: )?", re.M)
+TOO_MANY = re.compile(r"MaxSubmit|submit limit|MaxJobCount|MaxJobs")  # in sbatch's reasons
 GONE = "no longer known to Slurm"
 ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT", GONE)
 
@@ -24,3 +33,27 @@ class SqueueWatcher(SlurmInfoWatcher):
 
     def is_done(self, job_id: str, mode: str = "standard") -> bool:
         return self.get_state(job_id, mode=mode) in ENDED
+
+
+def max_array_size() -> int | None:
+    """How many jobs an array may have (0: there are no arrays); None: Slurm does not say."""
+    command = ["scontrol", "show", "config"]
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=ANSWER_S).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", shown, re.M)
+    return int(found[1]) if found else None
+
+
+def refusal(said: str) -> str:
+    """sbatch's reason on one line, from what it wrote on stderr; with what to do where it takes no more jobs."""
+    reason = "; ".join(filter(None, map(str.strip, SAID.sub("", said).splitlines()))) or "no reason given"
+    more = "; hydra.sweeper.max_batch_size=N submits N jobs at a time" if TOO_MANY.search(reason) else ""
+    return f"sbatch refuses: {reason}{more}"
+
+
+def cancel(jobs: set[str]) -> None:
+    """Cancel jobs, or whole arrays, as far as Slurm answers."""
+    if jobs:
+        subprocess.run(["scancel", *sorted(jobs)], capture_output=True, check=False, timeout=ANSWER_S)

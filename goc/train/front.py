@@ -28,7 +28,7 @@ from goc.models.plans import OWN_FRONT, as_text
 from goc.models.schedules import FRONT, rows_of
 from goc.planning.halved import at_count, halved, schedule_of
 from goc.planning.plan import Plan
-from goc.runs.sources import calibration_alone
+from goc.runs.denoiser import calibration_alone
 from goc.sampling.calibrate import Calibration
 from goc.sampling.local_search import Steps
 from goc.sampling.search import budget_of, final_latents

@@ -10,7 +10,7 @@ from tqdm import trange
 
 from goc.caching.cache import StepCache
 from goc.caching.predictor import Cell
-from goc.models.dit import Site, Terms
+from goc.models.network import Site, Terms
 from goc.planning.plan import Plan
 from goc.sampling.calibrate import Calibration
 from goc.sampling.generation import Generation

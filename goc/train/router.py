@@ -25,9 +25,10 @@ from goc.caching.schedule import cache_ratio_of, l2c
 from goc.config import Config, compose_config, validate
 from goc.config.validation import check_full_guidance
 from goc.models.build import load_model
-from goc.models.dit import BRANCHES, DiT, DiTBlock
+from goc.models.dit import DiT, DiTBlock
+from goc.models.network import BRANCHES
 from goc.models.routers import save_router
-from goc.runs.sources import trajectory_key, uncached_generation
+from goc.runs.denoiser import trajectory_key, uncached_generation
 from goc.sampling.guidance import guided_denoiser
 from goc.sampling.options import SamplerConfig
 from goc.sampling.solvers import Solver, no_noise
@@ -157,6 +158,8 @@ def main() -> int:
     check_sampler(config.way.sampler)
     check_full_guidance(config.way)
     model = config.measurement.model
+    if model.network is not None:
+        raise ConfigError(f"model.network={model.network}: must be null here, as routers are trained in DiT's blocks")
     checkpoint = resolve(model.checkpoint)
     denoiser = load_model(model.shape(), checkpoint, model.objective)
     measurement, steps = config.measurement, config.way.steps

@@ -22,7 +22,7 @@ from goc.config import Way, compose_config, validate
 from goc.config.validation import OWN_WEIGHTS, check_full_guidance, fill
 from goc.models.schedules import rows_of, write_schedule
 from goc.planning.denoiser import make_plan, planner_of
-from goc.runs.sources import calibration_alone
+from goc.runs.denoiser import calibration_alone
 from goc.sampling.search import final_latents
 from goc.sampling.training import DONE, progress_of
 from goc.system.arguments import check_numbers, check_out

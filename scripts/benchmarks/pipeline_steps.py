@@ -41,7 +41,7 @@ from goc.check.peers import (
     predicted,
     reason,
 )
-from goc.models.dit import Site
+from goc.models.network import Site
 from goc.pipelines.enable import attach
 from goc.pipelines.session import PipelineCache, Run
 

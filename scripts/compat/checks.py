@@ -9,7 +9,7 @@ from torch import Tensor
 
 import goc
 from compat.loop import STEPS, Loop, counted, difference
-from goc.models.dit import Site
+from goc.models.network import Site
 from goc.pipelines.structure import Layout, layout_of
 from goc.system.errors import GocError
 

@@ -225,7 +225,7 @@ def test_a_perceptual_distance_of_other_weights_is_measured_again(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, result = compose_config(["method=goc", "cache_ratio=0.4", *STUDY]), study.result("goc")
-    sources = experiment.Sources.of(config.measurement)
+    sources = experiment.sources_of(config.measurement)
     for then, now, same in ((None, None, True), ("a", "a", True), ("a", None, True), ("a", "b", False)):
         monkeypatch.setattr(experiment, "lpips_sha256", lambda now=now: now)
         assert experiment.is_result_of({**result, "lpips_sha256": then}, config, sources) == same

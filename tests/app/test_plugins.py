@@ -18,6 +18,7 @@ from goc.system.errors import ConfigError
 from goc.system.registry import Options, Registry
 
 EXAMPLE = REPOSITORY / "docs" / "examples" / "plugin"
+NETWORK = REPOSITORY / "docs" / "examples" / "network"
 MINE = """
 from dataclasses import dataclass
 from goc.plugin import *
@@ -190,3 +191,35 @@ def test_the_example_is_a_package_that_installs_and_runs(tmp_path: Path) -> None
     assert result["cost"]["cache_ratio"] == pytest.approx(0.25 * 0.5, abs=0.1)
     assert result["metrics"]["contrast_se"] > 0
     assert result["config"]["files"]["schedule=deep_blocks"].startswith("0.1.0-")
+
+
+RANDOM = "import torch, goc_plain.network as n; torch.save(n.Plain(8, 1, 10, 6).state_dict(), 'plain.pt')"
+
+
+def test_a_network_of_its_own_is_swept_and_reported(run_apart: Run, tmp_path: Path) -> None:
+    shutil.copytree(NETWORK / "goc_plain", tmp_path / "goc_plain")
+    sys.path.insert(0, str(tmp_path))
+    try:
+        exec(RANDOM.replace("'plain.pt'", repr(str(tmp_path / "plain.pt"))), {})
+    finally:
+        sys.path.remove(str(tmp_path))
+        for name in [name for name in sys.modules if name.partition(".")[0] == "goc_plain"]:
+            del sys.modules[name]
+    settings = ("plugins=[goc_plain]", "model=plain", *QUICK, "name=plain")
+    run_apart("-m", "method=none,reuse,goc,taylorseer,teacache", *settings)
+    rows = pd.read_csv(tmp_path / "outputs" / "plain" / "tradeoff.csv").set_index("method")
+    assert {*rows.index} == {"none", "reuse", "goc", "taylorseer", "teacache"}
+    cached = rows.drop("none")
+    assert (cached["gmacs"] < rows.loc["none", "gmacs"]).all()
+    assert (cached["relative_l2"] > 0).all()
+    result = result_of(tmp_path, "goc")
+    assert result["config"]["model"]["network"] == "goc_plain.network:Plain"
+    assert (tmp_path / "outputs" / "plain" / "report.html").exists()
+
+    source = tmp_path / "goc_plain" / "network.py"
+    source.write_text(source.read_text().replace("nn.GELU()", "nn.SiLU()"))
+    run_apart("method=goc", *settings)  # the same weights in another network: another run, of another measurement
+    first, second = (json.loads(path.read_text()) for path in tmp_path.glob("outputs/plain/goc*/result.json"))
+    assert first["config"]["files"]["model.network"] != second["config"]["files"]["model.network"]
+    assert first["measurement"]["network"] != second["measurement"]["network"]
+    assert first["metrics"]["fid"] != second["metrics"]["fid"]

@@ -15,7 +15,8 @@ from goc.cli import random_weights
 from goc.config import compose_config
 from goc.models.build import load_model
 from goc.models.checkpoint import load_weights
-from goc.models.dit import BRANCHES, DiT
+from goc.models.dit import DiT
+from goc.models.network import BRANCHES
 from goc.system.command import run_command
 from goc.system.errors import GocError
 from goc.system.files import file_sha256

@@ -17,7 +17,9 @@ import pandas as pd
 import pytest
 from application import STUDY, Run, Study, run_warm, without_account
 from checkout import REPOSITORY, run_environment
+from PIL import Image
 
+from goc.report.result import Result
 from goc.system.errors import GocError
 from goc.tracking.__main__ import run_folders
 from goc.tracking.csv_file import track_in_csv
@@ -104,6 +106,12 @@ def test_a_run_is_logged_with_its_config_numbers_and_pictures(tracked: Study) ->
         for name in pictures:
             path = logged.files / logged.values[name]["path"]
             assert path.read_bytes() == (folder / f"{name}.png").read_bytes()
+        with Image.open(logged.files / logged.values["steps"]["path"]) as picture:
+            assert picture.width > picture.height > 100
+        shown = logged.table("table").set_index("of the run")["value"]
+        for line in str(Result.load(folder)).splitlines()[1:4]:
+            name, text = line.strip().split("  ", 1)
+            assert shown[name] == text.strip()
 
 
 def test_the_summary_of_a_sweep_has_its_table_curves_picture_and_files(tracked: Study) -> None:
@@ -123,8 +131,11 @@ def test_the_summary_of_a_sweep_has_its_table_curves_picture_and_files(tracked: 
     assert line["lineVal"].tolist() == pytest.approx(cached["fid"].tolist())
     assert line["step"].tolist() == pytest.approx(cached["evaluations"].tolist())
     assert set(curve["lineKey"]) == {"goc", "reuse", "no cache"}
-    assert len(logged.charts) == 4  # FID, drift, relative L2 and MSE
-    assert all("wandb/lineseries/v0" in chart for chart in logged.charts)
+    kinds = [kind for chart in logged.charts for kind in ("wandb/lineseries/v0", "wandb/bar/v0") if kind in chart]
+    assert len(kinds) == len(logged.charts)
+    asked = {key.removesuffix("_table") for key in logged.values if key.startswith(("tradeoff/", "cost/time"))}
+    assert asked == {"tradeoff/fid", "tradeoff/relative_l2_mean", "cost/time", "tradeoff/best"}
+    assert set(logged.table("tradeoff/best")["method"]) == {"goc", "reuse", "no cache"}
 
     picture = logged.values["pictures/tradeoff"]
     assert (logged.files / picture["path"]).read_bytes() == (folder / "tradeoff.png").read_bytes()

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from application import Run
 from checkout import QUICK, only_result
+from composing import config_of
 
-from goc.config import compose_config, validate
+from goc.config import validate
 from goc.config.tuning import tuned_on
 from goc.models.schedules import write_schedule
 from goc.report.study import main as report
@@ -45,7 +46,7 @@ def test_the_samples_that_a_method_saw_are_counted(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_schedule(Path("found.json"), 20, (0, 5, 10), searched={"seed": 5, "samples": 12})
-    config = compose_config(list(settings))
+    config = config_of(*settings)
     validate(config)
     assert tuned_on(config.way, config.measurement) == COUNTS[settings]
 
@@ -54,7 +55,7 @@ def test_the_samples_that_a_method_saw_are_counted(
 def test_shipped_files_say_what_they_were_trained_on(key: str) -> None:
     seen = {}
     for seed in (0, 2503):
-        config = compose_config([key, f"seed={seed}", "num_samples=5000"])
+        config = config_of(key, f"seed={seed}", "num_samples=5000")
         validate(config)
         seen[seed] = sorted(tuned_on(config.way, config.measurement).values())
     assert seen == ({0: [3200], 2503: []} if key == "method=l2c" else {0: [], 2503: [512]})

@@ -18,7 +18,9 @@ import pytest
 from application import Run
 from checkout import REPOSITORY, SMALL, only_result
 
-from goc.system.slurm import SqueueWatcher
+from goc.system.files import python_path
+from goc.system.slurm import SqueueWatcher, max_array_size
+from hydra_plugins.goc_launchers import SlurmSweepLauncher
 
 SLURM = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1")
 # a job of many small shards, long enough to be met while it runs
@@ -202,8 +204,25 @@ def test_killed_jobs_do_not_take_the_others_with_them(
 def test_a_partition_that_is_not_there_is_named(run_apart: Run) -> None:
     finished = run_apart("-m", *LONG, "hydra.launcher.partition=nowhere", *SLURM, check=False)
     assert finished.returncode == 1
-    assert "error: hydra/launcher=slurm: sbatch: error: invalid partition specified: nowhere" in finished.stderr
+    assert "error: hydra/launcher=slurm: sbatch refuses: invalid partition specified: nowhere" in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+@needs_slurm
+def test_several_arrays_give_their_results_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """scripts/slurm_local.sh lets an array have three jobs."""
+    if (most := max_array_size()) is None or most > 9:
+        pytest.skip("this Slurm's arrays are large")
+
+    class Doubled(SlurmSweepLauncher):
+        def __call__(self, number: int) -> int:  # type: ignore[override]
+            return 2 * number
+
+    monkeypatch.setenv("PYTHONPATH", python_path())
+    launcher = Doubled(submitit_folder=str(tmp_path / "%j"), array_parallelism=9, timeout_min=5, cpus_per_task=1)
+    jobs = launcher.submit(launcher.executor(), [(number,) for number in range(most + 1)])
+    assert len({job.job_id.split("_")[0] for job in jobs}) == 2
+    assert [job.result() for job in jobs] == [2 * number for number in range(most + 1)]
 
 
 def watcher_of(answer: str) -> SqueueWatcher:

@@ -15,7 +15,10 @@ from pathlib import Path
 
 import pytest
 from checkout import run_environment
+from PIL import Image
 from warm import RUN, WarmProcess
+
+from goc.metrics.real_images import EXTRACTION_BATCH
 
 KILLS = int(os.environ.get("GOC_KILLS", "1"))
 TINY = ("steps=6", "batch_size=6", "calibration_samples=6", "cache_dir=cache")
@@ -27,7 +30,7 @@ class Work:
     """A command of long work.
 
     bar: of the progress that shows that the work is under way; leaves: patterns of the files that it is for; says: what
-    the line says that it ends with when it is told to stop.
+    the line says that it ends with when it is told to stop; fault: of faults.py.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Work:
     bar: str
     leaves: tuple[str, ...]
     says: str
+    fault: str | None = None
 
     def __str__(self) -> str:
         return self.name
@@ -59,6 +63,9 @@ WORK = (
          ("num_samples=8", "batch_size=1", "steps=4", "latency_repeats=0", "calibration_samples=2", "cache_dir=cache",
           "method=goc", "cache_ratio=0.5", "model=pipeline", "hydra.run.dir=run"),
          "goc", ("cache/pipeline-plan-*.safetensors",), "after the shard in hand"),
+    Work("reference", "goc.cli.reference",
+         ("images", "--extractor=digits", "--crop=adm", "--size=8", "--workers=2", "--out=stats.safetensors"),
+         "features of images", ("stats.safetensors",), "what was finished is kept", "slow_extraction"),
 )  # fmt: skip
 
 Start = Callable[[Work, Path], WarmProcess]
@@ -73,14 +80,23 @@ def start(tiny_pipeline: Path) -> Iterator[Start]:
         arguments = [work.module, *work.arguments]
         if work.name == "pipeline":
             arguments += [f"model.pipeline={tiny_pipeline}", f"prompts={tiny_pipeline}/prompts.txt"]
+        if work.name == "reference":
+            some_images(folder / "images")
         environment = {**run_environment(), "TQDM_MININTERVAL": "0"}  # so that each unit of work is shown
-        processes.append(WarmProcess(arguments, folder, environment, work.module))
+        processes.append(WarmProcess(arguments, folder, environment, work.module, work.fault))
         return processes[-1]
 
     yield begin
     for process in processes:
         process.kill()
         process.wait()
+
+
+def some_images(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for number in range(7 * EXTRACTION_BATCH):
+        if not (path := folder / f"{number}.jpg").exists():
+            Image.new("L", (9 + number % 17, 8 + number % 13), number % 256).save(path)
 
 
 def left_by(work: Work, folder: Path) -> dict[str, bytes]:

@@ -76,11 +76,16 @@ def test_an_installed_copy_runs_sweeps_and_reports(call: Call, installed: Path, 
     assert numbers == "True"  # the published ones
     usage = call("goc", "--help")
     assert usage.returncode == 0
-    for command in ("run", "report", "compare", "mask", "reference"):
+    for command in ("run", "report", "compare", "mask", "reference", "score"):
         assert f"\n  {command} " in usage.stdout
-    one = call("goc", "run", "cache_ratio=0.4", *QUICK)
+    one = call("goc", "run", "cache_ratio=0.4", *QUICK, "save_images=npz")
     assert one.returncode == 0, one.stderr
-    assert "fid" in one.stdout
+    (images,) = tmp_path.glob("outputs/**/images.npz")
+    theirs = call("goc", "score", str(images), "--name=theirs", "model=digits", "steps=5", "metrics=[fid]")
+    assert theirs.returncode == 0, theirs.stderr
+    of_fid = [[line for line in of.stdout.splitlines() if line.split()[:1] == ["fid"]] for of in (one, theirs)]
+    assert len(of_fid[0]) == 1
+    assert of_fid[0][0].split() == of_fid[1][0].split()
     swept = call("goc", "run", "-m", "method=reuse,goc", "cache_ratio=0.4", "name=study", *QUICK)
     assert swept.returncode == 0, swept.stderr
     results = [json.loads(path.read_text()) for path in (tmp_path / "outputs" / "study").glob("*/result.json")]

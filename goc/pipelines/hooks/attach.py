@@ -1,6 +1,7 @@
 """The hooks of a cache: put around a transformer's modules, and taken away."""
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 from weakref import WeakSet
 
@@ -9,6 +10,7 @@ from torch import nn
 from goc.pipelines.hooks.block import BlockHook
 from goc.pipelines.hooks.branch import BranchHook
 from goc.pipelines.hooks.replaced import Replaced
+from goc.pipelines.hooks.stream import StreamHook
 from goc.pipelines.hooks.transformer import CONTEXT, TransformerHook, context_hook
 from goc.pipelines.session import CachedTransformer, PipelineCache
 
@@ -35,13 +37,13 @@ def hook(cache: PipelineCache) -> Callable[[], None]:
 
 def hooks_of(cache: PipelineCache, cached: CachedTransformer) -> list[tuple[nn.Module, str, Callable[..., Any]]]:
     """What stands in for which methods of a transformer and its modules."""
-    transformer = cached.transformer
-    modules = dict(transformer.named_modules())
-    hooks: list[tuple[nn.Module, str, Callable[..., Any]]] = [(transformer, "forward", TransformerHook(cache, cached))]
-    if hasattr(transformer, CONTEXT):
-        hooks.append((transformer, CONTEXT, context_hook(cached)))
-    for index, place in enumerate(cached.layout.places):
-        made = BlockHook if place.whole else BranchHook
-        module = modules[place.name]
-        hooks.append((module, "forward", made(cached, index, place.block, module)))
-    return hooks
+    transformer, layout = cached.transformer, cached.layout
+    calls: dict[nn.Module, Callable[..., Any]] = {transformer: TransformerHook(cache, cached)}
+    for index, place in enumerate(layout.places):
+        module = layout.module(index)
+        calls[module] = (BlockHook if place.whole else BranchHook)(cached, index, place.block, module)
+    if cache.selects:
+        for block in chain(*layout.lists.values()):
+            calls[block] = StreamHook(cached, block, calls.get(block, block.forward))
+    hooks = [(module, "forward", call) for module, call in calls.items()]
+    return [*hooks, (transformer, CONTEXT, context_hook(cached))] if hasattr(transformer, CONTEXT) else hooks

@@ -27,6 +27,7 @@ class PlaceHook:
     def __init__(self, cached: CachedTransformer, place: int, block: int, module: nn.Module) -> None:
         self.cached, self.place, self.block, self.module = cached, place, block, module
         self.original = module.forward
+        self.watched = False  # whether the call that comes next is looked into
 
     def stand_in(self, under_way: ForwardPass, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The module's output if it is cached now, or None."""
@@ -35,6 +36,16 @@ class PlaceHook:
     def keep(self, under_way: ForwardPass, output: Any) -> None:
         """The module was computed."""
         raise NotImplementedError
+
+    def look_into(self, under_way: ForwardPass, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The module's output, computed and watched."""
+        raise NotImplementedError
+
+    @torch.compiler.disable
+    def watch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The same of a call that is looked into; not compiled."""
+        self.watched = False
+        return self.look_into(cast(ForwardPass, self.cached.forward_pass), args, kwargs)
 
     @torch.compiler.disable
     def before(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -55,6 +66,6 @@ class PlaceHook:
         """The module, or what stands in for it."""
         output = self.before(args, kwargs)
         if output is None:
-            output = self.original(*args, **kwargs)
+            output = self.watch(args, kwargs) if self.watched else self.original(*args, **kwargs)
             self.after(output)
         return output

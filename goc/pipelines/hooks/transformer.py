@@ -1,6 +1,7 @@
 """On a transformer: tells the cache where each of its forward passes belongs."""
 
 import contextlib
+import functools
 import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ from goc.pipelines.hooks import network
 from goc.pipelines.hooks.carried import argument, arguments_of
 from goc.pipelines.hooks.rows import Rows, RowsError, rows_of
 from goc.pipelines.session import CachedTransformer, PipelineCache, PipelineError
+from goc.pipelines.tokens import PlacesCache, generators_of, grid_of
 
 TIMESTEP = ("timestep", "timesteps", "t")
 CONTEXT = "cache_context"  # the method by which pipelines name their calls
@@ -61,6 +63,19 @@ class TransformerHook:
         return None if under_way is None or not under_way.of_network else network.stand_in(under_way)
 
     @torch.compiler.disable
+    def show(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Show a new cache that selects tokens what it draws by, and where they lie."""
+        under_way = self.cached.forward_pass
+        if under_way is None or not under_way.fresh or not isinstance(under_way.stream.cache, PlacesCache):
+            return
+        rows = argument(self.arguments[0], 0, args, kwargs)
+        if not self.cache.generators:  # also of a guided call's half, whose latents are the same
+            self.cache.generators = generators_of(rows if isinstance(rows, list) else under_way.latents)
+        under_way.stream.cache.draw_from(self.cache.generators)
+        ids, shape = kwargs.get("img_ids"), under_way.latents.shape
+        under_way.stream.cache.grid = functools.cache(functools.partial(grid_of, ids, shape))
+
+    @torch.compiler.disable
     def end(self, output: Any, computed: bool) -> None:
         """The transformer's call is over."""
         under_way = self.cached.forward_pass
@@ -86,6 +101,7 @@ class TransformerHook:
     def computed(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What the transformer gives; once more where counting, or what changed in place, was in its way."""
         while True:
+            self.show(args, kwargs)
             try:
                 output = self.original(*args, **kwargs)
                 self.hand_over()

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from composing import config_of
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from refusals import Bad
@@ -145,8 +146,10 @@ REFUSED = [
     Bad("ToCa of pairs", ("method=toca", *HEUN), r"^schedule=toca: not supported with sampler=heun"),
     Bad("of another selection", ("method=toca", "selection.clusters=2"), r"no such setting; .*but selection=cluster h"),
     Bad("an unknown selection", ("selection=foo",), r"Could not find 'selection/foo'"),
-    Bad("tokens in a pipeline", ("model=pipeline", "model.pipeline=x", "prompts=y", "sampler=scheduler", "method=toca"),
-        r"^selection=toca: must be none in a pipeline"),
+    Bad("a pipeline's stream", ("model=pipeline", "model.pipeline=x", "prompts=y", "sampler=scheduler", "method=duca"),
+        r"^schedule=duca: not supported in a pipeline, whose stream is not kept"),
+    Bad("a pipeline's tokens", ("model=pipeline", "model.pipeline=x", "prompts=y", "sampler=scheduler", "method=toca",
+        "site=stack"), r"^site=stack: must be branch with selection=toca"),
     # texts
     Bad("a name of two lines", ("name='a\nb'",), r"^name=a b: must be a name on one line$"),
     Bad("a model without a name", ("model.name=",), r"^model\.name=: must be a name on one line, without \.\.$"),
@@ -173,7 +176,7 @@ REFUSED = [
 @pytest.mark.parametrize("bad", REFUSED, ids=str)
 def test_a_bad_setting_is_one_line(bad: Bad) -> None:
     with pytest.raises((GocError, HydraException, OmegaConfBaseException)) as refused:
-        validate(compose_config(bad.settings))
+        validate(config_of(*bad.settings))
     line = one_line(refused.value)
     assert "\n" not in line
     assert re.search(bad.says, line), line

@@ -9,7 +9,8 @@ from goc.caching.decision import TeaCache
 from goc.caching.expansion import Taylor
 from goc.caching.predictor import GradientQueue, Predictor, Reuse
 from goc.caching.schedule import cached_steps_of, uniform, whole_steps
-from goc.models.dit import BRANCHES, DiT, Terms
+from goc.models.dit import DiT
+from goc.models.network import BRANCHES, Terms
 from goc.models.seen import Seen
 from goc.sampling.guidance import guided_denoiser
 from goc.sampling.noise import NoiseSchedule

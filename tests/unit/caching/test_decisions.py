@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from closeness import assert_near
-from counting import counted_macs
 from torch import Tensor
 
 from goc.caching.cache import AdaptiveCache
@@ -15,6 +14,7 @@ from goc.caching.expansion import Taylor
 from goc.caching.predictor import GradientQueue, Predictor, Reuse
 from goc.caching.probe import ProbeAligned
 from goc.caching.schedule import cached_steps_of, whole_steps
+from goc.models.counting import counted_macs
 from goc.models.dit import DiT
 from goc.models.seen import Seen
 from goc.sampling.generation import Generation

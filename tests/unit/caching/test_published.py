@@ -9,6 +9,7 @@ import hicache_pp
 import pytest
 import torch
 from closeness import assert_near
+from composing import config_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from goc.caching.cache import ScheduledCache
 from goc.caching.calibration import MagnitudeRecorder
 from goc.caching.expansion import FoCa, HiCache, Taylor
 from goc.caching.predictor import Predictor, Reuse, evaluate
-from goc.config import compose_config, validate
+from goc.config import validate
 from goc.methods.closest import closest_threshold
 from goc.system.errors import ConfigError
 
@@ -330,7 +331,7 @@ def test_the_threshold_closest_to_a_cache_ratio_is_found(cache_ratio: float) -> 
 
 
 def checked(*settings: str) -> None:
-    validate(compose_config(list(settings)))
+    validate(config_of(*settings))
 
 
 @pytest.mark.parametrize(
@@ -350,5 +351,5 @@ def test_settings_that_cannot_be_run_are_refused_in_one_line(settings: str, mess
 
 
 def test_foca_undivided_has_no_clock_but_the_step() -> None:
-    assert compose_config(["method=foca", "clock=logsnr"]).way.clock == "logsnr"
-    assert compose_config(["method=foca", "predictor.divided=false", "clock=logsnr"]).way.clock == "step"
+    assert config_of("method=foca", "clock=logsnr").way.clock == "logsnr"
+    assert config_of("method=foca", "predictor.divided=false", "clock=logsnr").way.clock == "step"

@@ -28,7 +28,8 @@ from goc.caching.selection import (
 )
 from goc.models import layers
 from goc.models.cost import image_macs
-from goc.models.dit import ATTENTION, MLP, DiT
+from goc.models.dit import DiT
+from goc.models.network import ATTENTION, MLP
 from goc.sampling.generation import Generation
 from goc.sampling.noise import NoiseSchedule
 from goc.sampling.solvers import DDIM
@@ -246,7 +247,7 @@ def test_the_best_token_of_every_patch_is_favoured() -> None:
     for row, top, left in product(range(3), range(0, 5, 2), range(0, 5, 2)):
         patch = expected[row, top : top + 2, left : left + 2]  # at the rim of an odd grid, what is left of one
         patch[patch == patch.max()] *= 2.0
-    assert torch.equal(favour(scores, 2.0), expected.flatten(1))
+    assert torch.equal(favour(scores, 2.0, (5, 5)), expected.flatten(1))
 
 
 def test_an_old_token_comes_before_one_that_was_just_computed() -> None:

@@ -1,11 +1,9 @@
-from copy import deepcopy
 from dataclasses import fields
-from functools import cache
 
 import pytest
+from composing import config_of as config
 
 from goc.config import (
-    Config,
     Execution,
     Measurement,
     Output,
@@ -21,11 +19,14 @@ from goc.config.settings import OF_GUIDANCE
 from goc.methods import METHODS
 from goc.system.errors import ConfigError
 
-composed = cache(compose_config)  # which takes long
 
-
-def config(*overrides: str) -> Config:
-    return deepcopy(composed(overrides))
+@pytest.mark.parametrize("settings", [
+    ("seed=3", "method=goc", "steps=7", "gradient_weights=[1.2,0.5]", "model.num_heads=2"),
+    ("decision=verify", "schedule.decay_rate=0.9", "correct_steps=null", "name='a b'"),
+    ("model=digits_flow", "sampler=heun", "evaluations=20", "inflection_threshold=0.3"),
+])  # fmt: skip
+def test_what_tests_put_into_composed_groups_is_what_hydra_composes(settings: tuple[str, ...]) -> None:
+    assert config(*settings) == compose_config(settings)
 
 
 @pytest.mark.slow

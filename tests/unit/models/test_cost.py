@@ -1,11 +1,11 @@
 import pytest
 import torch
-from counting import counted_macs
 
 from goc.caching.cache import ScheduledCache
 from goc.caching.predictor import Reuse
 from goc.caching.schedule import uniform
 from goc.models.cost import cell_macs, forward_macs, image_macs
+from goc.models.counting import counted_macs
 from goc.models.dit import DiT
 
 

@@ -70,7 +70,8 @@ def test_what_the_kernel_cannot_read_is_added_one_by_one(kernel: ModuleType) -> 
     (_, gate, tensor), *others = added
     transposed = (1.0, gate, tensor.transpose(1, 2).contiguous().transpose(1, 2))
     wide = (1.0, gate, tensor.double())
-    for own in ([transposed, *others], [*others, wide], []):
+    ungated = [(c, torch.ones(1, 1), f) for c, _, f in added]  # of a network whose branches have no gates
+    for own in ([transposed, *others], [*others, wide], ungated, []):
         with torch.inference_mode():
             assert not kernel.fits(h, own)
             assert_near(kernel.add_at_once(h.clone(), own), summed(h, own).float())

@@ -7,7 +7,7 @@ from compat.checks import FAILED, LATE, REFUSED, RIGHT, WRONG, OfClass, Result, 
 from compat.loop import Loop
 from compat.pipes import OfPipeline, all_pipelines, build
 from compat.special import TOO_LARGE
-from compat.table import SITES, Row, table
+from compat.table import SITES, Row, reasons, untried, verdicts
 from compat.tiny import Ask
 from compat.zoo import ZOO
 
@@ -90,16 +90,17 @@ def test_a_wrong_cache_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_table_has_a_line_for_each_family_and_says_why() -> None:
     right = {site: Result(RIGHT) for site in SITES}
-    late = {**right, "stack": Result(LATE, "B: changed | in place")}
+    late = {**right, "stack": Result(LATE, "B: `changed` | in place")}
     rows = [
-        Row("A1", "A", right),
-        Row("A2", "A", right),
         Row("B", "B", late),
+        Row("A2", "A", right),
         Row("C", "C", missing="no tiny model yet"),
+        Row("A1", "A", right),
     ]
-    lines = table(rows, SITES, "Classes")
-    assert "| A | A1, A2 | right | right |" in lines
-    assert "### Right at both sites: 2" in lines
-    assert "| B | B | right | refused in the call |" in lines
-    assert "- stack, refused in the call: changed / in place (B)" in lines
-    assert "- C: no tiny model yet" in lines
+    assert verdicts(rows, SITES, "classes") == [
+        ("family", "classes", "branch", "stack"),
+        ("A", "A1, A2", "right", "right"),
+        ("B", "B", "right", "refused in the call"),
+    ]
+    assert reasons(rows, SITES)[1:] == [("stack", "refused in the call", "`` `changed` | in place ``", "B")]
+    assert untried(rows)[1:] == [("C", "`no tiny model yet`")]

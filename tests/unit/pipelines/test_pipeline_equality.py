@@ -1,5 +1,6 @@
 """A pipeline's caches against others on the same weights: the project's own sampler, and diffusers' TaylorSeer."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,12 +15,15 @@ import goc
 from goc.caching.cache import ScheduledCache
 from goc.caching.expansion import Taylor
 from goc.caching.predictor import GradientQueue, Predictor, Reuse
-from goc.caching.schedule import taylorseer, uniform, whole_steps
+from goc.caching.schedule import fora, taylorseer, toca, uniform, whole_steps
+from goc.caching.selection import Clusters, Norm, Random, Selection, ToCa, shares
 from goc.check.contenders import ORDER
 from goc.check.peers import add_taylorseer, diffusers_dit, predicted
-from goc.models.dit import DiT, Site
+from goc.models.dit import DiT
+from goc.models.network import Site
 from goc.pipelines.enable import attach
 from goc.pipelines.session import Run
+from goc.pipelines.tokens import generators_of
 from goc.sampling.generation import Generation
 from goc.sampling.noise import NoiseSchedule
 from goc.sampling.solvers import DDIM, ddim_step, no_noise
@@ -66,14 +70,18 @@ def pipe(model: DiT) -> Any:
     return made
 
 
+def first_noise() -> Tensor:
+    """What the pipeline starts at."""
+    return torch.randn(len(LABELS), 4, 8, 8, generator=torch.Generator().manual_seed(7))
+
+
 def own_latents(model: DiT, guidance: float, cache: ScheduledCache) -> Tensor:
     """The project's sampler, from the noise that the pipeline starts at."""
     solver = DDIM(NoiseSchedule.respaced(STEPS))
     generation = Generation(model, solver, guidance, 4, 0, lambda x: x, torch.device("cpu"))
-    noise = torch.randn(len(LABELS), 4, 8, 8, generator=torch.Generator().manual_seed(7))
     denoise = generation.denoiser(torch.tensor(LABELS), cache, solver.grid.times)
     with torch.inference_mode():
-        *_, last = solver.sample(denoise, noise, no_noise)
+        *_, last = solver.sample(denoise, first_noise(), no_noise)
     return last
 
 
@@ -95,6 +103,41 @@ def test_a_dit_pipeline_gives_what_the_projects_sampler_gives(
         goc.disable_cache(pipe)
     latents = pipe.scheduler.last[: len(LABELS)]
     assert_near(latents, expected)
+
+
+SHARE = shares(0.2, -0.2, 2.0, STEPS, BLOCKS)
+SELECTED: dict[str, tuple[dict[str, Any], Callable[..., Tensor], Callable[[Tensor], Selection]]] = {
+    "toca": ({"method": "toca"}, toca, lambda mask: ToCa(mask, SHARE, 0.25, 4, 1.6)),
+    "norm": ({"method": "fora", "selection": "norm"}, fora, lambda mask: Norm(mask, SHARE)),
+    "random": ({"method": "fora", "selection": "random"}, fora, lambda mask: Random(mask, SHARE)),
+    "clusca": ({"method": "clusca", "order": 2}, taylorseer, lambda mask: Clusters(mask, 5, 0.1)),
+}
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("name", list(SELECTED))
+def test_a_dit_pipeline_selects_the_tokens_that_the_project_selects(
+    model: DiT, pipe: Any, name: str, guidance: float
+) -> None:
+    settings, schedule, select = SELECTED[name]
+    mask = schedule(STEPS, BLOCKS, 4)
+
+    def predictor() -> Predictor:
+        return Taylor(mask, 2) if name == "clusca" else Reuse(mask)
+
+    cache = ScheduledCache(mask, predictor(), selection=select(mask))
+    cache.draw_from(generators_of(first_noise()))
+    expected = own_latents(model, guidance, cache)
+    own = {"clusters": 5, "propagation": 0.1} if name == "clusca" else {"ratio": 0.2}
+    goc.enable_cache(pipe, cache_ratio=None, interval=4, **settings, **own)
+    try:
+        generator = torch.Generator().manual_seed(7)
+        pipe(class_labels=LABELS, guidance_scale=guidance, num_inference_steps=STEPS, generator=generator)
+    finally:
+        goc.disable_cache(pipe)
+    assert_near(pipe.scheduler.last[: len(LABELS)], expected)
+    without = own_latents(model, guidance, ScheduledCache(mask, predictor()))
+    assert relative_difference(without, expected) > 2e-4
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])

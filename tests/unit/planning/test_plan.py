@@ -7,17 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 from closeness import assert_near
+from composing import config_of
 from plans import EVALUATIONS, planned
 from torch import Tensor
 
-from goc.config import compose_config
 from goc.methods import METHODS
 from goc.models.build import load_model
-from goc.models.dit import BRANCHES, DiT
+from goc.models.dit import DiT
+from goc.models.network import BRANCHES
 from goc.models.routers import save_router
 from goc.models.schedules import write_schedule
 from goc.planning.denoiser import calibration_of, make_plan
-from goc.runs.sources import uncached_generation
+from goc.runs.denoiser import uncached_generation
 from goc.sampling.generation import Generation
 from goc.sampling.search import mean_distance
 from goc.system.errors import ConfigError, GocError
@@ -131,7 +132,7 @@ def test_a_clock_that_stands_still_between_two_evaluations_gives_plain_reuse_the
 
 @pytest.fixture(scope="module")
 def digits() -> DiT:
-    model = compose_config(["model=digits"]).measurement.model
+    model = config_of("model=digits").measurement.model
     return load_model(model.shape(), resolve(model.checkpoint), model.objective)
 
 
@@ -141,7 +142,7 @@ def test_beyond_half_the_anchored_queue_is_closer_than_reuse_and_the_published_o
     digits: DiT, tmp_path: Path, site: str, ratio: float
 ) -> None:
     def distance(*settings: str) -> float:
-        config = compose_config([*settings, f"site={site}", f"cache_ratio={ratio}", "calibration_samples=4", "seed=3"])
+        config = config_of(*settings, f"site={site}", f"cache_ratio={ratio}", "calibration_samples=4", "seed=3")
         generation = uncached_generation(config.measurement, config.way, digits, torch.device("cpu"))
         calibration = calibration_of(config.way, generation, {}, str(tmp_path / site))
         plan = make_plan(config.way, config.measurement.model, calibration)

@@ -12,7 +12,7 @@ from benchmarks.reports import make_runs, result_of
 from goc.report import cells, page, plots, study
 from goc.report.columns import qualities
 from goc.report.frame import over_seeds, series_names, table
-from goc.report.front import foremost, pareto
+from goc.report.front import beyond, foremost, leading, pareto
 from goc.report.pairs import difference, points_of
 
 
@@ -89,3 +89,37 @@ def test_a_page_of_too_many_rows_shows_the_foremost_and_its_differences_are_thos
     front = pareto(frame["evaluations"].to_numpy(float), frame["is"].to_numpy(float), False)
     kept = foremost(frame, 40, qualities())
     assert data["fronts"]["is"]["evaluations"] == np.flatnonzero(front[kept]).tolist()
+
+
+def points_with(**columns: list[float]) -> pd.DataFrame:
+    """Rows of a frame, the first without a cache."""
+    count = len(next(iter(columns.values())))
+    frame = {"cached": [0.0] + [0.5] * (count - 1), "evaluations": [20.0] * count, "solver": ["DDIM-20"] * count}
+    return pd.DataFrame({**{column: [np.nan] * count for column in qualities()}, **frame, **columns})
+
+
+def test_what_is_far_beyond_most_rows_has_no_place_on_an_axis_but_no_row_that_is_worth_its_cost() -> None:
+    distances = [0.06, 0.08, 0.1, 0.15, 0.7, 0.75]
+    assert beyond(points_with(converged=distances), "converged").tolist() == [False] * 4 + [True] * 2
+    assert not beyond(points_with(converged=distances[:4]), "converged").any()
+    cheaper = points_with(converged=distances, evaluations=[20, 10, 10, 10, 4, 5])
+    assert beyond(cheaper, "converged").tolist() == [False] * 5 + [True]  # none is as cheap, and better
+    uncached = points_with(converged=distances, cached=[0.5, 0.5, 0.5, 0.5, 0.0, 0.5])
+    assert beyond(uncached, "converged").tolist() == [False] * 5 + [True]
+    natural = [0.025, 0.04, 0.06, 0.12]
+    assert not beyond(points_with(converged=natural), "converged").any()
+    wide = list(np.geomspace(0.001, 10.0, 20))  # many sizes, but none by itself
+    assert not beyond(points_with(drift=wide), "drift").any()
+    assert beyond(points_with(**{"is": [4.0, 4.2, 4.1, 4.3, 1.2, 4.1]}), "is").tolist() == [False] * 4 + [True, False]
+    missing = points_with(fid=[5.0, np.nan, 5.2, 5.1, 50.0, np.inf])
+    assert beyond(missing, "fid").tolist() == [False] * 4 + [True, False]
+    assert not beyond(points_with(fid=[np.nan] * 3), "fid").any()
+    assert not beyond(points_with(fid=[-1e-9, 5.0, 5.2, 5.1, 50.0]), "fid").any()
+
+
+def test_a_distance_is_shown_first_where_all_rows_have_the_same_one() -> None:
+    two = {"fid": [5.0, 5.1], "relative_l2_mean": [np.nan, 0.1]}
+    assert leading(points_with(**two, converged=[0.1, 0.2])) == "converged"
+    assert leading(points_with(**two)) == "relative_l2_mean"
+    assert leading(points_with(**two).assign(solver=["DDIM-50", "DDIM-20"])) == "fid"
+    assert leading(points_with(clip=[0.2, 0.3])) == "clip"

@@ -215,6 +215,13 @@ class Visit:
         labels = [mark.get_attribute("aria-label") or "" for mark in self.page.locator(POINTS).all()]
         return [dict(part.split(": ", 1) for part in label.split("; ")) for label in labels]
 
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the plot's points are in pixels: to the right, and upward."""
+        self.page.evaluate("plot.then(() => null)")
+        boxes = [box for mark in self.page.locator(POINTS).all() if (box := mark.bounding_box())]
+        middles = np.array([(box["x"] + box["width"] / 2, -box["y"] - box["height"] / 2) for box in boxes])
+        return middles[:, 0], middles[:, 1]
+
     def axis_titles(self) -> str:
         self.page.evaluate("plot.then(() => null)")
         across, up = self.page.locator("#plot .role-axis-title text").all()
@@ -285,16 +292,31 @@ def test_points_lie_where_their_numbers_say(visit) -> None:
     study = Study(digits())
     visited = visit(study)
     assert len(visited.points()) == 7
-    boxes = [box for mark in visited.page.locator(POINTS).all() if (box := mark.bounding_box())]
-    across = [box["x"] + box["width"] / 2 for box in boxes]
-    up = [-box["y"] - box["height"] / 2 for box in boxes]
+    across, up = visited.places()
+    cut = study.place("reuse", 20, 5)
     for values, pixels in (
         (study.frame["evaluations"].astype(float), across),  # 5 to 20: linear
-        (np.log(study.frame["fid"].astype(float)), up),  # 4 to 125: logarithmic
+        (study.frame["fid"].drop(cut).astype(float), np.delete(up, cut)),  # 4 to 9 without what is cut: linear
     ):
         slope, offset = np.polyfit(values, pixels, 1)
         assert slope > 0
         assert np.abs(slope * values + offset - pixels).max() < 1.5
+
+
+def test_a_row_far_beyond_the_others_is_a_triangle_at_the_frame_and_its_line_leaves_there(visit) -> None:
+    study = Study(digits())  # reuse with 5 evaluations: 125, of 4 to 9
+    visited = visit(study)
+    cut, page = study.place("reuse", 20, 5), visited.page
+    point = visited.points()[cut]
+    assert (point["network evaluations (fewer is cheaper)"], point["FID"]) == ("5", "125.00 ± 0.50")
+    _, up = visited.places()
+    others = np.delete(up, cut)
+    assert others.max() < up[cut] < others.max() + 0.25 * np.ptp(others)  # which have the height to themselves
+    shown = page.locator("#beyond")
+    expect(shown).to_be_visible()
+    page.locator("#quality").select_option("is")  # all the same
+    visited.points()
+    expect(shown).to_be_hidden()
 
 
 def test_the_legend_singles_a_series_out(visit) -> None:
@@ -338,6 +360,8 @@ def test_several_measurements_never_mix(visit) -> None:
     page = visited.page
     assert (len(visited.points()), len(visited.column("FID")), page.locator("#pairs-body tr").count()) == (7, 7, 7)
     page.locator("#measurement").select_option(index=1)
+    assert page.locator("#quality").input_value() == "relative_l2_mean"  # a distance, where all share their target
+    page.locator("#quality").select_option("fid")
     assert (len(visited.points()), len(visited.column("FID")), page.locator("#pairs-body tr").count()) == (2, 2, 2)
     assert visited.column("FID") == ["3.50 ± 0.50", "3.00 ± 0.50"]
     assert page.locator("#baseline option").count() == 2

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from checkout import REPOSITORY
+from matplotlib.figure import Figure
 from paired import Runs, pointed, runs_in
 
 from goc.config import compose_config, flat, label
@@ -266,9 +266,8 @@ def test_published_points_lie_under_the_measured_ones(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frame, _ = pointed(runs)
-    figures: list[plt.Figure] = []
+    figures: list[Figure] = []
     monkeypatch.setattr(plots, "write_figure", lambda figure, *_, **__: figures.append(figure))
-    monkeypatch.setattr(plots.plt, "close", lambda figure: None)
     plots.plot_tradeoff(frame, tmp_path)
     axis = figures[0].axes[0]
     light = {line.get_label(): line for line in axis.get_lines() if str(line.get_label()).startswith("published")}
@@ -278,7 +277,6 @@ def test_published_points_lie_under_the_measured_ones(
     assert [18.0, 2.34] in light["published"].get_xydata().tolist()
     measured = [line for line in axis.get_lines() if line not in light.values()]
     assert max(line.get_zorder() for line in light.values()) < min(line.get_zorder() for line in measured)
-    plt.close(figures[0])
 
 
 def test_the_page_has_the_points_and_the_verdicts(runs: Runs, tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_the_noise_level_of_flow_matching_is_finite_and_never_falls(steps: int, 
 def test_halving_a_multistep_step_divides_the_error_by_four_or_eight(
     make: Callable[[NoiseSchedule, int], Multistep], order: int, shown: int
 ) -> None:
-    """DPM-Solver's third order is the second in diffusers, and in its authors' code: see docs/methods.md."""
+    """DPM-Solver's third order is the second in diffusers, and in its authors' code: see docs/methods/solvers.md."""
     x = torch.randn(8, 2, 4, 4)
     errors = []
     for steps in (32, 64, 128):
