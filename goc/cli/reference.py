@@ -2,13 +2,13 @@
 
     goc reference IMAGES_OR_NPZ --extractor inception [--weights FILE] --out stats.safetensors
 
-Its path is then what model.reference names.
+Its path is then what model.reference names, or with --extractor dinov2, for FD-DINOv2, model.second_reference.
 """
 
 import argparse
 from pathlib import Path
 
-from goc.metrics.registry import EXTRACTORS
+from goc.metrics.registry import NAMED
 from goc.system.errors import GocError
 
 
@@ -18,7 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
         prog="goc reference", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("images", type=Path, metavar="IMAGES_OR_NPZ", help="folder of images, or ADM's .npz")
-    parser.add_argument("--extractor", choices=list(EXTRACTORS), default="inception")
+    names = f"one of {', '.join(NAMED)} (default inception)"
+    parser.add_argument("--extractor", metavar="NAME", default="inception", help=names)
     parser.add_argument("--weights", type=Path, help="the extractor's weights file (default: its own)")
     parser.add_argument("--out", type=Path, required=True, metavar="STATS.safetensors")
     options = parser.parse_args(arguments)

@@ -5,7 +5,16 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from goc.config.known import GROUPS
-from goc.config.settings import OF_DENOISERS, OF_GUIDANCE, OF_PIPELINES, Config, Measurement, ModelConfig, Way
+from goc.config.settings import (
+    OF_DENOISERS,
+    OF_GUIDANCE,
+    OF_PIPELINES,
+    OF_SECOND,
+    Config,
+    Measurement,
+    ModelConfig,
+    Way,
+)
 from goc.config.validation import fill
 from goc.methods import name_of
 from goc.methods.predictors import GradientQueueConfig
@@ -60,11 +69,12 @@ def way_files(way: Way, measurement: Measurement) -> dict[str, str]:
 
 
 def _applicable(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings without those that only a pipeline has, or only what is none."""
+    """Settings without those that only a pipeline has, or only what is none; and of a second opinion what is named."""
     model = settings["model"]
     others = OF_DENOISERS if model["objective"] == PIPELINE else OF_PIPELINES
     kept = {key: value for key, value in settings.items() if key not in others["measurement"]}
-    return kept | {"model": {key: value for key, value in model.items() if key not in others["model"]}}
+    unused = {*others["model"], *(key for key in OF_SECOND if model[key] is None)}
+    return kept | {"model": {key: value for key, value in model.items() if key not in unused}}
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -79,7 +89,8 @@ def distinguishing(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _as_before(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings without what decides no image, or says only what was always so: names of folders stay as they were."""
-    model = {key: value for key, value in settings["model"].items() if key not in ("family", "schedules", "weights")}
+    unused = ("family", "schedules", "weights", *OF_SECOND)
+    model = {key: value for key, value in settings["model"].items() if key not in unused}
     for name, default in (("objective", ModelConfig.objective), ("blip", None)):
         if name in model and model[name] == default:
             del model[name]

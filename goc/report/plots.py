@@ -31,6 +31,8 @@ from goc.report.text import LONGEST, plot_text
 
 QUALITY = {
     "fid": "FID to the real images",
+    "fd_dinov2": "FD-DINOv2 to the real images",
+    "fd_second": "FD by the second extractor",
     "converged": "distance to converged solution",
     "drift": "drift from the uncached run",
     "relative_l2_median": "relative L2 to the uncached run, median",

@@ -19,6 +19,7 @@ from goc.report.alignment import plot_alignments
 from goc.report.collect import Found, Why, find, tell
 from goc.report.columns import of_plugins
 from goc.report.frame import INTERNAL, over_seeds, series_names, table
+from goc.report.opinions import SECOND
 from goc.report.page import write_html
 from goc.report.pairs import Point, damaged, points_of
 from goc.report.plots import plot_tradeoff
@@ -30,8 +31,8 @@ from goc.system.files import room_for, write_text
 from goc.system.plugins import load_plugins
 from goc.system.registry import GIVING
 
-PRINTED = ("method", "steps", "evaluations", "fid", "fid_se", "sfid", "is", "clip", "clip_iqa", "blip_itm", "converged",
-           "drift", "relative_l2_median", "gmacs", "latency_ratio")  # fmt: skip
+PRINTED = ("method", "steps", "evaluations", "fid", "fid_se", *SECOND, "sfid", "is", "clip", "clip_iqa", "blip_itm",
+           "converged", "drift", "relative_l2_median", "gmacs", "latency_ratio")  # fmt: skip
 PRINTED_ROWS = 1000  # of a measurement
 
 

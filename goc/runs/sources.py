@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from goc.config import Config, Measurement, ModelConfig, Way
+from goc.metrics.backbones import timm_version
 from goc.metrics.features import extractor_weights
 from goc.metrics.real_images import folder_sha256
 from goc.metrics.scorers import KINDS, find_scorer, scorer_sha256
@@ -41,7 +42,7 @@ class Sources:
     model: a checkpoint, or a pipeline's folder. What there is none of is None: a VAE of a pipeline, prompts of a
     denoiser, an extractor and a reference where no features are wanted. scorers: of images beside their prompts, by the
     settings that name them. call: a pipeline's, which may name pictures.
-    labels: a file of class labels.
+    labels: a file of class labels. network: what an extractor of timm depends on besides its weights.
     """
 
     model: Path
@@ -52,6 +53,7 @@ class Sources:
     reference: Path | None
     call: Mapping[str, Any] = field(default_factory=dict)
     labels: Path | None = None
+    network: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, measurement: Measurement) -> "Sources":
@@ -75,7 +77,8 @@ class Sources:
         weights = weights_of_extractor(model)
         reference = None if model.reference is None or weights is None else resolve(model.reference)
         labels = label_file(measurement.class_labels)
-        sources = cls(path, vae, prompts, scorers, weights, reference, model.call, labels)
+        network = timm_version(model.extractor or "")
+        sources = cls(path, vae, prompts, scorers, weights, reference, model.call, labels, network)
         sources.weights()  # as the files are now
         return sources
 
@@ -98,21 +101,23 @@ class Sources:
             own = {"prompts_sha256": file_sha256(self.prompts), "clip_sha256": None, **scorers}
             own |= pictures_sha256(self.call)
         weights = None if self.extractor_weights is None else file_sha256(self.extractor_weights)
-        return {"model_sha256": model, **own, "extractor_sha256": weights}
+        return {"model_sha256": model, **own, "extractor_sha256": weights, **self.network}
 
     @cached_property
     def reference_sha256(self) -> str | None:
-        """Of the real images: of a file, or of all names and contents in a folder; None without any, or a missing one.
-
-        A folder is read whole for it.
-        """
-        if self.reference is None or not self.reference.exists():
-            return None
-        return (folder_sha256 if self.reference.is_dir() else file_sha256)(self.reference)
+        """Of the real images, if there are any."""
+        return None if self.reference is None else reference_sha256(self.reference)
 
     def require_unchanged(self) -> None:
         """Raise GocError if a file that was loaded by now is another one than was found."""
         require_same(self.weights(), self._hashes())
+
+
+def reference_sha256(path: Path) -> str | None:
+    """Of real images: of a file, or of all names and contents in a folder, which is read whole; None: a missing one."""
+    if not path.exists():
+        return None
+    return (folder_sha256 if path.is_dir() else file_sha256)(path)
 
 
 def require_same(found: Mapping[str, str | None], now: Mapping[str, str | None]) -> None:
