@@ -18,7 +18,18 @@ from omegaconf import DictConfig, OmegaConf
 from goc.config.decisions import as_methods
 from goc.config.identity import run_id, way_files
 from goc.config.known import GROUPS, NOT_THERE, check_known, refused
-from goc.config.settings import OF_CFG_CACHE, SHAPE, Config, Execution, Measurement, ModelConfig, Output, Settings, Way
+from goc.config.settings import (
+    OF_CFG_CACHE,
+    OF_SECOND,
+    SHAPE,
+    Config,
+    Execution,
+    Measurement,
+    ModelConfig,
+    Output,
+    Settings,
+    Way,
+)
 from goc.config.validation import check_name, normalise
 from goc.methods import METHODS
 from goc.models.objective import DIFFUSION, FLOW, PIPELINE
@@ -61,6 +72,7 @@ def from_hydra(node: DictConfig) -> Config:
     if node.smoke:
         settings += [OmegaConf.load(CONF / "smoke.yaml"), {"model": {"network": None}}]
         settings += [{"model": embedded(name)} for name in SMOKE_MODELS.get(node.model.objective, ["digits"])]
+        settings.append({"model": dict.fromkeys(OF_SECOND)})
     if node.model.objective == PIPELINE:
         settings += [{"model": NO_DENOISER}, *([SMOKE_OF_PIPELINES] if node.smoke else [])]
     typed = OmegaConf.to_object(OmegaConf.merge(*settings))

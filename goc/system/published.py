@@ -12,6 +12,8 @@ from goc.system.files import file_sha256
 
 VAE_CONFIG = "92d3dfb746fca211a2c9e019e285f8597412211728dce3c5bcf4eda0f2d62e7e"  # the same for both
 
+DINOV2_FILE = "dinov2_vitl14_pretrain.pth"  # DINOv2's ViT-L/14 without registers, as torch.hub names it
+
 PUBLISHED_SHA256 = {
     "DiT-XL-2-256x256.pt": "9ec1876e4c03471bca126663a30e2d1b20610b6d2f87850a39a36f25cc685521",
     "sd-vae-ft-ema/config.json": VAE_CONFIG,
