@@ -33,6 +33,8 @@ from goc.report.text import LONGEST, plot_text
 QUALITY = {
     "converged": "distance to the converged solution",
     "fid": "FID to the real images",
+    "fd_dinov2": "FD-DINOv2 to the real images",
+    "fd_second": "FD by the second extractor",
     "drift": "drift from the uncached run",
     "relative_l2_median": "relative L2 to the uncached run, median",
     "relative_l2_mean": "relative L2 to the uncached run, mean",
@@ -152,7 +154,7 @@ def mark_beyond(axis: Axes, rows: pd.DataFrame, cost: str, quality: str, looks: 
             axis.annotate(f"{value:.2g}", (spent, 1.0), xycoords=at_edge, xytext=(6, -9 * (place + 1)),
                           textcoords="offset points", fontsize=8, color=color)  # fmt: skip
     if len(rows):
-        axis.plot([], [], marker="^", color="grey", linestyle="none", label="beyond the frame, its number")
+        axis.plot([], [], marker="^", color="grey", linestyle="none", label="far beyond the frame, its number")
 
 
 def round_ticks(axis: Axis, limits: tuple[float, float]) -> None:
