@@ -41,10 +41,9 @@ DOCS = Path(__file__).parent.parent / "docs"
 OTHERS: list[dict[str, Any]] = [{"ask": Ask(tokens=7)}, {"ask": Ask(batch=2)}, {"ask": Ask(size=12)}, {"steps": 8}]
 ABOUT = """# Which transformers and pipelines of diffusers the caches are right in
 
-    python scripts/compatibility.py
-
-Every diffusion transformer and every pipeline with one that diffusers {version} has, tiny and random, on a CPU.
-**{classes} of {all_classes} classes and {pipelines} of {all_pipelines} pipelines are right at one site at least.**
+**{classes} of {all_classes} classes and {pipelines} of {all_pipelines} pipelines are right at one site at least**,
+of every diffusion transformer and every pipeline with one that diffusers {version} has: tiny and random, on a CPU
+(`python scripts/compatibility.py`).
 
 - **right**: a cache that caches nothing changes no bit; `reuse` at `cache_ratio=0.5` computes half of the calls of its
   modules, and changes the result; in a loop whose steps all get the same input (of classes; with and without a

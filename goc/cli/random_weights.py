@@ -16,11 +16,10 @@ import argparse
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 
 from goc.metrics.fidelity import FeatureExtractorInceptionV3
@@ -28,6 +27,9 @@ from goc.models.decoder import DOWNSAMPLING
 from goc.models.dit import PUBLISHED_PATCHES, DiT
 from goc.system.arguments import check_numbers
 from goc.system.errors import ConfigError
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 RELU_GAIN = 2**0.5  # keeps the mean square through a ReLU (He et al., arXiv 1502.01852)
 FID_FEATURES, SFID_FEATURES = 2048, 2023
@@ -69,8 +71,10 @@ def write_denoiser(path: Path, name: str, image_size: int, seed: int) -> None:
     torch.save(model.state_dict(), path)
 
 
-def untrained_vae(image_size: int, tiny: bool) -> AutoencoderKL:
+def untrained_vae(image_size: int, tiny: bool) -> "AutoencoderKL":
     """The architecture of the released sd-vae-ft-ema, or the smallest with its downsampling and latent channels."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # takes seconds
+
     size: dict[str, Any] = TINY_VAE if tiny else RELEASED_VAE
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,

@@ -54,8 +54,8 @@ def from_hydra(node: DictConfig) -> Config:
     check_known(node)
     if "hydra" in node:
         check_hydra(node.hydra)
-    own = OmegaConf.masked_copy(node, [f.name for f in fields(Settings)])
-    settings: list[Any] = [_schema(), own, {"name": literal(study_name(node))}]
+    given = OmegaConf.masked_copy(node, [f.name for f in fields(Settings)])
+    settings: list[Any] = [_schema(), given, {"name": literal(study_name(node))}]
     if node.model.get("network"):
         settings.insert(1, {"model": NO_SHAPE})
     if node.smoke:
@@ -120,9 +120,9 @@ def refusing(overrides: Sequence[str]) -> Iterator[None]:
             warnings.filterwarnings("error", message=NOT_THERE.pattern)
             yield
     except Exception as error:
-        if (own := refused(error, overrides)) is error:
+        if (refusal := refused(error, overrides)) is error:
             raise
-        raise own from error
+        raise refusal from error
 
 
 def check_hydra(node: Any) -> None:

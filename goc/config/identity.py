@@ -50,8 +50,8 @@ def way_files(way: Way, measurement: Measurement) -> dict[str, str]:
     An option of a plugin, and its network, have what the plugin is known by: its version and sources. A file that is
     not there has none: whether it is needed shows when the method is planned.
     """
-    found = ((setting, plan_sha256(path)) for setting, path in files_of(way, measurement))
-    hashes = {setting: sha256 for setting, sha256 in found if sha256 is not None}
+    files = ((setting, plan_sha256(path)) for setting, path in files_of(way, measurement))
+    hashes = {setting: sha256 for setting, sha256 in files if sha256 is not None}
     for group, options in GROUPS.items():
         name = getattr(way, group).name
         if (package := options.plugin_of(name)) is not None:

@@ -18,8 +18,11 @@ def tuned_on(way: Way, measurement: Measurement) -> dict[str, int]:
     """
     if measurement.model.is_pipeline:
         return {}
-    saw = {what: count for what, seed, count in _saw(way, measurement) if seed == measurement.seed}
-    return {what: min(count, measurement.num_samples) for what, count in saw.items()}
+    saw = dict[str, int]()
+    for what, seed, count in _saw(way, measurement):
+        if seed == measurement.seed:  # a front's file says of its search and of its training
+            saw[what] = max(saw.get(what, 0), min(count, measurement.num_samples))
+    return saw
 
 
 def calibrated_on(way: Way) -> tuple[int, int] | None:
@@ -28,8 +31,9 @@ def calibrated_on(way: Way) -> tuple[int, int] | None:
     if not way.calibrates and way.inflection_threshold is None:
         return None
     searched = schedule.searched_samples()
-    gated = way.inflection_threshold is not None or way.predictor.calibrates or not searched
-    return way.calibration_seed, max(way.calibration_samples if gated else 0, searched)
+    gated = way.inflection_threshold is not None or way.predictor.calibrates
+    looks = gated or schedule.also_calibrates or not searched
+    return way.calibration_seed, max(way.calibration_samples if looks else 0, searched)
 
 
 def _saw(way: Way, measurement: Measurement) -> Iterator[tuple[str, int, int]]:
@@ -51,11 +55,11 @@ def _made_on(path: str) -> list[tuple[int, int]]:
     if path.endswith(ROUTER):
         from goc.models.routers import trained_on  # torch
 
-        found = trained_on(resolve(path))
-        return [] if found is None else [found]
+        training = trained_on(resolve(path))
+        return [] if training is None else [training]
     try:
         content = read_plan(path)
         parts = [content[part] for part in ("searched", "training") if part in content]
-        return [(int(part["seed"]), int(part["samples"])) for part in parts]
+        return [(int(part["seed"]), int(part["samples"]) + int(part.get("held", 0))) for part in parts]
     except (OSError, ValueError, KeyError, TypeError):
         return []  # it says nothing, or will be refused

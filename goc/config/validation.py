@@ -129,7 +129,8 @@ def _settle_files(way: Way, measurement: Measurement) -> None:
     def filled(template: str) -> str:
         return fill(template, way, model.name, cfg_scale)
 
-    schedule, predictor = schedule.with_paths(filled), predictor.with_paths(filled, model.weights or OWN_WEIGHTS)
+    schedule = schedule.with_paths(filled)
+    predictor = predictor.with_paths(filled, schedule.weights_file or model.weights or OWN_WEIGHTS)
     if predictor.schedule_file is not None:
         schedule = schedule.of_weights(predictor.schedule_file)
     way.schedule, way.predictor = schedule, predictor
@@ -210,8 +211,8 @@ def check_tokens(selection: SelectionConfig, model: ModelConfig) -> None:
 def check_guidance(way: Way, measurement: Measurement) -> None:
     """Raise ConfigError on the first setting that saves guidance where there is none to save, or not this way."""
     for key in way.guidance:
-        own = f"null with model.objective={PIPELINE}, which guides itself"
-        _require(way, not measurement.model.is_pipeline, key, own)
+        allowed = f"null with model.objective={PIPELINE}, which guides itself"
+        _require(way, not measurement.model.is_pipeline, key, allowed)
         _require(way, measurement.cfg_scale != 1, key, "null with cfg_scale=1, which computes no unconditional half")
         if way.predictor.trained:
             raise ConfigError(

@@ -71,11 +71,11 @@ def name_of(schedule: str, predictor: Any, selection: str, site: str, clock: str
     """
     kind = PREDICTORS[predictor.name]
     pinned = {key for method in METHODS.values() if method.predictor == predictor.name for key in method.settings}
-    own = {key: getattr(predictor, key) for key in sorted(pinned) if getattr(predictor, key) != getattr(kind(), key)}
+    given = {key: getattr(predictor, key) for key in sorted(pinned) if getattr(predictor, key) != getattr(kind(), key)}
     selected = () if selection == DEFAULT_SELECTION else (selection,)
-    parts = (schedule, predictor.name, *map(str, own.values()), *selected, site, clock)
+    parts = (schedule, predictor.name, *map(str, given.values()), *selected, site, clock)
     composed = "+".join(parts).removesuffix(f"+{DEFAULT_CLOCK}").removesuffix(f"+{DEFAULT_SITE}")
-    return named().get((schedule, predictor.name, tuple(own.items()), selection, site, clock), composed)
+    return named().get((schedule, predictor.name, tuple(given.items()), selection, site, clock), composed)
 
 
 @cache
@@ -157,9 +157,12 @@ for _name, _method in {
                         "predictor.length predictor.decay", site="stack", settings={"length": 2}, paper="2608.28670"),
     "searched": Method("searched", "taylor", "a schedule found on calibration seeds for this model and ratio, with a "
                        "Taylor expansion"),
+    "halving": Method("halving", "taylor", "the same, from all schedules that are known, by successive halving"),
     "searched_goc": Method("searched", "gradient_queue", "a searched schedule with the gradient queue between computed "
                            "features", settings=COMPUTED),
     "searched_learned": Method("searched", "learned", "a searched schedule with weights trained for each of its cached "
                                "steps (goc train weights)"),
+    "front": Method("front", "learned", "schedules and weights found together for several ratios (goc train front): "
+                    "those closest to cache_ratio"),
 }.items():  # fmt: skip
     add_method(_name, _method, __name__)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from goc.methods.base import SCHEDULES, ScheduleConfig, Situation
+from goc.models.plans import OWN_FRONT
 from goc.system.errors import ConfigError
 from goc.system.files import read_json, resolve
 from goc.system.lazy import LazyModule
@@ -15,13 +16,14 @@ from goc.system.lazy import LazyModule
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from goc.caching import decision, dynamic, schedule
+    from goc.caching import decision, dynamic, known, schedule
     from goc.caching.decision import Decision
     from goc.methods import closest
     from goc.models import routers, schedules
 else:
     decision = LazyModule("goc.caching.decision")
     dynamic, schedule = LazyModule("goc.caching.dynamic"), LazyModule("goc.caching.schedule")
+    known = LazyModule("goc.caching.known")
     closest = LazyModule("goc.methods.closest")
     routers, schedules = LazyModule("goc.models.routers"), LazyModule("goc.models.schedules")
 
@@ -573,6 +575,64 @@ class BudCache(Searched):
 
     def find(self, situation: Situation) -> Sequence[int]:
         return situation.search(situation.computed, self.search_evaluations, self.search_samples, "annealing")
+
+
+@SCHEDULES.register
+@dataclass
+class Halving(Searched):
+    """The whole steps whose samples end closest to the uncached ones, by successive halving from known schedules.
+
+    path: a schedule's JSON that takes the place of a search. search_evaluations, search_samples: it measures as many
+    samples in all as trying so many schedules on so many samples would.
+    """
+
+    name: str = "halving"
+    reads: ClassVar[Mapping[str, str | None]] = {"path": None}
+    also_calibrates: ClassVar[bool] = True
+    against_clock: ClassVar[bool] = True
+
+    def find(self, situation: Situation) -> Sequence[int]:
+        begun = known_schedules(situation)
+        return situation.search(situation.computed, self.search_evaluations, self.search_samples, "halving", begun)
+
+
+@SCHEDULES.register
+@dataclass
+class Front(FoundSchedule):
+    """The whole steps of a front, found with weights for several cache ratios at once: those closest to cache_ratio.
+
+    path: its JSON; null: what goc train front writes.
+    """
+
+    name: str = "front"
+    trained: ClassVar[bool] = True
+
+    def follows_ratio(self) -> bool:
+        return True
+
+    def calibrates(self) -> bool:
+        return False
+
+    def with_paths(self, fill: Callable[[str], str]) -> ScheduleConfig:
+        return replace(self, path=fill(self.path or OWN_FRONT))
+
+    @property
+    def weights_file(self) -> str | None:
+        return self.path
+
+    def mask(self, situation: Situation) -> Tensor:
+        steps, depth, path = situation.steps, situation.depth, self.path
+        assert path is not None  # a normalised config names it
+        front = schedules.read_front(path, steps)
+        count = min(front, key=lambda count: (abs(count - situation.computed), count))
+        return schedule.computing(front[count], steps, depth)
+
+
+def known_schedules(situation: Situation) -> list[tuple[int, ...]]:
+    """Schedules of whole steps at the situation's cache ratio that are known without trying any, each once."""
+    steps, count = situation.steps, situation.computed
+    programmed = known.by_programming(situation.products(), count, situation.clock)
+    return [*dict.fromkeys([*known.by_rule(steps, count).values(), *programmed.values()])]
 
 
 @SCHEDULES.register

@@ -3,6 +3,9 @@
 {"evaluations": 20, "computed": [0, 4, 10, 14, 17], ...}; with weights also {"weights": {"1": [1.0, 0.0, 0.0], ...},
 "trained_for": {...}}: of each cached step the weights on the last computed features, newest first, and what the
 predictions were trained for. Whatever else is there says how it was found, and is not read.
+
+A front has the schedules and weights for several numbers of computed evaluations, {"evaluations": 20, "trained_for":
+{...}, "front": {"4": {"computed": [0, 5, 11, 16], "weights": {...}, ...}, "5": ...}}.
 """
 
 from collections.abc import Mapping
@@ -17,23 +20,72 @@ from goc.system.errors import ConfigError
 from goc.system.files import write_text
 from goc.system.precision import LARGEST_WEIGHT
 
+FRONT = "front"
 
-def _read(key: str, path: str) -> dict[str, Any]:
+
+def _content(key: str, path: str) -> dict[str, Any]:
+    """The JSON object in a file; raises ConfigError."""
     try:
         content = read_plan(path)
     except FileNotFoundError as error:
         raise ConfigError(
-            f"{key}={path}: no such file; schedule=searched finds schedules, goc train weights trains weights"
+            f"{key}={path}: no such file; schedule=searched finds schedules, goc train weights trains weights, "
+            "goc train front both"
         ) from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{key}={path}: not a schedule's JSON ({error})") from error
-    if not isinstance(content, dict) or not {"evaluations", "computed"} <= content.keys():
+    if not isinstance(content, dict):
         raise ConfigError(f"{key}={path}: not a schedule's JSON (it must have evaluations and computed)")
+    return content
+
+
+def _read(key: str, path: str, count: int | None = None) -> dict[str, Any]:
+    """What a file says of its schedule; count: of computed evaluations, which a front has several of."""
+    content = _content(key, path)
+    if FRONT in content and count is not None:
+        content = content | _entries(key, path, content).get(count, {})
+    if FRONT in content and "computed" not in content:
+        raise ConfigError(f"{key}={path}: is a front, of several schedules; schedule=front takes it")
+    if not {"evaluations", "computed"} <= content.keys():
+        raise ConfigError(f"{key}={path}: not a schedule's JSON (it must have evaluations and computed)")
+    _check_computed(key, path, content)
+    return content
+
+
+def _check_computed(key: str, path: str, content: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless the computed steps are some of the evaluations."""
     steps, computed = content["evaluations"], content["computed"]
     whole = type(steps) is int and isinstance(computed, list) and all(type(i) is int for i in computed)  # not true
     if not whole or computed[:1] != [0] or sorted(set(computed)) != computed or computed[-1] >= steps:
         raise ConfigError(f"{key}={path}: computed must be increasing steps from 0 on, below evaluations={steps}")
-    return content
+
+
+def _entries(key: str, path: str, content: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    """A front's entries by how many evaluations they compute; raises ConfigError."""
+    front, found = content[FRONT], dict[int, dict[str, Any]]()
+    for name, entry in front.items() if isinstance(front, dict) else ():
+        if not isinstance(entry, dict) or not isinstance(entry.get("computed"), list):
+            raise ConfigError(f"{key}={path}: not a front's JSON (the entry {name} has no computed steps)")
+        if name != str(len(entry["computed"])):
+            raise ConfigError(f"{key}={path}: the entry {name} computes {len(entry['computed'])} evaluations")
+        found[len(entry["computed"])] = entry
+    if not found:
+        raise ConfigError(f"{key}={path}: not a front's JSON (it must have entries by computed evaluations)")
+    return found
+
+
+def read_front(path: str, evaluations: int) -> dict[int, tuple[int, ...]]:
+    """The computed steps of a front's schedules, by how many they are; raises ConfigError as `read_schedule`."""
+    key = "schedule.path"
+    content = _content(key, path)
+    if FRONT not in content:
+        raise ConfigError(f"{key}={path}: must be a front, as goc train front writes it; schedule=searched takes this")
+    counts = _entries(key, path, content)
+    for entry in counts.values():
+        _check_computed(key, path, {"evaluations": content.get("evaluations"), **entry})
+    if content["evaluations"] != evaluations:
+        raise ConfigError(f"{key}={path}: is for {content['evaluations']} evaluations, not for {evaluations}")
+    return {count: tuple(counts[count]["computed"]) for count in sorted(counts)}
 
 
 def read_schedule(path: str, evaluations: int) -> tuple[int, ...]:
@@ -52,7 +104,7 @@ def read_weights(path: str, wanted: Mapping[str, Any], computed: tuple[int, ...]
     will run on. Raises ConfigError naming the first that differs.
     """
     key = "predictor.path"
-    content = _read(key, path)
+    content = _read(key, path, len(computed))
     trained, rows = content.get("trained_for"), content.get("weights")
     if not isinstance(trained, dict) or not isinstance(rows, dict):
         raise ConfigError(f"{key}={path}: has no weights, only a schedule; train them with goc train weights")
@@ -86,9 +138,9 @@ def _is_weight(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= LARGEST_WEIGHT
 
 
-def write_schedule(path: Path, evaluations: int, computed: tuple[int, ...], **found: Any) -> None:
+def write_schedule(path: Path, evaluations: int, computed: tuple[int, ...], **origin: Any) -> None:
     """Write a schedule, with what else is said of it, one entry a line."""
-    write_text(path, as_text({"evaluations": evaluations, "computed": list(computed), **found}))
+    write_text(path, as_text({"evaluations": evaluations, "computed": list(computed), **origin}))
 
 
 def rows_of(weights: Tensor, computed: tuple[int, ...]) -> dict[str, list[float]]:

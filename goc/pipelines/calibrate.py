@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from goc.caching.cache import StepCache
 from goc.caching.calibration import (
@@ -31,8 +30,10 @@ from goc.pipelines.session import NewCache, PipelineError, Run
 from goc.pipelines.structure import Blocks, Branches
 from goc.planning.plan import Plan
 from goc.planning.planner import Cells, Planner, of_cells
+from goc.sampling.distance import relative_distances
+from goc.sampling.halving import Race, halving
 from goc.sampling.local_search import Steps
-from goc.sampling.search import moves_and_loss
+from goc.sampling.search import HALVING, budget_of, kept, moves_and_loss, progress_bar
 
 SEED = 2503
 
@@ -133,6 +134,11 @@ class Trial:
         own = {"prompt": prompt} if isinstance(prompt, str) else prompt
         fixed = {"generator": torch.Generator().manual_seed(self.seed + index), "return_dict": False}
         return torch.as_tensor(self.pipe(**{"output_type": "latent", **self.call, **own, **fixed})[0])
+
+    def some(self, indices: range) -> "Trial":
+        """The calls for the prompts with these indices."""
+        prompts = self.prompts[indices.start : indices.stop]
+        return replace(self, prompts=prompts, seed=self.seed + indices.start)
 
     def probe(self, site: str) -> Run:
         """What a call is like: it ends before its first step."""
@@ -255,22 +261,44 @@ class Measuring(PipelineCall):
         return alignment, cells
 
     def search(
-        self, plan_of: Callable[[Steps], Plan], count: int, evaluations: int, samples: int, how: str = "local"
+        self,
+        plan_of: Callable[[Steps], Plan],
+        count: int,
+        evaluations: int,
+        samples: int,
+        how: str = "local",
+        known: Sequence[Steps] = (),
     ) -> Steps:
         """The schedule of `count` computed steps whose samples end closest to the uncached ones, of so many tried."""
-        moves, loss = moves_and_loss(how)
         trial = replace(self.trial, prompts=self.trial.prompts[:samples])
-        target = torch.cat(trial.samples())
-        with tqdm(total=evaluations, desc=f"schedule search, {count} of {self.steps}", unit="schedule") as progress:
+        target, seed = trial.samples(), self.trial.seed
+
+        def distance(schedule: Steps, indices: range, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+            plan, some = plan_of(schedule), trial.some(indices)
+            made = some.samples(self.way.site, planned(lambda _: plan), self.way.selection.selects)
+            return loss(torch.cat(made), torch.cat(target[indices.start : indices.stop]))
+
+        if how == HALVING:
+            spent = len(self.trial.prompts) * self.steps
+            budget = budget_of(len(target), evaluations, spent, count)
+            with progress_bar(count, self.steps, budget, "sample") as progress:
+
+                def measure(schedule: Steps, indices: range) -> list[float]:
+                    progress.update(len(indices))
+                    return [*map(kept, distance(schedule, indices, relative_distances).tolist())]
+
+                race = Race(measure, len(target), budget)
+                halving(race, known, self.steps, count, seed)
+            return race.ranked()[0]
+        moves, loss = moves_and_loss(how)
+        with progress_bar(count, self.steps, evaluations, "schedule") as progress:
 
             def objective(schedule: Steps) -> float:
-                plan = plan_of(schedule)
-                samples = trial.samples(self.way.site, planned(lambda _: plan), self.way.selection.selects)
-                distance = loss(torch.cat(samples), target).item()
+                value = distance(schedule, range(len(target)), loss).item()
                 progress.update()
-                return distance if math.isfinite(distance) else math.inf
+                return value if math.isfinite(value) else math.inf
 
-            found, _ = moves(objective, self.steps, count, evaluations, self.trial.seed)
+            found, _ = moves(objective, self.steps, count, evaluations, seed)
         return found
 
 

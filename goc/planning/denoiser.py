@@ -1,6 +1,6 @@
 """What a plan needs of a denoiser, from a calibration run without a cache."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from goc.planning.planner import Cells, Planner
 from goc.sampling.calibrate import Calibration
 from goc.sampling.generation import Generation
 from goc.sampling.local_search import Steps
-from goc.sampling.search import searched
+from goc.sampling.search import HALVING, searched
 
 PRODUCTS_BATCH = 4  # samples whose features of all steps are held together
 # of a way, what a schedule's distance to the target depends on besides its predictor
@@ -137,9 +137,27 @@ class DenoiserMeasurements:
         return {"site": self.site, **{name: key.get(source) for name, source in names.items()}}
 
     def search(
-        self, plan_of: Callable[[Steps], Plan], count: int, evaluations: int, samples: int, how: str = "local"
+        self,
+        plan_of: Callable[[Steps], Plan],
+        count: int,
+        evaluations: int,
+        samples: int,
+        how: str = "local",
+        known: Sequence[Steps] = (),
     ) -> Steps:
         """As `goc.planning.planner.Measurements`; or found before, for the shipped file."""
+        return tuple(self.search_file(plan_of, count, evaluations, samples, how, known)["computed"])
+
+    def search_file(
+        self,
+        plan_of: Callable[[Steps], Plan],
+        count: int,
+        evaluations: int,
+        samples: int,
+        how: str,
+        known: Sequence[Steps] = (),
+    ) -> dict[str, Any]:
+        """What the search leaves: the schedule, how far it ends, and what else `goc.sampling.search.searched` says."""
         way = self.way
 
         def cache_of(schedule: Steps) -> Callable[[], StepCache]:
@@ -154,7 +172,11 @@ class DenoiserMeasurements:
         }
         shipped = self.path_of(self.settings.schedules, count)
         calibration = replace(self.calibration, samples=samples)
-        return searched(calibration, cache_of, count, evaluations, method, shipped, how)
+        return searched(calibration, cache_of, count, evaluations, method, shipped, how, known, self.spent(how))
+
+    def spent(self, how: str) -> int:
+        """Evaluations of the denoiser that a search's known schedules took."""
+        return self.calibration.samples * self.steps if how == HALVING else 0
 
     def path_of(self, template: str | None, computed: int | None = None) -> str | None:
         """Where one of the model's own files would lie, for the way and so many computed evaluations."""

@@ -192,14 +192,14 @@ class Panel:
 
     rows: pd.DataFrame
     quality: str
-    bars: bool  # instead of lines, as all rows cost the same
+    bars: bool  # instead of lines, as all rows cost the same, or nobody knows what
     shown: pd.DataFrame
     published: list[Published]
 
     @classmethod
     def of(cls, rows: pd.DataFrame, quality: str) -> "Panel":
         published = [row for row in laid_beside(rows) if quality in row.numbers]
-        bars = _one_cost(rows) and not published
+        bars = not _drawn(rows)[1] or (_one_cost(rows) and not published)
         order = (quality, *QUALITY)
         shown = rows.iloc[foremost(rows, BARS if bars else POINTS, order)]
         if not bars and shown["series"].nunique() > SERIES:
@@ -234,7 +234,7 @@ def plot_tradeoff(frame: pd.DataFrame, folder: Path) -> str:
     panels = [Panel.of(group, quality) for group, quality in wanted[:PANELS]]
     if not panels:
         return ""
-    _, costs = _drawn(frame)
+    costs = _drawn(frame)[1] or ["unknown"]
     if all(panel.bars for panel in panels):
         costs = costs[:1]
     heights = [panel.height for panel in panels]

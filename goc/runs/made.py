@@ -91,22 +91,22 @@ class Made:
 
     def means(self) -> Scores:
         """The scores' means over the samples."""
-        found = Scores()
+        scores = Scores()
         for name, kept in self.scores.items():
             values = torch.cat([shard[kept] for shard in self.samples.tensors(kept)])
-            found.add(mean_score(name, values.double().numpy()))
-        return found
+            scores.add(mean_score(name, values.double().numpy()))
+        return scores
 
     def to_converged(self, solution: Converged) -> np.ndarray:
         """Relative distance of each of the first samples to the converged solution, [n]."""
-        target, found = solution.latents, []
+        target, distances = solution.latents, []
         for shard in self.samples.tensors("latents"):
             own, target_of_shard = shard["latents"][: len(target)], target[: len(shard["latents"])]
-            found.append(relative_distances(own, target_of_shard))
+            distances.append(relative_distances(own, target_of_shard))
             target = target[len(own) :]
             if not len(target):
                 break
-        return np.concatenate(found)
+        return np.concatenate(distances)
 
     def pairs(self) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
         """(cached, uncached) shards, of those samples that were also made without a cache."""
@@ -121,12 +121,12 @@ class Made:
     def quality(self, metrics: Sequence[str], reference: Reference | None) -> Scores:
         """The named metrics; what is not finite is said, and null in a result."""
         of_features = [name for name in metrics if name not in self.scores]
-        found = evaluate(of_features, self.batches, self.samples.num_samples, reference)
-        found.add(self.means())
-        no_numbers = [name for name, value in found.values.items() if not math.isfinite(value)]
+        scores = evaluate(of_features, self.batches, self.samples.num_samples, reference)
+        scores.add(self.means())
+        no_numbers = [name for name, value in scores.values.items() if not math.isfinite(value)]
         if no_numbers:
             log.warning("%s: not finite for these samples; null in the result", ", ".join(no_numbers))
-        return found
+        return scores
 
     def distances(self, device: torch.device) -> tuple[Scores, str | None]:
         """The distances to the uncached samples, LPIPS among them where it is defined, and the SHA-256 of its weights.

@@ -8,7 +8,7 @@ from typing import Any
 
 from goc.config import Config, flat, identity, label, validate
 from goc.config.identity import way_files
-from goc.config.settings import CONVERGED_SAMPLES
+from goc.config.settings import CONVERGED_SAMPLES, Measurement
 from goc.config.tuning import tuned_on
 from goc.metrics.keep import KeepFeatures
 from goc.metrics.lpips import lpips_sha256
@@ -23,6 +23,7 @@ from goc.runs.measure import Generated, leave, measure
 from goc.runs.sources import Sources, require_same
 from goc.sampling.generate import generate
 from goc.sampling.generation import SampleSource
+from goc.sampling.labels import given_labels
 from goc.sampling.shards import SampleSet
 from goc.sampling.shared import shared_path
 from goc.sampling.workers import Workers, join
@@ -99,6 +100,7 @@ def carry_out(config: Config, folder: Path, sources: Sources, workers: Workers, 
     require_unchanged(config)
     if workers.leads:
         warn_of_tuning(config)
+        warn_of_labels(config.measurement)
         for note in notes:
             log.warning("%s", note)
     generated = generate_all(config, folder, sources, workers, loaded, plan)
@@ -161,6 +163,13 @@ def warn_of_tuning(config: Config) -> None:
             count,
             what,
         )
+
+
+def warn_of_labels(measurement: Measurement) -> None:
+    """Say so where samples are fewer than the labels that they are given."""
+    labels = given_labels(measurement.class_labels, measurement.model.num_classes)
+    if len(labels) > (samples := measurement.num_samples):
+        log.warning("num_samples=%d: only the first %d of %d class_labels are used", samples, samples, len(labels))
 
 
 def converged_samples(config: Config) -> int:

@@ -1,6 +1,7 @@
 """Samples made elsewhere, measured as a run's are: the images in a folder, or in an .npz as ADM's."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -9,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from goc.config import Config, flat
+from goc.config import Config, flat, validate
 from goc.config.identity import FILES
-from goc.config.validation import check_output
 from goc.metrics.archive import archived_images, open_archive
 from goc.metrics.features import Extractor, load_extractor
 from goc.metrics.keep import KeepFeatures
@@ -30,7 +30,7 @@ from goc.sampling.shards import SampleSet
 from goc.sampling.workers import Workers
 from goc.system.device import choose_device
 from goc.system.errors import ConfigError, GocError
-from goc.system.files import content_key, file_sha256, resolve, room_for, write_json
+from goc.system.files import content_key, file_sha256, read_json, resolve, room_for, write_json
 
 IMAGES = "images"  # what messages call them
 OF_LATENTS = ("mse", "relative_l2")  # how names of distances begin that are not of images
@@ -117,12 +117,30 @@ def check_scorable(config: Config) -> None:
             raise ConfigError(f"metrics={name}: not supported here, as it is of single samples")
 
 
-def score_images(path: Path, said: Elsewhere, config: Config, folder: Path, against: Path | None = None) -> Result:
+def check_folder(folder: Path, said: Elsewhere, images: RealImages, others: Sequence[Path]) -> None:
+    """Raise ConfigError for a folder in which there is something else than an earlier result of the same images."""
+    for other in (images.path, *others):
+        if other.is_dir() and folder.absolute().resolve().is_relative_to(other.resolve()):
+            raise ConfigError(f"out={folder}: must not be in {other}, whose images are read")
+    if not (folder / RESULT_FILE).exists():
+        return
+    try:
+        of = read_json(folder / RESULT_FILE)["config"][FILES][IMAGES]
+    except (OSError, ValueError, LookupError, TypeError):
+        of = None
+    if of != images.sha256:
+        what = "another result" if of is None else "the score of other images"
+        raise ConfigError(f"name={said.name}: {folder} holds {what}; choose another name or --out, or remove it")
+
+
+def score_images(
+    path: Path, said: Elsewhere, config: Config, folder: Path, against: Path | None = None, counted: bool = False
+) -> Result:
     """Measure images that were made elsewhere as a run's, and leave in a folder what a run leaves.
 
     config: whose measurement they are of: its model, guidance and seed are what they are compared in, its extractor,
     reference and metrics what they are measured by. against: images of the same seeds, made without a cache; the
-    distances are to them. Raises GocError.
+    distances are to them. counted: whether the config's num_samples must be theirs. Raises GocError.
     """
     measurement, output = config.measurement, config.output
     model = measurement.model
@@ -137,8 +155,11 @@ def score_images(path: Path, said: Elsewhere, config: Config, folder: Path, agai
             f"against={against}: {target.count} images of {target.size}x{target.size} pixels, must be {images.count} "
             f"of {images.size}x{images.size}: those of the same seeds"
         )
+    check_folder(folder, said, images, [] if against is None else [against])
+    if counted and measurement.num_samples != images.count:
+        raise ConfigError(f"num_samples={measurement.num_samples}: must be {images.count}, as many as there are images")
     measurement.num_samples, config.way.batch_size = images.count, EXTRACTION_BATCH
-    check_output(output, images.count)
+    validate(config)
     cost = cost_of(said, config)
     assert model.reference is not None  # or the config is not valid
     compares = any(METRICS[name].compares for name in output.metrics)

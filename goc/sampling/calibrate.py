@@ -42,10 +42,10 @@ class Calibration:
         new_recorder = None if recorder is None else lambda: recorder
         return HalfCaches(self.halves, (new_recorder, None), lambda: Reuse(predicted))
 
-    def batches(self) -> list[range]:
-        """The samples, as they are run together."""
-        size = self.batch_size
-        return [range(first, min(first + size, self.samples)) for first in range(0, self.samples, size)]
+    def batches(self, indices: range | None = None) -> list[range]:
+        """The samples, or those with these indices, as they are run together."""
+        chosen, size = indices or range(self.samples), self.batch_size
+        return [chosen[first : first + size] for first in range(0, len(chosen), size)]
 
     def measured(self, kind: str, recorder: StepCache, measure: Callable[[], Tensor], **settings: Any) -> Tensor:
         """What measure() gives after the recorder saw the run; from disk if it was measured before.

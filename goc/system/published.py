@@ -33,5 +33,5 @@ PUBLISHED_SHA256 = {
 
 def require_published(path: Path, name: str) -> None:
     """Raise GocError, with both hashes, for a file that is not the published one of this name."""
-    if (found := file_sha256(path)) != (expected := PUBLISHED_SHA256[name]):
-        raise GocError(f"{path}: expected SHA-256 {expected} (published), found {found}; delete it to get it again")
+    if (sha256 := file_sha256(path)) != (expected := PUBLISHED_SHA256[name]):
+        raise GocError(f"{path}: expected SHA-256 {expected} (published), found {sha256}; delete it to get it again")

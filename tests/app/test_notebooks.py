@@ -15,7 +15,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs the code of a notebook in this process, in an empty folder; returns its names."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setenv("TQDM_DISABLE", "1")  # as a notebook sets it, and taken back afterwards
     plt.switch_backend("Agg")
 
     def runs(name: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def found(model: DiT, folder: Path, *settings: str) -> list[int]:
     return computed_steps_of(plan.mask)
 
 
-def distances(folder: Path) -> dict[str, float]:
+def distances(folder: Path) -> dict[str, Any]:
     (file,) = (file for file in folder.glob("search-*.json") if "found" not in file.name)
     return json.loads(file.read_text())["distances"]
 
@@ -162,3 +163,42 @@ def test_batches_and_compilation_make_no_other_search(tiny_dit: DiT, tmp_path: P
     for key in ({"batch_size": 2, "compile": False}, {"batch_size": 3, "compile": True}, {"steps": 9}):
         make_plan(plan.way, model, calibration_of(plan.way, generation, key, str(tmp_path)))
     assert len(list(tmp_path.glob("search-*found40.json"))) == 2  # with the first three, and with other steps
+
+
+def halved(model: DiT, folder: Path, *settings: str) -> dict[str, Any]:
+    """What halving leaves of a search with as many samples as trying ten schedules on six takes."""
+    planned(model, folder, "method=halving", "cache_ratio=0.6", "schedule.search_samples=6",
+            "schedule.search_evaluations=10", *settings)  # fmt: skip
+    (file,) = folder.glob("search-*found*.json")
+    return json.loads(file.read_text())
+
+
+def test_halving_ends_at_least_as_close_as_all_that_is_known_for_no_more_evaluations(
+    tiny_dit: DiT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = halved(tiny_dit, tmp_path / "whole")
+    begun = {tuple(schedule): distance for schedule, distance in whole["begun_with"]}
+    programmed, _ = planned(tiny_dit, tmp_path / "other", "method=dynamic", "cache_ratio=0.6")
+    for known in ([0, 2, 5, 7], computed_steps_of(programmed.mask)):  # even, and dynamic programming's
+        assert tuple(known) in begun
+    assert whole["distance"] <= min(begun.values())
+    assert whole["tried"] > len(begun)
+    assert whole["denoiser_evaluations"] <= 10 * 6 * 4 + 6 * 10  # trying ten on six, and these without a cache
+    rivals = [distance for _, distance in whole["rivals"]]
+    assert [whole["distance"], *rivals] == sorted([whole["distance"], *rivals])
+
+    measured, calls = search.relative_distances, 0
+
+    def stop(*args: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 8:
+            raise KeyboardInterrupt
+        return measured(*args)
+
+    monkeypatch.setattr(search, "relative_distances", stop)
+    with pytest.raises(KeyboardInterrupt):
+        halved(tiny_dit, tmp_path / "stopped")
+    kept = sum(map(len, distances(tmp_path / "stopped").values()))
+    assert 0 < kept <= 7 * 6
+    assert halved(tiny_dit, tmp_path / "stopped") == whole

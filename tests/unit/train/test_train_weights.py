@@ -21,8 +21,12 @@ from goc.sampling.calibrate import Calibration
 from goc.sampling.search import final_latents, mean_distance
 from goc.sampling.solvers import no_noise
 from goc.system.command import run_command
+from goc.system.errors import ConfigError
 from goc.system.files import resolve
+from goc.train import learning
 from goc.train import weights as train_weights
+from goc.train.learning import weighted_denoiser
+from goc.train.starts import start
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +40,7 @@ def trained_way(plan: Plan, calibration: Calibration, weights: Tensor, keep: boo
     """Where the calibration's samples end with these weights, computed as training does."""
     generation, cached = calibration.seeded(), plan.mask.flatten(1).all(dim=1).tolist()
     labels, gaussian = generation.drawn(range(4))
-    denoise = train_weights.weighted_denoiser(generation, labels, plan.site, cached, weights, keep)
+    denoise = weighted_denoiser(generation, labels, plan.site, cached, weights, keep)
     *_, x = generation.solver.sample(denoise, gaussian(), no_noise)
     return x
 
@@ -46,10 +50,10 @@ def test_training_samples_as_running_does_and_starts_as_the_predictor_does(
     tiny_dit: DiT, tmp_path: Path, settings: list[str]
 ) -> None:
     plan, calibration = ready(tiny_dit, tmp_path, *settings)
-    start = train_weights.start(plan, 3)
+    first = start(plan, 3)
     ends = final_latents(calibration, plan.new_cache)
-    assert_near(trained_way(plan, calibration, start, keep=True), ends)
-    other = start + 0.1 * torch.randn(start.shape, generator=torch.Generator().manual_seed(0))
+    assert_near(trained_way(plan, calibration, first, keep=True), ends)
+    other = first + 0.1 * torch.randn(first.shape, generator=torch.Generator().manual_seed(0))
     ends = final_latents(calibration, lambda: ScheduledCache(plan.mask, Learned(plan.mask, other), plan.site))
     assert_near(trained_way(plan, calibration, other, keep=True), ends)
 
@@ -60,16 +64,16 @@ def test_the_gradient_is_that_of_the_distance_and_checkpoints_do_not_change_it(
 ) -> None:
     plan, calibration = ready(tiny_dit, tmp_path, *settings)
     target = final_latents(calibration, None).clone()
-    start, gradients = train_weights.start(plan, 3), []
+    first, gradients = start(plan, 3), []
     for keep in (True, False):
-        weights = start.clone().requires_grad_()
+        weights = first.clone().requires_grad_()
         mean_distance(trained_way(plan, calibration, weights, keep), target).backward()
         gradients.append(weights.grad)
     assert torch.equal(*gradients)
     direction, width = gradients[0] / gradients[0].norm(), 1e-2
     with torch.no_grad():
         ahead, behind = (
-            mean_distance(trained_way(plan, calibration, start + side * width * direction, True), target)
+            mean_distance(trained_way(plan, calibration, first + side * width * direction, True), target)
             for side in (1, -1)
         )
     assert (ahead - behind).item() / (2 * width) == pytest.approx(gradients[0].norm().item(), rel=0.05)
@@ -79,19 +83,19 @@ def test_training_brings_the_samples_closer(tmp_path: Path) -> None:
     model = compose_config(["model=digits"]).measurement.model
     denoiser = load_model(model.shape(), resolve(model.checkpoint), model.objective).requires_grad_(False)
     plan, calibration = ready(denoiser, tmp_path)
-    weights, losses = train_weights.train(plan, calibration, iterations=15, batch=4, rate=0.02, keep=True)
+    weights, losses = learning.train(plan, calibration, iterations=15, batch=4, rate=0.02, keep=True)
     assert losses[-1] < 0.8 * losses[0]
     assert torch.equal(weights[~plan.mask[:, 0, 0]], torch.zeros(4, 3))  # computed steps predict nothing
-    again, _ = train_weights.train(plan, calibration, iterations=15, batch=4, rate=0.02, keep=True)
+    again, _ = learning.train(plan, calibration, iterations=15, batch=4, rate=0.02, keep=True)
     assert torch.equal(again, weights)
 
 
 def test_a_predictor_that_uses_more_than_the_last_features_is_no_start(tiny_dit: DiT, tmp_path: Path) -> None:
     plan, _ = ready(tiny_dit, tmp_path, "predictor.order=3")
-    with pytest.raises(train_weights.ConfigError, match=r"predictor=taylor: must be one that uses the last 3"):
-        train_weights.start(plan, 3)
+    with pytest.raises(ConfigError, match=r"predictor=taylor: must be one that uses the last 3"):
+        start(plan, 3)
     anchored, _ = ready(tiny_dit, tmp_path, "predictor=gradient_queue", "predictor.gradients=computed")
-    assert train_weights.start(anchored, 3)[:, 2].eq(0).all()
+    assert start(anchored, 3)[:, 2].eq(0).all()
 
 
 def train(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -1,0 +1,287 @@
+"""Find schedules and weights for several numbers of network evaluations at once: a front, in one file.
+
+    goc train front model=digits steps=20 --evaluations 4,5,7,10     (settings as run.py's, --help for its own)
+    python run.py -m method=front cache_ratio=0.5,0.65,0.75,0.8
+
+For each number, from the smallest on, a schedule is searched by successive halving (schedule=halving), from all that
+are known and from those that were found for fewer evaluations. The closest ones are trained for a while as
+predictor=learned is, from the known linear predictor that ends closest on each; the one that is closest then is trained
+to its end. Whatever ends closest on samples apart, that no training has seen, is written: the known predictor, or the
+trained weights. How many evaluations of the denoiser that will take is said at the beginning, and how many it took at
+the end. A front that is stopped goes on where it was.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from goc.config import Config, compose_config, validate
+from goc.config.validation import fill
+from goc.models.plans import OWN_FRONT, as_text
+from goc.models.schedules import FRONT, rows_of
+from goc.planning.halved import at_count, halved, schedule_of
+from goc.planning.plan import Plan
+from goc.runs.denoiser import calibration_alone
+from goc.sampling.calibrate import Calibration
+from goc.sampling.local_search import Steps
+from goc.sampling.search import budget_of, final_latents
+from goc.sampling.shared import shared_tensors
+from goc.sampling.training import DONE, progress_of
+from goc.system.arguments import check_numbers, check_out
+from goc.system.device import choose_device, configure
+from goc.system.errors import ConfigError, memory_for
+from goc.system.files import room_for, write_text
+from goc.train.learning import better, train
+from goc.train.starts import best_start, distance_of, linear_predictors
+from goc.train.weights import LEAST, add_options, check_way
+
+FEWEST = 3  # computed evaluations
+KIND = "front-weights"
+PASSES = {False: 4, True: 3}  # of a training: forward, again for the gradient unless it was kept, and backward for two
+SHORT = 1 / 4  # of the iterations, for each of the schedules that are compared after a training
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is spent on each number of evaluations: numbers as the command takes them, and those of the search."""
+
+    iterations: int
+    batch: int
+    samples: int
+    held: int
+    rate: float
+    rivals: int
+    keep: bool
+    search_evaluations: int
+    search_samples: int
+
+    @property
+    def short(self) -> int:
+        """Iterations for each of the schedules that are compared."""
+        return max(1, round(self.iterations * SHORT)) if self.rivals > 1 else 0
+
+    @property
+    def seen(self) -> range:
+        """The samples that schedules are compared on after a short training."""
+        return range(min(self.search_samples, self.samples))
+
+    @property
+    def seen_of_starts(self) -> range:
+        """The samples that predictors are compared on, from which a training starts."""
+        return self.seen[: max(1, len(self.seen) // 4)]
+
+    def training(self, iterations: int, computed: int) -> int:
+        """Evaluations of the denoiser in a training of schedules with so many computed ones."""
+        return PASSES[self.keep] * iterations * self.batch * computed
+
+    def targets(self, steps: int) -> int:
+        """Evaluations that the samples without a cache take, of those that trainings see and are judged by."""
+        return (self.samples + self.held) * steps
+
+    def weights(self, steps: int, computed: int, contenders: int) -> int:
+        """Evaluations that the weights of one number take, with so many schedules compared."""
+        mask = torch.zeros(steps, 1, 1, dtype=torch.bool)
+        starts = sum(1 for _ in linear_predictors(mask, list(range(steps))))
+        compared = contenders * (starts * len(self.seen_of_starts) + (len(self.seen) if contenders > 1 else 0))
+        trained = self.training(self.iterations, computed)
+        trained += self.training(self.short, computed) * contenders if contenders > 1 else 0
+        return trained + computed * (compared + 2 * self.held)
+
+    def estimate(self, steps: int, counts: Sequence[int], calibration_samples: int) -> int:
+        """Evaluations of the denoiser that a front will take at most."""
+        spent = calibration_samples * steps
+        total = spent + self.targets(steps)
+        for count in counts:
+            tried = budget_of(self.search_samples, self.search_evaluations, spent, count)
+            total += self.search_samples * steps + count * tried + self.weights(steps, count, self.rivals)
+        return total
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes a front's entries. targets: where the calibration's samples and those held apart end without a cache."""
+
+    config: Config
+    calibration: Calibration
+    effort: Effort
+    targets: Tensor
+    device: torch.device
+
+    @property
+    def steps(self) -> int:
+        return self.config.way.num_evaluations
+
+    def plan(self, computed: Steps) -> Plan:
+        model = self.config.measurement.model
+        return at_count(self.config.way, model, self.calibration, len(computed)).computing(computed)
+
+    def trained(self, computed: Steps, begin: Tensor, iterations: int) -> Tensor:
+        """Weights [evaluations, K] for a schedule, trained from others; from disk if they were before."""
+        effort, plan = self.effort, self.plan(computed)
+        samples = replace(self.calibration, samples=effort.samples)
+        key = {
+            **self.calibration.key, "seed": self.calibration.seed, "samples": effort.samples, "site": plan.site,
+            "computed": computed, "begin": begin.tolist(), "iterations": iterations, "batch": effort.batch,
+            "rate": effort.rate, "device": str(self.device), "torch": torch.__version__,
+        }  # fmt: skip
+
+        def make() -> dict[str, Tensor]:
+            with progress_of(self.calibration.cache_dir, key) as progress:
+                weights, losses = train(
+                    plan, samples, iterations, effort.batch, effort.rate, effort.keep, progress, begin,
+                    self.targets[: effort.samples],
+                )  # fmt: skip
+                return {"weights": weights, "losses": torch.tensor(losses)}
+
+        with memory_for(f"--batch={effort.batch}"):
+            return shared_tensors(self.calibration.cache_dir, KIND, key, {"weights", "losses"}, make)["weights"]
+
+    def entry(self, count: int, found: Sequence[Steps]) -> dict[str, Any]:
+        """What a front says of one number of evaluations."""
+        effort = self.effort
+        search = halved(self.config.way, self.config.measurement.model, self.calibration, count, found)
+        each = [search["computed"], *(own for own, _ in search["rivals"])][: effort.rivals]
+        contenders: list[Steps] = [tuple(own) for own in each]
+        log_snr = self.calibration.generation.solver.grid.log_snr.tolist()
+        few, seen = self.targets[: len(effort.seen_of_starts)], self.targets[: len(effort.seen)]
+        starts = {own: best_start(self.plan(own), self.calibration, few, log_snr) for own in contenders}
+        begun = {own: weights for own, (weights, _) in starts.items()}
+        computed, compared = contenders[0], []
+        if len(contenders) > 1:
+            begun = {own: self.trained(own, weights, effort.short) for own, weights in begun.items()}
+            compared = [
+                (distance_of(self.plan(own), weights, self.calibration, effort.seen, seen), own)
+                for own, weights in begun.items()
+            ]
+            computed = min(compared)[1]
+        plan, (start, name) = self.plan(computed), starts[computed]
+        each_weights = [start, self.trained(computed, begun[computed], effort.iterations)]
+        held = range(effort.samples, effort.samples + effort.held)
+        chosen, distances = 1, list[float]()
+        if held:
+            chosen, distances = better(plan, self.calibration, held, self.targets[effort.samples :], each_weights)
+        own_share = effort.weights(self.steps, count, len(contenders))
+        return {
+            "computed": list(computed),
+            "weights": rows_of(each_weights[chosen], computed),
+            "search_distance": search["distance"],
+            "start": name,
+            "held_distances": distances,  # of the start, of the trained weights
+            "kept": ("start", "trained")[chosen],
+            "compared": [[list(own), distance] for distance, own in compared],
+            "searched": search["computed"],
+            "begun_with": search["begun_with"],
+            "denoiser_evaluations": search["denoiser_evaluations"] - search["searched"]["spent"] + own_share,
+        }
+
+
+def main() -> int:
+    """Find a front for run.py's settings and write it; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "settings", nargs="*", help="run.py's: model, sampler, steps, cfg_scale, schedule.search_samples, ..."
+    )
+    parser.add_argument(
+        "--evaluations", default="4,5,7,10", help=f"computed ones, each at least {FEWEST} (default 4,5,7,10)"
+    )
+    add_options(parser)
+    parser.add_argument(
+        "--rivals", type=int, default=3, help="schedules that are compared after a short training (default 3)"
+    )
+    parser.add_argument("--estimate", action="store_true", help="say what it will take, and do nothing")
+    parser.add_argument("--out", type=Path, help=f"default: {OWN_FRONT}")
+    args = parser.parse_intermixed_args()
+    started = time.perf_counter()
+    check_numbers(args, {**LEAST, "rivals": 1})
+    if args.out is not None:
+        check_out(args.out)
+    config = compose_config(["method=halving", *args.settings])
+    validate(config)
+    check_way(config.way)
+    steps = config.way.num_evaluations
+    counts = numbers(args.evaluations, steps)
+    effort = effort_of(args, config)
+    estimated = effort.estimate(steps, counts, config.way.calibration_samples)
+    guided = " (each guided: two of the network)" if config.measurement.cfg_scale != 1 else ""
+    print(f"{len(counts)} schedules of {steps} evaluations: at most {estimated:,} of the denoiser{guided}", flush=True)
+    if args.estimate:
+        return 0
+    out = args.out or Path(fill(OWN_FRONT, config.way, config.measurement.model.name, config.measurement.cfg_scale))
+    maker = maker_of(config, effort)
+    front, found = dict[str, Any](), list[Steps]()
+    for count in counts:
+        front[str(count)] = entry = maker.entry(count, found)
+        found.append(tuple(entry["searched"]))
+        print(line_of(count, entry), flush=True)
+    spent = config.way.calibration_samples * steps + effort.targets(steps)
+    took = spent + sum(entry["denoiser_evaluations"] for entry in front.values())
+    with room_for(out, DONE):
+        write_text(out, as_text(content(maker, front, estimated, took)))
+    passed = time.perf_counter() - started
+    paid = ", ".join(f"{count}: {math.ceil(took / (steps - count)):,}" for count in counts)
+    print(f"{took:,} evaluations ({estimated:,} estimated) in {passed:.0f} s: {out}")
+    print(f"paid for, beside no cache, after so many images at one of its numbers of evaluations: {paid}")
+    return 0
+
+
+def numbers(text: str, steps: int) -> list[int]:
+    """The numbers of evaluations in a text such as 4,5,7,10, rising; raises ConfigError."""
+    try:
+        counts = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        counts = []
+    if not counts or not FEWEST <= counts[0] <= counts[-1] < steps:
+        raise ConfigError(f"--evaluations={text}: must be whole numbers in [{FEWEST}, {steps - 1}], as 4,5,7,10")
+    return counts
+
+
+def effort_of(args: argparse.Namespace, config: Config) -> Effort:
+    """What the command's options and the settings of the search ask for; raises ConfigError for another schedule."""
+    schedule = schedule_of(config.way)
+    return Effort(
+        args.iterations, args.batch, args.samples, args.held, args.rate, args.rivals, args.keep,
+        schedule.search_evaluations, schedule.search_samples,
+    )  # fmt: skip
+
+
+def maker_of(config: Config, effort: Effort) -> Maker:
+    """What a front's entries are made with: the model loaded, and its samples without a cache made."""
+    measurement, execution = config.measurement, config.execution
+    device = choose_device(execution.device, 0)
+    configure(device, measurement.precision, execution.deterministic, execution.threads)
+    calibration = calibration_alone(config, device, compiled=False)
+    targets = final_latents(calibration, None, range(effort.samples + effort.held)).clone()
+    return Maker(config, calibration, effort, targets, device)
+
+
+def line_of(count: int, entry: dict[str, Any]) -> str:
+    """What is printed of an entry."""
+    line = f"{count}: {','.join(map(str, entry['computed']))}, {entry['search_distance']:.4f} as searched"
+    if entry["held_distances"]:
+        first, last = entry["held_distances"]
+        line += f"; of samples apart {first:.4f} ({entry['start']}) -> {last:.4f} (trained)"
+    return line + (": the start is kept" if entry["kept"] == "start" else "")
+
+
+def content(maker: Maker, front: dict[str, Any], estimated: int, took: int) -> dict[str, Any]:
+    """A front's file."""
+    way, effort, calibration = maker.config.way, asdict(maker.effort), maker.calibration
+    measurements = at_count(way, maker.config.measurement.model, calibration, FEWEST).measurements
+    training = {name: effort[name] for name in ("iterations", "batch", "samples", "held", "rate", "rivals")}
+    searched = {"samples": effort["search_samples"], "schedules": effort["search_evaluations"]}
+    return {
+        "evaluations": way.num_evaluations,
+        "trained_for": measurements.trained_for(),
+        "searched": {"seed": calibration.seed, **searched, "predictor": asdict(way.predictor)},
+        "training": {"seed": calibration.seed, **training},
+        "denoiser_evaluations": took,
+        "estimated": estimated,
+        FRONT: front,
+    }

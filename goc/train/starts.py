@@ -1,0 +1,94 @@
+"""What weights are trained from: a linear predictor as weights on the last computed features of a cell."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from goc.caching.anchored import Barycentric, Learned
+from goc.caching.cache import ScheduledCache
+from goc.caching.expansion import HiCache, Taylor
+from goc.caching.predictor import Predictor
+from goc.caching.stability import linear_weights
+from goc.planning.plan import Plan
+from goc.sampling.calibrate import Calibration
+from goc.sampling.search import final_latents, mean_distance
+from goc.system.errors import ConfigError
+
+LENGTH = 3  # computed features that a prediction may use
+
+
+def start(plan: Plan, length: int) -> Tensor:
+    """What the plan's predictor does with the last `length` computed features of a cell, float32 [evaluations, length].
+
+    All cells are the first one, which they are where whole steps are cached and corrected.
+    """
+    if plan.way.selection.selects:
+        raise ConfigError(f"selection={plan.way.selection.name}: must be none where weights are trained")
+    cell = replace(plan, mask=plan.mask[:, :1, :1], correct=None if plan.correct is None else plan.correct[:, :1, :1])
+    weights = as_weights(cell.new_predictor(), cell.mask.flatten().tolist(), length)
+    if weights is None:
+        raise ConfigError(
+            f"predictor={plan.way.predictor.name}: must be one that uses the last {length} computed features "
+            "alone: taylor with predictor.order=2, or gradient_queue with predictor.gradients=computed"
+        )
+    return weights
+
+
+def as_weights(predictor: Predictor, cached: list[bool], length: int) -> Tensor | None:
+    """A linear predictor of one cell as weights, float32 [evaluations, length]; None: it uses more features.
+
+    predictor: made for the mask [evaluations, 1, 1] of the steps that are cached.
+    """
+    rows = linear_weights(predictor, cached)
+    weights, computed = torch.zeros(len(rows), length), list[int]()
+    for step, is_cached in enumerate(cached):
+        if not is_cached:
+            computed = [step, *computed][:length]
+        else:
+            weights[step, : len(computed)] = rows[step, computed].float()
+            if rows[step].abs().sum() > rows[step, computed].abs().sum() + 1e-9:
+                return None
+    return weights
+
+
+def linear_predictors(mask: Tensor, log_snr: list[float]) -> Iterator[tuple[str, Predictor]]:
+    """Known predictors of a cell that use at most LENGTH computed features, for its mask [evaluations, 1, 1].
+
+    log_snr: of each evaluation, the other clock.
+    """
+    for clock, name in ((None, ""), (log_snr, "_logsnr")):
+        for order in range(LENGTH):
+            if order or clock is None:
+                yield f"taylor{order}{name}", Taylor(mask, order, clock)
+        yield f"lagrange{name}", Barycentric(mask, LENGTH, "lagrange", clock=clock)
+    yield "hicache2", HiCache(mask, LENGTH - 1, 0.5)
+
+
+def best_start(plan: Plan, calibration: Calibration, targets: Tensor, log_snr: list[float]) -> tuple[Tensor, str]:
+    """The weights of the known linear predictor whose samples end closest to their targets [n, C, H, W], and its name.
+
+    Of the calibration's first samples, on the plan's schedule of whole steps.
+    """
+    cell = plan.mask[:, :1, :1]
+    found = []
+    for name, predictor in linear_predictors(cell, log_snr):
+        weights = as_weights(predictor, cell.flatten().tolist(), LENGTH)
+        if weights is not None and torch.isfinite(weights).all():
+            found.append((distance_of(plan, weights, calibration, range(len(targets)), targets), name, weights))
+    _, name, weights = min(found, key=lambda one: one[:2])
+    return weights, name
+
+
+def distance_of(plan: Plan, weights: Tensor, calibration: Calibration, indices: range, targets: Tensor) -> float:
+    """Mean relative distance of the samples with these indices to their targets, with a plan's schedule and weights.
+
+    weights: [evaluations, K].
+    """
+
+    def new_cache() -> ScheduledCache:
+        return ScheduledCache(plan.mask, Learned(plan.mask, weights), plan.site)
+
+    distance = mean_distance(final_latents(calibration, new_cache, indices), targets).item()
+    return distance if distance == distance else float("inf")

@@ -1,0 +1,151 @@
+"""A front: schedules and weights for several numbers of evaluations, in one file that runs; and what is refused."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from plans import planned
+
+from goc.caching.schedule import computed_steps_of
+from goc.config import compose_config, validate
+from goc.config.tuning import tuned_on
+from goc.models.dit import DiT
+from goc.models.schedules import read_front, read_schedule
+from goc.planning.denoiser import calibration_of, make_plan
+from goc.runs.sources import calibration_alone
+from goc.sampling.search import final_latents
+from goc.system.command import run_command
+from goc.system.errors import ConfigError
+from goc.train import front
+from goc.train.learning import better
+from goc.train.starts import LENGTH, as_weights, best_start, distance_of, linear_predictors
+
+pytestmark = pytest.mark.slow
+FILE = "outputs/fronts/digits-ddim6-cfg1.json"
+TINY = ("steps=6", "calibration_samples=2", "schedule.search_samples=4", "schedule.search_evaluations=3", "--held=2",
+        "--iterations=2", "--batch=2", "--samples=4", "--rivals=2")  # fmt: skip
+
+
+def train(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["goc train front", *arguments])
+    return run_command(front.main)
+
+
+def test_a_front_is_one_file_that_runs_at_its_ratios_and_is_not_found_twice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train(monkeypatch, *TINY, "--evaluations=5,3") == 0
+    text, said = Path(FILE).read_text(), capsys.readouterr().out
+    content = json.loads(text)
+    assert list(content["front"]) == ["3", "5"]
+    assert 0 < content["denoiser_evaluations"] <= content["estimated"]
+    assert f"{content['denoiser_evaluations']:,} evaluations ({content['estimated']:,} estimated)" in said
+    for entry in content["front"].values():
+        assert entry["search_distance"] <= min(distance for _, distance in entry["begun_with"])
+        assert min(entry["held_distances"]) == entry["held_distances"][entry["kept"] == "trained"]
+
+    def never(*_: object) -> None:
+        raise AssertionError("was trained before")
+
+    monkeypatch.setattr(front, "train", never)
+    assert train(monkeypatch, *TINY, "--evaluations=5,3") == 0
+    assert Path(FILE).read_text() == text
+
+    for ratio, computed in ((0.8, 3), (0.2, 5)):
+        config = compose_config(["method=front", "steps=6", f"cache_ratio={ratio}", "seed=2503"])
+        validate(config)
+        assert config.files["schedule.path"] == config.files["predictor.path"]
+        calibration = calibration_alone(config, torch.device("cpu"), compiled=False)
+        plan = make_plan(config.way, config.measurement.model, calibration)
+        entry = content["front"][str(computed)]
+        assert computed_steps_of(plan.mask) == entry["computed"]
+        assert plan.learned is not None
+        assert {str(i): plan.learned[i].tolist() for i in range(6) if i not in entry["computed"]} == {
+            step: pytest.approx(row) for step, row in entry["weights"].items()
+        }
+        assert set(tuned_on(config.way, config.measurement).values()) == {6}  # trained and judged on; searched on fewer
+    other = compose_config(["method=front", "steps=6", "cfg_scale=1.5", f"schedule.path={FILE}"])
+    with pytest.raises(ConfigError, match=r"was trained for cfg_scale=1.0, not for 1.5"):
+        make_plan(other.way, other.measurement.model, calibration_alone(other, torch.device("cpu"), compiled=False))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [(["--evaluations=2,4"], "--evaluations=2,4: must be whole numbers in [3, 5]"),
+     (["--evaluations=4,6"], "--evaluations=4,6: must be"),
+     (["--evaluations=four"], "--evaluations=four: must be"),
+     (["--evaluations="], "--evaluations=: must be"),
+     (["--evaluations=3", "--rivals=0"], "--rivals=0: must be at least 1"),
+     (["--evaluations=3", "schedule=uniform"], "schedule=uniform: must be halving here"),
+     (["--evaluations=3", "sampler=ddpm"], "sampler=ddpm: must be a deterministic one")],
+)  # fmt: skip
+def test_what_cannot_be_a_front_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings: list[str], message: str
+) -> None:
+    assert train(monkeypatch, "steps=6", *settings) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_an_estimate_needs_no_weights_and_begins_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train(monkeypatch, "model=dit_xl_2_256", "cfg_scale=1.5", "--evaluations=5", "--rivals=1", "--estimate") == 0
+    training = 4 * 200 * 16 * 5 + 5 * (2 * 96 + 24 * sum(1 for _ in linear_predictors(*cells(20))))
+    search = 64 * 20 + 96 * 20 + 5 * (96 * 120 - 64 * 20 // 5)
+    total = search + training + (512 + 96) * 20
+    assert f"{total:,} of the denoiser (each guided" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def cells(steps: int) -> tuple[torch.Tensor, list[float]]:
+    return torch.zeros(steps, 1, 1, dtype=torch.bool), [float(i) for i in range(steps)]
+
+
+def written(path: Path, entries: dict[str, object], evaluations: object = 6) -> str:
+    path.write_text(json.dumps({"evaluations": evaluations, "front": entries}))
+    return str(path)
+
+
+def test_a_file_that_is_no_front_is_refused(tmp_path: Path) -> None:
+    good = {"3": {"computed": [0, 2, 4]}}
+    assert read_front(written(tmp_path / "good.json", good), 6) == {3: (0, 2, 4)}
+    for entries, evaluations, message in (
+        ({}, 6, "must have entries"),
+        ({"4": {"computed": [0, 2, 4]}}, 6, "the entry 4 computes 3"),
+        ({"3": {"computed": [0, 4, 2]}}, 6, "must be increasing"),
+        ({"3": {"computed": [0, 2, 9]}}, 6, "must be increasing"),
+        ({"3": [0, 2, 4]}, 6, "the entry 3 has no computed"),
+        (good, 8, "is for 8 evaluations, not for 6"),
+        (good, None, "must be increasing"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            read_front(written(tmp_path / "bad.json", dict(entries), evaluations), 6)
+    with pytest.raises(ConfigError, match="is a front, of several schedules; schedule=front takes it"):
+        read_schedule(written(tmp_path / "good.json", good), 6)
+    (tmp_path / "schedule.json").write_text(json.dumps({"evaluations": 6, "computed": [0, 2]}))
+    with pytest.raises(ConfigError, match=r"must be a front, as goc train front writes it"):
+        read_front(str(tmp_path / "schedule.json"), 6)
+
+
+def test_the_start_is_the_closest_known_predictor_and_stays_if_training_ends_farther(
+    tiny_dit: DiT, tmp_path: Path
+) -> None:
+    plan, generation = planned(tiny_dit, tmp_path, "cache_ratio=0.6", "predictor=taylor")
+    calibration = replace(calibration_of(plan.way, generation, {}, str(tmp_path)), samples=4)
+    targets, log_snr = final_latents(calibration, None), generation.solver.grid.log_snr.tolist()
+    weights, name = best_start(plan, calibration, targets, log_snr)
+    cell = plan.mask[:, :1, :1]
+    each = {one: as_weights(predictor, cell.flatten().tolist(), LENGTH)
+            for one, predictor in linear_predictors(cell, log_snr)}  # fmt: skip
+    ends = {one: distance_of(plan, own, calibration, range(4), targets) for one, own in each.items() if own is not None}
+    assert ends[name] == min(ends.values()) < max(ends.values())
+    assert torch.equal(weights, each[name] if each[name] is not None else torch.empty(0))
+    assert better(plan, calibration, range(4), targets, [weights, weights + 1])[0] == 0
+    assert better(plan, calibration, range(4), targets, [weights + 1, weights])[0] == 1
