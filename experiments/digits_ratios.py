@@ -37,7 +37,7 @@ from goc.report.pairs import Point, difference, points_of
 from goc.system.command import run_command
 from goc.system.errors import GocError
 
-OURS = ("goc_anchored", "dynamic", "searched", "searched_goc", "searched_learned")
+OURS = ("goc_anchored", "dynamic", "searched", "searched_goc", "searched_learned", "halving", "front")
 DISTANCE = "relative_l2_mean"
 PUBLISHED, COMPOSED = "published", "published or composed"
 # cache ratio -> (rival, None: the best one; the largest share of its distance that searched_learned may have)
@@ -91,7 +91,7 @@ def claims(frame: pd.DataFrame, among: str) -> Iterator[dict[str, object]]:
         evaluations = float(str(row["evaluations"]))
         found = [best(rows, among, evaluations) for _, rows in models]
         row["best"] = ", ".join(sorted({name for _, name in found}))
-        for name in OURS:
+        for name in (name for name in OURS if name in set(frame["method"])):
             own = [best(at(rows, evaluations), name, evaluations)[0] for _, rows in models]
             row[name] = mean([mine / other for mine, (other, _) in zip(own, found, strict=True)])
         _, nearest = min((abs(known - ratio), known) for known in CLAIMS)

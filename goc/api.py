@@ -98,9 +98,9 @@ def sweep(*overrides: str, **settings: Any) -> Sweep:
     finally:
         logger.handlers, logger.level = handlers, level
     assert SweepReport.study is not None  # a sweep that was started has a folder
-    found = find([SweepReport.study])
-    results = (Result(folder, content) for folder, content in found.runs)
-    return Sweep(SweepReport.study, tuple(results), dict(found.failures))
+    collected = find([SweepReport.study])
+    results = (Result(folder, content) for folder, content in collected.runs)
+    return Sweep(SweepReport.study, tuple(results), dict(collected.failures))
 
 
 def compare(first: Result | Path | str, second: Result | Path | str) -> pd.DataFrame:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from goc.report.result import Result
 
 SCORED = Path("outputs/scored")
+LONGEST_NAME = 100  # characters
 # a measurement of its own, for images that are of no model of ours
 ELSEWHERE = ("model=dit_xl_2_256", "model.name=elsewhere", "model.checkpoint=none", "vae=null")
 
@@ -30,18 +31,20 @@ def settings_of(overrides: Sequence[str]) -> list[str]:
 def score(images: Path, overrides: Sequence[str], name: str, out: Path | None, against: Path | None,
           **said: Any) -> "Result":  # fmt: skip
     """Measure images; the rest as `goc.runs.scored.Elsewhere` has it."""
-    if not name.strip() or not name.isprintable():
-        raise ConfigError(f"name={name!r}: must be a few words, which tables show")
+    if not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
+        raise ConfigError(f"name={name[:LONGEST_NAME]!r}: must be a few words, which tables show")
     for key in ("evaluations", "gmacs", "seconds"):
         value = said.get(key)
         if value is not None and not 0 < value < float("inf"):
             raise ConfigError(f"{key}={value}: must be a number above 0")
     config = compose_config(settings_of(overrides))
     validate(config)
+    counted = any(text.partition("=")[0] == "num_samples" for text in overrides)
     from goc.runs.scored import Elsewhere, score_images
 
-    folder = out or SCORED / re.sub(r"[^\w.-]+", "-", name.strip())
-    return score_images(images, Elsewhere(name, **said), config, folder, against)
+    # no dot first: .. is another folder, and hidden ones are no report's
+    folder = out or SCORED / re.sub(r"[^\w.-]+|^\.+", "-", name.strip())
+    return score_images(images, Elsewhere(name, **said), config, folder, against, counted)
 
 
 def main(arguments: list[str] | None = None) -> int:

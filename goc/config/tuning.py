@@ -31,8 +31,9 @@ def calibrated_on(way: Way) -> tuple[int, int] | None:
     if not way.calibrates and way.inflection_threshold is None:
         return None
     searched = schedule.searched_samples()
-    gated = way.inflection_threshold is not None or way.predictor.calibrates or not searched
-    return way.calibration_seed, max(way.calibration_samples if gated else 0, searched)
+    gated = way.inflection_threshold is not None or way.predictor.calibrates
+    looks = gated or schedule.also_calibrates or not searched
+    return way.calibration_seed, max(way.calibration_samples if looks else 0, searched)
 
 
 def _saw(way: Way, measurement: Measurement) -> Iterator[tuple[str, int, int]]:
@@ -54,8 +55,8 @@ def _made_on(path: str) -> list[tuple[int, int]]:
     if path.endswith(ROUTER):
         from goc.models.routers import trained_on  # torch
 
-        found = trained_on(resolve(path))
-        return [] if found is None else [found]
+        training = trained_on(resolve(path))
+        return [] if training is None else [training]
     try:
         content = read_plan(path)
         parts = [content[part] for part in ("searched", "training") if part in content]

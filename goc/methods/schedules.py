@@ -588,6 +588,7 @@ class Halving(Searched):
 
     name: str = "halving"
     reads: ClassVar[Mapping[str, str | None]] = {"path": None}
+    also_calibrates: ClassVar[bool] = True
     against_clock: ClassVar[bool] = True
 
     def find(self, situation: Situation) -> Sequence[int]:

@@ -111,6 +111,8 @@ def read_statistic(archive: zipfile.ZipFile, name: str, what: str, check: Callab
 
 def archived_images(path: Path, sha256: str, archive: zipfile.ZipFile, what: str = REFERENCE) -> RealImages:
     """The images arr_0 of an open .npz file; raises GocError, saying what is wanted, if they are of another kind."""
+    if f"{IMAGES}.npy" not in archive.namelist():
+        raise GocError(f"{what}={path}: holds no images ({IMAGES}), but {listed(archive)}")
     with open_array(archive, IMAGES) as (header, _):
         layout = _layout(f"{what}={path}", header)
     notes = () if layout.channels_last else ("its images are read as [M, C, H, W]",)

@@ -16,7 +16,7 @@ from goc.planning.plan import Plan
 
 log = logging.getLogger(__name__)
 
-Kind = tuple[int, int]  # of tokens: which of a block's feed-forward modules, and which of its calls in a pass
+Kind = tuple[int, int, int]  # of tokens: a list of blocks, which of their feed-forward modules, which call in a pass
 LARGEST_PATCH = 8
 POSITIONS = 3  # of a token: which picture, its row and its column
 
@@ -31,12 +31,12 @@ class PlacesCache(ScheduledCache):
     def __init__(self, plan: Plan, layout: Layout) -> None:
         super().__init__(plan.mask, plan.new_predictor(), plan.site)
         self.plan, self.layout = plan, layout
-        self.ranks: dict[int, int] = {}  # of the token-wise feed-forwards in their blocks, by place
+        lists = [number for number, blocks in enumerate(layout.lists.values()) for _ in blocks]
+        self.ranks: dict[int, tuple[int, int]] = {}  # a kind's first two numbers, of token-wise feed-forwards' places
         for index, why in layout.feed_forwards.items():
-            before = (i for i in layout.feed_forwards if i < index)
-            rank = sum(layout.places[i].block == layout.places[index].block for i in before)
+            before, block = (i for i in layout.feed_forwards if i < index), layout.places[index].block
             if not why:
-                self.ranks[index] = rank
+                self.ranks[index] = lists[block], sum(layout.places[i].block == block for i in before)
         self.kinds: dict[Kind, Selection] = {}
         self.shapes: dict[Kind, torch.Size] = {}  # [rows, tokens, hidden]
         self.generators: Sequence[torch.Generator] = ()
@@ -56,14 +56,14 @@ class PlacesCache(ScheduledCache):
         """The selection of a kind of tokens."""
         if kind not in self.kinds:
             plan = self.plan
-            selection = plan.way.selection.build(Partial(self.mask_of(kind[0]), (), plan.interval))
+            selection = plan.way.selection.build(Partial(self.mask_of(kind[:2]), (), plan.interval))
             assert selection is not None  # or this were no such cache
             selection.begin_step(self.step)
             self.kinds[kind] = selection
         return self.kinds[kind]
 
-    def mask_of(self, rank: int) -> Tensor:
-        """The schedule that the selection of a kind knows, bool [steps, blocks, 2]."""
+    def mask_of(self, rank: tuple[int, int]) -> Tensor:
+        """The schedule that the selection of a kind knows, bool [steps, blocks, 2]; rank: the kind's first numbers."""
         mask = torch.zeros(len(self.mask), self.layout.depth, BRANCHES, dtype=torch.bool)
         for index, place in enumerate(self.layout.places):
             if ATTENTION in place.branches:
@@ -76,22 +76,28 @@ class PlacesCache(ScheduledCache):
 
     def selection_of(self, block: int, branch: int) -> tuple[Selection, int] | None:
         rank = self.ranks.get(block)
-        return None if rank is None else (self.of_kind((rank, branch)), self.layout.places[block].block)
+        return None if rank is None else (self.of_kind((*rank, branch)), self.layout.places[block].block)
 
     def store(self, block: int, branch: int, feature: Tensor) -> None:
-        if block in self.ranks and (kind := (self.ranks[block], branch)) not in self.shapes:
+        if block in self.ranks and (kind := (*self.ranks[block], branch)) not in self.shapes:
             self.plan.way.selection.check_tokens(feature.shape[1])
             selection, rows = self.of_kind(kind), len(feature)
             own = self.generators[:rows]
             # rows that are not the latents' have the same numbers
             selection.draws = Draws([one.clone_state() for one in (own if rows == len(own) else own[:1])])
-            selection.grid = (lambda tokens: None) if any(kind) else self.grid  # a text's tokens have no places
+            selection.grid = (lambda tokens: None) if any(kind[1:]) else self.grid  # a text's tokens have no places
             self.shapes[kind] = feature.shape
+        elif block in self.ranks and feature.shape != self.shapes[kind]:
+            name, known = self.layout.places[block].name, self.shapes[kind][1]
+            raise StructureError(
+                f"{name}: has {feature.shape[1]} tokens, and blocks before it in its list {known}; "
+                "selection must be none"
+            )
         super().store(block, branch, feature)
 
     def wants_attention(self, block: int) -> bool:
         """Of a block of the layout."""
-        kinds = [self.of_kind((rank, 0)) for rank in dict.fromkeys(self.ranks.values())]
+        kinds = [self.of_kind((*rank, 0)) for rank in dict.fromkeys(self.ranks.values())]
         return any(selection.attention_wanted[self.step][block] for selection in kinds)
 
     def shown(self, place: int, output: int, tokens: int, parts: Sequence[Tensor]) -> None:
@@ -101,7 +107,7 @@ class PlacesCache(ScheduledCache):
         """
         selection, block = self.selection_of(place, output) or (None, 0)
         if selection is not None and selection.attention_wanted[self.step][block]:
-            selection.attended(block, self.part(parts, (self.ranks[place], output), tokens, "attention"))
+            selection.attended(block, self.part(parts, (*self.ranks[place], output), tokens, "attention"))
 
     def part(self, parts: Sequence[Tensor], kind: Kind, tokens: int, what: str) -> Tensor:
         """The tensor [N, tokens, ...] for a kind of so many tokens; where several may be, they are in the kinds' order.
@@ -109,7 +115,7 @@ class PlacesCache(ScheduledCache):
         Raises StructureError.
         """
         fitting = [index for index, part in enumerate(parts) if part.shape[1] == tokens]
-        own = fitting[0] if len(fitting) == 1 else sum(kind)
+        own = fitting[0] if len(fitting) == 1 else sum(kind[1:])
         if own not in fitting:
             raise StructureError(
                 f"selection={self.plan.way.selection.name}: looks at the {what} of a feed-forward's {tokens} tokens, "

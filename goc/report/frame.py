@@ -83,9 +83,11 @@ def table(results: list[dict[str, Any]]) -> pd.DataFrame:
     equal for runs that differ in nothing but the way and the seed; `point`, equal for runs that differ in nothing but
     the seed; `way`, equal for runs that differ in nothing but the model and the seed.
     """
-    errors = (f"{column}_se" for column in having_error())
+    errors = [f"{column}_se" for column in having_error()]
     names = [*columns(), *errors, "kind", "solver", "measurement", *INTERNAL]
     frame = pd.DataFrame([row_of(result) for result in results], columns=names)
+    # a column of None alone is one of numbers that are not known
+    frame = frame.assign(**{name: pd.to_numeric(frame[name]) for name in (*qualities(), *cost(), *errors)})
     order = ["model", "cfg_scale", "measurement", "evaluations", "method", "steps", "kind", "weights",
              "inflection_threshold", "seed"]  # fmt: skip
     frame = frame.assign(weights=frame["gradient_weights"].map(str))

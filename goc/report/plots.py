@@ -33,6 +33,8 @@ from goc.report.text import LONGEST, plot_text
 QUALITY = {
     "converged": "distance to the converged solution",
     "fid": "FID to the real images",
+    "fd_dinov2": "FD-DINOv2 to the real images",
+    "fd_second": "FD by the second extractor",
     "drift": "drift from the uncached run",
     "relative_l2_median": "relative L2 to the uncached run, median",
     "relative_l2_mean": "relative L2 to the uncached run, mean",
@@ -152,7 +154,7 @@ def mark_beyond(axis: Axes, rows: pd.DataFrame, cost: str, quality: str, looks: 
             axis.annotate(f"{value:.2g}", (spent, 1.0), xycoords=at_edge, xytext=(6, -9 * (place + 1)),
                           textcoords="offset points", fontsize=8, color=color)  # fmt: skip
     if len(rows):
-        axis.plot([], [], marker="^", color="grey", linestyle="none", label="beyond the frame, its number")
+        axis.plot([], [], marker="^", color="grey", linestyle="none", label="far beyond the frame, its number")
 
 
 def round_ticks(axis: Axis, limits: tuple[float, float]) -> None:
@@ -192,14 +194,14 @@ class Panel:
 
     rows: pd.DataFrame
     quality: str
-    bars: bool  # instead of lines, as all rows cost the same
+    bars: bool  # instead of lines, as all rows cost the same, or nobody knows what
     shown: pd.DataFrame
     published: list[Published]
 
     @classmethod
     def of(cls, rows: pd.DataFrame, quality: str) -> "Panel":
         published = [row for row in laid_beside(rows) if quality in row.numbers]
-        bars = _one_cost(rows) and not published
+        bars = not _drawn(rows)[1] or (_one_cost(rows) and not published)
         order = (quality, *QUALITY)
         shown = rows.iloc[foremost(rows, BARS if bars else POINTS, order)]
         if not bars and shown["series"].nunique() > SERIES:
@@ -234,7 +236,7 @@ def plot_tradeoff(frame: pd.DataFrame, folder: Path) -> str:
     panels = [Panel.of(group, quality) for group, quality in wanted[:PANELS]]
     if not panels:
         return ""
-    _, costs = _drawn(frame)
+    costs = _drawn(frame)[1] or ["unknown"]
     if all(panel.bars for panel in panels):
         costs = costs[:1]
     heights = [panel.height for panel in panels]

@@ -37,27 +37,35 @@ def best_rows(rows: pd.DataFrame, most: int) -> pd.DataFrame:
     return order.head(most).sort_values("worse", kind="stable")
 
 
-def table_lines(rows: pd.DataFrame, across: int) -> list[str]:
-    """Rows as lines of `across` characters: method, steps, evaluations, and as many wanted numbers as have room."""
+def table_cells(rows: pd.DataFrame, most: int = COLUMNS) -> list[list[str]]:
+    """Rows as text below their heads: method, steps, evaluations, and as many wanted numbers as make `most` columns."""
     records = rows.to_dict("records")
     wanted = dict.fromkeys((leading(rows), *WANTED[:2], *of_plugins(), *WANTED[2:]))
-    known = [name for name in wanted if name in rows and rows[name].notna().any()][: COLUMNS - 3]
-    names = [printable(name, LONGEST) for name in method_names(rows).where(~is_uncached(rows), "no cache")]
-    while True:
-        numbers = {titles(name)[0]: name for name in columns() if name in ("evaluations", *known)}
-        shown = {head: [cell_text(row, name) for row in records] for head, name in numbers.items()}
-        shown = {"steps": [printable(str(solver), NARROWEST) for solver in rows["solver"]], **shown}
-        sizes = [max(map(len, (head, *texts))) for head, texts in shown.items()]
-        room = across - sum(sizes) - GAP * len(sizes)
-        if room >= min(NARROWEST, max(map(len, names))) or not known:
+    known = [name for name in wanted if name in rows and rows[name].notna().any()][: most - 3]
+    shown = {
+        "method": [printable(name, LONGEST) for name in method_names(rows).where(~is_uncached(rows), "no cache")],
+        "steps": [printable(str(solver), NARROWEST) for solver in rows["solver"]],
+    }
+    for name in columns():
+        if name in ("evaluations", *known):
+            shown[titles(name)[0]] = [cell_text(row, name) for row in records]
+    return [list(shown), *map(list, zip(*shown.values(), strict=True))]
+
+
+def table_lines(rows: pd.DataFrame, across: int) -> list[str]:
+    """The same as lines of `across` characters, with as many columns as have room."""
+    for most in range(COLUMNS, 3, -1):
+        cells = table_cells(rows, most)
+        sizes = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        room = across - sum(sizes[1:]) - GAP * (len(sizes) - 1)
+        if room >= min(NARROWEST, sizes[0]):
             break
-        known.pop()
-    lines = []
-    wrapped = [textwrap.wrap(name, max(room, NARROWEST), subsequent_indent="  ") for name in ("method", *names)]
+    wrapped = [textwrap.wrap(first, max(room, NARROWEST), subsequent_indent="  ") for first, *_ in cells]
     longest = max(len(line) for name in wrapped for line in name)
-    for (first, *rest), cells in zip(wrapped, [list(shown), *zip(*shown.values(), strict=True)], strict=True):
-        numbers_text = "".join(f"{' ' * GAP}{cell:>{size}}" for cell, size in zip(cells, sizes, strict=True))
-        lines += [f"{first:<{longest}}{numbers_text}", *rest]
+    lines = []
+    for (first, *more), (_, *others) in zip(wrapped, cells, strict=True):
+        rest = "".join(f"{' ' * GAP}{text:>{size}}" for text, size in zip(others, sizes[1:], strict=True))
+        lines += [f"{first:<{longest}}{rest}", *more]
     return lines
 
 
@@ -80,5 +88,6 @@ def study_lines(frame: pd.DataFrame, out: Path, across: int) -> Iterator[str]:
     if len(parts) > len(shown):
         yield f"and {len(parts) - len(shown)} more measurements"
     yield from textwrap.wrap(warning(frame), across)
-    yield f"all {len(frame)} rows:  {out / 'table.md'}, tradeoff.csv"
-    yield f"the page:     {out / 'report.html'}, and as a picture tradeoff.png"
+    runs = frame["seed"].astype(str).str.count(",").add(1).sum()  # a row is of one or more
+    yield f"{runs} runs in {out / 'table.md'}, tradeoff.csv"
+    yield f"the page {out / 'report.html'}, and as a picture tradeoff.png"

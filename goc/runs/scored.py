@@ -1,6 +1,7 @@
 """Samples made elsewhere, measured as a run's are: the images in a folder, or in an .npz as ADM's."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -9,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from goc.config import Config, flat
+from goc.config import Config, flat, validate
 from goc.config.identity import FILES
-from goc.config.validation import check_output
 from goc.metrics.archive import archived_images, open_archive
+from goc.metrics.backbones import timm_version
 from goc.metrics.features import Extractor, load_extractor
 from goc.metrics.keep import KeepFeatures
 from goc.metrics.real_images import EXTRACTION_BATCH, RealImages, folder_images
-from goc.metrics.registry import METRICS
+from goc.metrics.registry import METRICS, of_second
 from goc.report.measurement import describe_measurement
 from goc.report.result import Result
 from goc.report.results import RESULT_FILE, run_key, write_influence
@@ -24,13 +25,15 @@ from goc.runs.kinds import sources_of
 from goc.runs.loaded import reference_of
 from goc.runs.made import Made, described_result
 from goc.runs.measure import leave_first
+from goc.runs.second import REFERENCE as SECOND_REFERENCE
+from goc.runs.second import Second
 from goc.runs.sources import weights_of_extractor
 from goc.sampling.generate import generate
 from goc.sampling.shards import SampleSet
 from goc.sampling.workers import Workers
 from goc.system.device import choose_device
 from goc.system.errors import ConfigError, GocError
-from goc.system.files import content_key, file_sha256, resolve, room_for, write_json
+from goc.system.files import content_key, file_sha256, read_json, resolve, room_for, write_json
 
 IMAGES = "images"  # what messages call them
 OF_LATENTS = ("mse", "relative_l2")  # how names of distances begin that are not of images
@@ -96,11 +99,13 @@ def open_images(path: Path, extractor: Extractor, what: str = IMAGES) -> RealIma
     return images
 
 
-def sample_set(images: RealImages, folder: Path, extractor: Extractor, compared: int) -> tuple[SampleSet, KeepFeatures]:
+def sample_set(
+    images: RealImages, folder: Path, extractor: Extractor, compared: int, second: Extractor | None = None
+) -> tuple[SampleSet, KeepFeatures]:
     """The images as samples on disk, with their features; a stopped command goes on where it was."""
-    identity = content_key([images.sha256, images.rule, extractor.name, extractor.weights_sha256])
+    identity = content_key([images.sha256, images.rule, *extractor.identity.values()])
     samples = SampleSet(folder, images.count, EXTRACTION_BATCH, identity)
-    keep = KeepFeatures(extractor, compared, images=False)
+    keep = KeepFeatures(extractor, compared, images=False, second=second)
     generate(Pictures(images, extractor.device), samples, keep, Workers())
     return samples, keep
 
@@ -117,12 +122,30 @@ def check_scorable(config: Config) -> None:
             raise ConfigError(f"metrics={name}: not supported here, as it is of single samples")
 
 
-def score_images(path: Path, said: Elsewhere, config: Config, folder: Path, against: Path | None = None) -> Result:
+def check_folder(folder: Path, said: Elsewhere, images: RealImages, others: Sequence[Path]) -> None:
+    """Raise ConfigError for a folder in which there is something else than an earlier result of the same images."""
+    for other in (images.path, *others):
+        if other.is_dir() and folder.absolute().resolve().is_relative_to(other.resolve()):
+            raise ConfigError(f"out={folder}: must not be in {other}, whose images are read")
+    if not (folder / RESULT_FILE).exists():
+        return
+    try:
+        of = read_json(folder / RESULT_FILE)["config"][FILES][IMAGES]
+    except (OSError, ValueError, LookupError, TypeError):
+        of = None
+    if of != images.sha256:
+        what = "another result" if of is None else "the score of other images"
+        raise ConfigError(f"name={said.name}: {folder} holds {what}; choose another name or --out, or remove it")
+
+
+def score_images(
+    path: Path, said: Elsewhere, config: Config, folder: Path, against: Path | None = None, counted: bool = False
+) -> Result:
     """Measure images that were made elsewhere as a run's, and leave in a folder what a run leaves.
 
     config: whose measurement they are of: its model, guidance and seed are what they are compared in, its extractor,
     reference and metrics what they are measured by. against: images of the same seeds, made without a cache; the
-    distances are to them. Raises GocError.
+    distances are to them. counted: whether the config's num_samples must be theirs. Raises GocError.
     """
     measurement, output = config.measurement, config.output
     model = measurement.model
@@ -137,24 +160,34 @@ def score_images(path: Path, said: Elsewhere, config: Config, folder: Path, agai
             f"against={against}: {target.count} images of {target.size}x{target.size} pixels, must be {images.count} "
             f"of {images.size}x{images.size}: those of the same seeds"
         )
+    check_folder(folder, said, images, [] if against is None else [against])
+    if counted and measurement.num_samples != images.count:
+        raise ConfigError(f"num_samples={measurement.num_samples}: must be {images.count}, as many as there are images")
     measurement.num_samples, config.way.batch_size = images.count, EXTRACTION_BATCH
-    check_output(output, images.count)
+    validate(config)
     cost = cost_of(said, config)
     assert model.reference is not None  # or the config is not valid
-    compares = any(METRICS[name].compares for name in output.metrics)
+    compares = any(METRICS[name].compares for name in of_second(output.metrics, False))
     reference = reference_of(resolve(model.reference) if compares else None, extractor, images.size, output)
+    files = Second.of(model, output.metrics)
+    second, second_reference, hashes = None, None, weights_at_hand(config)
+    if files is not None:
+        second = files.load(device)
+        second_reference = reference_of(files.reference, second, images.size, output, second=True)
+        assert second_reference is not None
+        hashes |= {**files.said(), SECOND_REFERENCE: second_reference.sha256}
+    hashes["reference_sha256"] = None if reference is None else reference.sha256
     pairs = images.count if said.paired or target is not None else 0
-    samples, keep = sample_set(images, folder / "samples", extractor, pairs)
+    samples, keep = sample_set(images, folder / "samples", extractor, pairs, second)
     compared = samples
     if target is not None:
         compared, _ = sample_set(target, folder / "against", extractor, target.count)
-    made = Made(samples, compared, keep.fields)
-    scores = made.quality(output.metrics, reference)
+    made = Made(samples, compared, keep.fields, second_field=keep.second_field)
+    scores = made.quality(output.metrics, reference, second_reference)
     distances, lpips = made.distances(device)
     for found in (distances.values, distances.influence):
         for name in [name for name in found if name.startswith(OF_LATENTS)]:
             del found[name]  # which are not known: there is nothing to compare with a run's
-    hashes = weights_at_hand(config) | {"reference_sha256": None if reference is None else reference.sha256}
     compared_in = describe_measurement(measurement, hashes)
     content = {
         "method": said.name,
@@ -189,7 +222,8 @@ def weights_at_hand(config: Config) -> dict[str, str | None]:
     )
     weights = weights_of_extractor(model)
     assert weights is not None  # it was loaded
-    return {"model_sha256": None, "vae_sha256": None, "extractor_sha256": file_sha256(weights)}
+    network = timm_version(model.extractor or "")
+    return {"model_sha256": None, "vae_sha256": None, "extractor_sha256": file_sha256(weights), **network}
 
 
 def cost_of(said: Elsewhere, config: Config) -> dict[str, float | None]:

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from goc.system.errors import ConfigError
+from goc.system.errors import ConfigError, did_you_mean
 from goc.system.files import read_text, resolve
 
 UNIFORM, BALANCED = "uniform", "balanced"
+BYTE_ORDER_MARK = "\ufeff"  # with which editors on Windows begin a file
 ALLOWED = f"{UNIFORM}, {BALANCED}, a list of labels, or a text file with a label a line"
 
 
@@ -42,7 +43,10 @@ def given_labels(setting: Any, num_classes: int) -> tuple[int, ...]:
 def _read(path: Path) -> list[int]:
     """The labels in a text file, one a line; lines without any do not count."""
     try:
-        lines = [line.strip() for line in read_text(path).splitlines()]
+        lines = [line.strip() for line in read_text(path).removeprefix(BYTE_ORDER_MARK).splitlines()]
+    except FileNotFoundError as error:
+        meant = did_you_mean(path.name.lower(), (UNIFORM, BALANCED))
+        raise ConfigError(f"class_labels={path}: no such file; must be {ALLOWED}{meant}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"class_labels={path}: cannot be read ({error}); must be {ALLOWED}") from error
     labels = []

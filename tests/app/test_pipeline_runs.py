@@ -66,6 +66,14 @@ def test_a_run_has_distances_costs_and_a_measurement_of_its_own(
         assert grid.width > 32
 
 
+def test_a_run_selects_tokens(run_tiny: Callable[..., dict[str, Any]]) -> None:
+    result = run_tiny("method=toca", "schedule.interval=4", "selection.ratio=0.1", "num_samples=2")
+    assert result["method"] == "toca"
+    cost = result["cost"]
+    assert 0 < cost["cache_ratio"] < sum(result["cached_share"]) / 4
+    assert 0 < cost["macs_saved"] < cost["cache_ratio"]
+
+
 def test_a_stopped_run_goes_on_to_the_same_bytes(run_tiny: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     first = run_tiny(*HALF)
     folder = tmp_path / "here"

@@ -14,6 +14,7 @@ from PIL import Image
 
 import goc
 from goc.report.compare import compared_points, comparison
+from goc.system.errors import GocError
 
 OF_RUN = ("model=digits", "steps=5", "metrics=[fid]")
 
@@ -41,6 +42,12 @@ def images(folder: Path) -> np.ndarray:
     return np.load(folder / "cached" / "images.npz")["arr_0"]
 
 
+def shown(result: goc.Result, metric: str) -> str:
+    """A metric's row of the table that a run ends with: its number and its error."""
+    (line,) = [line for line in str(result).splitlines() if line.split()[0] == metric]
+    return " ".join(line.split())
+
+
 def test_a_runs_images_have_its_numbers_and_errors(runs: Path) -> None:
     own = goc.Result.load(runs / "cached")
     found = goc.score(
@@ -48,6 +55,7 @@ def test_a_runs_images_have_its_numbers_and_errors(runs: Path) -> None:
         evaluations=3,
     )  # fmt: skip
     assert own.metrics == pytest.approx(found.metrics)
+    assert shown(own, "fid") == shown(found, "fid")
     of_latents = [name for name in own.distance if name.startswith(("mse", "relative_l2"))]
     assert len(of_latents) == 8
     assert found.distance == pytest.approx({k: v for k, v in own.distance.items() if k not in of_latents})
@@ -100,6 +108,12 @@ def test_a_scored_row_stands_beside_runs(runs: Path, tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ("grey --name a --out grey", "error: out=grey: must not be in grey, whose images are read"),
+        ("grey --name a --out other", "error: name=a: other holds another result; choose another name or --out"),
+        ("grey --name a num_samples=30", "error: num_samples=30: must be 2, as many as there are images"),
+        ("grey --name a class_labels=balanced", "error: class_labels=balanced: num_samples=2 must be a multiple of"),
+        ("named.npz --name a", "error: images=named.npz: holds no images (arr_0), but samples uint8 [2, 8, 8, 1]"),
+        (f"grey --name {'a' * 101}", f"error: name='{'a' * 100}': must be a few words"),
         ("missing --name a", "error: images=missing: no such folder or file"),
         ("mixed --name a", "error: images=mixed: 1.png is 9x8 pixels, not 8x8"),
         ("grey --name a --against mixed", "error: against=mixed: 1.png is 9x8 pixels, not 8x8"),
@@ -121,8 +135,36 @@ def test_what_cannot_be_scored_is_one_line(
         (tmp_path / name).mkdir()
         for number, width in enumerate(sizes):
             Image.fromarray(np.full((8, width), 40 * number, np.uint8)).save(tmp_path / name / f"{number}.png")
+    np.savez(tmp_path / "named.npz", samples=np.zeros((2, 8, 8, 1), np.uint8))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "result.json").write_text("{}")
     monkeypatch.setattr("sys.argv", ["goc", "score", *arguments.split()])
     assert command() == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith(message)
-    assert not list(tmp_path.rglob("result.json"))
+    assert [path.read_text() for path in tmp_path.rglob("result.json")] == ["{}"]
+
+
+def test_a_name_is_of_one_set_of_images_and_stays_in_its_folder(runs: Path, tmp_path: Path) -> None:
+    found = goc.score(images(runs), *OF_RUN, name="..")
+    assert found.folder.resolve().parent == tmp_path / "outputs" / "scored"
+    again = goc.score(images(runs), *OF_RUN, name="..")
+    assert again.metrics == found.metrics
+    with pytest.raises(GocError, match=r"outputs/scored/- holds the score of other images; choose another name"):
+        goc.score(images(runs)[1:], *OF_RUN, name="..")
+    assert goc.Result.load(found.folder).metrics == found.metrics
+
+
+def test_rows_of_which_nobody_says_the_cost_have_a_report(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from goc.report import plots, study
+
+    monkeypatch.setattr(study, "plot_tradeoff", plots.plot_tradeoff)  # which other tests here go without
+    for name, of in {"theirs": images(runs), "others": 255 - images(runs)}.items():
+        goc.score(of, *OF_RUN, name=name)
+    assert study.main(["outputs/scored", "--out", "report"]) == 0
+    rows = pd.read_csv(tmp_path / "report" / "results.csv")
+    assert rows["evaluations"].isna().all()
+    assert set(rows["method"]) == {"theirs", "others"}
+    assert {"report.html", "tradeoff.png"} <= {path.name for path in (tmp_path / "report").iterdir()}

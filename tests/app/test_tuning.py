@@ -30,6 +30,8 @@ COUNTS = {
     ("method=searched", "seed=5", "num_samples=40", "schedule.path=found.json"): {"schedule.path=found.json": 12},
     ("method=searched", "seed=5", "num_samples=6", "schedule.path=found.json"): {"schedule.path=found.json": 6},
     ("method=budcache", *SAME, "schedule.search_samples=9"): {"calibration_seed=2503": 9},
+    ("method=halving", *SAME, "schedule.search_samples=9", "calibration_samples=8"): {"calibration_seed=2503": 9},
+    ("method=halving", *SAME, "schedule.search_samples=9", "calibration_samples=12"): {"calibration_seed=2503": 12},
     ("method=dpcache", *SAME, "calibration_samples=8"): {"calibration_seed=2503": 8},
     ("method=l2p", *SAME, "calibration_samples=8"): {"calibration_seed=2503": 8},
     ("predictor=l2p", *SEARCHING, "calibration_samples=30"): {"calibration_seed=2503": 30},

@@ -17,7 +17,7 @@ from goc.pipelines.enable import attach
 from goc.pipelines.plan_file import PipelinePlan, load_plan
 from goc.pipelines.session import Run
 
-CALIBRATED = ["budcache", "dpcache", "dynamic", "goc", "goc_anchored", "goc_logsnr", "goc_stack", "magcache",
+CALIBRATED = ["budcache", "dpcache", "dynamic", "goc", "goc_anchored", "goc_logsnr", "goc_stack", "halving", "magcache",
               "searched", "smoothcache", "smoothcache_goc", "teacache"]  # fmt: skip
 
 
@@ -31,7 +31,7 @@ def plan_of(pipe: Any, method: str, prompts: int = 1, guidance: float = 3.0, **s
 @pytest.mark.parametrize("name", ["sd3", "flux"])
 def test_a_calibrated_method_works_after_its_plan_was_written_and_read(name: str, method: str, tmp_path: Path) -> None:
     pipe = MAKERS[name]()
-    settings = {"search_evaluations": 3} if method in ("searched", "budcache") else {}
+    settings = {"search_evaluations": 3} if method in ("searched", "budcache", "halving") else {}
     uncached = call(pipe)
     plan = plan_of(pipe, method, **settings)
     assert torch.equal(call(pipe), uncached)

@@ -39,7 +39,7 @@ def test_balanced_labels_are_as_many_of_each() -> None:
 
 
 def test_a_file_has_a_label_a_line(tmp_path: Path) -> None:
-    (tmp_path / "labels.txt").write_text("7\n\n 0\r\n9")
+    (tmp_path / "labels.txt").write_text("\ufeff7\n\n 0\r\n9", encoding="utf-8")
     assert given_labels(str(tmp_path / "labels.txt"), 10) == (7, 0, 9)
 
 
@@ -51,7 +51,8 @@ def test_a_file_has_a_label_a_line(tmp_path: Path) -> None:
         ([], None, r"class_labels=\[\]: has no label"),
         ([1, True], None, r"class_labels=\[1, True\]: must be"),
         ([9, 10], None, r"class_labels=\[9, 10\]: label 10 must be in \[0, 9\]"),
-        ("absent.txt", None, r"class_labels=.*absent\.txt: cannot be read"),
+        ("absent.txt", None, r"class_labels=absent\.txt: no such file; must be uniform, .* a label a line$"),
+        ("Balance", None, "class_labels=Balance: no such file; must be .*; did you mean balanced"),
         ("labels.txt", b"1\n\xff", "class_labels=.*: cannot be read"),
         ("labels.txt", b"1\ncat\n", "class_labels=.*: line 2 is 'cat', must be a label"),
         ("labels.txt", b"-1", "line 1 is '-1'"),

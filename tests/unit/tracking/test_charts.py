@@ -52,5 +52,35 @@ def test_a_curve_is_a_method_in_order_of_cost_and_no_cache_is_a_level() -> None:
 
 def test_runs_of_different_measurements_never_share_a_chart() -> None:
     made = charts(over_seeds(table([run("goc", 0.2, 4.0), run("goc", 0.2, 2.0, cfg_scale=1.5)])))
-    assert len(made) == 2  # of FID; there is no MSE
+    # of FID, as nothing else was measured, and of the best rows
+    assert sorted(key.split(" (")[0] for key in made) == ["tradeoff/best"] * 2 + ["tradeoff/fid"] * 2
     assert {key.split(",")[1] for key in made} == {" guidance 1.0", " guidance 1.5"}
+
+
+def test_a_study_has_one_panel_a_question_and_rows_far_beyond_do_not_flatten_it() -> None:
+    runs = [run("none", 0.0, 3.0), *(run("goc", ratio, fid) for ratio, fid in ((0.2, 3.1), (0.4, 3.2), (0.6, 90.0))),
+            run("reuse", 0.7, 4.0)]  # fmt: skip
+    for number, result in enumerate(runs[1:], 1):
+        result["distance"] = {"drift": 0.1 * number, "mse": 0.01, "relative_l2_mean": 0.02 * number}
+        result["cost"] |= {"latency_ratio": 1 - 0.1 * number, "ms_per_image": 10.0 - number}
+    for number, result in enumerate(runs):
+        result["converged"] = {"mean": 0.1 + 0.01 * number}
+    made = charts(over_seeds(table(runs)))
+    assert list(made) == ["tradeoff/converged", "tradeoff/relative_l2_mean", "tradeoff/fid", "cost/time",
+                          "tradeoff/best"]  # fmt: skip
+    titles = [made[key].spec.string_fields["title"] for key in list(made)[:4]]
+    assert [title.split("? (")[0] for title in titles] == [
+        "Which ends closest to the converged solution, at which cost",
+        "Which stays closest to its run without a cache",
+        "Which has the best FID, at which cost",
+        "What does each cost in time",
+    ]
+    assert "FID to the real images, without 1 rows far beyond; m, guidance 1.0" in titles[2]
+    drawn = made["tradeoff/fid"].table
+    assert sorted(row[drawn.columns.index("lineVal")] for row in drawn.data) == [3.0, 3.0, 3.1, 3.2, 4.0]
+    times = made["cost/time"].table
+    assert times.data[0] == ["reuse, DDIM-20, 6 evaluations", 6.0]
+    best = made["tradeoff/best"]
+    assert best.columns[:4] == ["method", "steps", "cached", "evaluations"]
+    assert len(best.columns) <= 8
+    assert best.data[0][:4] == ["no cache", "DDIM-20", "0.0 %", "20"]
