@@ -9,7 +9,7 @@ import pytest
 from benchmarks.reports import result_of
 
 from goc.config import Measurement, ModelConfig, compose_config
-from goc.config.settings import SHAPE
+from goc.config.settings import OF_SECOND, SHAPE
 from goc.report.measurement import describe_measurement
 from goc.report.pairs import difference, points_of
 from goc.report.results import INFLUENCE_FILE, Influence, measurement_of, run_key, write_influence
@@ -36,7 +36,17 @@ def test_influences_of_another_run_are_not_believed(tmp_path: Path) -> None:
 
 
 # what of a measurement is told by a hash of its file, or does not decide a number beyond rounding
-TOLD_BY_HASHES = {"vae", "prompts", "checkpoint", "extractor_weights", "reference", "clip", "blip", "pipeline"}
+TOLD_BY_HASHES = {
+    "vae",
+    "prompts",
+    "checkpoint",
+    "extractor_weights",
+    "reference",
+    "clip",
+    "blip",
+    "pipeline",
+    *OF_SECOND,
+}
 DECIDES_NOTHING = {"vae_batch_size", "family", "routers", "schedules", "weights"}  # files of a way are in its identity
 OF_WEIGHTS = set(SHAPE) - {"num_heads", "num_classes"}  # a file of another shape is refused
 
@@ -50,7 +60,7 @@ def test_every_setting_of_a_measurement_is_in_its_description(model: str) -> Non
     for part, cls in ((measurement, Measurement), (measurement.model, ModelConfig)):
         for name in {f.name for f in fields(cls)} - {"model"} - TOLD_BY_HASHES - DECIDES_NOTHING - OF_WEIGHTS - only:
             was: Any = getattr(part, name)
-            other = {"objective": "flow", "call": {"height": 1}}.get(name)
+            other = {"objective": "flow", "call": {"height": 1}, "network": "goc.models.dit:DiT"}.get(name)
             setattr(part, name, other or (was + 1 if isinstance(was, int | float) else f"other {was}"))
             assert describe_measurement(measurement, {}) != before, name
             setattr(part, name, was)
