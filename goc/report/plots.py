@@ -266,6 +266,7 @@ def plot_tradeoff(frame: pd.DataFrame, folder: Path) -> str:
     for suffix, metadata in undated.items():
         path = folder / f"tradeoff.{suffix}"
         write_figure(figure, path, dpi=110, metadata=metadata)
+        figure.set_layout_engine(None)  # all lies where the first format has put it; to ask again is half of the work
     left_out = list(dict.fromkeys(panel.left_out for panel in panels if panel.left_out))
     if len(wanted) > PANELS:
         left_out.append(f"{PANELS} of {len(wanted)} panels")
