@@ -9,7 +9,7 @@ import pytest
 from benchmarks.reports import result_of
 
 from goc.config import Measurement, ModelConfig, compose_config
-from goc.config.settings import SHAPE
+from goc.config.settings import OF_SECOND, SHAPE
 from goc.report.measurement import describe_measurement
 from goc.report.pairs import difference, points_of
 from goc.report.results import INFLUENCE_FILE, Influence, measurement_of, run_key, write_influence
@@ -36,7 +36,9 @@ def test_influences_of_another_run_are_not_believed(tmp_path: Path) -> None:
 
 
 # what of a measurement is told by a hash of its file, or does not decide a number beyond rounding
-TOLD_BY_HASHES = {"vae", "prompts", "checkpoint", "extractor_weights", "reference", "clip", "blip", "pipeline"}
+TOLD_BY_HASHES = {
+    "vae", "prompts", "checkpoint", "extractor_weights", "reference", "clip", "blip", "pipeline", *OF_SECOND,
+}  # fmt: skip
 DECIDES_NOTHING = {"vae_batch_size", "family", "routers", "schedules", "weights"}  # files of a way are in its identity
 OF_WEIGHTS = set(SHAPE) - {"num_heads", "num_classes"}  # a file of another shape is refused
 
