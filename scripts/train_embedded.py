@@ -1,6 +1,7 @@
-"""Train the embedded models: small pixel-space DiTs, and a feature extractor, on the digits or on Fashion-MNIST.
+"""Train the embedded models: small pixel-space DiTs, and two feature extractors, on the digits or on Fashion-MNIST.
 
     python scripts/train_embedded.py digits extractor
+    python scripts/train_embedded.py digits second     (without labels, for a second opinion)
     python scripts/train_embedded.py digits denoiser --objective flow --seed 1     (about 15 minutes of one core)
     python scripts/train_embedded.py fashion samples
 
@@ -24,11 +25,11 @@ from PIL import Image
 from real_data import real_digits, real_fashion
 from safetensors.torch import save
 from sklearn.model_selection import train_test_split
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import trange
 
 from goc.config import compose_config
-from goc.metrics.embedded import NUM_CLASSES, Classifier
+from goc.metrics.embedded import NUM_CLASSES, Classifier, Contrasted
 from goc.models.build import load_model
 from goc.models.decoder import to_uint8
 from goc.models.dit import DiT
@@ -48,7 +49,7 @@ class Recipe:
 
     real: its images and labels, given a folder for what is fetched. held_out: of them, the share or the number that the
     extractor is not trained on. precision: of the extractor's file and of the reference, which is of all images, or of
-    the held-out ones.
+    the held-out ones. second_epochs: of the second extractor, which is always in half precision.
     """
 
     real: Callable[[Path], tuple[Tensor, Tensor]]
@@ -58,6 +59,7 @@ class Recipe:
     steps: int
     batch_size: int
     extractor_epochs: int
+    second_epochs: int
     held_out: float
     precision: torch.dtype
     reference_held_out: bool
@@ -72,6 +74,7 @@ RECIPES = {
         steps=4000,
         batch_size=128,
         extractor_epochs=60,
+        second_epochs=300,
         held_out=0.2,
         precision=torch.float32,
         reference_held_out=False,
@@ -84,6 +87,7 @@ RECIPES = {
         steps=10_000,
         batch_size=32,
         extractor_epochs=5,
+        second_epochs=3,
         held_out=10_000,
         precision=torch.float16,
         reference_held_out=True,
@@ -96,6 +100,10 @@ EMA_DECAY = 0.999
 LABEL_DROPOUT = 0.1
 KEEP_EVERY = 100  # steps
 CACHE_DIR = Path("outputs/cache")
+SECOND_BATCH = 256
+MOST_ASKED = 2000  # held-out images whose nearest neighbours are looked for
+TEMPERATURE = 0.2  # of the contrast
+TILT, ZOOM, SHIFT, BRIGHTNESS = 0.3, 0.2, 0.15, 0.3  # of a view, at most: radians, shares of the size, of the range
 
 
 def train_extractor(
@@ -121,6 +129,46 @@ def train_extractor(
     with torch.inference_mode():
         accuracy = (model(images[held_out])[1].argmax(1) == labels[held_out]).float().mean().item()
     return model, accuracy
+
+
+def view(images: Tensor) -> Tensor:
+    """Images [n, 1, size, size] in [-1, 1] turned, stretched, sheared, moved, and brightened or darkened at random."""
+    n = len(images)
+    turn = (torch.rand(n) * 2 - 1) * TILT
+    zoom = 1 + (torch.rand(n, 2) * 2 - 1) * ZOOM
+    place = (torch.rand(n, 2) * 2 - 1) * SHIFT * 2  # the grid is from -1 to 1
+    rows = [zoom[:, 0] * turn.cos(), -turn.sin(), place[:, 0], turn.sin(), zoom[:, 1] * turn.cos(), place[:, 1]]
+    grid = F.affine_grid(torch.stack(rows, 1).view(n, 2, 3), list(images.shape), align_corners=False)
+    ink = F.grid_sample(images + 1, grid, align_corners=False)  # black, 0, is outside
+    light = 1 + (torch.rand(n, 1, 1, 1) * 2 - 1) * BRIGHTNESS
+    return (ink * light - 1).clamp(-1, 1)
+
+
+def contrast(first: Tensor, second: Tensor) -> Tensor:
+    """Loss of telling each image's other view [n, D] among all views (NT-Xent, arXiv 2002.05709)."""
+    both = F.normalize(torch.cat([first, second]), dim=1)
+    alike = (both @ both.T / TEMPERATURE).fill_diagonal_(-torch.inf)
+    n = len(first)
+    return F.cross_entropy(alike, torch.arange(2 * n).roll(n))
+
+
+def train_second(name: str, images: Tensor, seed: int) -> Contrasted:
+    """Train the second extractor on images alone; returns it in its file's precision."""
+    torch.manual_seed(seed)
+    model = Contrasted(f"{name}_simclr")
+    size = model.features.out_features
+    head = nn.Sequential(nn.ReLU(), nn.Linear(size, 64), nn.ReLU(), nn.Linear(64, 32))  # for training alone
+    parameters = [*model.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=3e-3, weight_decay=1e-2)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, RECIPES[name].second_epochs)
+    for _ in trange(RECIPES[name].second_epochs, desc="second extractor", unit="epoch"):
+        for batch in torch.randperm(len(images)).split(SECOND_BATCH):
+            loss = contrast(head(model(view(images[batch]))), head(model(view(images[batch]))))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        scheduler.step()
+    return model.eval().half().float()
 
 
 def with_null_labels(labels: Tensor) -> Tensor:
@@ -232,6 +280,29 @@ def make_extractor(name: str, seed: int, out: Path) -> None:
     print(f"{out}: held-out accuracy {accuracy:.2%}")
 
 
+def make_second(name: str, seed: int, out: Path) -> None:
+    """Train the second extractor, and write it and its reference."""
+    recipe = RECIPES[name]
+    images, labels = recipe.real(CACHE_DIR)
+    train, held_out = train_test_split(
+        torch.arange(len(labels)), test_size=recipe.held_out, stratify=labels, random_state=seed
+    )
+    start = time.process_time()
+    extractor = train_second(name, images[train], seed)
+    seconds = time.process_time() - start
+    with torch.inference_mode():
+        features = torch.cat([extractor(to_uint8(part).float() / 127.5 - 1) for part in images.split(1000)])
+    asked = held_out[:MOST_ASKED]
+    nearest = torch.cdist(features[asked], features[train]).argmin(dim=1)
+    accuracy = (labels[train][nearest] == labels[asked]).float().mean().item()
+    state = {key: tensor.half() for key, tensor in extractor.state_dict().items()}
+    made = {"held-out accuracy of the nearest neighbour": f"{accuracy:.2%}"}
+    write_atomically(out / "simclr.safetensors", save(state, made))
+    kept = features[held_out] if recipe.reference_held_out else features
+    write_atomically(out / "reference-simclr.safetensors", save({"features": kept.half()}))
+    print(f"{out}: {made}, {seconds:.0f} s")
+
+
 def make_denoiser(name: str, objective: str, steps: int, seed: int, out: Path) -> None:
     """Train a denoiser, and write it in half precision, with how it was made."""
     recipe = RECIPES[name]
@@ -256,7 +327,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Train what is asked for and write it; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=list(RECIPES))
-    parser.add_argument("what", choices=["extractor", "denoiser", "samples"])
+    parser.add_argument("what", choices=["extractor", "second", "denoiser", "samples"])
     parser.add_argument("--objective", choices=OBJECTIVES, default=DIFFUSION)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="training steps of the denoiser instead of the recipe's")
@@ -274,6 +345,8 @@ def main(arguments: list[str] | None = None) -> int:
         sample_grid(recipe.models).save(out / "samples.png")
     elif args.what == "extractor":
         make_extractor(args.name, args.seed, out)
+    elif args.what == "second":
+        make_second(args.name, args.seed, out)
     else:
         make_denoiser(args.name, args.objective, args.steps, args.seed, out)
     return 0

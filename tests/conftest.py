@@ -1,19 +1,20 @@
 """Shared fixtures: small models, the oracles' folder, and run.py as a user runs it."""
 
-import io
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # pytest-xdist runs one process for each core. Before numpy is imported, whose BLAS reads it then; torch too
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # or torch.compile starts processes, which import torch
 
 import pytest
-import torch
 from checkout import made_once
 
-from goc.metrics.fidelity import FeatureExtractorInceptionV3
-from goc.models.dit import DiT
+import goc  # noqa: F401  # before what imports torchvision, which it mends
+
+if TYPE_CHECKING:  # pytest-xdist's controller runs no test, and loads no torch
+    from goc.models.dit import DiT
 
 # of the files, each of which is one worker's: while tests of the first wait, others compute; the short ones come last
 SLOW_FIXTURES = {"browser", "inception_file"}
@@ -57,8 +58,12 @@ def place(item: pytest.Item) -> tuple[int, bool]:
 
 
 @pytest.fixture
-def tiny_dit() -> DiT:
+def tiny_dit() -> "DiT":
     """A random DiT whose every block changes the output (the usual initialisation makes them the identity)."""
+    import torch
+
+    from goc.models.dit import DiT
+
     torch.manual_seed(0)
     model = DiT(input_size=4, patch_size=2, in_channels=2, hidden_size=16, depth=3, num_heads=2, num_classes=5)
     with torch.no_grad():
@@ -67,19 +72,13 @@ def tiny_dit() -> DiT:
     return model.eval().requires_grad_(False)
 
 
-class UntrainedInception(FeatureExtractorInceptionV3):
-    """Inception-v3 as it is initialised: torch-fidelity's cannot be made without a state dict, so this ignores it."""
-
-    def load_state_dict(self, state_dict: object, *_: object) -> None:
-        pass
-
-
 def write_inception(folder: Path) -> None:
+    import torch
+
+    from goc.cli.random_weights import UntrainedInception
+
     torch.manual_seed(0)
-    nothing = io.BytesIO()
-    torch.save({}, nothing)
-    nothing.seek(0)
-    state = UntrainedInception("untrained", ["2048"], nothing).state_dict()
+    state = UntrainedInception().state_dict()
     for name, tensor in state.items():
         if name.endswith("conv.weight"):
             tensor *= 6**0.5

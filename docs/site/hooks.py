@@ -14,6 +14,11 @@ REPOSITORY = DOCS.parent
 TABLE = re.compile(r"^\{\{ read_csv\('(.+)'\) \}\}$", re.MULTILINE)
 LINK = re.compile(r"\[([^\]]*)\]\((?![a-z]+:)([^)#\s]+)(#[^)\s]*)?\)")  # to a file
 IN_NOTEBOOK = re.compile(r'(?<=href=")(?!https?:)([^"#]+)\.md(?=["#])')  # a page, which mkdocs-jupyter leaves as it is
+SAID = re.compile(  # to stderr by a notebook's cell: progress bars, log lines
+    r'<div class="jp-OutputArea-child">\s*<div class="jp-OutputPrompt[^>]*></div>\s*'
+    r'<div class="[^"]*" data-mime-type="application/vnd\.jupyter\.stderr"[^>]*>\s*<pre>.*?</pre>\s*</div>\s*</div>',
+    re.DOTALL,
+)
 START = "index.md"  # which is README.md
 log = get_plugin_logger("goc")
 
@@ -46,7 +51,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
 
 
 def on_page_content(content: str, page: Any, files: Any, **_: Any) -> str:
-    """The HTML, with a notebook's links to pages."""
+    """The HTML, with a notebook's links to pages, and without what its cells said to stderr."""
     if not page.file.src_uri.endswith(".ipynb"):
         return content
 
@@ -56,7 +61,7 @@ def on_page_content(content: str, page: Any, files: Any, **_: Any) -> str:
             log.warning("%s links to %s, which does not exist", page.file.src_uri, target)
         return f"{found[1]}.html"
 
-    return IN_NOTEBOOK.sub(link, content)
+    return IN_NOTEBOOK.sub(link, SAID.sub("", content))
 
 
 def table(path: Path) -> str:

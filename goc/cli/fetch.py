@@ -22,7 +22,7 @@ from tqdm import tqdm
 from goc.system.errors import GocError, fail
 from goc.system.files import file_sha256, write_atomically, write_json
 from goc.system.locks import Lock
-from goc.system.published import PUBLISHED_SHA256
+from goc.system.published import DINOV2_FILE, PUBLISHED_SHA256
 
 LOCK = "weights.lock.json"
 TIMEOUTS = (15, 60)  # seconds to connect, and without a byte
@@ -36,6 +36,8 @@ FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
 ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet"
 TORCHVISION = "https://download.pytorch.org/models"
 L2C = "https://raw.githubusercontent.com/horseee/learning-to-cache/23d80454a9ff42f8eec55a68db83ec88cf859c62/DiT/ckpt"
+DINO = "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14"
+EDM2 = "https://nvlabs-fi-cdn.nvidia.com/edm2/dataset-refs"
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 VAE_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 
@@ -67,8 +69,11 @@ FILES = (
     File("lpips", f"{TORCHVISION}/vgg16-397923af.pth", "lpips/checkpoints/vgg16-397923af.pth"),
     File("reference-256", f"{ADM}/256/VIRTUAL_imagenet256_labeled.npz", "VIRTUAL_imagenet256_labeled.npz"),
     File("reference-512", f"{ADM}/512/VIRTUAL_imagenet512.npz", "VIRTUAL_imagenet512.npz"),
+    File("dinov2", f"{DINO}/{DINOV2_FILE}", DINOV2_FILE),
+    File("dinov2-reference-512", f"{EDM2}/img512.pkl", "edm2-img512.pkl"),
     *(File("l2c-routers", f"{L2C}/DDIM{steps}_router.pt", f"DDIM{steps}_router.pt") for steps in (20, 50)),
 )
+WIDEST = max(len(file.item) for file in FILES)
 ITEMS = list(dict.fromkeys(file.item for file in FILES))
 DEFAULT = ["dit-256", "vae-ema", "inception", "reference-256"]
 
@@ -218,7 +223,9 @@ def listing(file: File, folder: Path, mirror: str | None) -> str:
     part = partial(path)
     state = "present" if path.exists() else "partial" if part.exists() else "missing"
     here = "-" if state == "missing" else f"{(size(path) or size(part)) / 2**20:.1f} MiB"
-    return f"{file.item:<13}  {state}  {here:>10}  {source(file, mirror)} -> {path}{'' if file.sha256 else UNKNOWN}"
+    return (
+        f"{file.item:<{WIDEST}}  {state}  {here:>10}  {source(file, mirror)} -> {path}{'' if file.sha256 else UNKNOWN}"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,7 +3,8 @@
     goc random-weights --out DIR --model DiT-S/2 --image-size 256     (or SiT-S/2)
 
 DIR then holds DiT-S-2-256x256.pt (names of the DiT and SiT releases), vae/ (a diffusers folder built as sd-vae-ft-ema),
-inception.pth (torch-fidelity's Inception) and reference.npz (ADM's layout). The same settings give the same bytes.
+inception.pth (torch-fidelity's Inception), dinov2.pth (DINOv2's names; small unless --dinov2 large) and reference.npz
+(ADM's layout). The same settings give the same bytes.
 Metrics of such a run mean nothing; that it runs does.
 
     goc random-weights --pipeline DIR
@@ -16,21 +17,26 @@ import argparse
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 
+from goc.metrics.backbones import HEAD
 from goc.metrics.fidelity import FeatureExtractorInceptionV3
 from goc.models.decoder import DOWNSAMPLING
 from goc.models.dit import PUBLISHED_PATCHES, DiT
 from goc.system.arguments import check_numbers
 from goc.system.errors import ConfigError
 
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
 RELU_GAIN = 2**0.5  # keeps the mean square through a ReLU (He et al., arXiv 1502.01852)
 FID_FEATURES, SFID_FEATURES = 2048, 2023
+DINOV2_SIZES = {"tiny": (64, 2), "large": (1024, 24)}  # width and depth; large is ViT-L/14
+EMBEDDINGS = ("cls_token", "pos_embed")
 STATISTICS_SAMPLES = 256  # random vectors behind mu and sigma
 MOTIF = 8  # a reference image is a random grid of this many squares a side
 
@@ -69,8 +75,10 @@ def write_denoiser(path: Path, name: str, image_size: int, seed: int) -> None:
     torch.save(model.state_dict(), path)
 
 
-def untrained_vae(image_size: int, tiny: bool) -> AutoencoderKL:
+def untrained_vae(image_size: int, tiny: bool) -> "AutoencoderKL":
     """The architecture of the released sd-vae-ft-ema, or the smallest with its downsampling and latent channels."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # takes seconds
+
     size: dict[str, Any] = TINY_VAE if tiny else RELEASED_VAE
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -109,6 +117,19 @@ def write_inception(path: Path, seed: int) -> None:
     torch.save(model.state_dict(), path)
 
 
+def write_dinov2(path: Path, seed: int, size: str) -> None:
+    """A state dict of DINOv2's released names, of a size of DINOV2_SIZES."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    width, depth = DINOV2_SIZES[size]
+    model = VisionTransformer(img_size=518, patch_size=14, embed_dim=width, depth=depth, num_heads=width // HEAD,
+                              init_values=1.0, num_classes=0)  # fmt: skip
+    randomize(model, seed)
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = {name: torch.randn(getattr(model, name).shape, generator=generator) for name in EMBEDDINGS}
+    torch.save(model.state_dict() | embeddings | {"mask_token": torch.zeros(1, width)}, path)
+
+
 def statistics(generator: np.random.Generator, features: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean [features] and covariance [features, features] (float64) of random vectors; the covariance is singular."""
     vectors = generator.standard_normal((STATISTICS_SAMPLES, features))
@@ -125,7 +146,9 @@ def write_reference(path: Path, image_size: int, images: int, seed: int) -> None
     np.savez(path, mu=mu, sigma=sigma, mu_s=mu_s, sigma_s=sigma_s, arr_0=motifs.repeat(side, 1).repeat(side, 2))
 
 
-def write(out: Path, model: str, image_size: int, seed: int, reference_images: int, tiny_vae: bool) -> None:
+def write(
+    out: Path, model: str, image_size: int, seed: int, reference_images: int, tiny_vae: bool, dinov2: str
+) -> None:
     """Write all files into a folder and name them; raises ConfigError for settings that fit no model."""
     patch = next((patch for patch in PUBLISHED_PATCHES if model.endswith(f"/{patch}")), 1)
     if image_size % (DOWNSAMPLING * patch):
@@ -135,12 +158,14 @@ def write(out: Path, model: str, image_size: int, seed: int, reference_images: i
     write_denoiser(denoiser, model, image_size, seed)
     write_vae(out / "vae", image_size, tiny_vae, seed)
     write_inception(out / "inception.pth", seed)
+    write_dinov2(out / "dinov2.pth", seed, dinov2)
     write_reference(out / "reference.npz", image_size, reference_images, seed)
-    print("\n".join(str(path) for path in (denoiser, out / "vae", out / "inception.pth", out / "reference.npz")))
+    others = (out / name for name in ("vae", "inception.pth", "dinov2.pth", "reference.npz"))
+    print("\n".join(map(str, (denoiser, *others))))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the four files; returns the exit code."""
+    """Write the files; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--out", type=Path, help="folder to write into")
@@ -150,6 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="default 0")
     parser.add_argument("--reference-images", type=int, default=64, help="images in reference.npz (default 64)")
     parser.add_argument("--tiny-vae", action="store_true", help="a very small VAE with the same downsampling factor")
+    parser.add_argument("--dinov2", choices=list(DINOV2_SIZES), default="tiny", help="its size; large is 1.2 GB")
     args = parser.parse_args(argv)
     check_numbers(args, {"image_size": 1, "seed": 0, "reference_images": 1})
     if args.pipeline is not None:
@@ -157,5 +183,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print("\n".join(map(str, random_pipeline.write(args.pipeline, args.seed, randomize))))
         return 0
-    write(args.out, args.model, args.image_size, args.seed, args.reference_images, args.tiny_vae)
+    write(args.out, args.model, args.image_size, args.seed, args.reference_images, args.tiny_vae, args.dinov2)
     return 0

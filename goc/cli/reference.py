@@ -3,7 +3,8 @@
     goc reference IMAGES_OR_NPZ --extractor inception [--weights FILE] --out stats.safetensors
     goc reference imagenet/train --crop adm --size 256 --workers 16 --out imagenet256.safetensors
 
-Its path is then what model.reference names. Killed, the same command goes on where it was.
+Its path is then what model.reference names, or with --extractor dinov2, for FD-DINOv2, model.second_reference. Killed,
+the same command goes on where it was.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import os
 from pathlib import Path
 
 from goc.metrics.image_folder import CROPS
-from goc.metrics.registry import EXTRACTORS
+from goc.metrics.registry import NAMED
 from goc.system.errors import ConfigError, GocError
 
 MOST_WORKERS = 8  # unless more are asked for
@@ -24,7 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
         prog="goc reference", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("images", type=Path, metavar="IMAGES_OR_NPZ", help="folder of images, or ADM's .npz")
-    parser.add_argument("--extractor", choices=list(EXTRACTORS), default="inception")
+    names = f"one of {', '.join(NAMED)} (default inception)"
+    parser.add_argument("--extractor", metavar="NAME", default="inception", help=names)
     parser.add_argument("--weights", type=Path, help="the extractor's weights file (default: its own)")
     parser.add_argument("--crop", choices=CROPS, help="adm: images of any size, by ADM's center crop to --size")
     parser.add_argument("--size", type=int, help="of the crop, in pixels")

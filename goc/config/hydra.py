@@ -18,7 +18,18 @@ from omegaconf import DictConfig, OmegaConf
 from goc.config.decisions import as_methods
 from goc.config.identity import run_id, way_files
 from goc.config.known import GROUPS, NOT_THERE, check_known, refused
-from goc.config.settings import OF_CFG_CACHE, SHAPE, Config, Execution, Measurement, ModelConfig, Output, Settings, Way
+from goc.config.settings import (
+    OF_CFG_CACHE,
+    OF_SECOND,
+    SHAPE,
+    Config,
+    Execution,
+    Measurement,
+    ModelConfig,
+    Output,
+    Settings,
+    Way,
+)
 from goc.config.validation import check_name, normalise
 from goc.methods import METHODS
 from goc.models.objective import DIFFUSION, FLOW, PIPELINE
@@ -54,13 +65,14 @@ def from_hydra(node: DictConfig) -> Config:
     check_known(node)
     if "hydra" in node:
         check_hydra(node.hydra)
-    own = OmegaConf.masked_copy(node, [f.name for f in fields(Settings)])
-    settings: list[Any] = [_schema(), own, {"name": literal(study_name(node))}]
+    given = OmegaConf.masked_copy(node, [f.name for f in fields(Settings)])
+    settings: list[Any] = [_schema(), given, {"name": literal(study_name(node))}]
     if node.model.get("network"):
         settings.insert(1, {"model": NO_SHAPE})
     if node.smoke:
         settings += [OmegaConf.load(CONF / "smoke.yaml"), {"model": {"network": None}}]
         settings += [{"model": embedded(name)} for name in SMOKE_MODELS.get(node.model.objective, ["digits"])]
+        settings.append({"model": dict.fromkeys(OF_SECOND)})
     if node.model.objective == PIPELINE:
         settings += [{"model": NO_DENOISER}, *([SMOKE_OF_PIPELINES] if node.smoke else [])]
     typed = OmegaConf.to_object(OmegaConf.merge(*settings))
@@ -120,9 +132,9 @@ def refusing(overrides: Sequence[str]) -> Iterator[None]:
             warnings.filterwarnings("error", message=NOT_THERE.pattern)
             yield
     except Exception as error:
-        if (own := refused(error, overrides)) is error:
+        if (refusal := refused(error, overrides)) is error:
             raise
-        raise own from error
+        raise refusal from error
 
 
 def check_hydra(node: Any) -> None:

@@ -5,7 +5,16 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from goc.config.known import GROUPS
-from goc.config.settings import OF_DENOISERS, OF_GUIDANCE, OF_PIPELINES, Config, Measurement, ModelConfig, Way
+from goc.config.settings import (
+    OF_DENOISERS,
+    OF_GUIDANCE,
+    OF_PIPELINES,
+    OF_SECOND,
+    Config,
+    Measurement,
+    ModelConfig,
+    Way,
+)
 from goc.config.validation import fill
 from goc.methods import name_of
 from goc.methods.predictors import GradientQueueConfig
@@ -50,8 +59,8 @@ def way_files(way: Way, measurement: Measurement) -> dict[str, str]:
     An option of a plugin, and its network, have what the plugin is known by: its version and sources. A file that is
     not there has none: whether it is needed shows when the method is planned.
     """
-    found = ((setting, plan_sha256(path)) for setting, path in files_of(way, measurement))
-    hashes = {setting: sha256 for setting, sha256 in found if sha256 is not None}
+    files = ((setting, plan_sha256(path)) for setting, path in files_of(way, measurement))
+    hashes = {setting: sha256 for setting, sha256 in files if sha256 is not None}
     for group, options in GROUPS.items():
         name = getattr(way, group).name
         if (package := options.plugin_of(name)) is not None:
@@ -62,12 +71,15 @@ def way_files(way: Way, measurement: Measurement) -> dict[str, str]:
 
 
 def _applicable(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings without those that only a pipeline has, or only what is none, or only a plugin's network."""
+    """Settings without those that only a pipeline has, or only what is none; some are there only if named.
+
+    These are a plugin's network, and a second opinion.
+    """
     model = settings["model"]
     others = OF_DENOISERS if model["objective"] == PIPELINE else OF_PIPELINES
     kept = {key: value for key, value in settings.items() if key not in others["measurement"]}
-    absent = [*others["model"], *(["network"] if model["network"] is None else [])]
-    return kept | {"model": {key: value for key, value in model.items() if key not in absent}}
+    unused = {*others["model"], *(key for key in ("network", *OF_SECOND) if model[key] is None)}
+    return kept | {"model": {key: value for key, value in model.items() if key not in unused}}
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -82,7 +94,8 @@ def distinguishing(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _as_before(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings without what decides no image, or says only what was always so: names of folders stay as they were."""
-    model = {key: value for key, value in settings["model"].items() if key not in ("family", "schedules", "weights")}
+    unused = ("family", "schedules", "weights", *OF_SECOND)
+    model = {key: value for key, value in settings["model"].items() if key not in unused}
     for name, default in (("objective", ModelConfig.objective), ("blip", None)):
         if name in model and model[name] == default:
             del model[name]

@@ -54,11 +54,11 @@ def check_known(node: DictConfig) -> None:
 
 def _check_key(node: DictConfig, key: str, prefix: str, cls: type) -> None:
     """Refuse `node[key]` unless it is a field of a dataclass, and what is in it is known."""
-    own = {f.name: f for f in fields(cls)}
-    if key not in own:
+    keys = {f.name: f for f in fields(cls)}
+    if key not in keys:
         raise unknown(_leaf(prefix + key, node._get_node(key)), cls)
     if OmegaConf.is_missing(node, key):
-        if own[key].default not in (MISSING, NO_DEFAULT):
+        if keys[key].default not in (MISSING, NO_DEFAULT):
             raise ConfigError(f"{prefix}{key}=???: must have a value")
         return
     if OmegaConf.is_interpolation(node, key):
@@ -116,10 +116,10 @@ def _hint(key: str, cls: type) -> str:
     if chosen is None:
         near = nearest(key)
         return f"; did you mean {near}?" if near else "; --help lists all"
-    own = [f.name for f in fields(cls) if f.name != "name"]
-    if close := get_close_matches(last, own, n=1):
+    keys = [f.name for f in fields(cls) if f.name != "name"]
+    if close := get_close_matches(last, keys, n=1):
         return f"; did you mean {head}.{close[0]}?"
-    text = f"; {head}={chosen} has {', '.join(own) if own else 'none'}"
+    text = f"; {head}={chosen} has {', '.join(keys) if keys else 'none'}"
     others = [name for name, option in group.items() if last in (f.name for f in fields(option))]
     return text + (f", but {head}={' or '.join(others)} has it" if others else "")
 

@@ -41,8 +41,8 @@ def unset(method: Method, sampler: SamplerConfig, steps: int) -> Way:
 def way_of(method: str, settings: Sequence[str], sampler: str, steps: int) -> Way:
     """The normalised way of a method with settings as on a command line; raises ConfigError for one that it lacks."""
     try:
-        own = OmegaConf.structured(unset(METHODS[method], SAMPLERS[sampler](), steps))
-        way = OmegaConf.to_object(OmegaConf.merge(own, OmegaConf.from_dotlist(list(settings))))
+        defaults = OmegaConf.structured(unset(METHODS[method], SAMPLERS[sampler](), steps))
+        way = OmegaConf.to_object(OmegaConf.merge(defaults, OmegaConf.from_dotlist(list(settings))))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{' '.join(settings)}: {str(error).splitlines()[0]}") from error
     assert isinstance(way, Way)
@@ -87,7 +87,7 @@ def fixed_cells(way: Way, model: "DiT") -> "tuple[Tensor, Partly] | None":
 
 def setting_of(settings: Mapping[str, Any], key: str) -> Any:
     """A setting by the key that users type, in the settings that a result holds; None if it is not there."""
-    found: Any = settings
+    value: Any = settings
     for part in key.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value

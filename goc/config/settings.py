@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from goc.methods import PredictorConfig, ScheduleConfig, SelectionConfig
-from goc.metrics.registry import EXTRACTORS, METRICS
+from goc.metrics.registry import METRICS, NAMED, extractor_kind
 from goc.models.objective import OBJECTIVES, PIPELINE
 from goc.sampling.noise import TRAINING_STEPS
 from goc.sampling.options import SamplerConfig
@@ -25,6 +25,7 @@ TRACKERS = ("none", "csv", "wandb")
 WANDB_MODES = ("online", "offline")
 CONVERGED_SAMPLES = 128
 # keys of a pipeline of diffusers, which no denoiser of this project has
+OF_SECOND = ("second_extractor", "second_extractor_weights", "second_reference")  # keys of a second opinion
 OF_PIPELINES = {"measurement": ("prompts",), "model": ("pipeline", "call", "clip", "blip")}
 SHAPE = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes")
 OF_ANY_NETWORK = ("input_size", "in_channels", "num_classes")  # of the shape; the rest is DiT's
@@ -78,9 +79,17 @@ class ModelConfig:
     clip: str | None = _key(None, "model=pipeline: the CLIP of metrics=[clip,clip_iqa], a folder or a name on the hub")
     blip: str | None = _key(None, "model=pipeline: the BLIP of metrics=[blip_itm], a folder or a name on the hub")
     extractor: str | None = _key(
-        MISSING, f"feature extractor of the metrics: {', '.join(EXTRACTORS)}; null with a pipeline: none"
+        MISSING, f"feature extractor of the metrics: {', '.join(NAMED)}; null with a pipeline: none"
     )
     extractor_weights: str | None = _key(None, "its weights file; null: the shipped or published one")
+    second_extractor: str | None = _key(
+        None,
+        "the one of metrics=[fd_dinov2,fd_second,...]; null: beside inception dinov2, beside an embedded one its own",
+    )
+    second_extractor_weights: str | None = _key(None, "its weights file; null: the shipped or published one")
+    second_reference: str | None = _key(
+        None, "the real images for it, as model.reference, or EDM2's .pkl; null: the shipped ones, or model.reference"
+    )
     reference: str | None = _key(
         MISSING,
         "the real images: ADM's .npz, a folder of images, or saved statistics (.safetensors); null with a pipeline: "
@@ -90,6 +99,19 @@ class ModelConfig:
     def shape(self) -> dict[str, int]:
         """The arguments of DiT, or of a network of a plugin."""
         return {name: getattr(self, name) for name in SHAPE}
+
+    def second(self) -> tuple[str | None, str | None]:
+        """The second extractor, and the real images for it, as they are named or follow from the first ones.
+
+        Raises ConfigError for a name that no extractor has.
+        """
+        first = None if self.extractor is None else extractor_kind(self.extractor)
+        name = self.second_extractor or (None if first is None else first.second)
+        kind = None if name is None else extractor_kind(name, "model.second_extractor")
+        reference = self.reference
+        if kind is not None and first is not None and reference is not None and reference == first.reference:
+            reference = kind.reference or reference
+        return name, self.second_reference or reference
 
     @property
     def network_source(self) -> str | None:

@@ -55,8 +55,8 @@ def _made_on(path: str) -> list[tuple[int, int]]:
     if path.endswith(ROUTER):
         from goc.models.routers import trained_on  # torch
 
-        found = trained_on(resolve(path))
-        return [] if found is None else [found]
+        training = trained_on(resolve(path))
+        return [] if training is None else [training]
     try:
         content = read_plan(path)
         parts = [content[part] for part in ("searched", "training") if part in content]

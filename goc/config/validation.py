@@ -44,7 +44,7 @@ from goc.config.settings import (
 )
 from goc.methods import PREDICTORS, SCHEDULES, SelectionConfig
 from goc.methods.base import into_blocks
-from goc.metrics.registry import METRICS
+from goc.metrics.registry import METRICS, extractor_kind
 from goc.models.objective import OBJECTIVES, PIPELINE
 from goc.sampling.labels import BALANCED, UNIFORM, given_labels
 from goc.sampling.noise import TRAINING_STEPS
@@ -211,8 +211,8 @@ def check_tokens(selection: SelectionConfig, model: ModelConfig) -> None:
 def check_guidance(way: Way, measurement: Measurement) -> None:
     """Raise ConfigError on the first setting that saves guidance where there is none to save, or not this way."""
     for key in way.guidance:
-        own = f"null with model.objective={PIPELINE}, which guides itself"
-        _require(way, not measurement.model.is_pipeline, key, own)
+        allowed = f"null with model.objective={PIPELINE}, which guides itself"
+        _require(way, not measurement.model.is_pipeline, key, allowed)
         _require(way, measurement.cfg_scale != 1, key, "null with cfg_scale=1, which computes no unconditional half")
         if way.predictor.trained:
             raise ConfigError(
@@ -252,18 +252,29 @@ def check_for_pipelines(way: Way) -> None:
 
 
 def check_scored(metrics: list[str], measurement: Measurement) -> None:
-    """Raise ConfigError for a metric whose files the settings do not name."""
+    """Raise ConfigError for a metric whose files the settings do not name, or whose extractor cannot give it."""
     model = measurement.model
     for name in metrics:
         metric = METRICS[name]
-        wanted = ["extractor", *(["reference"] if metric.compares else [])]
+        named: dict[str, Any] = {"extractor": model.extractor}
         if metric.score is not None:
-            wanted = [metric.scorer] if metric.needs == "prompts" else []
+            named = {metric.scorer: getattr(model, metric.scorer)} if metric.needs == "prompts" else {}
+        elif metric.second:
+            named = dict(zip(("second_extractor", "second_reference"), model.second(), strict=True))
+        elif metric.compares:
+            named["reference"] = model.reference
         if metric.needs == "prompts" and not model.is_pipeline:
             raise ConfigError(f"metrics={name}: not supported with {model.name}, which has no prompts")
-        for key in wanted:
-            if getattr(model, key) is None:
+        for key, value in named.items():
+            if value is None:
                 raise ConfigError(f"model.{key}=null: must be named for metrics=[{name}]")
+        if metric.needs == "logits" and len(extractor_kind(named["extractor"]).layers) == 1:
+            raise ConfigError(f"metrics={name}: not supported with model.extractor={model.extractor}: it has no logits")
+        if metric.extractor not in (None, found := named.get("second_extractor")):
+            raise ConfigError(
+                f"metrics={name}: must be {name.replace(metric.extractor or '', 'second')} with "
+                f"model.second_extractor={found}"
+            )
 
 
 def _check_text(part: Any, prefix: str = "") -> None:

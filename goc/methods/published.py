@@ -71,11 +71,11 @@ def name_of(schedule: str, predictor: Any, selection: str, site: str, clock: str
     """
     kind = PREDICTORS[predictor.name]
     pinned = {key for method in METHODS.values() if method.predictor == predictor.name for key in method.settings}
-    own = {key: getattr(predictor, key) for key in sorted(pinned) if getattr(predictor, key) != getattr(kind(), key)}
+    given = {key: getattr(predictor, key) for key in sorted(pinned) if getattr(predictor, key) != getattr(kind(), key)}
     selected = () if selection == DEFAULT_SELECTION else (selection,)
-    parts = (schedule, predictor.name, *map(str, own.values()), *selected, site, clock)
+    parts = (schedule, predictor.name, *map(str, given.values()), *selected, site, clock)
     composed = "+".join(parts).removesuffix(f"+{DEFAULT_CLOCK}").removesuffix(f"+{DEFAULT_SITE}")
-    return named().get((schedule, predictor.name, tuple(own.items()), selection, site, clock), composed)
+    return named().get((schedule, predictor.name, tuple(given.items()), selection, site, clock), composed)
 
 
 @cache

@@ -1,9 +1,9 @@
 """The feature extractors of the embedded models, each trained on the real images of its kind.
 
-They play the part that Inception plays for ImageNet; torch-fidelity knows each by its name, "digits" or "fashion".
+The classifiers play the part that Inception plays for ImageNet; torch-fidelity knows each by its name, "digits" or
+"fashion". Beside each is a network of another shape that was trained without labels, for a second opinion.
 """
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from goc.metrics.fidelity import FeatureExtractorBase, register_feature_extractor
-from goc.metrics.registry import EXTRACTORS
+from goc.metrics.registry import EXTRACTORS, SETTING
 from goc.system.errors import GocError
 from goc.system.files import require_regular_file, resolve
 
@@ -22,12 +22,13 @@ FEATURES = "64"
 LOGITS = "logits_unbiased"
 
 
-def embedded_weights(name: str, path: Path | None) -> Path:
+def embedded_weights(name: str, path: Path | None, setting: str = SETTING) -> Path:
     """The weights file of an embedded extractor, given or shipped; raises GocError if it is missing."""
-    path = path or resolve(f"asset:{name}/extractor.safetensors")
+    data, _, trained = name.partition("_")
+    path = path or resolve(f"asset:{data}/{trained or 'extractor'}.safetensors")
     if not path.exists():
-        raise GocError(f"model.extractor_weights={path}: no such file (looked for {path.absolute()})")
-    require_regular_file(path, "model.extractor_weights")
+        raise GocError(f"{setting}_weights={path}: no such file (looked for {path.absolute()})")
+    require_regular_file(path, f"{setting}_weights")
     return path
 
 
@@ -50,6 +51,37 @@ class Classifier(nn.Module):
         h = F.max_pool2d(F.relu(self.conv3(h)), 2)
         features = F.relu(self.features(h.flatten(1)))
         return features, self.logits(features)
+
+
+class Contrasted(nn.Module):
+    """Small convolutional network of strides: images [N, 1, size, size] in [-1, 1] -> features [N, 32].
+
+    It is trained without labels, to know an image among others by what a change of place, tilt or brightness leaves
+    (SimCLR, arXiv 2002.05709).
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        kind = EXTRACTORS[name]
+        assert kind.image_size is not None
+        stride = STRIDES[name.partition("_")[0]]
+        self.conv1 = nn.Conv2d(1, 16, 3, padding=1, stride=stride)
+        self.conv2 = nn.Conv2d(16, 32, 3, padding=1, stride=2)
+        self.conv3 = nn.Conv2d(32, 32, 3, padding=1, stride=2)
+        self.features = nn.Linear(32 * (kind.image_size // stride // 4) ** 2, kind.size)
+
+    @classmethod
+    def load(cls, name: str, path: Path) -> "Contrasted":
+        """With the weights of a file."""
+        model = cls(name)
+        model.load_state_dict(load_file(path))
+        return model.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        h = images
+        for convolution in (self.conv1, self.conv2, self.conv3):
+            h = F.gelu(convolution(h))
+        return self.features(h.flatten(1))
 
 
 class EmbeddedExtractor(FeatureExtractorBase):
@@ -79,6 +111,5 @@ class EmbeddedExtractor(FeatureExtractorBase):
         return tuple(outputs[name] for name in self.features_list)
 
 
-WEIGHTS = {name: partial(embedded_weights, name) for name in STRIDES}
-for _name in WEIGHTS:
+for _name in STRIDES:
     register_feature_extractor(_name, EmbeddedExtractor)

@@ -13,7 +13,7 @@ from goc.metrics.errors import binomial_error, standard_error
 from goc.metrics.features import Features
 from goc.metrics.fidelity import DEFAULTS, fid_statistics_to_metric, kernel_mmd
 from goc.metrics.reference import Reference
-from goc.metrics.registry import EXTRACTORS, METRICS, PRC_NEIGHBORHOOD
+from goc.metrics.registry import METRICS, PRC_NEIGHBORHOOD, extractor_kind
 from goc.metrics.statistics import divergences, gather, moments, share_within
 from goc.metrics.statistics import inception_score as score
 from goc.metrics.uncertainty import FrechetDerivative, FrechetInfluence, score_influence
@@ -42,10 +42,16 @@ class Scores:
         self.influence |= other.influence
 
 
+def _logits(batches: Batches) -> Iterator[Tensor]:
+    for batch in batches():
+        assert batch.logits is not None
+        yield batch.logits
+
+
 def inception_score(batches: Batches, count: int, reference: Reference) -> Scores:
     """IS over 10 splits (Salimans et al., arXiv 1606.03498); its error is that of the score of all samples together."""
-    mean, deviation = score((batch.logits for batch in batches()), count, min(IS_SPLITS, count))
-    influence = score_influence(divergences(lambda: (batch.logits for batch in batches())))
+    mean, deviation = score(_logits(batches), count, min(IS_SPLITS, count))
+    influence = score_influence(divergences(lambda: _logits(batches)))
     return Scores({"is": mean, "is_std": deviation, "is_se": standard_error(influence)}, {"is": influence})
 
 
@@ -65,9 +71,9 @@ def plain(batches: Batches) -> Iterator[Tensor]:
     return (batch.features for batch in batches())
 
 
-def fid(batches: Batches, count: int, reference: Reference) -> Scores:
+def fid(batches: Batches, count: int, reference: Reference, name: str = "fid") -> Scores:
     """Frechet distance (Heusel et al., arXiv 1706.08500)."""
-    return frechet("fid", lambda: plain(batches), reference.mu, reference.sigma)
+    return frechet(name, lambda: plain(batches), reference.mu, reference.sigma)
 
 
 def _spatial(batches: Batches) -> Iterator[Tensor]:
@@ -83,7 +89,7 @@ def sfid(batches: Batches, count: int, reference: Reference) -> Scores:
     return frechet("sfid", lambda: _spatial(batches), reference.mu_s, reference.sigma_s)
 
 
-def kid(batches: Batches, count: int, reference: Reference) -> Scores:
+def kid(batches: Batches, count: int, reference: Reference, name: str = "kid") -> Scores:
     """Kernel distance over 100 random subsets (Binkowski et al., arXiv 1801.01401).
 
     The subsets are those that torch-fidelity draws; only the rows of a few are in memory at a time. The error is the
@@ -104,23 +110,33 @@ def kid(batches: Batches, count: int, reference: Reference) -> Scores:
         for rows, (_, of_reference) in zip(generated.split(size), draws, strict=True):
             distances.append(float(kernel_mmd(rows.numpy(), real[of_reference])))
     spread = float(np.std(distances))
-    return Scores({"kid": float(np.mean(distances)), "kid_std": spread, "kid_se": spread * math.sqrt(size / count)})
+    error = spread * math.sqrt(size / count)
+    return Scores({name: float(np.mean(distances)), f"{name}_std": spread, f"{name}_se": error})
 
 
-def precision_recall(batches: Batches, count: int, reference: Reference) -> Scores:
+def precision_recall(batches: Batches, count: int, reference: Reference, of: str = "") -> Scores:
     """Improved precision and recall, 3 neighbours (Kynkaanniemi et al., arXiv 1904.06991), with binomial errors.
 
     Every sample is compared with every other, so all features are in memory as float32 (50,000 of Inception's: 400 MB);
     of the distances never more than PRC_BLOCK are. torch-fidelity's own function has square blocks: a few rows of all
-    distances, which is what the neighbours are found in, then take hundreds of thousands of them.
+    distances, which is what the neighbours are found in, then take hundreds of thousands of them. of: what the numbers'
+    names end with.
     """
     assert reference.features is not None
     real = reference.features
     generated = gather(plain(batches), np.arange(count))
     precision = share_within(generated, real, PRC_NEIGHBORHOOD, PRC_BLOCK)
     recall = share_within(real, generated, PRC_NEIGHBORHOOD, PRC_BLOCK)
-    errors = {"precision_se": binomial_error(precision, count), "recall_se": binomial_error(recall, len(real))}
-    return Scores({"precision": precision, "recall": recall, **errors})
+    errors = {
+        f"precision{of}_se": binomial_error(precision, count),
+        f"recall{of}_se": binomial_error(recall, len(real)),
+    }
+    return Scores({f"precision{of}": precision, f"recall{of}": recall, **errors})
+
+
+fd_dinov2, fd_second = (partial(fid, name=f"fd_{of}") for of in ("dinov2", "second"))
+kd_dinov2, kd_second = (partial(kid, name=f"kd_{of}") for of in ("dinov2", "second"))
+prc_dinov2, prc_second = (partial(precision_recall, of=f"_{of}") for of in ("dinov2", "second"))
 
 
 def needs_images(metrics: Iterable[str]) -> bool:
@@ -139,7 +155,7 @@ def check_metrics(metrics: Iterable[str], reference: Reference | None) -> None:
             if metric.compares:
                 raise ConfigError(f"metrics={name}: needs a reference")
             continue
-        if metric.needs == "spatial" and not EXTRACTORS[reference.extractor].spatial_size:
+        if metric.needs == "spatial" and not extractor_kind(reference.extractor).spatial_size:
             raise ConfigError(f"metrics={name}: the extractor {reference.extractor} has no spatial features")
         if metric.needs == "spatial" and (reference.mu_s is None or reference.sigma_s is None):
             raise ConfigError(

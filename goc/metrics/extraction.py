@@ -42,7 +42,9 @@ class Sums:
         try:
             features = torch.empty(kept, kind.size)
         except (RuntimeError, MemoryError) as error:
-            raise GocError(f"model.reference={images.path}: features of {kept} images need too much memory") from error
+            raise GocError(
+                f"{extractor.reference_setting}={images.path}: features of {kept} images need too much memory"
+            ) from error
         return cls(Moments(kind.size), Moments(kind.spatial_size), features, every)
 
     @property
@@ -92,8 +94,7 @@ class SavedSums:
 
     def key(self, sums: Sums) -> dict[str, Any]:
         """What must be the same for sums to be gone on from, but for the first images."""
-        own = {"extractor": self.extractor.name, "weights": self.extractor.weights_sha256}
-        return own | {"size": self.images.size, "pixels": self.images.rule, "every": sums.every}
+        return {**self.extractor.identity, "size": self.images.size, "pixels": self.images.rule, "every": sums.every}
 
     def first(self, count: int) -> Tensor:
         return torch.frombuffer(bytearray.fromhex(self.images.sha256_of_first(count)), dtype=torch.uint8)

@@ -2,24 +2,23 @@
 
 import pickle
 import textwrap
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
-from goc.metrics.embedded import WEIGHTS as EMBEDDED
-from goc.metrics.fidelity import FeatureExtractorBase, create_feature_extractor
+from goc.metrics import backbones
+from goc.metrics.embedded import Contrasted, embedded_weights
+from goc.metrics.fidelity import create_feature_extractor
 from goc.metrics.inception import inception_weights
-from goc.metrics.registry import EXTRACTORS, ExtractorKind
+from goc.metrics.registry import DINOV2, SETTING, TIMM, ExtractorKind, extractor_kind
 from goc.models.checkpoint import require_finite
 from goc.system.errors import ConfigError, GocError
-from goc.system.files import file_sha256
-
-# name of an extractor -> where its weights are, of the file given by the user or None
-WEIGHTS: dict[str, Callable[[Path | None], Path]] = {**EMBEDDED, "inception": inception_weights}
+from goc.system.files import content_key, file_sha256
 
 
 @dataclass(frozen=True)
@@ -27,34 +26,56 @@ class Features:
     """Features of n images, float32 on the CPU.
 
     features [n, D] are for FID, KID, precision and recall, logits [n, classes] for the Inception score, and spatial
-    [n, S] for sFID; None if the extractor has no spatial features.
+    [n, S] for sFID; None where the extractor has no such output.
     """
 
     features: Tensor
-    logits: Tensor
+    logits: Tensor | None = None
     spatial: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.features)
 
 
+class OfSimclr(nn.Module):
+    """An embedded network that was trained without labels: uint8 images [N, 1, size, size] -> (features,)."""
+
+    def __init__(self, network: Contrasted) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (self.network(images.float() / 127.5 - 1),)
+
+
 @dataclass(frozen=True)
 class Extractor:
-    """A loaded feature extractor: torch-fidelity's network on a device, and the SHA-256 of its weights file."""
+    """A loaded feature extractor: its name, a network of uint8 images on a device, the SHA-256 of its weights file.
 
-    network: FeatureExtractorBase
+    kind: its outputs, and the images it takes. setting: which setting of a model names it, for messages.
+    """
+
+    name: str
+    kind: ExtractorKind
+    network: nn.Module
     weights_sha256: str
     device: torch.device
+    setting: str = SETTING
 
     @property
-    def name(self) -> str:
-        """Its name in the settings."""
-        return self.network.get_name()
+    def reference_setting(self) -> str:
+        """The setting that names the real images that it is to see."""
+        return self.setting.replace("extractor", "reference")
 
     @property
-    def kind(self) -> ExtractorKind:
-        """Its outputs, and the images it takes."""
-        return EXTRACTORS[self.name]
+    def identity(self) -> dict[str, str]:
+        """All that its features of an image depend on."""
+        return {"extractor": self.name, "weights": self.weights_sha256, **backbones.timm_version(self.name)}
+
+    @property
+    def second_field(self) -> str:
+        """The name under which shards keep its features beside the first extractor's."""
+        return f"features@{content_key(self.identity)}"
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -64,10 +85,11 @@ class Extractor:
     def check(self, channels: int, size: tuple[int, int]) -> None:
         """Raise ConfigError for images that it is not made for."""
         kind = self.kind
-        if channels != kind.channels or kind.image_size not in (None, *size):
+        taken = channels == kind.channels or (kind.grey and channels == 1)
+        if not taken or kind.image_size not in (None, *size):
             sizes = f", {kind.image_size}x{kind.image_size} pixels" if kind.image_size else ""
             raise ConfigError(
-                f"model.extractor={self.name}: takes images of {kind.channels} channel{'s' * (kind.channels > 1)}"
+                f"{self.setting}={self.name}: takes images of {kind.channels} channel{'s' * (kind.channels > 1)}"
                 f"{sizes}; these have {channels}, {'x'.join(map(str, size))} pixels"
             )
 
@@ -80,38 +102,66 @@ class Extractor:
         """
         channels, height, width = images.shape[1:]
         self.check(channels, (height, width))
-        # the same float32 sums on every device: no TF32, no algorithm chosen by chance
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        with full_precision():
             outputs = [output.float().cpu().contiguous() for output in self.network(images.to(self.device))]
         if not all(bool(torch.isfinite(output).all()) for output in outputs):
             raise GocError(
-                f"model.extractor={self.name}: gives features that are not finite: its weights must be others"
+                f"{self.setting}={self.name}: gives features that are not finite: its weights must be others"
             )
         return Features(*outputs)
 
 
-def extractor_weights(name: str, weights: Path | None) -> Path:
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """The same float32 sums on every device: no TF32, no algorithm chosen by chance."""
+    rounded = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = rounded
+
+
+def extractor_weights(name: str, weights: Path | None, setting: str = SETTING) -> Path:
     """The weights file of an extractor: the one given, or its own; raises GocError if there is none."""
-    if name not in EXTRACTORS:
-        raise ConfigError(f"model.extractor={name}: must be one of {', '.join(EXTRACTORS)}")
-    return WEIGHTS[name](weights)
+    extractor_kind(name, setting)  # refuses a name that none has
+    if name.startswith(TIMM):
+        return backbones.timm_weights(name, weights, setting)
+    if name == DINOV2:
+        return backbones.dinov2_weights(weights, setting)
+    if name == "inception":
+        return inception_weights(weights, setting)
+    return embedded_weights(name, weights, setting)
 
 
-def load_extractor(name: str, weights: Path | None, device: torch.device) -> Extractor:
-    """A torch-fidelity extractor, "digits", "fashion" or "inception", that gives all of Features; ready to extract.
+def load_network(name: str, path: Path) -> tuple[nn.Module, ExtractorKind]:
+    """An extractor's network with the weights of a file, and what it gives."""
+    kind = extractor_kind(name)
+    if name == DINOV2 or name.startswith(TIMM):
+        backbone = backbones.dinov2_backbone(path) if name == DINOV2 else backbones.timm_backbone(name, path)
+        return backbone, replace(kind, size=backbone.size)
+    if name.endswith("_simclr"):
+        return OfSimclr(Contrasted.load(name, path)), kind
+    layers = list(kind.layers)
+    return create_feature_extractor(
+        name, layers, cuda=False, verbose=False, feature_extractor_weights_path=path
+    ), kind  # fmt: skip
 
-    weights: its weights file; None is the shipped one, and torch-fidelity's download for inception. Raises
+
+def load_extractor(name: str, weights: Path | None, device: torch.device, setting: str = SETTING) -> Extractor:
+    """An extractor, one of EXTRACTORS or a network of timm, ready to extract.
+
+    weights: its weights file; None is the shipped or published one. setting: of the model, that names it. Raises
     ConfigError for another name, GocError if the weights are missing, damaged or another network's.
     """
-    path = extractor_weights(name, weights)
+    path = extractor_weights(name, weights, setting)
     try:
-        network = create_feature_extractor(
-            name, list(EXTRACTORS[name].layers), cuda=False, verbose=False, feature_extractor_weights_path=path
-        )
+        network, kind = load_network(name, path)
         require_finite(network.state_dict().items())
     except (SafetensorError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, OSError,
             pickle.UnpicklingError) as error:  # fmt: skip
         # a damaged file can mean anything to torch.load, hence the long list
         reason = textwrap.shorten(str(error) or type(error).__name__, 200)
-        raise GocError(f"model.extractor_weights={path}: not the weights of {name}, or damaged ({reason})") from error
-    return Extractor(network.to(device), file_sha256(path), device)
+        raise GocError(f"{setting}_weights={path}: not the weights of {name}, or damaged ({reason})") from error
+    return Extractor(name, kind, network.to(device), file_sha256(path), device, setting)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from goc.metrics.fidelity import URL_INCEPTION_V3, FeatureExtractorInceptionV3, register_feature_extractor
-from goc.metrics.registry import SPATIAL_CHANNELS
+from goc.metrics.registry import SETTING, SPATIAL_CHANNELS
 from goc.models.checkpoint import read_tensors
 from goc.system.errors import GocError
 from goc.system.files import require_regular_file
@@ -24,7 +24,7 @@ WEIGHTS = URL_INCEPTION_V3.rsplit("/", 1)[1]
 SPATIAL = "sfid"
 
 
-def inception_weights(path: Path | None) -> Path:
+def inception_weights(path: Path | None, setting: str = SETTING) -> Path:
     """The weights file to use: the one given, or torch-fidelity's, which is downloaded to torch.hub's cache once.
 
     Raises GocError if the file is not there, or not to be had.
@@ -32,15 +32,15 @@ def inception_weights(path: Path | None) -> Path:
     if path is not None:
         if not path.exists():
             raise GocError(
-                f"model.extractor_weights={path}: no such file (looked for {path.absolute()}); get it with `goc fetch`"
+                f"{setting}_weights={path}: no such file (looked for {path.absolute()}); get it with `goc fetch`"
             )
-        require_regular_file(path, "model.extractor_weights")
+        require_regular_file(path, f"{setting}_weights")
         return path
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     if str(folder).startswith("~"):
         raise GocError(
-            f"model.extractor=inception: there is no home folder to keep its weights {WEIGHTS} in; "
-            "name a folder by the variable TORCH_HOME, or the file by model.extractor_weights"
+            f"{setting}=inception: there is no home folder to keep its weights {WEIGHTS} in; "
+            f"name a folder by the variable TORCH_HOME, or the file by {setting}_weights"
         )
     path = folder / WEIGHTS
     try:
@@ -51,8 +51,8 @@ def inception_weights(path: Path | None) -> Path:
                     torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=PUBLISHED_SHA256[WEIGHTS])
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         raise GocError(
-            f"model.extractor=inception: its weights {WEIGHTS} are not in {folder} and could not be downloaded "
-            f"({error}); get them with `goc fetch`, or name a file by model.extractor_weights"
+            f"{setting}=inception: its weights {WEIGHTS} are not in {folder} and could not be downloaded "
+            f"({error}); get them with `goc fetch`, or name a file by {setting}_weights"
         ) from error
     return path
 

@@ -18,7 +18,8 @@ class KeepFeatures(Keep):
     """Keeps labels, features and scores of all samples; latents and images of those that are compared, shown or saved.
 
     extractor: None: there are no features. compared: the first samples whose latents and images are kept. images:
-    whether all images are. videos: whether samples have frames. scores: of each sample, by name.
+    whether all images are. videos: whether samples have frames. scores: of each sample, by name. second: another
+    extractor, whose features are kept as well.
     """
 
     extractor: Extractor | None
@@ -26,14 +27,22 @@ class KeepFeatures(Keep):
     images: bool
     videos: bool = False
     scores: Mapping[str, Score] = field(default_factory=dict)
+    second: Extractor | None = None
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Names of the features."""
+        """Names of the first extractor's features."""
         return () if self.extractor is None else self.extractor.fields
+
+    @property
+    def second_field(self) -> str | None:
+        """Name of the second one's."""
+        return None if self.second is None else self.second.second_field
 
     def names(self, indices: range) -> frozenset[str]:
         names = {"labels", *self.fields, *self.scores, *([FRAMES] if self.videos else [])}
+        if self.second is not None:
+            names.add(self.second.second_field)
         if indices.start < self.compared:
             names |= {"latents", "images"}
         if self.images or indices.start < GRID_SAMPLES:
@@ -46,4 +55,6 @@ class KeepFeatures(Keep):
         if self.extractor is not None:
             features = self.extractor.extract(made["images"])
             everything |= {name: getattr(features, name) for name in self.fields}
+        if self.second is not None:
+            everything[self.second.second_field] = self.second.extract(made["images"]).features
         return {name: everything[name] for name in self.names(indices)}

@@ -1,6 +1,7 @@
 """Statistics of real images, to compare generated ones with: from a saved file, ADM's .npz, or a folder of images."""
 
 import logging
+import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,12 +14,16 @@ from torch import Tensor
 from goc.metrics.archive import IMAGES, Header, archived_images, listed, open_archive, read_statistic
 from goc.metrics.extraction import sums_of
 from goc.metrics.features import Extractor
+from goc.metrics.pickled import UNREADABLE, read_arrays
 from goc.metrics.real_images import PIXEL_RULE, RealImages, folder_images
+from goc.metrics.registry import DINOV2
 from goc.metrics.statistics import Moments
 from goc.system.errors import GocError
 from goc.system.files import content_key, file_sha256, require_regular_file, room_for, write_atomically
 from goc.system.locks import Lock
 from goc.system.sealed import in_one_order, json_sha256, tensors_sha256
+
+EDM2 = {"inception": "fid", DINOV2: "fd_dinov2"}  # what its files of statistics call an extractor's
 
 log = logging.getLogger(__name__)
 
@@ -57,26 +62,30 @@ class Reference:
 def load_reference(
     path: Path, extractor: Extractor, image_size: int | None, need_features: bool, cache_dir: Path | None
 ) -> Reference:
-    """The reference in a file saved by `save_reference`, an ADM .npz, or a folder of images and its subfolders.
+    """The reference in a file saved by `save_reference`, an ADM .npz, a .pkl of EDM2, or a folder of images.
 
     image_size: of the generated images (None: any). need_features: whether features of single images are wanted
     (`goc.metrics.evaluate.needs_images`); for an .npz they are extracted from arr_0. What is extracted is kept in
-    cache_dir by content. How many images it is of, and what of a folder is not used, is logged. Raises GocError, of one
-    line, if the reference is missing, damaged, or of another extractor or image size; nothing in a file is ever run.
+    cache_dir by content. How many images it is of, and what of a folder is not used, is logged, under the setting of
+    the extractor's reference. Raises GocError, of one line, if the reference is missing, damaged, or of another
+    extractor or image size; nothing in a file is ever run.
     """
+    what = extractor.reference_setting
     if not path.exists():
         raise GocError(
-            f"model.reference={path}: no such file or folder (looked for {path.absolute()}); get ADM's with `goc fetch`"
+            f"{what}={path}: no such file or folder (looked for {path.absolute()}); get ADM's with `goc fetch`"
         )
     if path.is_dir():
-        reference = extracted(folder_images(path, extractor.kind.channels, image_size), extractor, cache_dir)
+        reference = extracted(folder_images(path, extractor.kind.channels, image_size, what), extractor, cache_dir)
     elif path.suffix.lower() == ".npz":
         reference = _load_npz(path, extractor, image_size, need_features, cache_dir)
     elif path.suffix.lower() == ".safetensors":
         reference = _load_saved(path, extractor, need_features)
-        _warn_of_pixels(path)
+        _warn_of_pixels(path, what)
+    elif path.suffix.lower() == ".pkl":
+        reference = _load_edm2(path, extractor)
     else:
-        raise GocError(f"model.reference={path}: must be a .safetensors or .npz file, or a folder of images")
+        raise GocError(f"{what}={path}: must be a .safetensors, .npz or .pkl file, or a folder of images")
     _check(reference, extractor, image_size)
     return reference if need_features else replace(reference, features=None)
 
@@ -114,8 +123,8 @@ def header_of(path: Path) -> dict[str, str]:
 
 def _load_saved(path: Path, extractor: Extractor, need_features: bool) -> Reference:
     """A .safetensors file: the full form, or `features` alone."""
-    prefix, damaged = f"model.reference={path}:", False
-    require_regular_file(path, "model.reference")
+    prefix, damaged = f"{extractor.reference_setting}={path}:", False
+    require_regular_file(path, extractor.reference_setting)
     try:
         with safe_open(path, framework="pt") as file:
             header, names = file.metadata() or {}, set(file.offset_keys())
@@ -158,13 +167,14 @@ def _load_saved(path: Path, extractor: Extractor, need_features: bool) -> Refere
     )
 
 
-def _warn_of_pixels(path: Path) -> None:
+def _warn_of_pixels(path: Path, what: str) -> None:
     """Say so if a saved reference is of files whose pixels an older version may have read otherwise."""
     header = header_of(path)
     if "source_sha256" in header and PIXELS not in header and not header.get("source", "").lower().endswith(".npz"):
         log.warning(
-            "model.reference=%s: was made by an older version, which read 16-bit, transparent and turned images "
+            "%s=%s: was made by an older version, which read 16-bit, transparent and turned images "
             "otherwise; if there were any in %s, make it again with `goc reference`",
+            what,
             path,
             ascii(header.get("source", "its folder")),
         )
@@ -174,15 +184,16 @@ def _load_npz(
     path: Path, extractor: Extractor, image_size: int | None, need_features: bool, cache_dir: Path | None
 ) -> Reference:
     """ADM's form: mu, sigma, mu_s, sigma_s, and images arr_0, uint8 [M, H, W, C]; either without the other will do."""
-    prefix, images = f"model.reference={path}:", None
-    require_regular_file(path, "model.reference")
+    what, images = extractor.reference_setting, None
+    prefix = f"{what}={path}:"
+    require_regular_file(path, what)
     sha256 = file_sha256(path)
     statistics: dict[str, np.ndarray] = {}
-    with open_archive(path) as archive:
+    with open_archive(path, what) as archive:
         names = {name.removesuffix(".npy") for name in archive.namelist()}
         if IMAGES in names:
-            images = archived_images(path, sha256, archive)
-        for name in names & set(STATISTICS):
+            images = archived_images(path, sha256, archive, what)
+        for name in names & set(STATISTICS) if extractor.kind.archived else ():
 
             def check(header: Header, name: str = name) -> None:
                 _check_shape(prefix, name, header.shape, extractor)
@@ -190,10 +201,11 @@ def _load_npz(
             statistics[name] = read_statistic(archive, name, f"{prefix} {name}", check)
         held = listed(archive)
     if images is not None:
-        _check_size(path, images.size, image_size)
+        _check_size(prefix, images.size, image_size)
     if not {"mu", "sigma"} <= set(statistics):
         if images is None:
-            raise GocError(f"{prefix} holds neither statistics (mu, sigma) nor images ({IMAGES}), but {held}")
+            wanted = "neither statistics (mu, sigma) nor" if extractor.kind.archived else f"for {extractor.name} no"
+            raise GocError(f"{prefix} holds {wanted} images ({IMAGES}), but {held}")
         return extracted(images, extractor, cache_dir)
     reference = Reference(
         path=path,
@@ -211,14 +223,33 @@ def _load_npz(
     return replace(reference, features=extracted(images, extractor, cache_dir).features)
 
 
-def _check_size(path: Path, found: int | None, wanted: int | None) -> None:
+def _load_edm2(path: Path, extractor: Extractor) -> Reference:
+    """EDM2's form, a pickle of {"fid" or "fd_dinov2": {"mu", "sigma"}}: statistics without images."""
+    prefix = f"{extractor.reference_setting}={path}:"
+    require_regular_file(path, extractor.reference_setting)
+    name = EDM2.get(extractor.name)
+    try:
+        content = read_arrays(path)
+        held = ", ".join(key for key, value in content.items() if isinstance(value, dict))
+        statistics = None if name is None else content.get(name)
+        if statistics is not None:
+            statistics = {key: np.asarray(statistics[key], dtype=np.float64) for key in ("mu", "sigma")}
+    except UNREADABLE as error:
+        reason = textwrap.shorten(str(error) or type(error).__name__, 200)
+        raise GocError(f"{prefix} damaged, or no pickle of EDM2's statistics ({reason})") from error
+    if statistics is None:
+        raise GocError(f"{prefix} holds no statistics of {extractor.name}, but {held or 'nothing'}")
+    return Reference(path, file_sha256(path), extractor.name, None, None, **statistics)
+
+
+def _check_size(prefix: str, found: int | None, wanted: int | None) -> None:
     if None not in (found, wanted) and found != wanted:
-        raise GocError(f"model.reference={path}: of images of {found}x{found} pixels, not {wanted}x{wanted}")
+        raise GocError(f"{prefix} of images of {found}x{found} pixels, not {wanted}x{wanted}")
 
 
 def _check(reference: Reference, extractor: Extractor, image_size: int | None) -> None:
     """Raise GocError if a reference is not one for this extractor and image size."""
-    prefix = f"model.reference={reference.path}:"
+    prefix = f"{extractor.reference_setting}={reference.path}:"
     if reference.extractor != extractor.name:
         raise GocError(f"{prefix} made with the extractor {reference.extractor}, not with {extractor.name}")
     if reference.extractor_sha256 not in (None, extractor.weights_sha256):
@@ -226,7 +257,7 @@ def _check(reference: Reference, extractor: Extractor, image_size: int | None) -
             f"{prefix} made with other weights of {extractor.name} (SHA-256 "
             f"{reference.extractor_sha256[:SHOWN_HASH]}..., here {extractor.weights_sha256[:SHOWN_HASH]}...)"
         )
-    _check_size(reference.path, reference.image_size, image_size)
+    _check_size(prefix, reference.image_size, image_size)
     for name in STATISTICS:
         array = getattr(reference, name)
         if array is not None:
@@ -269,7 +300,7 @@ def _check_covariance(prefix: str, name: str, sigma: np.ndarray) -> None:
 
 def make_reference(images: RealImages, extractor: Extractor, out: Path, most: int | None = None) -> Reference:
     """Save the reference of images, with features of at most so many of them (None: all); killed, it goes on later."""
-    _say(images)
+    _say(images, extractor.reference_setting)
     return _made(images, extractor, out, most)
 
 
@@ -282,18 +313,18 @@ def _made(images: RealImages, extractor: Extractor, out: Path, most: int | None)
     return reference
 
 
-def _say(images: RealImages) -> None:
+def _say(images: RealImages, setting: str) -> None:
     report = log.warning if images.notes else log.info
     said = "; ".join((f"{images.count} images of {images.size}x{images.size} pixels used", *images.notes))
-    report("model.reference=%s: %s", images.path, said)
+    report("%s=%s: %s", setting, images.path, said)
 
 
 def extracted(images: RealImages, extractor: Extractor, cache_dir: Path | None) -> Reference:
     """The reference of images, with their features; kept in cache_dir (if not None) by content, and made only once."""
-    _say(images)
+    _say(images, extractor.reference_setting)
     if cache_dir is None:
         return _of(images, extractor, None, None)
-    parts = {"images": images.sha256, "extractor": extractor.name, "weights": extractor.weights_sha256}
+    parts = {"images": images.sha256, **extractor.identity}
     key = content_key(parts if images.rule is None else parts | {"pixels": images.rule})
     kept = cache_dir / f"reference-{key}.safetensors"
     cache_dir.mkdir(parents=True, exist_ok=True)

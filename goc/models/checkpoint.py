@@ -36,8 +36,8 @@ def require_checkpoint(path: Path) -> None:
     """Raise GocError, with how to get it, if there is no such file."""
     if path.is_dir():
         raise GocError(f"model.checkpoint={path}: is a folder; {ALLOWED}")
-    if path.exists() and (found := irregular(path)):
-        raise GocError(f"model.checkpoint={path}: is {found}; {ALLOWED}")
+    if path.exists() and (kind := irregular(path)):
+        raise GocError(f"model.checkpoint={path}: is {kind}; {ALLOWED}")
     if not path.is_file():
         where = LEFT_OUT if path.is_relative_to(ASSETS) else RELEASED
         raise GocError(f"model.checkpoint={path}: no such file (looked for {path.absolute()}); {where}")
@@ -178,9 +178,9 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
 
     Raises GocError naming the tensors that differ, are of another kind or not finite.
     """
-    found = [f"{listed(names)} {kind}" for kind, names in problems(state, model.state_dict()).items() if names]
-    if found:
-        raise GocError(f"model.checkpoint={path}: does not fit the model: {'; '.join(found)}")
+    misfits = [f"{listed(names)} {kind}" for kind, names in problems(state, model.state_dict()).items() if names]
+    if misfits:
+        raise GocError(f"model.checkpoint={path}: does not fit the model: {'; '.join(misfits)}")
     # what float64 holds may be infinite in float32; a view of a larger tensor becomes a tensor of its own
     weights = {name: tensor.detach().float().contiguous() for name, tensor in state.items()}
     try:

@@ -79,33 +79,33 @@ def find_entry(content: Any, depth: int = DEEPEST) -> Entry | None:
     others: dict[str, Entry] = {}
     for name, part in content.items():
         if isinstance(name, str) and not NOT_THE_MODEL.search(name) and isinstance(part, Mapping):
-            found = find_entry(part, depth - 1)
-            if found is not None:
-                (averages if EMA_ENTRY.search(name) else others)[name] = found
+            entry = find_entry(part, depth - 1)
+            if entry is not None:
+                (averages if EMA_ENTRY.search(name) else others)[name] = entry
     trained = _only(others, "state dicts", ENTRIES)
     if averages:
         chosen = _only(averages, "EMAs", ("ema",))
         assert chosen is not None
-        name, found = chosen
-        return replace(found, path=_joined(name, found.path), beside=trained[1].state if trained else found.beside)
+        name, entry = chosen
+        return replace(entry, path=_joined(name, entry.path), beside=trained[1].state if trained else entry.beside)
     if trained is None:
         return None
-    name, found = trained
-    untaken = (other for other in content if other != name and _may_be_average(other, content, found.state, others))
-    return replace(found, path=_joined(name, found.path), unread=found.unread or next(untaken, ""))
+    name, entry = trained
+    untaken = (other for other in content if other != name and _may_be_average(other, content, entry.state, others))
+    return replace(entry, path=_joined(name, entry.path), unread=entry.unread or next(untaken, ""))
 
 
 def _joined(name: str, path: str) -> str:
     return ".".join(filter(None, (name, path)))
 
 
-def _only(found: Mapping[str, Entry], what: str, preferred: Sequence[str]) -> tuple[str, Entry] | None:
+def _only(entries: Mapping[str, Entry], what: str, preferred: Sequence[str]) -> tuple[str, Entry] | None:
     """The entry to take of several: the first preferred one, else the only one; raises ValueError if that is open."""
-    name = next((name for name in preferred if name in found), None)
-    if name is None and len(found) > 1:
-        raise ValueError(f"holds several {what}, in its entries {listed_entries(found)}: must hold one")
-    name = name or next(iter(found), None)
-    return None if name is None else (name, found[name])
+    name = next((name for name in preferred if name in entries), None)
+    if name is None and len(entries) > 1:
+        raise ValueError(f"holds several {what}, in its entries {listed_entries(entries)}: must hold one")
+    name = name or next(iter(entries), None)
+    return None if name is None else (name, entries[name])
 
 
 def listed_entries(content: Any) -> str:
@@ -141,13 +141,13 @@ def unwrapped(state: State) -> State:
 
 def prefixes(state: State, expected: Collection[str]) -> list[str]:
     """What the names of a model that a state dict holds begin with, as "module." or "": all that have most of them."""
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for name in state:
         parts = name.split(".")
         for start in range(len(parts)):
             if ".".join(parts[start:]) in expected:
-                found["".join(f"{part}." for part in parts[:start])] += 1
-    return [prefix for prefix, count in found.items() if 2 * count > len(expected)]
+                counts["".join(f"{part}." for part in parts[:start])] += 1
+    return [prefix for prefix, count in counts.items() if 2 * count > len(expected)]
 
 
 @dataclass(frozen=True)
@@ -180,12 +180,12 @@ def pick_model(entry: Entry, expected: Collection[str]) -> Model:
         raise ValueError(f"holds several models, under {', '.join(sorted(chosen))}: must hold one, or one EMA")
     prefix = next(iter(chosen), "")
     bare = {name: tensor for name, tensor in state.items() if name in expected}
-    own = _under(state, [prefix]) if prefix else bare
+    weights = _under(state, [prefix]) if prefix else bare
     if not averages and there and (average := lit_ema(state, expected)):
         # it holds what is trained; buffers are in the trained model alone
-        lacking = ", ".join([name for name in own if name not in average][:LISTED])
+        lacking = ", ".join([name for name in weights if name not in average][:LISTED])
         where = f"the EMA under {LIT_EMA}*{f', and {lacking} of the trained model,' if lacking else ''}"
-        return Model({**own, **average}, where, own, len(state) - len(own) - len(average))
+        return Model({**weights, **average}, where, weights, len(state) - len(weights) - len(average))
     unread = entry.unread or ("" if averages else _odd_average(state, expected))
     if not prefix:
         trained = None if beside is None else _under(beside, prefixes(beside, expected))
@@ -195,21 +195,21 @@ def pick_model(entry: Entry, expected: Collection[str]) -> Model:
         beside = _under(state, others) if others[0] else bare
     elif beside is not None:
         beside = _under(beside, prefixes(beside, expected))
-    return Model(own, f"{where or 'what is'} under {prefix}*", beside, len(state) - len(own), unread)
+    return Model(weights, f"{where or 'what is'} under {prefix}*", beside, len(state) - len(weights), unread)
 
 
 def lit_ema(state: State, expected: Collection[str]) -> State:
     """The EMA that latent diffusion's LitEma keeps in a state dict, whose names have lost their dots; {}: none."""
     averaged = [name.removeprefix(LIT_EMA) for name in state if name.startswith(LIT_EMA)]
     plain = {name.replace(".", ""): name for name in expected}
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for name in averaged:
         for dotless in plain:
             if name.endswith(dotless):
-                found[name.removesuffix(dotless)] += 1
-    if not found:
+                counts[name.removesuffix(dotless)] += 1
+    if not counts:
         return {}
-    prefix, count = found.most_common(1)[0]
+    prefix, count = counts.most_common(1)[0]
     if 2 * count <= len(expected):
         return {}
     taken = {name: f"{LIT_EMA}{prefix}{dotless}" for dotless, name in plain.items()}

@@ -127,9 +127,9 @@ def load_part(cls: Any, folder: Path, **options: Any) -> Any:
     except Exception as error:  # what a damaged file can mean to either library has no end, and no common class
         raise ValueError(f"no {cls.__name__}, or damaged ({reason(error)})") from error
     named = {"missing": "missing_keys", "unexpected": "unexpected_keys", "of another shape": "mismatched_keys"}
-    found = {kind: sorted(map(_name, loading.get(key) or ())) for kind, key in named.items()}
-    if any(found.values()):
-        wrong = "; ".join(f"{listed(names)} {kind}" for kind, names in found.items() if names)
+    misfits = {kind: sorted(map(_name, loading.get(key) or ())) for kind, key in named.items()}
+    if any(misfits.values()):
+        wrong = "; ".join(f"{listed(names)} {kind}" for kind, names in misfits.items() if names)
         raise ValueError(f"its weights are not those of its {CONFIG}: {wrong}")
     require_finite(model.state_dict().items())
     assert isinstance(model, nn.Module)

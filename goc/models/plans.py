@@ -34,12 +34,12 @@ def plan_sha256(path: str) -> str | None:
 
 def _shipped(path: str) -> dict[str, Any] | None:
     """The entry that a shipped file has become; None: it is no such path."""
-    own = resolve(path)
-    if not path.startswith(ASSET_PREFIX) or own.is_file():
+    named = resolve(path)
+    if not path.startswith(ASSET_PREFIX) or named.is_file():
         return None
-    models = [file for file in own.parent.glob("*.json") if own.stem.startswith(f"{file.stem}-")]
+    models = [file for file in named.parent.glob("*.json") if named.stem.startswith(f"{file.stem}-")]
     if not models:
         return None
     model: Path = max(models, key=lambda file: len(file.stem))
-    found = read_json(model).get(own.stem.removeprefix(f"{model.stem}-"))
-    return found if isinstance(found, dict) else None
+    plan = read_json(model).get(named.stem.removeprefix(f"{model.stem}-"))
+    return plan if isinstance(plan, dict) else None

@@ -138,9 +138,9 @@ def _is_weight(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= LARGEST_WEIGHT
 
 
-def write_schedule(path: Path, evaluations: int, computed: tuple[int, ...], **found: Any) -> None:
+def write_schedule(path: Path, evaluations: int, computed: tuple[int, ...], **origin: Any) -> None:
     """Write a schedule, with what else is said of it, one entry a line."""
-    write_text(path, as_text({"evaluations": evaluations, "computed": list(computed), **found}))
+    write_text(path, as_text({"evaluations": evaluations, "computed": list(computed), **origin}))
 
 
 def rows_of(weights: Tensor, computed: tuple[int, ...]) -> dict[str, list[float]]:

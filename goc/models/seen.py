@@ -26,8 +26,8 @@ class Seen:
     def of(self, rows: Sequence[int], samples: int) -> "Seen":
         """The same of some rows, those of so many samples."""
         index = list(rows)
-        own = {name: getattr(self, name)[index] for name in ("latents", "before", "after")}
-        return replace(self, **own, modulated_input=lambda: self.modulated_input()[index], samples=samples)
+        tensors = {name: getattr(self, name)[index] for name in ("latents", "before", "after")}
+        return replace(self, **tensors, modulated_input=lambda: self.modulated_input()[index], samples=samples)
 
 
 @dataclass(frozen=True)

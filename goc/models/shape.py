@@ -28,7 +28,7 @@ def complete(shape: Mapping[str, int], checkpoint: Path) -> dict[str, int]:
     require_checkpoint(checkpoint)
     try:
         entry = read_entry(checkpoint)
-        names = {found[1] for name in unwrapped(entry.state) if (found := NAMES.search(name))}
+        names = {matched[1] for name in unwrapped(entry.state) if (matched := NAMES.search(name))}
         told = told_by(pick_model(entry, names).state)
     except (ValueError, KeyError, IndexError) as error:
         raise GocError(f"model.checkpoint={checkpoint}: holds no DiT whose shape can be read ({error})") from error

@@ -59,8 +59,8 @@ class Plan:
         """A cache with empty state for one batch."""
         if self.halves is None:
             return self.feature_cache()
-        own, order = self.of_unconditional(), int(self.way.cfg_cache_predictor == "linear")
-        new_caches = [plan.feature_cache if plan.mask.any() else None for plan in (self, own)]
+        unconditional, order = self.of_unconditional(), int(self.way.cfg_cache_predictor == "linear")
+        new_caches = [plan.feature_cache if plan.mask.any() else None for plan in (self, unconditional)]
         predicted = self.halves.predicted
         return HalfCaches(self.halves, new_caches, lambda: Taylor(predicted, order, self.clock))
 

@@ -90,10 +90,10 @@ def mask_of(way: Way, situation: Situation) -> Tensor:
     mask, shape = way.schedule.mask(situation), (situation.steps, situation.depth, BRANCHES)
     is_mask = isinstance(mask, Tensor) and mask.dtype == torch.bool and tuple(mask.shape) == shape
     if not is_mask or mask[0].any():
-        found = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+        given = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
         raise ConfigError(
             f"schedule={way.schedule.name}: its mask must be torch.bool {list(shape)} with nothing cached in step 0, "
-            f"not {'one that caches there' if is_mask else found}"
+            f"not {'one that caches there' if is_mask else given}"
         )
     return at_site(way, mask)
 

@@ -85,8 +85,8 @@ def _columns(metrics: tuple[str, ...]) -> dict[str, Column]:
 
 
 def _in_order(scores: list[Column]) -> Iterator[Column]:
-    """The columns of metrics, FID first and IS behind it."""
-    first = ("fid", "sfid", "is")
+    """The columns of metrics, FID first, the second extractor's distance beside it, and IS behind them."""
+    first = ("fid", "fd_dinov2", "fd_second", "sfid", "is")
     yield from sorted(scores, key=lambda column: first.index(column.name) if column.name in first else len(first))
 
 

@@ -11,8 +11,15 @@ from goc.report.pairs import DECIDED, Point, difference
 from goc.report.tables import same_cost, signed, with_error
 from goc.report.text import markdown_cell, number
 
-QUALITIES = {"fid": "FID", "converged": "to converged", "relative_l2_mean": "to target", "drift": "drift"}
-PAIRED = ("fid", "converged")  # also as differences to the best row of as many evaluations
+QUALITIES = {
+    "fid": "FID",
+    "fd_dinov2": "FD-DINOv2",
+    "fd_second": "FD-second",
+    "converged": "to converged",
+    "relative_l2_mean": "to target",
+    "drift": "drift",
+}
+PAIRED = ("fid", "fd_dinov2", "fd_second", "converged")  # also as differences to the best row of as many evaluations
 CONDITIONS = ["family", "cfg_scale", "samples", "seed"]  # that the models of a table were measured under
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from goc.report import cells, columns, published
+from goc.report import cells, columns, opinions, published
 from goc.report.frame import full_evaluations, is_uncached, speedup
 from goc.report.front import beyond, foremost, leading, pareto
 from goc.report.pairs import Point, damaged, targets
@@ -225,16 +225,19 @@ def _group(name: str, rows: pd.DataFrame, points: Sequence[Point], pictures: Map
     shown = cells.known(rows, tuple(columns.on_page()))
     own = [points[place] for place in rows["place"]]
     records, of_target = rows.to_dict("records"), targets(rows)
+    otherwise = opinions.disagreements(rows, own)
+    marked = opinions.flagged(otherwise)
     baselines = cells.baselines(rows)
     return {
         "name": name,
         "columns": [(column, *columns.titles(column), _arrow(column)) for column in shown],
         "settings": [column for column in cells.SETTINGS if any(cells.setting(row, column) for row in records)],
         "rows": [
-            _row(row, None if target is None else records[target], point, shown, pictures)
-            for row, target, point in zip(records, of_target, own, strict=True)
+            _row(row, None if target is None else records[target], point, shown, pictures, position in marked)
+            for position, (row, target, point) in enumerate(zip(records, of_target, own, strict=True))
         ],
         "pictured": _picture_order(rows),
+        "opinions": opinions.note(rows, otherwise),
         "several_seeds": "," in str(rows["seed"].iloc[0]),
         "missing": sorted({point.missing for point in own if point.missing}),
         "baselines": None if baselines is None else len(baselines),
@@ -259,11 +262,20 @@ def _row(
     point: Point,
     shown: list[str],
     pictures: Mapping[str, Strip],
+    marked: bool,
 ) -> dict[str, Any]:
-    """A row of the table with its strip of steps, its pictures and its worst samples; target: its uncached row."""
+    """A row of the table with its strip of steps, its pictures and its worst samples.
+
+    target: its uncached row. marked: whether the second distance is, as it orders the row otherwise than FID.
+    """
     uncached = bool(row["cached"] == 0)
     strip, difference = f"r{row['place']}", f"d{row['place']}"
     of_target = None if target is None else f"r{target['place']}"
+
+    def shown_text(column: str) -> str:
+        mark = f" {opinions.MARK}" if marked and column in opinions.SECOND else ""
+        return cells.cell(row, column) + mark
+
     return {
         "name": _name(row),
         "series": str(row["series"]),
@@ -271,7 +283,7 @@ def _row(
         "uncached": uncached,
         "steps": cells.computed_steps(row),
         "quartiles": cells.quartiles(row),
-        "cells": [(cells.value_of(row, column), cells.cell(row, column)) for column in shown],
+        "cells": [(cells.value_of(row, column), shown_text(column)) for column in shown],
         "settings": {column: cells.setting(row, column) for column in cells.SETTINGS},
         "quality": next((f"{columns.titles(column)[0]} {text}" for column in columns.qualities()
                          if (text := cells.cell(row, column))), ""),

@@ -33,6 +33,8 @@ from goc.report.text import LONGEST, plot_text
 QUALITY = {
     "converged": "distance to the converged solution",
     "fid": "FID to the real images",
+    "fd_dinov2": "FD-DINOv2 to the real images",
+    "fd_second": "FD by the second extractor",
     "drift": "drift from the uncached run",
     "relative_l2_median": "relative L2 to the uncached run, median",
     "relative_l2_mean": "relative L2 to the uncached run, mean",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from goc.report import published
+from goc.report import opinions, published
 from goc.report.columns import columns, having_error, lower_is_better, of_plugins, qualities
 from goc.report.frame import (
     MEASUREMENT,
@@ -18,9 +18,10 @@ from goc.report.frame import (
 from goc.report.pairs import Point, best_of, difference, targets
 from goc.report.text import decimals_of, latex_cell, markdown_cell
 
-SHOWN = ("cached", "evaluations", "fid", "sfid", "is", "converged", "drift", "relative_l2_mean", "relative_l2_median",
-         "psnr_image", "ssim", "lpips", "precision", "recall", "kid", "clip", "clip_iqa", "blip_itm", "gmacs",
-         "latency_ratio")  # fmt: skip
+SHOWN = ("cached", "evaluations", "fid", *opinions.SECOND, "sfid", "is", "converged", "drift", "relative_l2_mean",
+         "relative_l2_median", "psnr_image", "ssim", "lpips", "precision", "recall", "kid",
+         *(f"{name}_{of}" for of in ("dinov2", "second") for name in ("precision", "recall", "kd")),
+         "clip", "clip_iqa", "blip_itm", "gmacs", "latency_ratio")  # fmt: skip
 DIFFERENCES = ("fid",)  # shown beside the number: to the uncached run, and to the best
 NAMED = 10  # rows that a note names one by one
 
@@ -102,7 +103,8 @@ def same_target(frame: pd.DataFrame) -> list[list[int]]:
 def _cells(frame: pd.DataFrame, points: Sequence[Point], safe: Form, bold: Form) -> pd.DataFrame:
     """The shown columns as text of a format, for which `safe` makes text safe.
 
-    Bold is what is better than every row of about the same cost by two paired errors.
+    Bold is what is better than every row of about the same cost by two paired errors; marked, what the second extractor
+    orders otherwise.
     """
     shown = [column for column in (*SHOWN, *of_plugins()) if column in frame and frame[column].notna().any()]
     records = frame.to_dict("records")
@@ -115,10 +117,13 @@ def _cells(frame: pd.DataFrame, points: Sequence[Point], safe: Form, bold: Form)
             if best is not None:
                 index = frame.index[rows[best]]
                 cells.loc[index, column] = bold(str(cells.loc[index, column]))
+    for position in opinions.flagged(opinions.disagreements(frame, points)):
+        index, second = frame.index[position], str(opinions.second_of(frame))
+        cells.loc[index, second] = f"{cells.loc[index, second]} {opinions.MARK}"
     for column in DIFFERENCES:
         if column in shown:
             beside = differences(frame, points, column)
-            place = list(cells.columns).index(column) + 1
+            place = max(list(cells.columns).index(name) for name in (column, *opinions.SECOND) if name in shown) + 1
             cells.insert(place, f"{column} to best", beside["to best"])
             cells.insert(place, f"{column} to uncached", beside["to uncached"])
     cells.insert(0, "steps", frame["solver"].map(safe))
@@ -163,6 +168,8 @@ def uneven_drift(frame: pd.DataFrame) -> str:
 def notes(frame: pd.DataFrame, points: Sequence[Point], features: int | None) -> list[str]:
     """What a reader of a table must know: what bold means, whose errors are missing, whether samples are too few."""
     said = ["Bold: better than every row of about as many evaluations by more than two paired errors."]
+    if agreed := opinions.note(frame, opinions.disagreements(frame, points)):
+        said.append(agreed)
     if frame["drift"].notna().any() and frame["solver"].nunique() > 1:
         said.append("Drift, relative L2, PSNR and SSIM are to the uncached run of the same solver: not across solvers.")
     if any(frame[key].notna().any() for key in ("guidance_interval", "cfg_cache") if key in frame):

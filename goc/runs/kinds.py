@@ -3,6 +3,7 @@
 import torch
 
 from goc.config import Config, Measurement, ModelConfig
+from goc.metrics.backbones import timm_version
 from goc.metrics.features import load_extractor
 from goc.runs.denoiser import LoadedDenoiser
 from goc.runs.loaded import Loaded
@@ -19,9 +20,10 @@ def kind_of(model: ModelConfig) -> type[Loaded]:
 def sources_of(measurement: Measurement) -> Sources:
     """Find all files of a measurement; raises GocError naming the first that is missing, and how to get it."""
     model = measurement.model
-    files, weights = kind_of(model).files(measurement), weights_of_extractor(model)
+    files, weights = {**kind_of(model).files(measurement)}, weights_of_extractor(model)
     reference = None if model.reference is None or weights is None else resolve(model.reference)
-    sources = Sources({**files, "extractor": None if weights is None else Source(weights)}, reference)
+    files |= {"extractor": None if weights is None else Source(weights)}
+    sources = Sources(files, reference, timm_version(model.extractor or ""))
     sources.weights()  # as the files are now
     return sources
 

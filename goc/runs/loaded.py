@@ -14,7 +14,7 @@ from goc.metrics.evaluate import check_metrics, needs_images
 from goc.metrics.features import Extractor
 from goc.metrics.keep import Score
 from goc.metrics.reference import Reference, load_reference
-from goc.metrics.registry import METRICS, Metric
+from goc.metrics.registry import METRICS, Metric, of_second
 from goc.planning.plan import Plan
 from goc.runs.sources import Source, Sources
 from goc.sampling.converged import Converged
@@ -82,16 +82,20 @@ class Loaded(ABC):
         """The real images' statistics; raises GocError if the output's metrics cannot be had from them."""
         return reference_of(path, self.extractor, self.image_size, output)
 
+    def second_reference(self, path: Path, extractor: Extractor, output: Output) -> Reference | None:
+        """The same for a second extractor."""
+        return reference_of(path, extractor, self.image_size, output, second=True)
+
 
 def reference_of(
-    path: Path | None, extractor: Extractor | None, image_size: int | None, output: Output
+    path: Path | None, extractor: Extractor | None, image_size: int | None, output: Output, second: bool = False
 ) -> Reference | None:
-    """The real images' statistics; raises GocError if the output's metrics cannot be had from them."""
-    reference = None
+    """The real images' statistics; raises GocError if the output's metrics, or second ones, cannot be had from them."""
+    reference, metrics = None, of_second(output.metrics, second)
     if path is not None and extractor is not None:
-        wanted = needs_images(output.metrics)
+        wanted = needs_images(metrics)
         reference = load_reference(path, extractor, image_size, wanted, Path(output.cache_dir))
-    check_metrics(output.metrics, reference)
+    check_metrics(metrics, reference)
     return reference
 
 

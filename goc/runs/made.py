@@ -18,7 +18,7 @@ from goc.metrics.evaluate import Scores, drift, evaluate, mean_score
 from goc.metrics.features import Features
 from goc.metrics.lpips import load_lpips, lpips_sha256
 from goc.metrics.reference import Reference
-from goc.metrics.registry import PLUGINS, plugins_of
+from goc.metrics.registry import PLUGINS, of_second, plugins_of
 from goc.report.results import git_commit, software
 from goc.sampling.converged import Converged
 from goc.sampling.frames import FRAMES, count_of
@@ -60,7 +60,7 @@ class Made:
     """Samples, and the uncached ones that they are compared with; without caching the two are the same.
 
     fields: names of the features in the shards; scores: of metrics that each sample has a number of by itself, and
-    their names there.
+    their names there; second_field: of the second extractor's features.
     """
 
     samples: SampleSet
@@ -68,6 +68,7 @@ class Made:
     fields: tuple[str, ...]
     scores: Mapping[str, str] = field(default_factory=dict)
     videos: bool = False
+    second_field: str | None = None
 
     @property
     def compared(self) -> bool:
@@ -77,6 +78,12 @@ class Made:
     def batches(self) -> Iterator[Features]:
         """Features of the samples, shard by shard."""
         return (Features(**tensors) for tensors in self.samples.tensors(*self.fields))
+
+    def second_batches(self) -> Iterator[Features]:
+        """Those of the second extractor."""
+        name = self.second_field
+        assert name is not None
+        return (Features(tensors[name]) for tensors in self.samples.tensors(name))
 
     def drift(self) -> Scores:
         """The drift of the samples that were also made without a cache; nothing if there are none."""
@@ -91,22 +98,22 @@ class Made:
 
     def means(self) -> Scores:
         """The scores' means over the samples."""
-        found = Scores()
+        scores = Scores()
         for name, kept in self.scores.items():
             values = torch.cat([shard[kept] for shard in self.samples.tensors(kept)])
-            found.add(mean_score(name, values.double().numpy()))
-        return found
+            scores.add(mean_score(name, values.double().numpy()))
+        return scores
 
     def to_converged(self, solution: Converged) -> np.ndarray:
         """Relative distance of each of the first samples to the converged solution, [n]."""
-        target, found = solution.latents, []
+        target, distances = solution.latents, []
         for shard in self.samples.tensors("latents"):
             own, target_of_shard = shard["latents"][: len(target)], target[: len(shard["latents"])]
-            found.append(relative_distances(own, target_of_shard))
+            distances.append(relative_distances(own, target_of_shard))
             target = target[len(own) :]
             if not len(target):
                 break
-        return np.concatenate(found)
+        return np.concatenate(distances)
 
     def pairs(self) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
         """(cached, uncached) shards, of those samples that were also made without a cache."""
@@ -118,15 +125,17 @@ class Made:
         for without, own in shards:
             yield own, without
 
-    def quality(self, metrics: Sequence[str], reference: Reference | None) -> Scores:
-        """The named metrics; what is not finite is said, and null in a result."""
-        of_features = [name for name in metrics if name not in self.scores]
-        found = evaluate(of_features, self.batches, self.samples.num_samples, reference)
-        found.add(self.means())
-        no_numbers = [name for name, value in found.values.items() if not math.isfinite(value)]
+    def quality(self, metrics: Sequence[str], reference: Reference | None, second: Reference | None = None) -> Scores:
+        """The named metrics; what is not finite is said, and null in a result. second: for the second extractor."""
+        of_features, count = [name for name in metrics if name not in self.scores], self.samples.num_samples
+        scores = evaluate(of_second(of_features, False), self.batches, count, reference)
+        if asked := of_second(of_features):
+            scores.add(evaluate(asked, self.second_batches, count, second))
+        scores.add(self.means())
+        no_numbers = [name for name, value in scores.values.items() if not math.isfinite(value)]
         if no_numbers:
             log.warning("%s: not finite for these samples; null in the result", ", ".join(no_numbers))
-        return found
+        return scores
 
     def distances(self, device: torch.device) -> tuple[Scores, str | None]:
         """The distances to the uncached samples, LPIPS among them where it is defined, and the SHA-256 of its weights.

@@ -51,19 +51,20 @@ def measure(
     folder: Path,
     generated: Generated,
     reference: Reference | None,
+    second: Reference | None,
     solution: Converged | None,
     hashes: dict[str, str | None],
     workers: int,
 ) -> tuple[Result, dict[str, np.ndarray]]:
     """Evaluate and price what was generated: the run's result, and what each sample contributes to it.
 
-    folder: the run's. solution: the converged one of the first samples; None: not wanted. hashes: of all files that the
-    numbers depend on. workers: how many made the samples.
+    folder: the run's. second: the real images for the second extractor. solution: the converged one of the first
+    samples; None: not wanted. hashes: of all files that the numbers depend on. workers: how many made the samples.
     """
     measurement, way, plan, uncached = config.measurement, config.way, generated.plan, generated.uncached
     compared_in = describe_measurement(measurement, hashes)
     timed = min(way.batch_size, measurement.num_samples)
-    scores = generated.quality(config.output.metrics, reference)
+    scores = generated.quality(config.output.metrics, reference, second)
     cost = price(generated.samples, uncached)
     distances, lpips = generated.distances(uncached.device)
     warn_of_distance(plan, distances.values.get("relative_l2", 0.0))

@@ -14,11 +14,11 @@ from goc.system.errors import GocError
 def pictures_of(call: Mapping[str, Any]) -> dict[str, Path]:
     """The pictures among a call's arguments, by the argument's name; raises GocError for one that is not there."""
     texts = {name: Path(value) for name, value in call.items() if isinstance(value, str)}
-    found = {name: path for name, path in texts.items() if path.suffix.lower() in SUFFIXES}
-    for name, path in found.items():
+    pictures = {name: path for name, path in texts.items() if path.suffix.lower() in SUFFIXES}
+    for name, path in pictures.items():
         if not path.is_file():
             raise GocError(f"model.call.{name}={path}: no such file (looked for {path.absolute()})")
-    return found
+    return pictures
 
 
 def with_pictures(call: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from torch import Tensor
 from goc.config import Config, flat, validate
 from goc.config.identity import FILES
 from goc.metrics.archive import archived_images, open_archive
+from goc.metrics.backbones import timm_version
 from goc.metrics.features import Extractor, load_extractor
 from goc.metrics.keep import KeepFeatures
 from goc.metrics.real_images import EXTRACTION_BATCH, RealImages, folder_images
-from goc.metrics.registry import METRICS
+from goc.metrics.registry import METRICS, of_second
 from goc.report.measurement import describe_measurement
 from goc.report.result import Result
 from goc.report.results import RESULT_FILE, run_key, write_influence
@@ -24,6 +25,8 @@ from goc.runs.kinds import sources_of
 from goc.runs.loaded import reference_of
 from goc.runs.made import Made, described_result
 from goc.runs.measure import leave_first
+from goc.runs.second import REFERENCE as SECOND_REFERENCE
+from goc.runs.second import Second
 from goc.runs.sources import weights_of_extractor
 from goc.sampling.generate import generate
 from goc.sampling.shards import SampleSet
@@ -96,11 +99,13 @@ def open_images(path: Path, extractor: Extractor, what: str = IMAGES) -> RealIma
     return images
 
 
-def sample_set(images: RealImages, folder: Path, extractor: Extractor, compared: int) -> tuple[SampleSet, KeepFeatures]:
+def sample_set(
+    images: RealImages, folder: Path, extractor: Extractor, compared: int, second: Extractor | None = None
+) -> tuple[SampleSet, KeepFeatures]:
     """The images as samples on disk, with their features; a stopped command goes on where it was."""
-    identity = content_key([images.sha256, images.rule, extractor.name, extractor.weights_sha256])
+    identity = content_key([images.sha256, images.rule, *extractor.identity.values()])
     samples = SampleSet(folder, images.count, EXTRACTION_BATCH, identity)
-    keep = KeepFeatures(extractor, compared, images=False)
+    keep = KeepFeatures(extractor, compared, images=False, second=second)
     generate(Pictures(images, extractor.device), samples, keep, Workers())
     return samples, keep
 
@@ -162,20 +167,27 @@ def score_images(
     validate(config)
     cost = cost_of(said, config)
     assert model.reference is not None  # or the config is not valid
-    compares = any(METRICS[name].compares for name in output.metrics)
+    compares = any(METRICS[name].compares for name in of_second(output.metrics, False))
     reference = reference_of(resolve(model.reference) if compares else None, extractor, images.size, output)
+    files = Second.of(model, output.metrics)
+    second, second_reference, hashes = None, None, weights_at_hand(config)
+    if files is not None:
+        second = files.load(device)
+        second_reference = reference_of(files.reference, second, images.size, output, second=True)
+        assert second_reference is not None
+        hashes |= {**files.said(), SECOND_REFERENCE: second_reference.sha256}
+    hashes["reference_sha256"] = None if reference is None else reference.sha256
     pairs = images.count if said.paired or target is not None else 0
-    samples, keep = sample_set(images, folder / "samples", extractor, pairs)
+    samples, keep = sample_set(images, folder / "samples", extractor, pairs, second)
     compared = samples
     if target is not None:
         compared, _ = sample_set(target, folder / "against", extractor, target.count)
-    made = Made(samples, compared, keep.fields)
-    scores = made.quality(output.metrics, reference)
+    made = Made(samples, compared, keep.fields, second_field=keep.second_field)
+    scores = made.quality(output.metrics, reference, second_reference)
     distances, lpips = made.distances(device)
     for found in (distances.values, distances.influence):
         for name in [name for name in found if name.startswith(OF_LATENTS)]:
             del found[name]  # which are not known: there is nothing to compare with a run's
-    hashes = weights_at_hand(config) | {"reference_sha256": None if reference is None else reference.sha256}
     compared_in = describe_measurement(measurement, hashes)
     content = {
         "method": said.name,
@@ -210,7 +222,8 @@ def weights_at_hand(config: Config) -> dict[str, str | None]:
     )
     weights = weights_of_extractor(model)
     assert weights is not None  # it was loaded
-    return {"model_sha256": None, "vae_sha256": None, "extractor_sha256": file_sha256(weights)}
+    network = timm_version(model.extractor or "")
+    return {"model_sha256": None, "vae_sha256": None, "extractor_sha256": file_sha256(weights), **network}
 
 
 def cost_of(said: Elsewhere, config: Config) -> dict[str, float | None]:

@@ -1,7 +1,7 @@
 """The files of a run by name, each with its hash: what its samples and their features depend on."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -30,11 +30,12 @@ class Sources:
     """The files of a run by the names under which a result has their hashes, without `_sha256`.
 
     files: as its kind of model says them (`goc.runs.loaded.Loaded.files`); None: the settings name none. reference: of
-    real images; None where no features are wanted.
+    real images; None where no features are wanted. network: what an extractor of timm depends on besides its weights.
     """
 
     files: Mapping[str, Source | None]
     reference: Path | None
+    network: Mapping[str, str] = field(default_factory=dict)
 
     def path(self, name: str) -> Path | None:
         """Where a file is; None: there is none of this name."""
@@ -51,21 +52,24 @@ class Sources:
 
     def _hashes(self) -> dict[str, str | None]:
         """The same, of the files as they are."""
-        return {f"{name}_sha256": None if source is None else source.sha256 for name, source in self.files.items()}
+        files = {f"{name}_sha256": None if source is None else source.sha256 for name, source in self.files.items()}
+        return {**files, **self.network}
 
     @cached_property
     def reference_sha256(self) -> str | None:
-        """Of the real images: of a file, or of all names and contents in a folder; None without any, or a missing one.
-
-        A folder is read whole for it.
-        """
-        if self.reference is None or not self.reference.exists():
-            return None
-        return (folder_sha256 if self.reference.is_dir() else file_sha256)(self.reference)
+        """Of the real images, if there are any."""
+        return None if self.reference is None else reference_sha256(self.reference)
 
     def require_unchanged(self) -> None:
         """Raise GocError if a file that was loaded by now is another one than at first."""
         require_same(self.weights(), self._hashes())
+
+
+def reference_sha256(path: Path) -> str | None:
+    """Of real images: of a file, or of all names and contents in a folder, which is read whole; None: a missing one."""
+    if not path.exists():
+        return None
+    return (folder_sha256 if path.is_dir() else file_sha256)(path)
 
 
 def require_same(first: Mapping[str, str | None], now: Mapping[str, str | None]) -> None:

@@ -73,8 +73,8 @@ def memory_error(error: BaseException) -> BaseException | None:
 
 def _details(error: BaseException) -> str:
     """How much was asked for, in the words of a library, in brackets: torch's of a GPU go on about much else."""
-    found = re.search(r"(tried to allocate|unable to allocate) [^.;]*?[\d.]+ ?(bytes|[KMGTPE]iB)", str(error), re.I)
-    return f" ({found[0][0].lower()}{found[0][1:]})" if found else ""
+    asked = re.search(r"(tried to allocate|unable to allocate) [^.;]*?[\d.]+ ?(bytes|[KMGTPE]iB)", str(error), re.I)
+    return f" ({asked[0][0].lower()}{asked[0][1:]})" if asked else ""
 
 
 def one_line(error: BaseException) -> str:

@@ -115,10 +115,10 @@ def read_json(path: Path) -> Any:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object, in which no key may stand twice."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError(f"a key stands twice among {', '.join(list(found)[:5])}")
-    return found
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError(f"a key stands twice among {', '.join(list(content)[:5])}")
+    return content
 
 
 def _finite(value: Any) -> Any:
@@ -161,15 +161,15 @@ def require_regular_file(path: Path, setting: str | None = None) -> None:
 
     To read a device or a pipe may never end, so this comes before the first byte. Raises OSError for a missing file.
     """
-    if found := irregular(path):
+    if kind := irregular(path):
         named = path if setting is None else f"{setting}={path}"
-        raise GocError(f"{named}: must be a regular file, not {found}")
+        raise GocError(f"{named}: must be a regular file, not {kind}")
 
 
 def read_text(path: Path) -> str:
     """The text of a regular UTF-8 file; raises OSError, also for a device or a pipe, or UnicodeDecodeError."""
-    if found := irregular(path):
-        raise OSError(f"must be a regular file, not {found}")
+    if kind := irregular(path):
+        raise OSError(f"must be a regular file, not {kind}")
     return path.read_text(encoding="utf-8")
 
 

@@ -12,6 +12,8 @@ from goc.system.files import file_sha256
 
 VAE_CONFIG = "92d3dfb746fca211a2c9e019e285f8597412211728dce3c5bcf4eda0f2d62e7e"  # the same for both
 
+DINOV2_FILE = "dinov2_vitl14_pretrain.pth"  # DINOv2's ViT-L/14 without registers, as torch.hub names it
+
 PUBLISHED_SHA256 = {
     "DiT-XL-2-256x256.pt": "9ec1876e4c03471bca126663a30e2d1b20610b6d2f87850a39a36f25cc685521",
     "sd-vae-ft-ema/config.json": VAE_CONFIG,
@@ -33,5 +35,5 @@ PUBLISHED_SHA256 = {
 
 def require_published(path: Path, name: str) -> None:
     """Raise GocError, with both hashes, for a file that is not the published one of this name."""
-    if (found := file_sha256(path)) != (expected := PUBLISHED_SHA256[name]):
-        raise GocError(f"{path}: expected SHA-256 {expected} (published), found {found}; delete it to get it again")
+    if (sha256 := file_sha256(path)) != (expected := PUBLISHED_SHA256[name]):
+        raise GocError(f"{path}: expected SHA-256 {expected} (published), found {sha256}; delete it to get it again")

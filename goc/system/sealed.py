@@ -65,13 +65,13 @@ def unsealed(path: Path, key: Any) -> dict[str, Tensor]:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
         seal = json.loads(header[SEAL]) if SEAL in header else {KEY: json.loads(header.get(KEY, "null"))}
-        own, checksum = seal[KEY], seal.get("sha256")
+        sealed_key, checksum = seal[KEY], seal.get("sha256")
     except FileNotFoundError:
         raise
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnusableError(f"is damaged ({error})") from error
-    if checksum is not None and checksum != json_sha256([own, tensors_sha256(tensors)]):
+    if checksum is not None and checksum != json_sha256([sealed_key, tensors_sha256(tensors)]):
         raise UnusableError("is damaged (its checksum does not match)")
-    if _canonical(own) != _canonical(_plain(key)):
-        raise UnusableError("does not say whose it is" if own is None else "is of another run")
+    if _canonical(sealed_key) != _canonical(_plain(key)):
+        raise UnusableError("does not say whose it is" if sealed_key is None else "is of another run")
     return tensors

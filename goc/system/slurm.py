@@ -42,8 +42,8 @@ def max_array_size() -> int | None:
         shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=ANSWER_S).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", shown, re.M)
-    return int(found[1]) if found else None
+    limit = re.search(r"^MaxArraySize\s*=\s*(\d+)", shown, re.M)
+    return int(limit[1]) if limit else None
 
 
 def refusal(said: str) -> str:

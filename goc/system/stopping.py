@@ -58,5 +58,5 @@ def stopping(kept: str = KEPT) -> contextlib.AbstractContextManager[None]:
 
 def keeping(kept: str) -> contextlib.AbstractContextManager[None]:
     """Inside `stopping`: while it is entered, this is what the line says; handlers of others stay."""
-    found = (*SIGNALS, signal.SIGINT)
-    return _handlers({number: Stop(kept) for number in found if isinstance(signal.getsignal(number), Stop)})
+    numbers = (*SIGNALS, signal.SIGINT)
+    return _handlers({number: Stop(kept) for number in numbers if isinstance(signal.getsignal(number), Stop)})

@@ -24,17 +24,17 @@ def run_folders(paths: list[Path]) -> list[Path]:
     """
     folders: dict[Path, None] = {}
     for path in paths:
-        found = []
+        runs = []
         for folder in sorted(file.parent for file in path.rglob(RESULT_FILE)):
             try:
                 load_result(folder)
             except ValueError as error:
                 tell([(printable(str(folder)), str(error))])
             else:
-                found.append(folder)
-        if not found:
+                runs.append(folder)
+        if not runs:
             raise GocError(f"no finished run below {path}")
-        folders.update(dict.fromkeys(found))
+        folders.update(dict.fromkeys(runs))
     return list(folders)
 
 
@@ -58,12 +58,13 @@ def main(arguments: list[str] | None = None) -> int:
         print("not tracked: WANDB_MODE=disabled")
         return 0
     os.environ.setdefault("WANDB_SILENT", "true")  # what it would say is not about these runs
-    # imported here, as it takes seconds that no run should wait for
+    check_wandb(settings)
+    folders = run_folders(options.paths)
+    # imported here, as it takes seconds that no run and no mistake should wait for
     from goc.tracking import wandb_log
 
     try:
-        check_wandb(settings)
-        for folder in run_folders(options.paths):
+        for folder in folders:
             print(wandb_log.log_run(settings, folder), flush=True)
         if options.summary is not None:
             print(wandb_log.log_summary(settings, options.summary), flush=True)

@@ -91,9 +91,9 @@ def log_summary(settings: WandbConfig, folder: Path) -> str:
 
     Returns a line that says where. Raises GocError without a finished run, WandbError if it cannot be logged.
     """
-    found = find([folder])
-    tell(found.skipped)
-    runs = found.runs
+    collected = find([folder])
+    tell(collected.skipped)
+    runs = collected.runs
     if not runs:
         raise GocError(f"no finished run below {folder}")
     study = _study_of(runs[0][1])

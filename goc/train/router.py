@@ -166,8 +166,8 @@ def main() -> int:
     out = args.out or Path("outputs/routers") / model.name / f"router-{config.way.sampler.name}{steps}.pt"
     trained = {key: value for key, value in vars(args).items() if key not in ("out", "settings")}
     depends_on = {**trajectory_key(measurement, config.way, False, file_sha256(checkpoint), denoiser), **trained}
-    cache_dir, own = Path(config.output.cache_dir), {**depends_on, "router": True, "seed": measurement.seed}
-    with progress_of(cache_dir, own) as progress, memory_for(f"--batch={args.batch}"):
+    cache_dir, progress_key = Path(config.output.cache_dir), {**depends_on, "router": True, "seed": measurement.seed}
+    with progress_of(cache_dir, progress_key) as progress, memory_for(f"--batch={args.batch}"):
         logits = train(config, denoiser, args.iterations, args.batch, args.penalty, args.rate, progress)
         settings = {"model": model.name, "num_sampling_steps": steps, "cfg_scale": measurement.cfg_scale}
         with room_for(out, DONE):

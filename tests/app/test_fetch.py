@@ -277,7 +277,7 @@ def test_where_no_hash_is_published_the_first_one_is_trusted_and_that_is_said(
     assert fetch("dit-512") == 0
     assert "present, has the SHA-256 first seen; no published one is known" in capsys.readouterr().out
     unknown = {file.item for file in fetch_weights.FILES if file.sha256 is None}
-    assert unknown == {"dit-512", "sit-256", "reference-512"}
+    assert unknown == {"dit-512", "sit-256", "reference-512", "dinov2", "dinov2-reference-512"}
     assert fetch_weights.main(["--list", "--out", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert {line.split()[0] for line in lines if line.endswith("(no published SHA-256 is known)")} == unknown

@@ -70,13 +70,6 @@ def test_a_reason_that_cannot_be_written_does_not_end_a_sweep(
     assert SweepReport.failed
 
 
-def test_what_imports_torchvision_can_follow_in_a_new_process() -> None:
-    """Where an index has a CPU torch and a CUDA torchvision as well."""
-    code = "import goc\nfrom torchvision.transforms import functional"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 SCRIPTS = REPOSITORY / "scripts"
 
 

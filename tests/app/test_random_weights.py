@@ -139,7 +139,8 @@ def hashes(folder: Path) -> dict[str, str]:
 def test_the_files_depend_on_the_seed_alone(weights: Path, tmp_path: Path) -> None:
     torch.manual_seed(99)  # what the process drew before does not matter
     expected = hashes(weights)
-    names = {DENOISER, "inception.pth", "reference.npz", "vae/config.json", "vae/diffusion_pytorch_model.safetensors"}
+    vae = {"vae/config.json", "vae/diffusion_pytorch_model.safetensors"}
+    names = {DENOISER, "inception.pth", "dinov2.pth", "reference.npz", *vae}
     assert set(expected) == names
     try:
         assert generate(tmp_path, "--seed", "0") == 0

@@ -15,15 +15,38 @@ from refusals import assert_refused
 LARGEST = 12e6  # bytes
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 
-PIPELINE = """
-import sys
+# what a person would start a process for each time, in one, which loads everything once: command lines of goc, and a
+# pipeline's one line; each has files for its exit code, its output and its errors
+SESSION = """
+import json, os, sys
 import goc
-from tiny_pipelines import dit
-print(goc.__file__)
-pipe = dit()
-cache = goc.enable_cache(pipe, method="goc", cache_ratio=0.5)
-pipe([1], num_inference_steps=4, output_type="np")
-print(cache.summary())
+from torchvision.transforms import functional  # goes on, where an index has a CPU torch and a CUDA torchvision too
+from goc.cli.main import command
+from goc.report.published import PUBLISHED
+
+def begin(name):
+    for number, stream in enumerate((sys.stdout, sys.stderr), 1):
+        stream.flush()
+        os.dup2(os.open(f"{name}.{number}", os.O_WRONLY | os.O_CREAT), number)
+
+def pipeline():
+    from tiny_pipelines import dit
+    pipe = dit()
+    cache = goc.enable_cache(pipe, method="goc", cache_ratio=0.5)
+    pipe([1], num_inference_steps=4, output_type="np")
+    print(cache.summary())
+
+print(goc.__file__, PUBLISHED.is_file())
+for name, arguments in json.loads(sys.argv[1]).items():
+    begin(name)
+    sys.argv[1:] = arguments
+    try:
+        code = command()
+    except SystemExit as ended:
+        code = ended.code
+    open(name, "w").write(str(code or 0))
+begin("pipeline")
+pipeline()
 """
 
 
@@ -69,40 +92,46 @@ def test_the_wheel_is_small_enough_for_an_index(wheel: Path) -> None:
     assert wheel.stat().st_size < LARGEST
 
 
-def test_an_installed_copy_runs_sweeps_and_reports(call: Call, installed: Path, tmp_path: Path) -> None:
-    code = "import goc; from goc.report.published import PUBLISHED; print(goc.__file__, PUBLISHED.is_file())"
-    where, numbers = call("python", "-c", code).stdout.split()
-    assert Path(where).is_relative_to(installed.parent)
-    assert numbers == "True"  # the published ones
+def test_an_installed_copy_runs_sweeps_reports_and_caches_in_a_pipeline(
+    call: Call, installed: Path, tmp_path: Path
+) -> None:
     usage = call("goc", "--help")
     assert usage.returncode == 0
     for command in ("run", "report", "compare", "mask", "reference", "score"):
         assert f"\n  {command} " in usage.stdout
-    one = call("goc", "run", "cache_ratio=0.4", *QUICK, "save_images=npz")
-    assert one.returncode == 0, one.stderr
+    shutil.copy(REPOSITORY / "tests" / "tiny_pipelines.py", tmp_path)
+    typed = {
+        "one": ["run", "cache_ratio=0.4", *QUICK, "save_images=npz"],
+        "swept": ["run", "-m", "method=reuse,goc", "cache_ratio=0.4", "name=study", *QUICK],
+        "reported": ["report", "outputs/study", "--out", "again"],
+        "mistyped": ["run", "cach_ratio=0.5"],
+        "left out": ["run", "model=fashion", *QUICK],
+        "unknown": ["rum"],
+    }
+    session = call("python", "-c", SESSION, json.dumps(typed))
+    where, numbers = session.stdout.split()
+    assert Path(where).is_relative_to(installed.parent)
+    assert numbers == "True"  # the published ones
+
+    def finished(name: str) -> "subprocess.CompletedProcess[str]":
+        code, shown, said = ((tmp_path / f"{name}{end}").read_text() for end in ("", ".1", ".2"))
+        return subprocess.CompletedProcess(name, int(code), shown, said)
+
+    for name in ("one", "swept", "reported"):
+        assert finished(name).returncode == 0, finished(name).stderr
     (images,) = tmp_path.glob("outputs/**/images.npz")
     theirs = call("goc", "score", str(images), "--name=theirs", "model=digits", "steps=5", "metrics=[fid]")
     assert theirs.returncode == 0, theirs.stderr
-    of_fid = [[line for line in of.stdout.splitlines() if line.split()[:1] == ["fid"]] for of in (one, theirs)]
+    of_fid = [[line for line in of.stdout.splitlines() if line.split()[:1] == ["fid"]]
+              for of in (finished("one"), theirs)]  # fmt: skip
     assert len(of_fid[0]) == 1
     assert of_fid[0][0].split() == of_fid[1][0].split()
-    swept = call("goc", "run", "-m", "method=reuse,goc", "cache_ratio=0.4", "name=study", *QUICK)
-    assert swept.returncode == 0, swept.stderr
     results = [json.loads(path.read_text()) for path in (tmp_path / "outputs" / "study").glob("*/result.json")]
     assert {result["method"] for result in results} == {"reuse", "goc"}
-    page = tmp_path / "outputs" / "study" / "report.html"
-    page.unlink()
-    assert call("goc", "report", "outputs/study").returncode == 0
-    assert page.exists()
-    assert_refused(call("goc", "run", "cach_ratio=0.5"), "cach_ratio")
-    refused = call("goc", "run", "model=fashion", *QUICK)
-    assert_refused(refused, "fashion/diffusion-0.safetensors: no such file .* are in a checkout")
-    assert_refused(call("goc", "rum"), "goc rum: must be one of run, .*; did you mean run")
-
-
-def test_an_installed_copy_caches_in_a_pipeline(call: Call, tmp_path: Path) -> None:
-    shutil.copy(REPOSITORY / "tests" / "tiny_pipelines.py", tmp_path)
-    (tmp_path / "example.py").write_text(PIPELINE)
-    finished = call("python", "example.py")
-    assert finished.returncode == 0, finished.stderr
-    assert "goc" in finished.stdout
+    assert (tmp_path / "outputs" / "study" / "report.html").exists()
+    assert (tmp_path / "again" / "report.html").exists()
+    assert_refused(finished("mistyped"), "cach_ratio")
+    assert_refused(finished("left out"), "fashion/diffusion-0.safetensors: no such file .* are in a checkout")
+    assert_refused(finished("unknown"), "goc rum: must be one of run, .*; did you mean run")
+    assert session.returncode == 0, (tmp_path / "pipeline.2").read_text()
+    assert "goc" in (tmp_path / "pipeline.1").read_text()

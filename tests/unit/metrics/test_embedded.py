@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import real_data
 import torch
+from closeness import assert_near
 from safetensors import safe_open
+from safetensors.torch import load_file
 from sklearn.model_selection import train_test_split
 from train_embedded import CACHE_DIR, RECIPES, new_denoiser
 
@@ -43,17 +45,28 @@ def test_the_extractor_recognises_held_out_images(name: str, least: float) -> No
     assert (features.logits.argmax(dim=1) == labels[held_out[:2000]]).float().mean() >= least
 
 
+def test_the_second_extractor_knows_digits_without_having_seen_labels() -> None:
+    """It is another network than the first: what it gives of the shipped images is the shipped reference, and tells."""
+    images, labels = RECIPES["digits"].real(CACHE_DIR)
+    features = load_extractor("digits_simclr", None, CPU).extract(to_uint8(images)).features
+    shipped = load_file(ASSETS / "digits" / "reference-simclr.safetensors")["features"].float()
+    assert_near(features, shipped, 1e-3)  # half precision
+    nearest = torch.cdist(features, features).fill_diagonal_(torch.inf).argmin(dim=1)
+    assert (labels[nearest] == labels).float().mean() > 0.97
+
+
 def test_all_of_fashion_is_in_half_precision() -> None:
     files = list((ASSETS / "fashion").glob("*.safetensors"))
-    assert len(files) == 4
+    assert len(files) == 6
     for path in files:
         with safe_open(path, framework="pt") as file:
             assert {file.get_tensor(name).dtype for name in file.offset_keys()} == {torch.float16}, path
 
 
 def test_the_reference_of_fashion_is_of_ten_thousand_images() -> None:
-    with safe_open(ASSETS / "fashion" / "reference.safetensors", framework="pt") as file:
-        assert file.get_slice("features").get_shape() == [10_000, 64]
+    for file_name, size in (("reference", 64), ("reference-simclr", 32)):
+        with safe_open(ASSETS / "fashion" / f"{file_name}.safetensors", framework="pt") as file:
+            assert file.get_slice("features").get_shape() == [10_000, size]
 
 
 @pytest.mark.parametrize("name", [model for recipe in RECIPES.values() for model in recipe.models])
@@ -78,6 +91,7 @@ def test_the_readme_says_what_the_recipe_is(name: str) -> None:
     assert f"batch {recipe.batch_size}" in text
     assert f"{recipe.steps:,} steps" in text
     assert f"{recipe.extractor_epochs} epochs" in text
+    assert f"{recipe.second_epochs} epochs" in text
     assert f"{sum(parameter.numel() for parameter in new_denoiser(recipe).parameters()):,} parameters" in text
     with safe_open(ASSETS / name / "extractor.safetensors", framework="pt") as file:
         made = file.metadata() or {}  # the digits' is older than what the script says in it
