@@ -1,6 +1,7 @@
 """Every method of the shelf on every kind of solver: a mask's first axis is the network evaluation."""
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,11 +70,16 @@ def test_every_method_caches_evaluations_of_every_solver(
         settings.append(f"schedule.router={tmp_path / 'router.pt'}")
     if method == "clusca":
         settings.append("selection.clusters=3")  # of 4 tokens
-    if method.startswith(("searched", "budcache")):
+    if method.startswith(("searched", "budcache", "halving")):
         settings += ["schedule.search_evaluations=3", "schedule.search_samples=2"]
     if method.endswith("learned"):
         weights = write_weights(tmp_path / "weights.json", sampler=None)
         settings += [f"schedule.path={weights}", f"predictor.path={weights}"]
+    if method == "front":
+        content = json.loads(write_weights(tmp_path / "weights.json", sampler=None).read_text())
+        entry = {key: content.pop(key) for key in ("computed", "weights")}
+        (tmp_path / "front.json").write_text(json.dumps({**content, "front": {"2": entry}}))
+        settings.append(f"schedule.path={tmp_path / 'front.json'}")
     plan, generation = planned(tiny_dit, tmp_path, *settings)
     assert len(plan.mask) == len(generation.solver.grid) == EVALUATIONS
     assert plan.mask.any()
