@@ -53,6 +53,13 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert broken == []
 
 
+def test_the_site_has_every_page() -> None:
+    wanted = [*PAGES, *NOTEBOOKS]
+    in_nav = set(re.findall(r"[\w/-]+\.(?:md|ipynb)", (DOCS / "site" / "mkdocs.yml").read_text(encoding="utf-8")))
+    names = {page.relative_to(DOCS).as_posix() for page in wanted if not page.is_relative_to(DOCS / "examples")}
+    assert names - in_nav == set()
+
+
 def test_no_page_is_long() -> None:
     assert {named(page): lines for page in PAGES if (lines := len(text_of(page).splitlines())) > 200} == {}
 
