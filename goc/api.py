@@ -143,24 +143,31 @@ def score(
         of_a_model = any(text.partition("=")[0] == "model" for text in given)
         given = [*(() if of_a_model else ELSEWHERE), *given, *typed({"model.reference": str(reference)})]
     with one_line_errors(), contextlib.ExitStack() as files:
-        paths = [None if of is None else files.enter_context(on_disk(of, SCORED)) for of in (images, against)]
-        assert paths[0] is not None
+        where = files.enter_context(on_disk(images, SCORED, "images"))
+        target = None if against is None else files.enter_context(on_disk(against, SCORED, "against"))
         said = {"paired": paired, "evaluations": evaluations, "gmacs": gmacs, "seconds": seconds}
-        return score(paths[0], given, name, None if out is None else Path(out), paths[1], **said)
+        return score(where, given, name, None if out is None else Path(out), target, **said)
 
 
 @contextlib.contextmanager
-def on_disk(images: Path | str | Any, folder: Path) -> Iterator[Path]:
-    """Where images are: their path, or for the time being a file of an array."""
+def on_disk(images: Path | str | Any, folder: Path, what: str) -> Iterator[Path]:
+    """Where images are: their path, or for the time being a file of an array. what: for messages, what they are."""
     if isinstance(images, str | os.PathLike):
         yield Path(images)
         return
     import numpy as np
 
+    try:
+        array = np.asarray(images)
+        reason = f"not {array.dtype}" if array.dtype.hasobject else None
+    except (TypeError, ValueError, RuntimeError) as error:  # lists of several shapes; a GPU's tensors
+        array, reason = np.empty(0), one_line(error)
+    if reason is not None:
+        raise ConfigError(f"{what}=...: must be a folder, an .npz file, or an array of uint8 ({reason})")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as place:
         path = Path(place) / "array.npz"
-        np.savez(path, arr_0=np.asarray(images))
+        np.savez(path, arr_0=array)
         yield path
 
 

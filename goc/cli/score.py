@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SCORED = Path("outputs/scored")
 LONGEST_NAME = 100  # characters
 # a measurement of its own, for images that are of no model of ours
-ELSEWHERE = ("model=dit_xl_2_256", "model.name=elsewhere", "model.checkpoint=none", "vae=null")
+ELSEWHERE = ("model=dit_xl_2_256", "model.name=elsewhere", "model.checkpoint=none", "model.in_channels=3", "vae=null")
 
 
 def settings_of(overrides: Sequence[str]) -> list[str]:

@@ -101,12 +101,14 @@ class Result:
 
 
 def summary(content: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
-    """The rows of the small table that a run ends with."""
+    """The rows of the small table that a run ends with; an older version's result may lack some."""
     config, cost = content["config"], content["cost"]
-    way = f"{kind_of(config['sampler'])}-{config['steps']}, guidance {config['cfg_scale']:g}"
+    said = [str(content["method"]), f"{kind_of(config.get('sampler') or '')}-{config.get('steps')}"]
+    said += [f"guidance {config['cfg_scale']:g}"] if config.get("cfg_scale") is not None else []
+    said += [f"{config['num_samples']} samples"] if config.get("num_samples") is not None else []
     left_out = content.get("guidance") or {}
     guidance = [f"{len(steps)} evaluations {name}" for name, steps in left_out.items() if steps]
-    rows = [("method", f"{content['method']}, {way}, {config['num_samples']} samples")]
+    rows = [("method", ", ".join(said))]
     rows += [("guidance", ", ".join(guidance))] if guidance else []
     rows += costs_said(content["elsewhere"]) if "elsewhere" in content else costs(cost)
     rows += with_errors(content["metrics"])
@@ -115,10 +117,10 @@ def summary(content: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
         numbers = {name: value for name, value in converged.items() if name.startswith(("mean", "median", "p95"))}
         rows += [(f"{name} to converged", value) for name, value in with_errors(numbers)]
     inflection = content["inflection"]
-    if "alignment" in inflection:
+    if inflection.get("alignment") is not None:
         pairs = [f"{i}:{value:.2f}" for i, value in enumerate(inflection["alignment"]) if value is not None]
         rows.append(("alignment", " ".join(pairs)))
-    if "uncorrected_steps" in inflection:
+    if inflection.get("uncorrected_steps") is not None:
         rows.append(("not corrected", f"cached steps {inflection['uncorrected_steps']}"))
     path = folder / RESULT_FILE
     here = path.is_relative_to(Path.cwd())
@@ -126,15 +128,21 @@ def summary(content: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
 
 
 def costs(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The rows of what a run cost."""
-    rows = [
-        ("cached", f"{cost['cache_ratio']:.1%} of the cells"),
-        ("MACs", f"{cost['gmacs_per_image']:.4g} G per image, {cost['macs_saved']:.1%} saved"),
-    ]
-    if cost["peak_memory_bytes"] is not None:  # None: nothing was left to generate
+    """The rows of what a run cost; an older version's result may lack some."""
+
+    def known(*names: str) -> bool:
+        return all(cost.get(name) is not None for name in names)
+
+    rows = []
+    if known("cache_ratio"):
+        rows.append(("cached", f"{cost['cache_ratio']:.1%} of the cells"))
+    if known("gmacs_per_image", "macs_saved"):
+        rows.append(("MACs", f"{cost['gmacs_per_image']:.4g} G per image, {cost['macs_saved']:.1%} saved"))
+    if known("peak_memory_bytes"):  # or nothing was left to generate
         rows.append(("memory", f"{cost['peak_memory_bytes'] / 2**20:.0f} MiB peak"))
-    rows.append(("cache", f"{cost['peak_cache_tensors']} tensors, {cost['peak_cache_bytes'] / 2**20:.4g} MiB"))
-    if cost["latency_ratio"] is not None:
+    if known("peak_cache_tensors", "peak_cache_bytes"):
+        rows.append(("cache", f"{cost['peak_cache_tensors']} tensors, {cost['peak_cache_bytes'] / 2**20:.4g} MiB"))
+    if known("latency_ratio", "ms_per_image"):
         rows.append(("latency", f"{cost['ms_per_image']:.3g} ms per image, {cost['latency_ratio']:.3f} of uncached"))
     return rows
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 A = TypeVar("A")
 B = TypeVar("B")
-AHEAD = 32  # results of a thread that may wait to be taken
+AHEAD = 8  # results of a thread that may wait to be taken
 
 
 def in_order(work: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:

@@ -145,6 +145,22 @@ def test_what_cannot_be_scored_is_one_line(
     assert [path.read_text() for path in tmp_path.rglob("result.json")] == ["{}"]
 
 
+def test_images_of_no_model_here_are_scored_against_a_reference_alone(runs: Path) -> None:
+    of_a_run = goc.score(images(runs), *OF_RUN, name="of a model")
+    reference = goc.Result.load(of_a_run.folder).content["config"]["model"]["reference"]
+    found = goc.score(images(runs), "model.extractor=digits", name="theirs", reference=reference, metrics=["fid"])
+    assert found.metrics == pytest.approx(of_a_run.metrics)
+    assert found.content["measurement"]["model"] == "elsewhere"
+
+
+@pytest.mark.parametrize(
+    "no_images", [None, (row for row in "ab"), [np.zeros((8, 8)), np.zeros((8, 9))], torch.zeros(2, requires_grad=True)]
+)
+def test_what_is_no_array_is_one_line(no_images: Any) -> None:
+    with pytest.raises(GocError, match=r"^images=\.\.\.: must be a folder, an .npz file, or an array of uint8 \(.*\)$"):
+        goc.score(no_images, *OF_RUN)
+
+
 def test_a_name_is_of_one_set_of_images_and_stays_in_its_folder(runs: Path, tmp_path: Path) -> None:
     found = goc.score(images(runs), *OF_RUN, name="..")
     assert found.folder.resolve().parent == tmp_path / "outputs" / "scored"

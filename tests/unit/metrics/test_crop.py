@@ -16,10 +16,13 @@ from safetensors.torch import load_file
 from goc.cli.reference import main
 from goc.metrics import extraction
 from goc.metrics.crop import center_crop
+from goc.metrics.extraction import Sums
 from goc.metrics.features import Extractor, Features
 from goc.metrics.real_images import EXTRACTION_BATCH, folder_images
+from goc.metrics.statistics import Moments
 from goc.system.command import run_command
 from goc.system.errors import GocError
+from goc.system.sealed import sealed, unsealed
 from goc.system.threads import AHEAD, in_order
 
 RANDOM = np.random.default_rng(0)
@@ -211,6 +214,26 @@ def test_only_if_what_was_read_has_changed_all_is_read_again(
     assert found == made(copy, tmp_path / "anew.safetensors") != whole
 
 
+def test_sums_of_spatial_features_go_on_too(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    batches = [Features(*(torch.randn(n, size, generator=generator) for size in (4, 2, 3))) for n in (6, 6, 5)]
+
+    def empty() -> Sums:
+        return Sums(Moments(4), Moments(3), torch.zeros(6, 4), every=3)
+
+    whole, first, rest = empty(), empty(), empty()
+    for batch in batches:
+        whole.add(batch)
+    for batch in batches[:2]:
+        first.add(batch)
+    (tmp_path / "sums").write_bytes(sealed(first.tensors(), "a key"))
+    rest.go_on_from(unsealed(tmp_path / "sums", "a key"))
+    rest.add(batches[2])
+    assert rest.count == rest.spatial.count == 17
+    assert all(torch.equal(tensor, rest.tensors()[name]) for name, tensor in whole.tensors().items())
+    assert torch.equal(whole.features, torch.cat([batch.features for batch in batches])[::3])
+
+
 def test_a_truncated_image_is_named_with_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "images" / "n01").mkdir(parents=True)
     for name in ("a.JPEG", "b.JPEG", "c.JPEG"):
@@ -228,6 +251,7 @@ def test_a_truncated_image_is_named_with_its_folder(tmp_path: Path, capsys: pyte
         ("--crop adm", "error: --crop=adm: needs --size too"),
         ("--size 8", "error: --size=8: needs --crop too"),
         ("--crop adm --size 0", "error: --size=0: must be at least 1"),
+        ("--features 0", "error: --features=0: must be at least 1"),
         ("--workers 0", "error: --workers=0: must be at least 1"),
         (
             "--crop adm --size 9",

@@ -10,6 +10,7 @@ from benchmarks.reports import result_of
 from goc.report.frame import over_seeds, series_names, table
 from goc.report.front import leading, pareto
 from goc.report.result import Result
+from goc.report.shape import problem_of
 from goc.report.terminal import COLUMNS, ROWS, best_rows, study_lines, table_cells
 
 
@@ -80,3 +81,12 @@ def test_the_table_of_a_run_fits_100_columns_but_for_its_path(tmp_path: Path, mo
     assert last.endswith(str(folder / "result.json"))
     monkeypatch.chdir(tmp_path)
     assert str(Result(folder, content)).splitlines()[-1].split()[-1] == f"{'deep' * 40}/result.json"
+
+
+def test_the_table_of_an_older_versions_run_has_what_is_known(tmp_path: Path) -> None:
+    least = {"method": "goc", "config": {"model": {"name": "m"}}, "metrics": {}, "distance": {}, "cost": {},
+             "inflection": {}, "measurement": {"model": "m"}}  # fmt: skip
+    assert problem_of(least) == ""
+    method, path = str(Result(tmp_path, least)).splitlines()
+    assert method.split()[:2] == ["method", "goc,"]
+    assert path.endswith("result.json")

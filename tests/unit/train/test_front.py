@@ -15,7 +15,7 @@ from goc.config.tuning import tuned_on
 from goc.models.dit import DiT
 from goc.models.schedules import read_front, read_schedule
 from goc.planning.denoiser import calibration_of, make_plan
-from goc.runs.sources import calibration_alone
+from goc.runs.denoiser import calibration_alone
 from goc.sampling.search import final_latents
 from goc.system.command import run_command
 from goc.system.errors import ConfigError
