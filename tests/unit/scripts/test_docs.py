@@ -53,13 +53,20 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert broken == []
 
 
+def test_the_site_has_every_page() -> None:
+    wanted = [*PAGES, *NOTEBOOKS]
+    in_nav = set(re.findall(r"[\w/-]+\.(?:md|ipynb)", (DOCS / "site" / "mkdocs.yml").read_text(encoding="utf-8")))
+    names = {page.relative_to(DOCS).as_posix() for page in wanted if not page.is_relative_to(DOCS / "examples")}
+    assert names - in_nav == set()
+
+
 def test_no_page_is_long() -> None:
     assert {named(page): lines for page in PAGES if (lines := len(text_of(page).splitlines())) > 200} == {}
 
 
-def test_tables_are_files_that_a_page_shows() -> None:
-    shown = {table.resolve() for _, table in tables()}
-    assert shown == set(DOCS.glob("tables/*.csv"))
+def test_tables_are_files_that_a_page_shows_and_links_to() -> None:
+    linked = {(page.parent / target).resolve() for page in PAGES for target, _ in LINK.findall(text_of(page))}
+    assert set(DOCS.glob("tables/*.csv")) - linked == set()
     for page, table in tables():
         assert f"](tables/{table.name})" in text_of(page), f"{named(page)} links to its tables, for readers of the file"
         with table.open(encoding="utf-8", newline="") as file:
