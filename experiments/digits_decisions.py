@@ -1,9 +1,10 @@
 """Decisions beside fixed schedules of the same cost: `python experiments/digits_decisions.py outputs/digits_decisions`.
 
-Reads the finished study (digits_decisions.yaml beside this) and prints as Markdown, for each family of models and each
-decision, how far samples end from the uncached ones as a share of how far reuse on every n-th step takes the same
-samples at the same cost: the geometric mean of these shares over samples, with its standard error in brackets. At a
-cost between two intervals the fixed schedule's distance is interpolated, sample by sample (both logarithms).
+Reads the finished study (digits_decisions.yaml beside this) and prints as CSV, or writes with --table FILE, for each
+family of models and each decision how far samples end from the uncached ones, as a share of how far reuse on every n-th
+step takes the same samples at the same cost: the geometric mean of these shares over samples, with its standard error in
+brackets. At a cost between two intervals the fixed schedule's distance is interpolated, sample by sample (both
+logarithms).
 
 - all samples, against the fixed schedule of the decision's mean cost;
 - the thirds of the samples of which the decision computed least, and most: against that same schedule, and against one
@@ -30,6 +31,9 @@ from goc.system.command import run_command
 from goc.system.errors import GocError
 
 FIXED = "fora"
+ALL, LEAST, MOST, AT_OWN = "all samples", "computed least", "computed most", "{}, at its own cost"
+SHARES = [ALL, LEAST, MOST, AT_OWN.format(LEAST), AT_OWN.format(MOST)]
+COLUMNS = ["models", "decision", "MACs", "evaluations", "distance", *SHARES]
 
 
 @dataclass(frozen=True)
@@ -92,17 +96,17 @@ def shares(own: Ran, fixed: list[Ran]) -> Iterator[tuple[str, Share]]:
     at_mean = fixed_at(fixed, own.macs)
     if at_mean is None:
         return
-    yield "all samples", Share.over(own.distances, at_mean)
+    yield ALL, Share.over(own.distances, at_mean)
     low, high = np.quantile(own.evaluations, [1 / 3, 2 / 3])
-    for name, chosen in (("least", own.evaluations <= low), ("most", own.evaluations >= high)):
+    for name, chosen in ((LEAST, own.evaluations <= low), (MOST, own.evaluations >= high)):
         # a quantile that half of the samples share tells nothing apart
         if min(chosen.sum(), (~chosen).sum()) < len(chosen) / 5:
             continue
-        yield f"computed {name}", Share.over(own.distances[chosen], at_mean[chosen])
+        yield name, Share.over(own.distances[chosen], at_mean[chosen])
         of_third = own.macs * own.evaluations[chosen].mean() / own.evaluations.mean()
         at_own = fixed_at(fixed, of_third)
         if at_own is not None:
-            yield f"computed {name}, at its own cost", Share.over(own.distances[chosen], at_own[chosen])
+            yield AT_OWN.format(name), Share.over(own.distances[chosen], at_own[chosen])
 
 
 def rows(results: list[Result]) -> Iterator[dict[str, Any]]:
@@ -125,22 +129,26 @@ def rows(results: list[Result]) -> Iterator[dict[str, Any]]:
         spread = np.mean([ran.evaluations.std() for ran in models])
         row["evaluations"] = f"{np.mean([ran.evaluations.mean() for ran in models]):.1f} ± {spread:.2f}"
         row["distance"] = f"{np.mean([ran.distances.mean() for ran in models]):.4f}"
-        for column, found in cells[family, method].items():
+        for column in SHARES:
+            found = cells[family, method][column]
             fewer = f" ({len(found)} of {len(models)})" if len(found) < len(models) else ""
-            row[column] = f"{Share.mean(found)}{fewer}"
+            row[column] = f"{Share.mean(found)}{fewer}" if found else ""
         yield row
 
 
 def main() -> int:
-    """Print the table; returns the exit code."""
+    """Print or write the table; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, help="with finished runs, such as outputs/digits_decisions")
-    found = find(parser.parse_args().folders)
+    parser.add_argument("--table", type=Path, help="write it to this file")
+    options = parser.parse_args()
+    found = find(options.folders)
     tell(found.skipped)
     results = [Result.load(folder) for folder, _ in found.runs]
     if not results:
         raise GocError("no finished runs there")
-    print(pd.DataFrame(rows(results)).fillna("").to_markdown(index=False, disable_numparse=True))
+    table = pd.DataFrame(rows(results))[COLUMNS]
+    print(table.to_csv(index=False), end="") if options.table is None else table.to_csv(options.table, index=False)
     return 0
 
 

@@ -62,7 +62,7 @@ def reached(whole: pd.DataFrame, axis: str, cost: float) -> float:
     """The distance that whole-step ways of one model reach at a cost; NaN below all of them."""
     # ways of equal cost are one, the best of them
     best = whole.assign(cost=whole[axis].round(6)).groupby("cost")["distance"].min().cummin()
-    logs = np.interp(math.log(cost), np.log(best.index.to_numpy()), np.log(best.to_numpy()), left=math.nan)
+    logs = np.interp(math.log(round(cost, 6)), np.log(best.index.to_numpy()), np.log(best.to_numpy()), left=math.nan)
     return float(np.exp(logs))
 
 
