@@ -78,7 +78,7 @@ def halving(race: Race, known: Sequence[Steps], steps: int, count: int, seed: in
     measured on all samples: one computed step elsewhere between its neighbours; where there are no more of these, two,
     one after the other; and then one or two of them anywhere. Which schedule is drawn with the probability
     exp(-d / temperature), where d is how much farther it ends than the best: annealing as BudCache's (arXiv
-    2606.13496), in proportion. The temperature falls with the budget; at its end moves are from the best. Deterministic.
+    2606.13496), in proportion. The temperature falls with the budget; at its end moves are from the best.
     """
     random = np.random.default_rng(seed)
     for schedule in dict.fromkeys(known):
