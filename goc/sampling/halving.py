@@ -75,10 +75,10 @@ def halving(race: Race, known: Sequence[Steps], steps: int, count: int, seed: in
 
     Those that are known are measured on all samples, as far as the budget goes, so that no one of them is closer than
     the best. Then come the starts of the local search; and then, again and again, moves from a schedule that was
-    measured on all samples: one computed step elsewhere between its neighbours, and, where there are no more of these,
-    one or two of them elsewhere. Which schedule is drawn with the probability exp(-d / temperature), where d is how
-    much farther it ends than the best: annealing as BudCache's (arXiv 2606.13496), in proportion. The temperature falls
-    with the budget; at its end moves are from the best. Deterministic.
+    measured on all samples: one computed step elsewhere between its neighbours; where there are no more of these, two,
+    one after the other; and then one or two of them anywhere. Which schedule is drawn with the probability
+    exp(-d / temperature), where d is how much farther it ends than the best: annealing as BudCache's (arXiv
+    2606.13496), in proportion. The temperature falls with the budget; at its end moves are from the best.
     """
     random = np.random.default_rng(seed)
     for schedule in dict.fromkeys(known):
@@ -112,8 +112,12 @@ def drawn(race: Race, ranked: Sequence[Steps], random: np.random.Generator) -> S
 
 def fresh(here: Steps, steps: int, tried: dict[Steps, list[float]], random: np.random.Generator) -> list[Steps]:
     """Up to MOVES schedules near one that were not tried yet; fewer where hardly any are left."""
-    near = [schedule for schedule in neighbours(here, steps) if schedule not in tried]
-    found = dict.fromkeys(near[i] for i in random.permutation(len(near))[:MOVES])
+    near = neighbours(here, steps)
+    found = dict[Steps, None]()
+    for around in (near, (schedule for one in near for schedule in neighbours(one, steps))):
+        if len(found) < MOVES:  # the second is longer
+            each = [*dict.fromkeys(own for own in around if own not in tried and own not in found)]
+            found |= dict.fromkeys(each[i] for i in random.permutation(len(each))[: MOVES - len(found)])
     cached = [step for step in range(1, steps) if step not in here]
     movable = here[1:]
     for _ in range(4 * MOVES):
