@@ -1,10 +1,10 @@
 """Decisions beside fixed schedules of the same cost: `python experiments/digits_decisions.py outputs/digits_decisions`.
 
 Reads the finished study (digits_decisions.yaml beside this) and prints as CSV, or writes with --table FILE, for each
-family of models and each decision how far samples end from the uncached ones, as a share of how far reuse on every n-th
-step takes the same samples at the same cost: the geometric mean of these shares over samples, with its standard error in
-brackets. At a cost between two intervals the fixed schedule's distance is interpolated, sample by sample (both
-logarithms).
+family of models and each decision how far samples end from the uncached ones, as a share of how far reuse on every
+n-th step takes the same samples at the same cost: the geometric mean of these shares over samples, with its standard
+error in brackets. At a cost between two intervals the fixed schedule's distance is interpolated, sample by sample
+(both logarithms).
 
 - all samples, against the fixed schedule of the decision's mean cost;
 - the thirds of the samples of which the decision computed least, and most: against that same schedule, and against one
