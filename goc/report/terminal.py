@@ -10,6 +10,7 @@ import pandas as pd
 from goc.report.columns import columns, lower_is_better, of_plugins, titles
 from goc.report.frame import is_uncached, method_names
 from goc.report.front import leading, pareto
+from goc.report.opinions import SECOND
 from goc.report.tables import cell_text, measurements, uneven_drift, warning
 from goc.report.text import printable
 
@@ -18,7 +19,7 @@ NARROWEST = 18  # characters for a method's name, which goes on in the next line
 LONGEST = 120  # characters of one
 GAP = 2  # between columns
 # the numbers that are shown, those first that may not be missing where there is little room; plugins' after the second
-WANTED = ("converged", "fid", "fd_dinov2", "latency_ratio", "drift", "cached", "relative_l2_mean", "clip", "psnr_image",
+WANTED = ("converged", "fid", *SECOND, "latency_ratio", "drift", "cached", "relative_l2_mean", "clip", "psnr_image",
           "ssim", "lpips", "is", "gmacs")  # fmt: skip
 
 

@@ -275,7 +275,7 @@ def test_help_and_errors_in_the_settings_load_no_torch_and_help_shows_the_knobs_
     assert text.index("cache_ratio ") < text.index("batch_size ") < text.index("== Groups")
     assert "share of branch features to reuse" in text
     assert "method: barycache, budcache, chebbooster, " in text
-    assert "easycache, first_block, foca, fora, fora_goc, goc, goc_anchored" in text
+    assert "easycache, first_block, foca, fora, fora_goc, front, goc, goc_anchored" in text
 
 
 def test_tab_completes_options(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_the_report_shows_both_side_by_side_and_says_whether_they_agree(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert report([str(study / "outputs")]) == 0
-    assert "fd_second" in capsys.readouterr().out
+    assert "FD-second" in capsys.readouterr().out
     table = (study / "outputs" / "table.md").read_text()
     heads = [head.strip() for head in next(line for line in table.splitlines() if "| fid" in line).split("|")]
     assert heads.index("fd_second") == heads.index("fid") + 1

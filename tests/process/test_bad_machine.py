@@ -27,7 +27,7 @@ from goc.sampling.generation import Generation
 from goc.system import files
 from goc.system.command import run_command
 from goc.system.errors import GocError, is_out_of_memory, memory_for, one_line
-from goc.train import router, weights
+from goc.train import learning, router, weights
 
 TINY = ("num_samples=4", "batch_size=4", "steps=4", "calibration_samples=2", "latency_repeats=0", "metrics=[isc]",
         "converged_samples=0", "cache_ratio=0.5", "hydra.run.dir=here")  # fmt: skip
@@ -253,8 +253,8 @@ def test_a_run_a_sweep_and_a_training_name_what_to_make_smaller(
     with pytest.raises(GocError, match=r"^vae_batch_size=8: out of memory"), memory_for("batch_size=64"):
         latent_decoder(Vae(), 8)(torch.zeros(16, 4, 1, 1))
     monkeypatch.chdir(tmp_path)
-    for script, function in ((weights, "weighted_denoiser"), (router, "learn")):
-        monkeypatch.setattr(script, function, lambda *_, **__: allocate_too_much())
+    for script, place, function in ((weights, learning, "weighted_denoiser"), (router, router, "learn")):
+        monkeypatch.setattr(place, function, lambda *_, **__: allocate_too_much())
         own = () if script is router else ("cache_ratio=0.5", "schedule=uniform", "--samples=4")
         monkeypatch.setattr(sys, "argv", ["train", "steps=4", *own, "--batch=3"])
         assert run_command(script.main) == 1

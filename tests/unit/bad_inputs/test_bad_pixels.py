@@ -315,7 +315,7 @@ FILES = [
     File("no header", "x.npz", member(b"hello there"), "damaged, or not an .npz file"),
     File("a later version", "x.npz", member(b"\x93NUMPY\x09\x00" + bytes(99)), "unknown .npy version, 9.0"),
     File("two arrays of one name", "x.npz", twice, "two arrays of one name"),
-    File("an .npy file", "x.npy", lambda path: np.save(path, GREY), "must be a .safetensors or .npz file, or a folder"),
+    File("an .npy file", "x.npy", lambda path: np.save(path, GREY), "must be a .safetensors, .npz or .pkl file"),
     File("an .npy file by the name of an .npz", "x.npz", lambda path: path.write_bytes(npy(GREY)), "damaged, or not"),
     File("complex mu", "x.npz", statistics(mu=MU + 1j), "mu is of the type complex128, must be float32 or float64"),
     File("half mu", "x.npz", statistics(mu=MU.astype(np.float16)), "mu is of the type float16, must be float32"),

@@ -258,7 +258,8 @@ def test_a_metric_that_the_extractor_or_reference_cannot_give_is_one_line() -> N
 
 
 def test_only_kid_and_precision_need_the_references_images() -> None:
-    assert [name for name in METRICS if needs_images([name])] == ["kid", "prc"]
+    of_second = [f"{kind}_{name}" for name in ("dinov2", "second") for kind in ("kd", "prc")]
+    assert [name for name in METRICS if needs_images([name])] == ["kid", "prc", *of_second]
 
 
 def test_without_a_reference_there_is_what_is_compared_with_nothing() -> None:
