@@ -1,13 +1,22 @@
 """The notebooks run top to bottom, and what they say of their numbers holds. (The site runs them in a kernel.)"""
 
 import json
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from checkout import REPOSITORY
+from checkout import REPOSITORY, run_environment
 from matplotlib import pyplot as plt
+
+
+def code_of(name: str) -> list[tuple[str, str]]:
+    """The code of a notebook's cells, each after what it is called."""
+    notebook = json.loads((REPOSITORY / "docs" / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    return [(f"{name}, {cell['id']}", "".join(cell["source"])) for cell in cells]
 
 
 @pytest.fixture
@@ -18,11 +27,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     plt.switch_backend("Agg")
 
     def runs(name: str) -> dict[str, Any]:
-        notebook = REPOSITORY / "docs" / "notebooks" / f"{name}.ipynb"
         names: dict[str, Any] = {}
-        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-            if cell["cell_type"] == "code":
-                exec(compile("".join(cell["source"]), f"{name}, {cell['id']}", "exec"), names)
+        for cell, code in code_of(name):
+            exec(compile(code, cell, "exec"), names)
         return names
 
     yield runs
@@ -45,3 +52,14 @@ def test_what_ten_evaluations_buy(run: Any) -> None:
     assert plain > reuse > goc > unipc
     assert plain / goc > 1.5
     assert table["fid"].max() - table["fid"].min() < table["fid_se"].min()
+
+
+def test_a_method_of_your_own() -> None:
+    # in a process of its own, as a method that is registered stays
+    code = "\n".join(code for _, code in code_of("a_method_of_your_own"))
+    code += "\nprint(table.to_json())"
+    finished = subprocess.run([sys.executable, "-c", code], env=run_environment(), capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    table = json.loads(finished.stdout.splitlines()[-1])
+    assert table["cached"] == pytest.approx({"reuse": 0.5, "goc": 0.5, "late": 0.4})
+    assert 0 < table["relative_l2_mean"]["late"] < table["relative_l2_mean"]["reuse"]
