@@ -15,8 +15,6 @@ help: ## list the targets
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[dev,optuna]'
-	# the authors' DINOv2, which FD-DINOv2's features are compared with; it would have torch 2.0
-	$(VENV)/bin/pip install --quiet --no-deps -c constraints.txt dinov2
 	touch $@
 
 setup: $(VENV)/.installed ## install the project and its tools into .venv
