@@ -143,8 +143,9 @@ def test_a_spawned_process_answers_as_well(tmp_path: Path) -> None:
 
 def copied_oracle(request: pytest.FixtureRequest, folder: Path, error: float) -> Path:
     """A folder with one published trajectory, whose last value is off by `error`."""
-    source = oracle_folders(request.config)[-1] / "euler10_unguided.safetensors"
-    if not source.exists():
+    named = [of / "euler10_unguided.safetensors" for of in oracle_folders(request.config)]
+    source = next((path for path in named if path.exists()), None)
+    if source is None:
         pytest.skip("the folder given by --oracles is absent")
     with safe_open(source, framework="pt") as file:
         about = file.metadata()
