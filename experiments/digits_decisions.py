@@ -24,11 +24,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from goc.report.collect import find, tell
+from goc.report.collect import finished
 from goc.report.result import Result
 from goc.sampling.shards import SampleSet
 from goc.system.command import run_command
-from goc.system.errors import GocError
 
 FIXED = "fora"
 ALL, LEAST, MOST, AT_OWN = "all samples", "computed least", "computed most", "{}, at its own cost"
@@ -142,12 +141,7 @@ def main() -> int:
     parser.add_argument("folders", nargs="+", type=Path, help="with finished runs, such as outputs/digits_decisions")
     parser.add_argument("--table", type=Path, help="write it to this file")
     options = parser.parse_args()
-    found = find(options.folders)
-    tell(found.skipped)
-    results = [Result.load(folder) for folder, _ in found.runs]
-    if not results:
-        raise GocError("no finished runs there")
-    table = pd.DataFrame(rows(results))[COLUMNS]
+    table = pd.DataFrame(rows([Result.load(folder) for folder, _ in finished(options.folders)]))[COLUMNS]
     print(table.to_csv(index=False), end="") if options.table is None else table.to_csv(options.table, index=False)
     return 0
 

@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from goc.report.collect import find, tell
+from goc.report.collect import finished
 from goc.report.result import Result
 from goc.report.tables import with_error
 from goc.system.command import run_command
-from goc.system.errors import GocError
 
 WHOLE_STEPS = ("none", "fora", "taylorseer", "goc")
 NAMES = {"none": "fewer steps", "fora": "FORA", "taylorseer": "TaylorSeer", "toca": "ToCa", "duca": "DuCa",
@@ -99,11 +98,8 @@ def main() -> int:
     parser.add_argument("folders", nargs="+", type=Path, help="with finished runs, such as outputs/digits_field")
     parser.add_argument("--tables", type=Path, help="write them to this folder")
     options = parser.parse_args()
-    found = find(options.folders)
-    tell(found.skipped)
-    if not found.runs:
-        raise GocError("no finished runs there")
-    for family, table in tables(pd.DataFrame([row_of(Result.load(folder)) for folder, _ in found.runs])).items():
+    rows = pd.DataFrame([row_of(Result.load(folder)) for folder, _ in finished(options.folders)])
+    for family, table in tables(rows).items():
         if options.tables is None:
             print(f"\n{family}\n{table.to_csv(index=False)}", end="")
         else:

@@ -29,13 +29,12 @@ import pandas as pd
 
 from goc.methods.schedules import Searched
 from goc.models.plans import read_plan
-from goc.report.collect import find, tell
+from goc.report.collect import finished
 from goc.report.families import pooled
 from goc.report.figures import write_figure
 from goc.report.frame import over_seeds, table
 from goc.report.pairs import Point, difference, points_of
 from goc.system.command import run_command
-from goc.system.errors import GocError
 
 OURS = ("goc_anchored", "dynamic", "searched", "searched_goc", "searched_learned", "halving", "front")
 DISTANCE = "relative_l2_mean"
@@ -240,11 +239,7 @@ def main() -> int:
     parser.add_argument("folders", nargs="+", type=Path, help="with finished runs, such as outputs/digits_ratios")
     parser.add_argument("--picture", type=Path, help="draw to this file, too")
     options = parser.parse_args()
-    found = find(options.folders)
-    tell(found.skipped)
-    runs = found.runs
-    if not runs:
-        raise GocError("no finished runs there")
+    runs = finished(options.folders)
     frame, points = over_seeds(table([result for _, result in runs])), points_of(runs)
     for among in (PUBLISHED, COMPOSED):
         show(f"Our own, as shares of the best distance {among}", pd.DataFrame(claims(frame, among)))

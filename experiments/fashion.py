@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from goc.report.collect import find, tell
+from goc.report.collect import finished
 from goc.report.frame import over_seeds, table
 from goc.report.tables import with_error
 from goc.system.command import run_command
-from goc.system.errors import GocError
 
 COLUMNS = {"to converged": "converged", "distance": "relative_l2_mean", "FID": "fid"}
 
@@ -40,11 +39,7 @@ def main() -> int:
     parser.add_argument("folders", nargs="+", type=Path, help="with finished runs, such as outputs/fashion")
     parser.add_argument("--table", type=Path, help="write it to this file")
     options = parser.parse_args()
-    found = find(options.folders)
-    tell(found.skipped)
-    if not found.runs:
-        raise GocError("no finished runs there")
-    rows = pd.DataFrame(ways(over_seeds(table([result for _, result in found.runs]))))
+    rows = pd.DataFrame(ways(over_seeds(table([result for _, result in finished(options.folders)]))))
     print(rows.to_csv(index=False), end="") if options.table is None else rows.to_csv(options.table, index=False)
     return 0
 

@@ -37,6 +37,21 @@ def run_in(folder: Path, *arguments: str, check: bool = True) -> "subprocess.Com
     return finished
 
 
+# command lines of run.py in one process, with what it loads: after each, its exit code and which of these it has loaded
+ONE_AFTER_THE_OTHER = """
+import json, sys
+from goc.cli.application import main
+from goc.system.command import run_command
+heavy = {"torch", "torchvision", "timm", "torch_fidelity", "scipy", "diffusers", "wandb"}
+for arguments in json.loads(sys.argv[1]):
+    sys.argv[1:] = arguments
+    try:
+        code = run_command(main)
+    except SystemExit as ended:
+        code = ended.code
+    print("ended", code or 0, *heavy & set(sys.modules), flush=True)
+"""
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

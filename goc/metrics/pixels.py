@@ -114,7 +114,7 @@ def check_layout(image: ImageFile) -> None:
         if tags.get(PHOTOMETRIC) == MIN_IS_WHITE or tags.get(BITS_PER_SAMPLE, (16,)) != (16,):
             raise RefusedError("is a TIFF of grey where 0 is white, or of 9 to 15 bits: make it 8 bits")
     if image.format == "TIFF":
-        tags = image.tag_v2  # type: ignore[attr-defined]
+        tags = image.tag_v2  # type: ignore[attr-defined]  # of Pillow's TIFF images
         if tags.get(PLANAR) == APART and max(tags.get(BITS_PER_SAMPLE, (1,))) > 8:  # Pillow takes its bytes for pixels
             raise RefusedError("is a TIFF of more than 8 bits that keeps each colour apart: interleave them")
     if (sixteen or halved) and "transparency" in image.info:

@@ -17,7 +17,7 @@ BLOCK = 1024  # values of the stream that one program sums up
 
 
 @triton.jit
-def sum_kernel(  # type: ignore[no-untyped-def]
+def sum_kernel(  # type: ignore[no-untyped-def]  # its arguments are of Triton's own kinds
     h, feature_at, gate_at, gate_stride, coefficients, count, values, hidden,
     feature_format: tl.constexpr, gate_format: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip

@@ -31,9 +31,8 @@ from goc.pipelines.structure import Blocks, Branches
 from goc.planning.plan import Plan
 from goc.planning.planner import Cells, Planner, of_cells
 from goc.sampling.distance import relative_distances
-from goc.sampling.halving import Race, halving
 from goc.sampling.local_search import Steps
-from goc.sampling.search import HALVING, budget_of, kept, moves_and_loss, progress_bar
+from goc.sampling.search import HALVING, budget_of, kept, moves_and_loss, progress_bar, raced
 
 SEED = 2503
 
@@ -281,15 +280,11 @@ class Measuring(PipelineCall):
         if how == HALVING:
             spent = len(self.trial.prompts) * self.steps
             budget = budget_of(len(target), evaluations, spent, count)
-            with progress_bar(count, self.steps, budget, "sample") as progress:
 
-                def measure(schedule: Steps, indices: range) -> list[float]:
-                    progress.update(len(indices))
-                    return [*map(kept, distance(schedule, indices, relative_distances).tolist())]
+            def measure(schedule: Steps, indices: range) -> list[float]:
+                return [*map(kept, distance(schedule, indices, relative_distances).tolist())]
 
-                race = Race(measure, len(target), budget)
-                halving(race, known, self.steps, count, seed)
-            return race.ranked()[0]
+            return raced(measure, len(target), budget, known, self.steps, count, seed).ranked()[0]
         moves, loss = moves_and_loss(how)
         with progress_bar(count, self.steps, evaluations, "schedule") as progress:
 

@@ -18,7 +18,8 @@ def not_token_wise(module: nn.Module) -> str:
     dtype = weight.dtype if weight.is_floating_point() else torch.float32
     device = "cpu" if weight.is_meta else weight.device
     generator, some = torch.Generator().manual_seed(0), [2, 0]
-    x = torch.randn(1, 3, int(first.in_features), generator=generator).to(device, dtype)  # type: ignore[arg-type]
+    width = int(first.in_features)  # type: ignore[arg-type]  # torch types no attribute of other people's modules
+    x = torch.randn(1, 3, width, generator=generator).to(device, dtype)
     try:
         with torch.no_grad():
             among, alone = module.forward(x), module.forward(x[:, some])

@@ -22,6 +22,7 @@ from goc.report.results import (
     run_key,
 )
 from goc.report.text import printable
+from goc.system.errors import GocError
 
 Run = tuple[Path, dict[str, Any]]
 Why = tuple[str, str]  # (folder or run, why it is left out), both printable
@@ -72,6 +73,15 @@ def tell(skipped: Iterable[Why]) -> None:
     """Print a line for each of what was skipped, on stderr."""
     for folder, why in skipped:
         print(f"skipped: {folder}: {why}", file=sys.stderr)
+
+
+def finished(paths: Iterable[Path]) -> list[Run]:
+    """All runs below the paths, each once, and a line on stderr for what was skipped; raises GocError without any."""
+    found = find(paths)
+    tell(found.skipped)
+    if not found.runs:
+        raise GocError("no finished runs there")
+    return found.runs
 
 
 def _folders(path: Path) -> Iterator[Path]:

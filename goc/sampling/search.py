@@ -17,7 +17,7 @@ from goc.models.plans import as_text, read_plan
 from goc.sampling.annealing import annealing
 from goc.sampling.calibrate import Calibration
 from goc.sampling.distance import relative_distances
-from goc.sampling.halving import Race, halving
+from goc.sampling.halving import Measure, Race, halving
 from goc.sampling.local_search import Search, Steps, local_search
 from goc.sampling.shared import shared_path
 from goc.system.files import content_key, read_json, room_for, write_json, write_text
@@ -141,15 +141,7 @@ def by_halving(trials: Trials, count: int, asked: dict[str, Any]) -> dict[str, A
     """What halving finds, and the rivals of it that were tried on all samples."""
     samples, steps, known = trials.calibration.samples, trials.steps, [*map(tuple, asked["known"])]
     budget = budget_of(samples, asked["schedules"], asked["spent"], count)
-    with progress_bar(count, steps, budget, "sample") as progress:
-
-        def measure(schedule: Steps, indices: range) -> list[float]:
-            each = trials.each(schedule, indices)
-            progress.update(len(indices))
-            return each
-
-        race = Race(measure, samples, budget)
-        halving(race, known, steps, count, trials.calibration.seed)
+    race = raced(trials.each, samples, budget, known, steps, count, trials.calibration.seed)
     found, *others = race.ranked()
     begun = [schedule for schedule in dict.fromkeys(known) if schedule in (found, *others)]
 
@@ -164,6 +156,22 @@ def by_halving(trials: Trials, count: int, asked: dict[str, Any]) -> dict[str, A
         "tried": len(race.distances),
         "denoiser_evaluations": samples * steps + count * (budget - race.left) + asked["spent"],
     }
+
+
+def raced(
+    measure: Measure, samples: int, budget: int, known: Sequence[Steps], steps: int, count: int, seed: int
+) -> Race:
+    """The race of `halving` at its end; shows progress, rate and ETA."""
+    with progress_bar(count, steps, budget, "sample") as progress:
+
+        def measured(schedule: Steps, indices: range) -> Sequence[float]:
+            each = measure(schedule, indices)
+            progress.update(len(indices))
+            return each
+
+        race = Race(measured, samples, budget)
+        halving(race, known, steps, count, seed)
+    return race
 
 
 def budget_of(samples: int, evaluations: int, spent: int, count: int) -> int:

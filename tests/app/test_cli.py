@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from application import STUDY, Run, Study
+from application import ONE_AFTER_THE_OTHER, STUDY, Run, Study
 from checkout import QUICK, REPOSITORY, SMALL, only_result, run_environment
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -246,22 +246,6 @@ def test_a_diverging_gradient_queue_says_where_and_what_to_do(run_here: Run) -> 
     for said in ("not finite after step", "method goc", "smaller gradient_weights"):
         assert said in error
     assert "Traceback" not in finished.stderr
-
-
-# command lines of run.py in one process: after each, its exit code and which of these modules are loaded
-ONE_AFTER_THE_OTHER = """
-import json, sys
-from goc.cli.application import main
-from goc.system.command import run_command
-heavy = {"torch", "torchvision", "timm", "torch_fidelity", "scipy", "diffusers", "wandb"}
-for arguments in json.loads(sys.argv[1]):
-    sys.argv[1:] = arguments
-    try:
-        code = run_command(main)
-    except SystemExit as ended:
-        code = ended.code
-    print("ended", code or 0, *heavy & set(sys.modules), flush=True)
-"""
 
 
 def test_help_and_errors_in_the_settings_load_no_torch_and_help_shows_the_knobs_first(tmp_path: Path) -> None:

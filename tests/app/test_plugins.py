@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from application import Run
+from application import ONE_AFTER_THE_OTHER, Run
 from checkout import QUICK, REPOSITORY, run_environment
 from refusals import assert_refused
 from warm import WarmProcess
@@ -52,21 +52,6 @@ from omegaconf import OmegaConf
 from goc.system.files import CONF
 digits = OmegaConf.to_container(OmegaConf.load(CONF / "model" / "digits.yaml"))
 model("twin", Model({**digits, "name": "twin"}, sampler="unipc"), __name__)
-"""
-
-
-# several command lines of goc run in one process, which loads everything once
-ONE_AFTER_THE_OTHER = """
-import json, sys
-from goc.cli.application import main
-from goc.system.command import run_command
-for arguments in json.loads(sys.argv[1]):
-    sys.argv[1:] = arguments
-    try:
-        code = run_command(main)
-    except SystemExit as ended:
-        code = ended.code
-    print("code", code, flush=True)
 """
 
 
@@ -181,12 +166,12 @@ def test_the_example_is_a_package_that_installs_and_runs(tmp_path: Path) -> None
     )
     command = [sys.executable, "-c", ONE_AFTER_THE_OTHER, json.dumps(lines)]
     finished = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    codes = [line for line in finished.stdout.splitlines() if line.startswith("code ")]
-    assert codes == ["code 0", "code 1", "code 1", "code 0"], finished.stderr
-    assert "deep_blocks" in finished.stdout.partition("code 0")[0]
+    codes = [line.split()[1] for line in finished.stdout.splitlines() if line.startswith("ended ")]
+    assert codes == ["0", "1", "1", "0"], finished.stderr
+    assert "deep_blocks" in finished.stdout.partition("ended 0")[0]
     assert "error: schedule.shar=0.5: no such setting; did you mean schedule.share?" in finished.stderr
     assert "error: schedule.share=0.0: must be in (0, 1]" in finished.stderr
-    assert "contrast" in finished.stdout.rpartition("code 1")[2]
+    assert "contrast" in finished.stdout.rpartition("ended 1")[2]
     result = result_of(tmp_path, "deep_blocks")
     assert result["cost"]["cache_ratio"] == pytest.approx(0.25 * 0.5, abs=0.1)
     assert result["metrics"]["contrast_se"] > 0

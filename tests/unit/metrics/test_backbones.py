@@ -27,7 +27,9 @@ def images(channels: int = 3, count: int = 2) -> Tensor:
 
 def authors_network(width: int, depth: int, heads: int) -> nn.Module:
     """DINOv2 by its authors' code, as their hub makes it, with random weights that all have a say."""
-    vit = pytest.importorskip("dinov2.models.vision_transformer")
+    vit = pytest.importorskip(
+        "dinov2.models.vision_transformer", reason="needs the authors' package: pip install --no-deps dinov2"
+    )
     network = vit.DinoVisionTransformer(
         img_size=518, patch_size=14, init_values=1.0, block_chunks=0, embed_dim=width, depth=depth, num_heads=heads
     )

@@ -72,25 +72,30 @@ def test_budcache_finds_the_smallest_squared_error_of_as_many_schedules(tiny_dit
     assert len(list(tmp_path.glob(FOUND))) == 2  # the same method's other search is another one
 
 
+def stopped_once(patch: pytest.MonkeyPatch, measure: str, call: int) -> list[None]:
+    """Stop a search, as Ctrl-C does, in a call of what it measures by; returns a list with an entry for each call."""
+    measured, calls = getattr(search, measure), list[None]()
+
+    def stop(*args: torch.Tensor) -> torch.Tensor:
+        calls.append(None)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return measured(*args)
+
+    patch.setattr(search, measure, stop)
+    return calls
+
+
 def test_a_stopped_search_goes_on_and_finds_the_same(
     tiny_dit: DiT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = found(tiny_dit, tmp_path / "whole")
-    measured, calls = search.mean_distance, 0
-
-    def stop_after_ten(*args: torch.Tensor) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == 11:
-            raise KeyboardInterrupt
-        return measured(*args)
-
-    monkeypatch.setattr(search, "mean_distance", stop_after_ten)
+    calls = stopped_once(monkeypatch, "mean_distance", 11)
     with pytest.raises(KeyboardInterrupt):
         found(tiny_dit, tmp_path / "stopped")
     assert len(distances(tmp_path / "stopped")) == 10
     assert found(tiny_dit, tmp_path / "stopped") == whole
-    assert calls == 11 + TRIED - 10  # what was tried before is not tried again
+    assert len(calls) == 11 + TRIED - 10  # what was tried before is not tried again
     assert distances(tmp_path / "stopped") == distances(tmp_path / "whole")
 
 
@@ -191,16 +196,7 @@ def test_halving_ends_at_least_as_close_as_all_that_is_known_for_no_more_evaluat
     rivals = [distance for _, distance in whole["rivals"]]
     assert [whole["distance"], *rivals] == sorted([whole["distance"], *rivals])
 
-    measured, calls = search.relative_distances, 0
-
-    def stop(*args: torch.Tensor) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == 8:
-            raise KeyboardInterrupt
-        return measured(*args)
-
-    monkeypatch.setattr(search, "relative_distances", stop)
+    stopped_once(monkeypatch, "relative_distances", 8)
     with pytest.raises(KeyboardInterrupt):
         halved(tiny_dit, tmp_path / "stopped")
     kept = sum(map(len, distances(tmp_path / "stopped").values()))
