@@ -99,7 +99,10 @@ class SlurmSweepLauncher(SweepLauncher):
         from goc.system.errors import GocError
         from goc.system.slurm import SqueueWatcher, cancel, max_array_size, refusal
 
-        SlurmJob.watcher = SqueueWatcher(delay_s=int(os.environ.get("GOC_SLURM_POLL_S", "30")))
+        seconds = int(os.environ.get("GOC_SLURM_POLL_S", "30"))
+        SlurmJob.watcher = SqueueWatcher(delay_s=seconds)
+        # after a job's end, for its result to appear on a network's disk
+        SlurmJob._results_timeout_s = min(seconds, SlurmJob._results_timeout_s)
         arrays = split(calls, max_array_size())
         # which array_parallelism is of all together
         executor.update_parameters(slurm_array_parallelism=max(1, self.params["array_parallelism"] // len(arrays)))
@@ -134,6 +137,9 @@ class LocalSweepLauncher(SweepLauncher):
     _EXECUTOR = "local"
 
     def submit(self, executor: Any, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        from submitit.local.local import LocalJob
+
+        LocalJob._results_timeout_s = 1  # after a job's end: its result is on this machine's disk
         threads = self.params["cpus_per_task"]
         # read when a process loads its libraries: too late for Hydra's job.env_set, which acts in the running job
         os.environ["OMP_NUM_THREADS"] = str(threads)

@@ -1,5 +1,6 @@
 """Shared fixtures: small models, the oracles' folder, and run.py as a user runs it."""
 
+import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +11,15 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # or torch.compile 
 
 import pytest
 from checkout import made_once
+from hypothesis import settings
 
 import goc  # noqa: F401  # before what imports torchvision, which it mends
 
 if TYPE_CHECKING:  # pytest-xdist's controller runs no test, and loads no torch
     from goc.models.dit import DiT
+
+settings.register_profile("quick", max_examples=40)
+settings.register_profile("thorough", max_examples=400)
 
 # of the files, each of which is one worker's: while tests of the first wait, others compute; the short ones come last
 SLOW_FIXTURES = {"browser", "inception_file"}
@@ -34,6 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "nightly: long, and held by a shorter test as well; `make test-nightly`")
+    settings.load_profile("thorough" if config.getoption("--nightly") else "quick")
     config.addinivalue_line("markers", "slow: compiles, trains or takes seconds; left out of `make check`")
 
 
@@ -49,6 +55,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
     items.sort(key=place)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    gc.freeze()  # a million objects of the modules, through which each whole collection would go: a tenth of all
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    gc.unfreeze()
 
 
 def place(item: pytest.Item) -> tuple[int, bool]:

@@ -11,7 +11,15 @@ import faults
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["goc.cli.application", "goc.runs.run", "goc.report.plots", "goc.report.study", "torch.distributed", "warm"]
+    [
+        "goc.cli.application",
+        "goc.runs.run",
+        "goc.report.plots",
+        "goc.report.study",
+        "torch.distributed",
+        "warm",
+        "frozen",
+    ]
 )
 RUN = "goc.cli.application"  # run.py's
 

@@ -72,6 +72,7 @@ def test_the_whole_protocol_runs_from_the_command_line(run_here: Run, weights: P
     assert result["converged"] is None  # 0 samples of it are the default at this size
 
 
+@pytest.mark.nightly  # test_experiments.py checks all ways of all tables, and the tokens' tests run them
 @pytest.mark.parametrize(
     ("experiment", "way"),
     [

@@ -1,4 +1,7 @@
-"""The notebooks run top to bottom, and what they say of their numbers holds. (The site runs them in a kernel.)"""
+"""The notebooks run top to bottom, and what they say of their numbers holds.
+
+The site runs all of them in a kernel (`make docs`, which CI calls); the longer ones' numbers are looked at nightly.
+"""
 
 import json
 import subprocess
@@ -44,6 +47,7 @@ def test_a_cache_in_your_pipeline(run: Any) -> None:
     assert all(25 < row["PSNR to no cache, dB"] < 70 for row in names["rows"].values())
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("without_plots")
 def test_what_ten_evaluations_buy(run: Any) -> None:
     table = run("what_ten_evaluations_buy")["table"]
@@ -54,6 +58,7 @@ def test_what_ten_evaluations_buy(run: Any) -> None:
     assert table["fid"].max() - table["fid"].min() < table["fid_se"].min()
 
 
+@pytest.mark.nightly
 def test_a_method_of_your_own() -> None:
     # in a process of its own, as a method that is registered stays
     code = "\n".join(code for _, code in code_of("a_method_of_your_own"))

@@ -92,7 +92,7 @@ def test_a_server_that_hangs_or_dies_costs_a_run_one_warning(
         serving.start()
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
         monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)  # logged in, so online without being told to be
-        finished = run_here("method=none", *QUICK, "tracker=wandb", "wandb.timeout_s=12")
+        finished = run_here("method=none", *QUICK, "tracker=wandb", "wandb.timeout_s=7")
         server.shutdown()
         serving.join()
     assert server.queries

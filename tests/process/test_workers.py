@@ -104,10 +104,10 @@ def test_the_leader_makes_the_shards_of_a_worker_that_died(start: Start, tmp_pat
 
 def test_a_missing_worker_is_named(start: Start) -> None:
     port = free_port()
-    for worker in [start("worker_timeout_s=8", rank=rank, count=4, port=port) for rank in (0, 2)]:
+    for worker in [start("worker_timeout_s=5", rank=rank, count=4, port=port) for rank in (0, 2)]:
         _, stderr = worker.communicate()
         assert worker.returncode == 1
-        assert "error: worker 1, 3 of 4 did not come within worker_timeout_s=8" in stderr
+        assert "error: worker 1, 3 of 4 did not come within worker_timeout_s=5" in stderr
 
 
 def test_a_missing_leader_is_named(start: Start) -> None:
