@@ -39,7 +39,7 @@ wait $$lint; lint=$$?; cat $$said; rm $$said; exit $$((tests | lint))
 endef
 
 test: setup ## lint, types and the tests, side by side
-	$(call beside_lint,-n 3) # more than the cores, as some tests wait
+	$(call beside_lint,-n 4) # more than the cores, as some tests wait
 
 test-nightly: setup ## the long tests, whose claims shorter ones hold too
 	$(RUN) -m pytest -n 4 --nightly

@@ -6,10 +6,11 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 from goc.report.cells import number
 from goc.report.frame import over_seeds, series_names, table
@@ -185,12 +186,13 @@ def test_difference_pictures_are_the_amplified_distance() -> None:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser() -> Iterator[Page]:
+    """A page of a browser, for one study's after the other: a new one each time takes twice as long."""
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine: apt-get install chromium")
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield launched
+        yield launched.new_page()
         launched.close()
 
 
@@ -204,10 +206,19 @@ class Visit:
         self.page = page
         self.problems: list[str] = []
         self.requests: list[str] = []
-        page.on("console", lambda message: self.problems.append(message.text))
-        page.on("pageerror", lambda error: self.problems.append(str(error)))
-        page.on("request", lambda request: self.requests.append(request.url))
+        self.listeners: dict[str, Any] = {
+            "console": lambda message: self.problems.append(message.text),
+            "pageerror": lambda error: self.problems.append(str(error)),
+            "request": lambda request: self.requests.append(request.url),
+        }
+        for event, listener in self.listeners.items():
+            page.on(event, listener)  # type: ignore[call-overload]  # one of those it names
         page.goto(path.as_uri())
+
+    def leave(self) -> None:
+        """Listen no longer: the page is another's next."""
+        for event, listener in self.listeners.items():
+            self.page.remove_listener(event, listener)
 
     def points(self) -> list[dict[str, str]]:
         """What the plot's points say to a screen reader, once it is drawn."""
@@ -239,22 +250,25 @@ class Visit:
 
 
 @pytest.fixture
-def visit(browser, tmp_path) -> Iterator:
+def visit(browser: Page, tmp_path: Path) -> Iterator:
     """Write the page for a study and open it; after the test there must be no error and no request but for the file."""
-    page = browser.new_page(viewport={"width": 1400, "height": 900})
-    visits = []
+    browser.set_viewport_size({"width": 1400, "height": 900})
+    visits: list[Visit] = []
 
     def call(study: Study, images: list | None = None, failures: list | None = None) -> Visit:
-        visits.append(Visit(page, study.write(tmp_path / "report.html", images, failures)))
+        if visits:
+            visits[-1].leave()
+        visits.append(Visit(browser, study.write(tmp_path / "report.html", images, failures)))
         return visits[-1]
 
     yield call
+    if browser.locator("#plot").count():
+        browser.evaluate("plot.then(() => null)")
+    for visited in visits[-1:]:
+        visited.leave()
     for visited in visits:
-        if page.locator("#plot").count():
-            page.evaluate("plot.then(() => null)")
         assert visited.problems == []
         assert [url for url in visited.requests if not url.startswith("data:")] == [(tmp_path / "report.html").as_uri()]
-    page.close()
 
 
 def test_the_plot_has_a_point_for_each_row_and_a_line_for_each_series(visit) -> None:
@@ -531,19 +545,16 @@ def test_the_page_never_scrolls_sideways(visit, width) -> None:
     assert visited.page.locator("#plot svg.marks").evaluate("svg => svg.clientWidth") > 0.85 * width - 40
 
 
-def test_differences_to_few_rows_are_shown_as_those_of_all_pairs(
-    visit, browser, tmp_path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_differences_to_few_rows_are_shown_as_those_of_all_pairs(visit, monkeypatch: pytest.MonkeyPatch) -> None:
     def pairs(visited: Visit, baseline: str) -> list[list[str]]:
         visited.page.locator("#baseline").select_option(label=baseline)
         return [visited.paired(row) for row in range(7)]
 
     study = Study(digits())
-    visited = Visit(browser.new_page(), study.write(tmp_path / "all.html"))
+    visited = visit(study)
     assert visited.page.locator("#baseline option").count() == 7
     names = visited.page.locator("#baseline option").all_inner_texts()
     expected = {name: pairs(visited, name) for name in names}
-    visited.page.close()
     monkeypatch.setattr("goc.report.cells.PAIRS", 20)
     visited = visit(study)
     offered = visited.page.locator("#baseline option").all_inner_texts()
