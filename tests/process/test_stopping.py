@@ -114,7 +114,7 @@ def wait_for_progress(work: Work, process: WarmProcess) -> None:
         time.sleep(0.002)
 
 
-LONG = ("pipeline", "converged", "router")
+LONG = ("pipeline", "converged", "router", "weights")
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,7 @@ def test_chosen_rows_come_with_what_they_are_measured_against(workload: Workload
     assert names == ["none", "goc 50 %", "diffusers none", "diffusers taylorseer"]
 
 
-@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("stacked", [True, pytest.param(False, marks=pytest.mark.nightly)])
 def test_graphs_are_counted_when_they_are_compiled(
     workload: Workload, stacked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from goc.planning.plan import Plan
 from goc.sampling.calibrate import Calibration
 from goc.sampling.search import final_latents, mean_distance
 from goc.sampling.solvers import no_noise
+from goc.sampling.training import Progress
 from goc.system.command import run_command
 from goc.system.errors import ConfigError
 from goc.system.files import resolve
@@ -88,6 +89,32 @@ def test_training_brings_the_samples_closer(tmp_path: Path) -> None:
     assert torch.equal(weights[~plan.mask[:, 0, 0]], torch.zeros(4, 3))  # computed steps predict nothing
     again, _ = learning.train(plan, calibration, iterations=15, batch=4, rate=0.02, keep=True)
     assert torch.equal(again, weights)
+
+
+def test_a_stopped_training_goes_on_where_it_was_to_the_same_weights(
+    tiny_dit: DiT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a process: test_stopping.py, nightly."""
+    plan, calibration = ready(tiny_dit, tmp_path)
+    whole, losses = learning.train(plan, calibration, iterations=6, batch=2, rate=0.02, keep=True)
+    path, measured = tmp_path / "training.safetensors", list[None]()
+
+    def stop(x: Tensor, target: Tensor) -> Tensor:
+        measured.append(None)
+        if len(measured) == 4:
+            raise KeyboardInterrupt
+        return mean_distance(x, target)
+
+    monkeypatch.setattr(learning, "mean_distance", stop)
+    with pytest.raises(KeyboardInterrupt):
+        learning.train(plan, calibration, 6, 2, 0.02, True, Progress(path, {"of": 1}))
+    weights, again = learning.train(plan, calibration, 6, 2, 0.02, True, Progress(path, {"of": 1}))
+    assert torch.equal(weights, whole)
+    assert again == losses
+    assert len(measured) == 4 + 3
+    path.write_bytes(path.read_bytes()[:-9])  # a damaged one is begun anew
+    assert torch.equal(learning.train(plan, calibration, 6, 2, 0.02, True, Progress(path, {"of": 1}))[0], whole)
+    assert len(measured) == 4 + 3 + 6
 
 
 def test_a_predictor_that_uses_more_than_the_last_features_is_no_start(tiny_dit: DiT, tmp_path: Path) -> None:
