@@ -376,6 +376,11 @@ def check_selection(way: Way) -> None:
             f"predictor={way.predictor.name}: must be one of {takers} with {selected}, which replaces some tokens of "
             "what is held"
         )
+    if way.predictor.scaled:
+        raise ConfigError(
+            f"predictor.dtype={way.predictor.settings()['dtype']}: not supported with {selected}, which replaces some "
+            "tokens of what is held"
+        )
     way.selection.check()
 
 
