@@ -127,7 +127,7 @@ REFUSED = [
     Bad("an annealing", ("method=budcache", "schedule.search_evaluations=0"), r"^schedule\.search_evaluations=0: must"),
     Bad("held in what is no format", ("method=taylorseer", "predictor.dtype=fp4"),
         r"^predictor\.dtype=fp4: must be one of fp32, bf16, fp16, fp8, or null$"),
-    Bad("held as it comes alone", ("method=foca", "+predictor.dtype=fp8"), r"^predictor\.dtype=fp8: no such setting; p"),
+    Bad("held as it comes", ("method=foca", "+predictor.dtype=fp8"), r"^predictor\.dtype=fp8: no such setting; p"),
     Bad("tokens in float8", ("method=toca", "predictor.dtype=fp8"), r"^predictor\.dtype=fp8: not supported with selec"),
     # selections of tokens
     Bad("tokens of no cache", ("method=none", "selection=toca"), r"^selection=toca: must be none where no cell is"),
