@@ -37,7 +37,7 @@ def flat(config: Config) -> dict[str, Any]:
     settings = {key: value for part in parts for key, value in part.items()}
     settings |= {"sampler": plain(config.way.sampler), "predictor": config.way.predictor.settings()}
     unused = [key for key in OF_GUIDANCE if key not in config.way.guidance]
-    for key in (*unused, *([] if config.execution.plugins else ["plugins"])):
+    for key in (*unused, *(key for key in ("plugins", "graphs") if not getattr(config.execution, key))):
         del settings[key]
     return _applicable(settings) | ({FILES: dict(config.files)} if config.files else {})
 

@@ -236,6 +236,7 @@ class Execution:
         "auto",
         "compile the blocks' branches with torch.compile; of a pipeline the blocks; auto: on a GPU for long runs",
     )
+    graphs: Any = _key("auto", "launch a denoiser's steps as CUDA graphs; auto: on a GPU, for many small batches")
     offload: str | None = _key(None, "model: parts of a pipeline are on the GPU only while they work (diffusers)")
     deterministic: bool = _key(False, "refuse operations that have no deterministic algorithm (GPUs)")
     threads: int | None = _key(None, "CPU threads of each process; null: torch's choice")

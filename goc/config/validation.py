@@ -241,6 +241,7 @@ def check_run_of_pipeline(config: Config) -> None:
         if part.trained:
             raise ConfigError(f"{group}={part.name}: not supported {why}, as it is trained for a model")
     check_for_pipelines(config.way)
+    _require(config.execution, not config.execution.graphs, "graphs", f"auto or false {why}")
     converged = f"0 or null {why}, whose scheduler's converged solution is not known"
     _require(config.output, not config.output.converged_samples, "converged_samples", converged)
 

@@ -205,7 +205,7 @@ def test_the_parts_hold_every_key_once_and_identity_is_two_of_them() -> None:
         (pipeline, {"vae", "vae_batch_size", "cfg_channels", "class_labels"}),
     ):
         others = others | set(OF_GUIDANCE)
-        assert flat(found).keys() == set(keys) - others - {"plugins"}  # said where there are any
+        assert flat(found).keys() == set(keys) - others - {"plugins", "graphs"}  # said where there are any
         assert identity(found).keys() == own - left_out - others
 
 
@@ -223,6 +223,7 @@ def test_a_pipelines_settings_are_not_a_denoisers() -> None:
     [
         ("model.pipeline=null", "model.pipeline=None: must be a folder in diffusers' format, or its name on the hub"),
         ("prompts=null", "prompts=None: must be a text file with a prompt a line"),
+        ("graphs=true", "graphs=True: must be auto or false with model.objective=pipeline"),
         ("sampler=ddim", r"sampler=ddim: must be one of scheduler with model.objective=pipeline \(b\)"),
         ("vae=ema", "vae=ema: must be null with model.objective=pipeline, which has its own"),
         ("method=l2c", "schedule=l2c: not supported with model.objective=pipeline"),

@@ -1,9 +1,10 @@
-"""compile=auto: what it comes to is a matter of the settings and the device, and never of the time."""
+"""compile=auto and graphs=auto: what they come to is a matter of the settings and the device, and never of the time."""
 
 import pytest
+import torch
 from composing import config_of
 
-from goc.config import compiling, flat, run_id
+from goc.config import automatic, flat, run_id
 from goc.models.dit import DiT
 from goc.system.errors import ConfigError
 
@@ -12,14 +13,14 @@ LONG = ("model=dit_xl_2_256", "vae=ema", "num_samples=50000", "cfg_scale=1.5", "
 
 @pytest.fixture
 def on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "is_cuda", lambda device: device != "cpu")
-    monkeypatch.setattr(compiling, "lacks", lambda: "")
+    monkeypatch.setattr(automatic, "is_cuda", lambda device: device != "cpu")
+    monkeypatch.setattr(automatic, "lacks", lambda: "")
 
 
 def test_on_a_cpu_a_run_is_not_compiled_unless_that_is_said_and_keeps_its_folder() -> None:
     auto = config_of(*LONG, "device=cpu")
     assert auto.execution.compile is False
-    assert auto.chosen["compile"].startswith("false, as compiling is only known to pay on CUDA")
+    assert auto.chosen["compile"].startswith("false, as that is only known to pay on CUDA")
     assert run_id(auto) == run_id(config_of(*LONG, "compile=false")) != run_id(config_of(*LONG, "compile=true"))
 
 
@@ -34,12 +35,12 @@ def test_on_a_card_a_long_run_is_the_compiled_one(on_a_card: None) -> None:
     assert config_of(*LONG, "compile=false").execution.compile is False
 
 
-def test_operations_are_those_of_all_samples_without_a_cache(on_a_card: None) -> None:
-    own = config_of(*LONG)
-    exact = 50000 * 20 * 2 * DiT.published("DiT-XL/2").macs.forward
-    assert compiling.macs_of(own.measurement, own.way) == exact
-    plain = config_of(*LONG, "cfg_scale=1.0", "steps=40", "cache_ratio=0.75")
-    assert compiling.macs_of(plain.measurement, plain.way) == exact
+def test_operations_are_the_models_own_count(on_a_card: None) -> None:
+    with torch.device("meta"):
+        model = DiT.published("DiT-XL/2")
+    exact = model.macs.forward
+    assert automatic.evaluation_macs(config_of(*LONG).measurement, 7) == 7 * 2 * exact
+    assert automatic.evaluation_macs(config_of(*LONG, "cfg_scale=1.0").measurement, 7) == 7 * exact
 
 
 @pytest.mark.parametrize("settings", [(*LONG, "num_samples=2000"), ("num_samples=50000",), (*LONG, "device=cpu")])
@@ -53,7 +54,7 @@ def test_a_short_run_is_not_compiled(on_a_card: None, settings: tuple[str, ...])
 def test_without_what_compiling_needs_a_long_run_is_not_compiled(
     on_a_card: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiling, "lacks", lambda: "a C compiler")
+    monkeypatch.setattr(automatic, "lacks", lambda: "a C compiler")
     own = config_of(*LONG)
     assert own.execution.compile is False
     assert own.chosen["compile"] == "false, as torch.compile needs a C compiler on a GPU"
@@ -62,7 +63,9 @@ def test_without_what_compiling_needs_a_long_run_is_not_compiled(
 def test_networks_that_are_not_ours_are_compiled_only_where_that_is_said(on_a_card: None) -> None:
     own = config_of(*LONG)
     own.measurement.model.network = "module:Class"
-    assert compiling.chosen("cuda", own.measurement, own.way)[0] is False
+    refused = automatic.unasked("cuda", own.measurement)
+    assert refused is not None
+    assert refused[0] is False
 
 
 @pytest.mark.parametrize(("typed", "compiled"), [("true", True), ("yes", True), ("1", True), ("off", False)])
@@ -76,3 +79,23 @@ def test_what_was_typed_before_auto_is_typed_still(typed: str, compiled: bool) -
 def test_anything_else_is_refused(bad: str) -> None:
     with pytest.raises(ConfigError, match=r"^compile=.*: must be auto, true or false$"):
         config_of(f"compile={bad}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "graphs"),
+    [
+        ((*LONG, "batch_size=8"), True),
+        ((*LONG, "batch_size=32"), False),  # whose kernels take longer than their launches
+        ((*LONG, "batch_size=8", "num_samples=79"), False),  # batches too few for what capturing them takes
+        ((*LONG, "batch_size=8", "device=cpu"), False),
+        ((*LONG, "batch_size=32", "graphs=true"), True),
+        ((*LONG, "batch_size=8", "graphs=false"), False),
+    ],
+)
+def test_graphs_are_for_many_small_batches_and_no_part_of_a_run(
+    on_a_card: None, settings: tuple[str, ...], graphs: bool
+) -> None:
+    own = config_of(*settings, "compile=false")
+    assert own.execution.graphs is graphs
+    assert flat(own).get("graphs", False) is graphs
+    assert run_id(own) == run_id(config_of(*settings, "compile=false", "graphs=false"))
