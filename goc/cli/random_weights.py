@@ -13,7 +13,6 @@ writes a tiny text-to-image pipeline instead for model=pipeline, with DIR/prompt
 DIR/blip.
 """
 
-import argparse
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -23,11 +22,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from goc.metrics.backbones import HEAD
+from goc.metrics.backbones import dinov2_network
 from goc.metrics.fidelity import FeatureExtractorInceptionV3
 from goc.models.decoder import DOWNSAMPLING
 from goc.models.dit import PUBLISHED_PATCHES, DiT
-from goc.system.arguments import check_numbers
+from goc.system.arguments import check_numbers, command_parser
 from goc.system.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -119,11 +118,8 @@ def write_inception(path: Path, seed: int) -> None:
 
 def write_dinov2(path: Path, seed: int, size: str) -> None:
     """A state dict of DINOv2's released names, of a size of DINOV2_SIZES."""
-    from timm.models.vision_transformer import VisionTransformer
-
     width, depth = DINOV2_SIZES[size]
-    model = VisionTransformer(img_size=518, patch_size=14, embed_dim=width, depth=depth, num_heads=width // HEAD,
-                              init_values=1.0, num_classes=0)  # fmt: skip
+    model = dinov2_network(518, width, depth)
     randomize(model, seed)
     generator = torch.Generator().manual_seed(seed)
     embeddings = {name: torch.randn(getattr(model, name).shape, generator=generator) for name in EMBEDDINGS}
@@ -166,7 +162,7 @@ def write(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the files; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--out", type=Path, help="folder to write into")
     where.add_argument("--pipeline", type=Path, help="folder for a tiny pipeline of diffusers; only --seed matters")

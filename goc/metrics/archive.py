@@ -100,10 +100,12 @@ def listed(archive: zipfile.ZipFile) -> str:
     return (", ".join(words) or "nothing") + more
 
 
-def read_statistic(archive: zipfile.ZipFile, name: str, what: str, check: Callable[[Header], None]) -> np.ndarray:
-    """A statistic as float64, after `check` of its header; raises GocError, saying what it is, for another type."""
+def read_statistic(
+    archive: zipfile.ZipFile, name: str, what: str, check: Callable[[tuple[int, ...]], None]
+) -> np.ndarray:
+    """A statistic as float64, after `check` of its shape; raises GocError, saying what it is, for another type."""
     with open_array(archive, name) as (header, member):
-        check(header)
+        check(header.shape)
         if header.dtype.kind not in "fiu" or header.dtype.itemsize < MINIMUM_BYTES:
             raise GocError(f"{what} is of the type {header.dtype}, must be float32 or float64")
         return _array(member, header).astype(np.float64, order="C")

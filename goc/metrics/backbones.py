@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from goc.metrics.registry import DINOV2, TIMM, extractor_kind
 from goc.models.checkpoint import read_tensors
 from goc.system.errors import ConfigError, GocError
-from goc.system.files import require_regular_file
+from goc.system.files import require_file
 from goc.system.published import DINOV2_FILE
 
 log = logging.getLogger(__name__)
@@ -59,11 +59,11 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor]:
         rows = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
         device = next(self.network.parameters()).device
-        found = []
+        features = []
         for start in range(0, len(rows), BATCH):
-            pictures = [Image.fromarray(np.ascontiguousarray(row)) for row in rows[start : start + BATCH]]
-            found.append(self.network(torch.stack([self.prepare(picture) for picture in pictures]).to(device)))
-        return (torch.cat(found),)
+            pictures = (Image.fromarray(np.ascontiguousarray(row)) for row in rows[start : start + BATCH])
+            features.append(self.network(torch.stack(list(map(self.prepare, pictures))).to(device)))
+        return (torch.cat(features),)
 
 
 def timm_version(name: str) -> dict[str, str]:
@@ -76,12 +76,11 @@ def dinov2_weights(path: Path | None, setting: str) -> Path:
     if path is None:
         places = (Path("weights"), Path(torch.hub.get_dir()) / "checkpoints")
         path = next((folder / DINOV2_FILE for folder in places if (folder / DINOV2_FILE).is_file()), None)
-    if path is None or not path.exists():
-        where = f"{setting}={DINOV2}: its weights {DINOV2_FILE} are neither in weights/ nor in torch.hub's cache"
-        missing = where if path is None else f"{setting}_weights={path}: no such file (looked for {path.absolute()})"
-        raise GocError(f"{missing}; get it with `goc fetch {DINOV2}`, or name a file by {setting}_weights")
-    require_regular_file(path, f"{setting}_weights")
-    return path
+    advice = f"; get it with `goc fetch {DINOV2}`, or name a file by {setting}_weights"
+    if path is None:
+        where = f"its weights {DINOV2_FILE} are neither in weights/ nor in torch.hub's cache"
+        raise GocError(f"{setting}={DINOV2}: {where}{advice}")
+    return require_file(path, f"{setting}_weights", advice)
 
 
 def timm_weights(name: str, path: Path | None, setting: str) -> Path:
@@ -95,10 +94,7 @@ def timm_weights(name: str, path: Path | None, setting: str) -> Path:
         raise ConfigError(f"{setting}={name}: must be {TIMM} and the name of a network of timm{hint}")
     if path is None:
         raise GocError(f"{setting}_weights=null: must be a file with the weights of {name}; nothing is downloaded")
-    if not path.exists():
-        raise GocError(f"{setting}_weights={path}: no such file (looked for {path.absolute()})")
-    require_regular_file(path, f"{setting}_weights")
-    return path
+    return require_file(path, f"{setting}_weights")
 
 
 def timm_backbone(name: str, path: Path) -> Backbone:
@@ -117,35 +113,29 @@ def timm_backbone(name: str, path: Path) -> Backbone:
     return Backbone(network, resolve_model_data_config(network))
 
 
-def dinov2_backbone(path: Path) -> Backbone:
-    """DINOv2 with the weights of a file, the authors' or timm's; of any width and depth, which its shapes say."""
+def dinov2_network(image_size: int, width: int, depth: int) -> Any:
+    """DINOv2's network, for images of one size."""
     from timm.models.vision_transformer import VisionTransformer
 
+    return VisionTransformer(img_size=image_size, patch_size=PATCH, embed_dim=width, depth=depth,
+                             num_heads=width // HEAD, init_values=1.0, num_classes=0)  # fmt: skip
+
+
+def dinov2_backbone(path: Path) -> Backbone:
+    """DINOv2 with the weights of a file, the authors' or timm's; of any width and depth, which its shapes say."""
     state = read_tensors(path)
     state.pop("mask_token", None)  # the authors' is for training alone; other names are the same
     if "register_tokens" in state or "reg_token" in state:
         raise ValueError("it has register tokens, which FD-DINOv2's network has not")
     positions = state["pos_embed"]
     state["pos_embed"] = published_positions(positions, IMAGE_SIZE // PATCH)
-    width = positions.shape[-1]
-    network = VisionTransformer(
-        img_size=IMAGE_SIZE,
-        patch_size=PATCH,
-        embed_dim=width,
-        depth=len({name.split(".")[1] for name in state if name.startswith("blocks.")}),
-        num_heads=width // HEAD,
-        init_values=1.0,
-        num_classes=0,
-    )
+    width, published = positions.shape[-1], extractor_kind(DINOV2).size
+    depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    network = dinov2_network(IMAGE_SIZE, width, depth)
     network.load_state_dict(state)
-    if width != extractor_kind(DINOV2).size:
-        log.warning(
-            "%s: a DINOv2 of width %d; FD-DINOv2 is of ViT-L/14, %d wide: these numbers are not to be compared with "
-            "published ones",
-            path,
-            width,
-            extractor_kind(DINOV2).size,
-        )
+    if width != published:
+        log.warning("%s: a DINOv2 of width %d; FD-DINOv2 is of ViT-L/14, %d wide: these numbers are not to be "
+                    "compared with published ones", path, width, published)  # fmt: skip
     return Backbone(network, PREPARED)
 
 
@@ -154,10 +144,10 @@ def published_positions(positions: Tensor, grid: int) -> Tensor:
 
     Bicubic without antialiasing, at the scale (grid + 0.1) / G. timm's own rule has antialiasing, and no 0.1.
     """
-    own = math.isqrt(positions.shape[1] - 1)
-    if own == grid:
+    side = math.isqrt(positions.shape[1] - 1)
+    if side == grid:
         return positions
-    patches = positions[:, 1:].unflatten(1, (own, own)).permute(0, 3, 1, 2)
-    scale = (grid + OFFSET) / own
+    patches = positions[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    scale = (grid + OFFSET) / side
     resized = F.interpolate(patches, scale_factor=(scale, scale), mode="bicubic")
     return torch.cat([positions[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)

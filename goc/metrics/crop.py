@@ -44,14 +44,14 @@ def check_croppable(image: ImageFile) -> None:
 
 def remarks(image: ImageFile) -> list[str]:
     """What is done with an opened image that another reader may do otherwise; each goes on after a number of images."""
-    found = []
+    texts = []
     if image.mode == "CMYK":
-        found.append("are CMYK, made RGB without a profile, as ADM's loader does")
+        texts.append("are CMYK, made RGB without a profile, as ADM's loader does")
     if (turned := orientation(image)) not in UPRIGHT and turned in range(9):
-        found.append("are to be turned when shown (EXIF), and are not, as in ADM's loader")
+        texts.append("are to be turned when shown (EXIF), and are not, as in ADM's loader")
     if image.has_transparency_data:
-        found.append("have an alpha channel, which is dropped, as ADM's loader does")
-    return found
+        texts.append("have an alpha channel, which is dropped, as ADM's loader does")
+    return texts
 
 
 def cropped_pixels(image: ImageFile, channels: int, size: int) -> np.ndarray:

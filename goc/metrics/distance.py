@@ -13,33 +13,33 @@ from goc.sampling.frames import count_of, frames_of, mean_over_frames
 QUANTILES = {"median": 0.5, "p95": 0.95}
 SMALLEST_FOR_SSIM = 7  # pixels a side: the window
 
-Pair = tuple[dict[str, Tensor], dict[str, Tensor]]  # shards of the same samples: (own, target)
+Pair = tuple[dict[str, Tensor], dict[str, Tensor]]  # shards of the same samples: a run's, its target's
 
 
-def relative_distances(own: Tensor, target: Tensor) -> np.ndarray:
+def relative_distances(latents: Tensor, targets: Tensor) -> np.ndarray:
     """|z - z0| / |z0| of each sample of latents [n, C, H, W]: float64 [n]."""
-    return distance_of_latents(own.double(), target.double()).numpy()
+    return distance_of_latents(latents.double(), targets.double()).numpy()
 
 
 def described(values: np.ndarray) -> dict[str, float]:
     """Mean, median and 95th percentile of per-sample values [N], each with its standard error (NAME_se)."""
-    found = {"mean": float(values.mean()), "mean_se": standard_error(values)}
+    numbers = {"mean": float(values.mean()), "mean_se": standard_error(values)}
     for name, quantile in QUANTILES.items():
-        found |= {name: float(np.quantile(values, quantile)), f"{name}_se": quantile_error(values, quantile)}
-    return found
+        numbers |= {name: float(np.quantile(values, quantile)), f"{name}_se": quantile_error(values, quantile)}
+    return numbers
 
 
-def peak_signal_to_noise(own: Tensor, target: Tensor) -> np.ndarray:
+def peak_signal_to_noise(images: Tensor, targets: Tensor) -> np.ndarray:
     """PSNR of each of uint8 images [n, C, H, W] in dB; of equal ones as if one value of theirs differed by one."""
-    squares = (own.double() - target.double()).square().flatten(1)
+    squares = (images.double() - targets.double()).square().flatten(1)
     return (10 * (255**2 * squares.shape[1] / squares.sum(dim=1).clamp(min=1)).log10()).numpy()
 
 
-def structural_similarity(own: Tensor, target: Tensor) -> np.ndarray:
+def structural_similarity(images: Tensor, targets: Tensor) -> np.ndarray:
     """SSIM of each of uint8 images [n, C, H, W] (Wang et al. 2004), by scikit-image: 7 x 7 windows, uniform weights."""
     from skimage.metrics import structural_similarity as ssim
 
-    pictures = zip(own.numpy(), target.numpy(), strict=True)
+    pictures = zip(images.numpy(), targets.numpy(), strict=True)
     return np.array([ssim(a, b, channel_axis=0, data_range=255) for a, b in pictures])
 
 
@@ -57,16 +57,16 @@ def distance(
     squared = norm = pixels_squared = 0.0
     values = pixels = 0
     each: dict[str, list[np.ndarray]] = {"relative_l2": [], "psnr_image": [], "ssim": [], "lpips": []}
-    for own, target in pairs:
-        difference = own["latents"].double() - target["latents"].double()
+    for run, target in pairs:
+        difference = run["latents"].double() - target["latents"].double()
         squared += difference.square().sum().item()
         norm += target["latents"].double().square().sum().item()
         values += difference.numel()
-        pixels_squared += (own["images"].double() - target["images"].double()).square().sum().item()
-        pixels += own["images"].numel()
-        each["relative_l2"].append(relative_distances(own["latents"], target["latents"]))
-        count = count_of(own)
-        images = [frames_of(of["images"], count) for of in (own, target)]
+        pixels_squared += (run["images"].double() - target["images"].double()).square().sum().item()
+        pixels += run["images"].numel()
+        each["relative_l2"].append(relative_distances(run["latents"], target["latents"]))
+        count = count_of(run)
+        images = [frames_of(of["images"], count) for of in (run, target)]
         each["psnr_image"].append(mean_over_frames(peak_signal_to_noise(*images), count))
         if min(images[0].shape[-2:]) >= SMALLEST_FOR_SSIM:
             each["ssim"].append(mean_over_frames(structural_similarity(*images), count))
@@ -76,9 +76,9 @@ def distance(
         return {}, {}
     samples = {name: np.concatenate(parts) for name, parts in each.items() if parts}
     psnr = 10 * math.log10(255**2 * pixels / pixels_squared) if pixels_squared else math.inf
-    found = {"mse": squared / values, "relative_l2": math.sqrt(squared / norm), "psnr": psnr}
-    found |= {f"relative_l2_{name}": value for name, value in described(samples["relative_l2"]).items()}
+    numbers = {"mse": squared / values, "relative_l2": math.sqrt(squared / norm), "psnr": psnr}
+    numbers |= {f"relative_l2_{name}": value for name, value in described(samples["relative_l2"]).items()}
     for name in ("psnr_image", "ssim", "lpips"):
         if name in samples:
-            found |= {name: float(samples[name].mean()), f"{name}_se": standard_error(samples[name])}
-    return found, samples
+            numbers |= {name: float(samples[name].mean()), f"{name}_se": standard_error(samples[name])}
+    return numbers, samples

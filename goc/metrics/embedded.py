@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from goc.metrics.fidelity import FeatureExtractorBase, register_feature_extractor
 from goc.metrics.registry import EXTRACTORS, SETTING
-from goc.system.errors import GocError
-from goc.system.files import require_regular_file, resolve
+from goc.system.files import require_file, resolve
 
 STRIDES = {"digits": 1, "fashion": 2}  # of the first convolution, by name
 NUM_CLASSES = 10
@@ -25,11 +24,14 @@ LOGITS = "logits_unbiased"
 def embedded_weights(name: str, path: Path | None, setting: str = SETTING) -> Path:
     """The weights file of an embedded extractor, given or shipped; raises GocError if it is missing."""
     data, _, trained = name.partition("_")
-    path = path or resolve(f"asset:{data}/{trained or 'extractor'}.safetensors")
-    if not path.exists():
-        raise GocError(f"{setting}_weights={path}: no such file (looked for {path.absolute()})")
-    require_regular_file(path, f"{setting}_weights")
-    return path
+    return require_file(path or resolve(f"asset:{data}/{trained or 'extractor'}.safetensors"), f"{setting}_weights")
+
+
+def _side(name: str) -> int:
+    """Cells a side of the last convolution's output."""
+    size = EXTRACTORS[name].image_size
+    assert size is not None  # an embedded model's images are of one
+    return size // STRIDES[name.partition("_")[0]] // 4
 
 
 class Classifier(nn.Module):
@@ -37,12 +39,10 @@ class Classifier(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        size, stride = EXTRACTORS[name].image_size, STRIDES[name]
-        assert size is not None  # an embedded model's images are of one
-        self.conv1 = nn.Conv2d(1, 32, 3, padding=1, stride=stride)
+        self.conv1 = nn.Conv2d(1, 32, 3, padding=1, stride=STRIDES[name])
         self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
         self.conv3 = nn.Conv2d(64, 64, 3, padding=1)
-        self.features = nn.Linear(64 * (size // stride // 4) ** 2, int(FEATURES))
+        self.features = nn.Linear(64 * _side(name) ** 2, int(FEATURES))
         self.logits = nn.Linear(int(FEATURES), NUM_CLASSES)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,13 +62,10 @@ class Contrasted(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        kind = EXTRACTORS[name]
-        assert kind.image_size is not None
-        stride = STRIDES[name.partition("_")[0]]
-        self.conv1 = nn.Conv2d(1, 16, 3, padding=1, stride=stride)
+        self.conv1 = nn.Conv2d(1, 16, 3, padding=1, stride=STRIDES[name.partition("_")[0]])
         self.conv2 = nn.Conv2d(16, 32, 3, padding=1, stride=2)
         self.conv3 = nn.Conv2d(32, 32, 3, padding=1, stride=2)
-        self.features = nn.Linear(32 * (kind.image_size // stride // 4) ** 2, kind.size)
+        self.features = nn.Linear(32 * _side(name) ** 2, EXTRACTORS[name].size)
 
     @classmethod
     def load(cls, name: str, path: Path) -> "Contrasted":

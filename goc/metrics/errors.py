@@ -16,7 +16,7 @@ def paired_error(influences: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
 
     influences: for each seed those of the one and the other, [N] each.
     """
-    errors = [standard_error(np.asarray(own, dtype=float) - other) for own, other in influences]
+    errors = [standard_error(np.asarray(one, dtype=float) - other) for one, other in influences]
     return math.sqrt(sum(error**2 for error in errors)) / len(errors)
 
 

@@ -42,51 +42,38 @@ class Scores:
         self.influence |= other.influence
 
 
-def _logits(batches: Batches) -> Iterator[Tensor]:
-    for batch in batches():
-        assert batch.logits is not None
-        yield batch.logits
+def parts(batches: Batches, name: str = "features") -> Iterator[Tensor]:
+    """One part of the features by its name in `Features`: those for FID, logits, or spatial."""
+    return (getattr(batch, name) for batch in batches())
 
 
 def inception_score(batches: Batches, count: int, reference: Reference) -> Scores:
     """IS over 10 splits (Salimans et al., arXiv 1606.03498); its error is that of the score of all samples together."""
-    mean, deviation = score(_logits(batches), count, min(IS_SPLITS, count))
-    influence = score_influence(divergences(lambda: _logits(batches)))
+    mean, deviation = score(parts(batches, "logits"), count, min(IS_SPLITS, count))
+    influence = score_influence(divergences(lambda: parts(batches, "logits")))
     return Scores({"is": mean, "is_std": deviation, "is_se": standard_error(influence)}, {"is": influence})
 
 
 def frechet(name: str, features: Callable[[], Iterator[Tensor]], mu: np.ndarray, sigma: np.ndarray) -> Scores:
     """Frechet distance between features, in batches [n, D] at each call, and a reference's statistics."""
-    own = moments(features())
+    generated = moments(features())
     reference = {"mu": mu, "sigma": sigma}
-    distance = fid_statistics_to_metric(own.statistics(), reference, verbose=False)["frechet_inception_distance"]
-    if own.count < FEWEST_FOR_INFLUENCE:
+    distance = fid_statistics_to_metric(generated.statistics(), reference, verbose=False)["frechet_inception_distance"]
+    if generated.count < FEWEST_FOR_INFLUENCE:
         return Scores({name: distance})
-    influence = FrechetInfluence.of(own, mu, sigma)(features())
+    influence = FrechetInfluence.of(generated, mu, sigma)(features())
     return Scores({name: distance, f"{name}_se": standard_error(influence)}, {name: influence})
-
-
-def plain(batches: Batches) -> Iterator[Tensor]:
-    """The features for FID."""
-    return (batch.features for batch in batches())
 
 
 def fid(batches: Batches, count: int, reference: Reference, name: str = "fid") -> Scores:
     """Frechet distance (Heusel et al., arXiv 1706.08500)."""
-    return frechet(name, lambda: plain(batches), reference.mu, reference.sigma)
-
-
-def _spatial(batches: Batches) -> Iterator[Tensor]:
-    for batch in batches():
-        assert batch.spatial is not None
-        yield batch.spatial
+    return frechet(name, lambda: parts(batches), reference.mu, reference.sigma)
 
 
 def sfid(batches: Batches, count: int, reference: Reference) -> Scores:
     """Frechet distance of spatial features (Nash et al., arXiv 2103.03841)."""
-    assert reference.mu_s is not None
-    assert reference.sigma_s is not None
-    return frechet("sfid", lambda: _spatial(batches), reference.mu_s, reference.sigma_s)
+    mu, sigma = cast(np.ndarray, reference.mu_s), cast(np.ndarray, reference.sigma_s)
+    return frechet("sfid", lambda: parts(batches, "spatial"), mu, sigma)
 
 
 def kid(batches: Batches, count: int, reference: Reference, name: str = "kid") -> Scores:
@@ -106,7 +93,7 @@ def kid(batches: Batches, count: int, reference: Reference, name: str = "kid") -
             (rng.choice(count, size, replace=False).copy(), rng.choice(len(real), size, replace=False).copy())
             for _ in range(min(KID_SUBSETS_TOGETHER, subsets - len(distances)))
         ]
-        generated = gather(plain(batches), np.concatenate([own for own, _ in draws]))
+        generated = gather(parts(batches), np.concatenate([chosen for chosen, _ in draws]))
         for rows, (_, of_reference) in zip(generated.split(size), draws, strict=True):
             distances.append(float(kernel_mmd(rows.numpy(), real[of_reference])))
     spread = float(np.std(distances))
@@ -124,7 +111,7 @@ def precision_recall(batches: Batches, count: int, reference: Reference, of: str
     """
     assert reference.features is not None
     real = reference.features
-    generated = gather(plain(batches), np.arange(count))
+    generated = gather(parts(batches), np.arange(count))
     precision = share_within(generated, real, PRC_NEIGHBORHOOD, PRC_BLOCK)
     recall = share_within(real, generated, PRC_NEIGHBORHOOD, PRC_BLOCK)
     errors = {
@@ -201,15 +188,15 @@ def mean_score(name: str, values: np.ndarray) -> Scores:
     return Scores({name: float(values.mean()), f"{name}_se": standard_error(values)}, {name: values})
 
 
-def drift(own: Callable[[], Iterator[Tensor]], target: Callable[[], Iterator[Tensor]]) -> Scores:
-    """Frechet distance between features [n, D] of a run and those of its target on the same seeds; 0: no loss.
+def drift(features: Callable[[], Iterator[Tensor]], targets: Callable[[], Iterator[Tensor]]) -> Scores:
+    """Frechet distance between features [n, D] of a run and those of its targets on the same seeds; 0: no loss.
 
     Of fewer than two samples it is not defined, and nothing is returned.
     """
-    ours, theirs = moments(own()), moments(target())
+    ours, theirs = moments(features()), moments(targets())
     if ours.count < METRICS["fid"].minimum_samples:
         return Scores()
     statistics = (ours.statistics(), theirs.statistics())
     distance = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
-    influence = FrechetDerivative.of(ours, theirs)(own()) + FrechetDerivative.of(theirs, ours)(target())
+    influence = FrechetDerivative.of(ours, theirs)(features()) + FrechetDerivative.of(theirs, ours)(targets())
     return Scores({"drift": distance, "drift_se": standard_error(influence)}, {"drift": influence})

@@ -124,8 +124,8 @@ def find_images(folder: Path, what: str = REFERENCE, workers: int = 1) -> ImageF
 def _entries(folder: Path) -> Iterator[Path]:
     """All that is in a folder and its subfolders, but for subfolders themselves; hidden ones are not looked into."""
     with os.scandir(folder) as entries:
-        found = [(Path(entry.path), entry.is_dir(follow_symlinks=False)) for entry in entries]
-    for path, is_folder in found:
+        paths = [(Path(entry.path), entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for path, is_folder in paths:
         if is_folder and not path.name.startswith("."):
             yield from _entries(path)
         else:
@@ -135,10 +135,10 @@ def _entries(folder: Path) -> Iterator[Path]:
 def _digest(where: str, path: Path) -> bytes:
     name = shown(path.name)
     try:
-        found = irregular(path)
+        kind = irregular(path)
     except OSError as error:
         link = "a link that leads nowhere" if stat.S_ISLNK(path.lstat().st_mode) else "not to be read"
         raise GocError(f"{where}: {name} is {link} ({error.strerror})") from error
-    if found:
-        raise GocError(f"{where}: {name} is {found}, and must be a regular file")
+    if kind:
+        raise GocError(f"{where}: {name} is {kind}, and must be a regular file")
     return bytes.fromhex(file_sha256(path))

@@ -15,7 +15,7 @@ from goc.metrics.fidelity import URL_INCEPTION_V3, FeatureExtractorInceptionV3, 
 from goc.metrics.registry import SETTING, SPATIAL_CHANNELS
 from goc.models.checkpoint import read_tensors
 from goc.system.errors import GocError
-from goc.system.files import require_regular_file
+from goc.system.files import require_file
 from goc.system.locks import Lock
 from goc.system.published import PUBLISHED_SHA256
 
@@ -30,12 +30,7 @@ def inception_weights(path: Path | None, setting: str = SETTING) -> Path:
     Raises GocError if the file is not there, or not to be had.
     """
     if path is not None:
-        if not path.exists():
-            raise GocError(
-                f"{setting}_weights={path}: no such file (looked for {path.absolute()}); get it with `goc fetch`"
-            )
-        require_regular_file(path, f"{setting}_weights")
-        return path
+        return require_file(path, f"{setting}_weights", "; get it with `goc fetch`")
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     if str(folder).startswith("~"):
         raise GocError(
@@ -102,12 +97,12 @@ class InceptionFeatureExtractor(FeatureExtractorInceptionV3):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         requested = self.features_list
         # the base class knows only its own layers, and stops after the last of them: "768" comes after Mixed_6d
-        own = [layer for layer in requested if layer != SPATIAL]
-        if SPATIAL in requested and set(own) <= {"64", "192"}:
-            own.append("768")
-        self.features_list = own
+        layers = [layer for layer in requested if layer != SPATIAL]
+        if SPATIAL in requested and set(layers) <= {"64", "192"}:
+            layers.append("768")
+        self.features_list = layers
         try:
-            outputs = dict(zip(own, super().forward(images), strict=True))
+            outputs = dict(zip(layers, super().forward(images), strict=True))
         finally:
             self.features_list = requested
         if SPATIAL in requested:

@@ -64,11 +64,11 @@ def load_lpips(channels: int, size: int, device: torch.device) -> Perceptual | N
         raise GocError(f"{folder}: not LPIPS's weights, or damaged ({str(error).splitlines()[0]})") from error
 
     @torch.inference_mode()
-    def perceptual(own: Tensor, target: Tensor) -> np.ndarray:
-        pairs = zip(own.split(BATCH), target.split(BATCH), strict=True)
-        found = torch.cat([network(a.to(device), b.to(device)).flatten().cpu() for a, b in pairs])
-        if not torch.isfinite(found).all():
+    def perceptual(images: Tensor, targets: Tensor) -> np.ndarray:
+        pairs = zip(images.split(BATCH), targets.split(BATCH), strict=True)
+        distances = torch.cat([network(a.to(device), b.to(device)).flatten().cpu() for a, b in pairs])
+        if not torch.isfinite(distances).all():
             raise GocError(f"{folder}: LPIPS of these images is not finite: its weights must be others")
-        return found.numpy()
+        return distances.numpy()
 
     return perceptual

@@ -109,12 +109,10 @@ def check_layout(image: ImageFile) -> None:
     sixteen = is_16_bit_grey(image)
     if not (sixteen or image.mode in GREY + COLOUR + PALETTE):
         raise RefusedError(f"is of the mode {image.mode}, must be grey or RGB of 8 or 16 bits")
-    if image.format == "TIFF" and sixteen:
-        tags = image.tag_v2  # type: ignore[attr-defined]  # of Pillow's TIFF images
-        if tags.get(PHOTOMETRIC) == MIN_IS_WHITE or tags.get(BITS_PER_SAMPLE, (16,)) != (16,):
-            raise RefusedError("is a TIFF of grey where 0 is white, or of 9 to 15 bits: make it 8 bits")
     if image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]  # of Pillow's TIFF images
+        if sixteen and (tags.get(PHOTOMETRIC) == MIN_IS_WHITE or tags.get(BITS_PER_SAMPLE, (16,)) != (16,)):
+            raise RefusedError("is a TIFF of grey where 0 is white, or of 9 to 15 bits: make it 8 bits")
         if tags.get(PLANAR) == APART and max(tags.get(BITS_PER_SAMPLE, (1,))) > 8:  # Pillow takes its bytes for pixels
             raise RefusedError("is a TIFF of more than 8 bits that keeps each colour apart: interleave them")
     if (sixteen or halved) and "transparency" in image.info:

@@ -81,10 +81,10 @@ def folder_images(
     of any size become that size, of `goc.metrics.crop.CROPS`. workers: threads that read; they change nothing else.
     Raises GocError naming the first file that is of another size, cannot be read, or has pixels that would be a guess.
     """
-    found = find_images(folder, what, workers)
-    if len(found.names) < 2:
-        unused = f" (not used: {found.unused()})" if found.unused() else ""
-        raise GocError(f"{what}={folder}: {len(found.names)} images there, at least 2 are needed{unused}")
+    files = find_images(folder, what, workers)
+    if len(files.names) < 2:
+        unused = f" (not used: {files.unused()})" if files.unused() else ""
+        raise GocError(f"{what}={folder}: {len(files.names)} images there, at least 2 are needed{unused}")
 
     def look(name: str) -> Look:
         with named(f"{what}={folder}: {shown(name)}"), (folder / name).open("rb") as file, opened(file) as image:
@@ -96,9 +96,9 @@ def folder_images(
 
     otherwise, remarked = False, Counter[str]()
     with PILLOWS_WARNINGS:
-        looks = in_order(look, found.names, workers)
-        shown_looks = tqdm(looks, f"opening {shown(folder.name)}", len(found.names), unit="img", delay=SHOWN_AFTER_S)
-        for name, seen in zip(found.names, shown_looks, strict=True):
+        looks = in_order(look, files.names, workers)
+        shown_looks = tqdm(looks, f"opening {shown(folder.name)}", len(files.names), unit="img", delay=SHOWN_AFTER_S)
+        for name, seen in zip(files.names, shown_looks, strict=True):
             size = size or seen.size[0]
             if crop is None and seen.size != (size, size):
                 offer = f"; `goc reference --crop adm --size {size}` takes images of any size"
@@ -119,7 +119,7 @@ def folder_images(
                 return pixels(opened_image, channels) if crop is None else cropped_pixels(opened_image, channels, side)
 
     def batches_from(first: int) -> Iterator[Tensor]:
-        known = zip(found.names, found.digests, strict=True)
+        known = zip(files.names, files.digests, strict=True)
         ordered = sorted(known, key=lambda pair: by_number(pair[0])) if numbered else known
         images = in_order(read, islice(ordered, first * EXTRACTION_BATCH, None), workers)
         with PILLOWS_WARNINGS:
@@ -127,9 +127,9 @@ def folder_images(
                 yield torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2).contiguous()
 
     rule = PIXEL_RULE if crop is None else f"{crop} {size}"
-    sha256 = _identity(found, rule if crop or otherwise else None)
-    notes = _notes(found, remarked)
-    return RealImages(folder, sha256, len(found.names), side, batches_from, found.sha256_of_first, notes, rule)
+    sha256 = _identity(files, rule if crop or otherwise else None)
+    notes = _notes(files, remarked)
+    return RealImages(folder, sha256, len(files.names), side, batches_from, files.sha256_of_first, notes, rule)
 
 
 def folder_sha256(folder: Path) -> str:
@@ -138,9 +138,9 @@ def folder_sha256(folder: Path) -> str:
     It is what `goc.metrics.reference.Reference.sha256` is of a folder. Images are opened and not decoded; raises
     GocError as `find_images` does.
     """
-    found = find_images(folder)
-    otherwise = any(_read_otherwise_before(folder / name) for name in found.names)
-    return _identity(found, PIXEL_RULE if otherwise else None)
+    files = find_images(folder)
+    otherwise = any(_read_otherwise_before(folder / name) for name in files.names)
+    return _identity(files, PIXEL_RULE if otherwise else None)
 
 
 def _read_otherwise_before(path: Path) -> bool:
@@ -151,20 +151,20 @@ def _read_otherwise_before(path: Path) -> bool:
         return False  # it is refused where its pixels are wanted
 
 
-def _identity(found: ImageFolder, rule: str | None) -> str:
+def _identity(files: ImageFolder, rule: str | None) -> str:
     """rule: by which its files become pixels; None: older versions, whose results know the folder by its files alone,
     read the same ones."""
-    return found.sha256 if rule is None else hashlib.sha256(f"{found.sha256}\n{rule}".encode()).hexdigest()
+    return files.sha256 if rule is None else hashlib.sha256(f"{files.sha256}\n{rule}".encode()).hexdigest()
 
 
 def _colours(image: ImageFile) -> tuple[str, ...]:
     return (OTHER_COLOURS,) if other_colours(image) else ()
 
 
-def _notes(found: ImageFolder, remarked: Counter[str]) -> tuple[str, ...]:
+def _notes(files: ImageFolder, remarked: Counter[str]) -> tuple[str, ...]:
     notes = []
-    if unused := found.unused():
+    if unused := files.unused():
         notes.append(f"not used: {unused}")
-    if found.copies:
-        notes.append(f"{found.copies} of its images are copies of others, and count as often as they are there")
+    if files.copies:
+        notes.append(f"{files.copies} of its images are copies of others, and count as often as they are there")
     return (*notes, *(f"{count} of its images {remark}" for remark, count in remarked.items()))

@@ -3,6 +3,7 @@
 import logging
 import textwrap
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from goc.metrics.archive import IMAGES, Header, archived_images, listed, open_archive, read_statistic
+from goc.metrics.archive import IMAGES, archived_images, listed, open_archive, read_statistic
 from goc.metrics.extraction import sums_of
 from goc.metrics.features import Extractor
 from goc.metrics.pickled import UNREADABLE, read_arrays
@@ -142,17 +143,17 @@ def _load_saved(path: Path, extractor: Extractor, need_features: bool) -> Refere
         raise GocError(f"{prefix} damaged, or not a reference ({error})") from error
     if damaged:
         raise GocError(f"{prefix} damaged (its checksum does not match)")
-    if (found := header.get("format", FORMAT)) != FORMAT:
-        raise GocError(f"{prefix} is of the format {found!a}, must be {FORMAT!a}")
+    if (form := header.get("format", FORMAT)) != FORMAT:
+        raise GocError(f"{prefix} is of the format {form!a}, must be {FORMAT!a}")
     if features is not None and not features.isfinite().all():
         raise GocError(f"{prefix} features hold values that are no finite numbers")
     if features is not None and "mu" not in names:
         if features.ndim != 2 or len(features) < 2:
             raise GocError(f"{prefix} its features must be [images, D], not {list(features.shape)}")
         _check_features(prefix, features, extractor)  # before what is computed of them, D x D numbers
-        own = Moments(features.shape[1])
-        own.add(features)
-        statistics = own.statistics()
+        moments = Moments(features.shape[1])
+        moments.add(features)
+        statistics = moments.statistics()
     if not {"mu", "sigma"} <= set(statistics):
         raise GocError(f"{prefix} holds neither statistics (mu, sigma) nor features of real images")
     return Reference(
@@ -171,13 +172,9 @@ def _warn_of_pixels(path: Path, what: str) -> None:
     """Say so if a saved reference is of files whose pixels an older version may have read otherwise."""
     header = header_of(path)
     if "source_sha256" in header and PIXELS not in header and not header.get("source", "").lower().endswith(".npz"):
-        log.warning(
-            "%s=%s: was made by an older version, which read 16-bit, transparent and turned images "
-            "otherwise; if there were any in %s, make it again with `goc reference`",
-            what,
-            path,
-            ascii(header.get("source", "its folder")),
-        )
+        log.warning("%s=%s: was made by an older version, which read 16-bit, transparent and turned images otherwise; "
+                    "if there were any in %s, make it again with `goc reference`",
+                    what, path, ascii(header.get("source", "its folder")))  # fmt: skip
 
 
 def _load_npz(
@@ -194,10 +191,7 @@ def _load_npz(
         if IMAGES in names:
             images = archived_images(path, sha256, archive, what)
         for name in names & set(STATISTICS) if extractor.kind.archived else ():
-
-            def check(header: Header, name: str = name) -> None:
-                _check_shape(prefix, name, header.shape, extractor)
-
+            check = partial(_check_shape, prefix, name, extractor=extractor)
             statistics[name] = read_statistic(archive, name, f"{prefix} {name}", check)
         held = listed(archive)
     if images is not None:
@@ -207,16 +201,8 @@ def _load_npz(
             wanted = "neither statistics (mu, sigma) nor" if extractor.kind.archived else f"for {extractor.name} no"
             raise GocError(f"{prefix} holds {wanted} images ({IMAGES}), but {held}")
         return extracted(images, extractor, cache_dir)
-    reference = Reference(
-        path=path,
-        sha256=sha256,
-        extractor=extractor.name,
-        extractor_sha256=None,
-        image_size=None if images is None else images.size,
-        features=None,
-        pixels=PIXEL_RULE,
-        **statistics,
-    )
+    size = None if images is None else images.size
+    reference = Reference(path, sha256, extractor.name, None, size, features=None, pixels=PIXEL_RULE, **statistics)
     _check(reference, extractor, image_size)  # before the images, which take long
     if images is None or not need_features:
         return reference
@@ -242,9 +228,9 @@ def _load_edm2(path: Path, extractor: Extractor) -> Reference:
     return Reference(path, file_sha256(path), extractor.name, None, None, **statistics)
 
 
-def _check_size(prefix: str, found: int | None, wanted: int | None) -> None:
-    if None not in (found, wanted) and found != wanted:
-        raise GocError(f"{prefix} of images of {found}x{found} pixels, not {wanted}x{wanted}")
+def _check_size(prefix: str, size: int | None, wanted: int | None) -> None:
+    if None not in (size, wanted) and size != wanted:
+        raise GocError(f"{prefix} of images of {size}x{size} pixels, not {wanted}x{wanted}")
 
 
 def _check(reference: Reference, extractor: Extractor, image_size: int | None) -> None:
@@ -270,21 +256,22 @@ def _check(reference: Reference, extractor: Extractor, image_size: int | None) -
         _check_features(prefix, reference.features, extractor)
 
 
-def _check_shape(prefix: str, name: str, found: tuple[int, ...], extractor: Extractor) -> None:
+def _check_shape(prefix: str, name: str, shape: tuple[int, ...], extractor: Extractor) -> None:
     """Raise GocError if a statistic is not of the extractor's size; one that is never used may have any."""
     kind = extractor.kind
     sizes = {"mu": (kind.size,), "sigma": (kind.size,) * 2}
     if kind.spatial_size:
         sizes |= {"mu_s": (kind.spatial_size,), "sigma_s": (kind.spatial_size,) * 2}
-    wanted = sizes.get(name, found)
-    if found != wanted:
-        raise GocError(f"{prefix} {name} is {list(found)}, {list(wanted)} on the features of {extractor.name}")
+    wanted = sizes.get(name, shape)
+    if shape != wanted:
+        raise GocError(f"{prefix} {name} is {list(shape)}, {list(wanted)} on the features of {extractor.name}")
 
 
 def _check_features(prefix: str, features: Tensor, extractor: Extractor) -> None:
     if features.shape[1:] != (extractor.kind.size,):
-        found = list(features.shape)
-        raise GocError(f"{prefix} features are {found}, [images, {extractor.kind.size}] for {extractor.name}")
+        raise GocError(
+            f"{prefix} features are {list(features.shape)}, [images, {extractor.kind.size}] for {extractor.name}"
+        )
 
 
 def _check_covariance(prefix: str, name: str, sigma: np.ndarray) -> None:
@@ -305,11 +292,11 @@ def make_reference(images: RealImages, extractor: Extractor, out: Path, most: in
 
 
 def _made(images: RealImages, extractor: Extractor, out: Path, most: int | None) -> Reference:
-    partial = out.with_name(f".{out.name}.partial")
-    reference = _of(images, extractor, most, partial)
+    sums = out.with_name(f".{out.name}.partial")
+    reference = _of(images, extractor, most, sums)
     with room_for(out, "what was finished before it is kept"):
         save_reference(out, reference)
-    partial.unlink(missing_ok=True)
+    sums.unlink(missing_ok=True)
     return reference
 
 
@@ -343,18 +330,13 @@ def extracted(images: RealImages, extractor: Extractor, cache_dir: Path | None) 
 
 def _is_of(kept: Path, images: RealImages, extractor: Extractor) -> bool:
     """Whether a kept reference is of these images by this extractor, whatever its name."""
-    header = header_of(kept)
-    expected = {
-        "source_sha256": images.sha256,
-        "extractor": extractor.name,
-        "extractor_sha256": extractor.weights_sha256,
-        "image_size": str(images.size),
-    }
-    return {key: header.get(key) for key in expected} == expected
+    expected = {"source_sha256": images.sha256, "extractor": extractor.name,
+                "extractor_sha256": extractor.weights_sha256, "image_size": str(images.size)}  # fmt: skip
+    return expected.items() <= header_of(kept).items()
 
 
-def _of(images: RealImages, extractor: Extractor, most: int | None, partial: Path | None) -> Reference:
-    sums = sums_of(images, extractor, most, partial)
+def _of(images: RealImages, extractor: Extractor, most: int | None, saved: Path | None) -> Reference:
+    sums = sums_of(images, extractor, most, saved)
     return Reference(
         path=images.path,
         sha256=images.sha256,

@@ -46,12 +46,12 @@ class Moments:
 
 def moments(batches: Iterable[Tensor]) -> Moments:
     """Mean and covariance of all rows of batches [n, D]; there must be one batch at least."""
-    found: Moments | None = None
+    total: Moments | None = None
     for batch in batches:
-        found = found or Moments(batch.shape[1])
-        found.add(batch)
-    assert found is not None
-    return found
+        total = total or Moments(batch.shape[1])
+        total.add(batch)
+    assert total is not None
+    return total
 
 
 def inception_score(batches: Iterable[Tensor], count: int, splits: int) -> tuple[float, float]:
@@ -63,23 +63,21 @@ def inception_score(batches: Iterable[Tensor], count: int, splits: int) -> tuple
     """
     order = np.random.RandomState(DEFAULTS["rng_seed"]).permutation(count)
     split_of = torch.empty(count, dtype=torch.long)
-    sizes = torch.empty(splits, dtype=torch.double)
     for split in range(splits):
-        members = order[split * count // splits : (split + 1) * count // splits]
-        split_of[members] = split
-        sizes[split] = len(members)
+        split_of[order[split * count // splits : (split + 1) * count // splits]] = split
+    sizes = torch.bincount(split_of, minlength=splits).double()
 
     p_log_p = torch.zeros(splits, dtype=torch.double)
     q: Tensor | None = None
     start = 0
     for batch in batches:
-        own = split_of[start : start + len(batch)]
+        splits_here = split_of[start : start + len(batch)]
         log_p = batch.double().log_softmax(dim=1)
         p = log_p.exp()
         if q is None:
             q = torch.zeros(splits, batch.shape[1], dtype=torch.double)
-        q.index_add_(0, own, p)
-        p_log_p.index_add_(0, own, (p * log_p).sum(dim=1))
+        q.index_add_(0, splits_here, p)
+        p_log_p.index_add_(0, splits_here, (p * log_p).sum(dim=1))
         start += len(batch)
     assert q is not None
     q /= sizes[:, None]
@@ -96,27 +94,27 @@ def divergences(batches: Callable[[], Iterable[Tensor]]) -> np.ndarray:
         q, count = p if q is None else q + p, count + len(batch)
     assert q is not None
     log_q = (q / count).log()
-    found = []
+    parts = []
     for batch in batches():
         log_p = batch.double().log_softmax(dim=1)
-        found.append((log_p.exp() * (log_p - log_q)).sum(dim=1))
-    return torch.cat(found).numpy()
+        parts.append((log_p.exp() * (log_p - log_q)).sum(dim=1))
+    return torch.cat(parts).numpy()
 
 
 def gather(batches: Iterable[Tensor], rows: np.ndarray) -> Tensor:
     """The rows [k] (numbers in any order, repeated or not) of all batches [n, ...] together: [k, ...]."""
     order = np.argsort(rows, kind="stable")
     ascending = rows[order]
-    found: Tensor | None = None
+    gathered: Tensor | None = None
     start = 0
     for batch in batches:
-        if found is None:
-            found = torch.empty(len(rows), *batch.shape[1:], dtype=batch.dtype)
+        if gathered is None:
+            gathered = torch.empty(len(rows), *batch.shape[1:], dtype=batch.dtype)
         first, last = np.searchsorted(ascending, (start, start + len(batch)))
-        found[torch.from_numpy(order[first:last])] = batch[torch.from_numpy(ascending[first:last] - start)]
+        gathered[torch.from_numpy(order[first:last])] = batch[torch.from_numpy(ascending[first:last] - start)]
         start += len(batch)
-    assert found is not None
-    return found
+    assert gathered is not None
+    return gathered
 
 
 def _distances(points: Tensor, others: Tensor, block: int) -> Iterator[tuple[slice, Tensor]]:
@@ -129,11 +127,11 @@ def _distances(points: Tensor, others: Tensor, block: int) -> Iterator[tuple[sli
     room = torch.empty(min(together, len(points)), len(others))
     for first in range(0, len(points), together):
         rows = slice(first, min(first + together, len(points)))
-        found = room[: rows.stop - first]
+        distances = room[: rows.stop - first]
         for start in range(0, len(others), CDIST_COLUMNS):
             columns = slice(start, start + CDIST_COLUMNS)
-            found[:, columns] = torch.cdist(points[rows], others[columns])
-        yield rows, found
+            distances[:, columns] = torch.cdist(points[rows], others[columns])
+        yield rows, distances
 
 
 def share_within(points: Tensor, support: Tensor, neighbors: int, block: int) -> float:
@@ -144,9 +142,9 @@ def share_within(points: Tensor, support: Tensor, neighbors: int, block: int) ->
     """
     # results go to one tensor each: small ones made between large ones would leave holes all over the heap
     radii, inside = torch.empty(len(support)), torch.empty(len(points))
-    for rows, found in _distances(support, support, block):
-        found.numpy().partition(neighbors, axis=1)  # in place; the nearest, number 0, is the point itself
-        radii[rows] = found[:, neighbors]
-    for rows, found in _distances(points, support, block):
-        inside[rows] = (found <= radii).any(dim=1).float()
+    for rows, distances in _distances(support, support, block):
+        distances.numpy().partition(neighbors, axis=1)  # in place; the nearest, number 0, is the point itself
+        radii[rows] = distances[:, neighbors]
+    for rows, distances in _distances(points, support, block):
+        inside[rows] = (distances <= radii).any(dim=1).float()
     return inside.mean().item()

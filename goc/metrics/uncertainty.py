@@ -51,23 +51,23 @@ class FrechetInfluence:
     inner product is a sum over D, for all samples and all nodes s of the integral one matrix product.
     """
 
-    own: Moments
+    moments: Moments
     mean: np.ndarray  # m, [D]
     projection: np.ndarray  # sqrt(N) / (N - 1) S^1/2 U, [D, D]: to M's eigenvectors U
     eigenvalues: np.ndarray  # of M, [D]
 
     @classmethod
-    def of(cls, own: Moments, mu: np.ndarray, sigma: np.ndarray) -> "FrechetInfluence":
+    def of(cls, moments: Moments, mu: np.ndarray, sigma: np.ndarray) -> "FrechetInfluence":
         """For samples of these moments (three at least) and a reference's mu [D] and sigma [D, D]."""
-        directions, eigenvalues = _directions(own.sigma, sigma)
-        return cls(own, mu, math.sqrt(own.count) / (own.count - 1) * directions, eigenvalues)
+        directions, eigenvalues = _directions(moments.sigma, sigma)
+        return cls(moments, mu, math.sqrt(moments.count) / (moments.count - 1) * directions, eigenvalues)
 
     def __call__(self, batches: Iterable[Tensor]) -> np.ndarray:
         """Influence of every sample of feature batches [n, D], in order: float64 [N], of mean zero."""
-        count, mu, slope = self.own.count, self.own.mu, self.own.mu - self.mean
+        count, mu, slope = self.moments.count, self.moments.mu, self.moments.mu - self.mean
         nodes = math.sqrt(self.eigenvalues.max()) * np.exp(np.arange(*LOG_NODES))  # [J], the trapezoidal rule in log s
         inverse = 1 / (self.eigenvalues[:, None] + nodes**2)  # [D, J]
-        trace, grown = np.trace(self.own.sigma), math.sqrt((count - 1) / (count - 2))
+        trace, grown = np.trace(self.moments.sigma), math.sqrt((count - 1) / (count - 2))
         root_trace = np.sqrt(self.eigenvalues).sum()
         distances = []
         for batch in batches:
@@ -97,19 +97,19 @@ class FrechetDerivative:
     curvature: np.ndarray  # G = I - S^1/2 (S^1/2 Sigma S^1/2)^-1/2 S^1/2, [D, D]
 
     @classmethod
-    def of(cls, own: Moments, other: Moments) -> "FrechetDerivative":
-        """For samples of the moments `own`, against `other`."""
-        directions, eigenvalues = _directions(own.sigma, other.sigma)
+    def of(cls, moments: Moments, other: Moments) -> "FrechetDerivative":
+        """For samples of these moments, against others."""
+        directions, eigenvalues = _directions(moments.sigma, other.sigma)
         half = directions * eigenvalues**-0.25
-        return cls(own.mu, 2 * (own.mu - other.mu), np.eye(len(own.mu)) - half @ half.T)
+        return cls(moments.mu, 2 * (moments.mu - other.mu), np.eye(len(moments.mu)) - half @ half.T)
 
     def __call__(self, batches: Iterable[Tensor]) -> np.ndarray:
         """2 (mu - m).(f - mu) + (f - mu)' G (f - mu) less its mean, of every sample of batches [n, D]: float64 [N]."""
-        found = []
+        parts = []
         for batch in batches:
             centred = batch.double().numpy() - self.mu
-            found.append(centred @ self.slope + ((centred @ self.curvature) * centred).sum(axis=1))
-        influence = np.concatenate(found)
+            parts.append(centred @ self.slope + ((centred @ self.curvature) * centred).sum(axis=1))
+        influence = np.concatenate(parts)
         return influence - influence.mean()
 
 

@@ -9,6 +9,13 @@ from goc.system.errors import ConfigError
 MOST = 1_000_000_000
 
 
+def command_parser(description: str | None, prog: str | None = None) -> argparse.ArgumentParser:
+    """The parser of a command whose module's docstring is its help, line by line."""
+    return argparse.ArgumentParser(
+        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
 def check_numbers(options: argparse.Namespace, least: Mapping[str, float]) -> None:
     """Raise ConfigError for the first option below its least value, or far above any that makes sense."""
     for name, low in least.items():

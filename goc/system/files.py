@@ -166,6 +166,14 @@ def require_regular_file(path: Path, setting: str | None = None) -> None:
         raise GocError(f"{named}: must be a regular file, not {kind}")
 
 
+def require_file(path: Path, setting: str, advice: str = "") -> Path:
+    """The path of a regular file; raises GocError, naming the setting, if there is none, and then with some advice."""
+    if not path.exists():
+        raise GocError(f"{setting}={path}: no such file (looked for {path.absolute()}){advice}")
+    require_regular_file(path, setting)
+    return path
+
+
 def read_text(path: Path) -> str:
     """The text of a regular UTF-8 file; raises OSError, also for a device or a pipe, or UnicodeDecodeError."""
     if kind := irregular(path):
