@@ -41,13 +41,13 @@ def plot_alignments(results: Sequence[dict[str, Any]], path: Path) -> str:
     Of a model's runs with a solver, which measured the same, the first one is drawn. Returns what was left out, as a
     line of text; empty if that is nothing.
     """
-    found: dict[str, dict[str, np.ndarray]] = {}
+    panels: dict[str, dict[str, np.ndarray]] = {}
     for result in results:
         if result["inflection"].get("alignment") is not None:
             row = row_of(result)
-            panel = found.setdefault(f"{row['family'] or row['model']}, {row['solver']}", {})
+            panel = panels.setdefault(f"{row['family'] or row['model']}, {row['solver']}", {})
             panel.setdefault(str(row["model"]), alignment_of(result))
-    panels = {name: models for name, models in sorted(found.items()) if len(models) > 1}
+    panels = {name: models for name, models in sorted(panels.items()) if len(models) > 1}
     if not panels:
         return ""
     several, panels = len(panels), dict(list(panels.items())[:PANELS])

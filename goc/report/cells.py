@@ -62,27 +62,19 @@ def setting(row: Mapping[Any, Any], column: str) -> str:
     return "" if value is None or pd.isna(value) else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def paired(points: Sequence[Point], columns: Sequence[str]) -> dict[str, list[list[list[Any] | None]]]:
-    """For each column, row by row, the differences to the rows before it: [value, error, decided], or None.
-
-    Those to the rows after it are the same with the other sign.
-    """
-    return {
-        column: [[_difference(own, other, column) for other in points[:position]]
-                 for position, own in enumerate(points)]
-        for column in columns
-    }  # fmt: skip
-
-
-def paired_to(
-    baselines: Sequence[int], points: Sequence[Point], columns: Sequence[str]
+def differences(
+    points: Sequence[Point], columns: Sequence[str], baselines: Sequence[int] | None
 ) -> dict[str, list[list[list[Any] | None]]]:
-    """For each column, baseline by baseline, the differences of all rows to it."""
-    return {
-        column: [[None if own is points[baseline] else _difference(own, points[baseline], column) for own in points]
-                 for baseline in baselines]
-        for column in columns
-    }  # fmt: skip
+    """For each column, baseline by baseline, the differences of all rows to it: [value, error, decided], or None.
+
+    Without baselines row by row, those to the rows before it; to the rows after it they are the same with the other
+    sign.
+    """
+    if baselines is None:
+        pairs = [[(point, other) for other in points[:position]] for position, point in enumerate(points)]
+    else:
+        pairs = [[(point, points[baseline]) for point in points] for baseline in baselines]
+    return {column: [[_difference(*pair, column) for pair in row] for row in pairs] for column in columns}
 
 
 def baselines(rows: pd.DataFrame) -> list[int] | None:
@@ -104,12 +96,12 @@ def baselines(rows: pd.DataFrame) -> list[int] | None:
     return list(dict.fromkeys([*half, *best]))[:most]
 
 
-def _difference(own: Point, other: Point, column: str) -> list[Any] | None:
-    found = difference(own, other, column)
-    if found is None or not math.isfinite(found.value):
+def _difference(point: Point, other: Point, column: str) -> list[Any] | None:
+    delta = None if point is other else difference(point, other, column)
+    if delta is None or not math.isfinite(delta.value):
         return None
-    error = found.error if found.error is not None and math.isfinite(found.error) else None
-    return [_short(found.value), None if error is None else _short(error), found.decided]
+    error = delta.error if delta.error is not None and math.isfinite(delta.error) else None
+    return [_short(delta.value), None if error is None else _short(error), delta.decided]
 
 
 def _short(value: float) -> float:
@@ -127,7 +119,7 @@ def worst_samples(point: Point) -> list[dict[str, Any]]:
 
     `kept`: whether they are of the seed whose images stand for the point.
     """
-    found = [
+    worst = [
         (float(values[index]), seed, int(index))
         for seed, influence in point.influence.items()
         if (values := influence.get("relative_l2")) is not None
@@ -137,7 +129,7 @@ def worst_samples(point: Point) -> list[dict[str, Any]]:
     first = min(point.folders, default=None)
     return [
         {"seed": seed, "index": index, "value": number(value), "kept": seed == first}
-        for value, seed, index in sorted(found, key=lambda sample: -sample[0])[:WORST]
+        for value, seed, index in sorted(worst, key=lambda sample: -sample[0])[:WORST]
     ]
 
 

@@ -12,15 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from goc.report.results import (
-    CLAIM_FILE,
-    FAILURE_FILE,
-    RESULT_FILE,
-    compared_of,
-    load_result,
-    reason_in,
-    run_key,
-)
+from goc.report.results import CLAIM_FILE, FAILURE_FILE, RESULT_FILE, compared_of, load_result, reason_in, run_key
 from goc.report.text import printable
 from goc.system.errors import GocError
 
@@ -33,7 +25,7 @@ ROUNDING = 1e-4  # relative: numbers of other processors, threads or devices agr
 
 
 @dataclass(frozen=True)
-class Found:
+class Collected:
     """Finished runs by folder; what was skipped, by folder; and the reasons of those that failed, by name."""
 
     runs: list[Run]
@@ -41,7 +33,7 @@ class Found:
     failures: list[Why]
 
 
-def find(paths: Iterable[Path]) -> Found:
+def find(paths: Iterable[Path]) -> Collected:
     """All runs below the paths, each once: in the order of the paths, and there by name."""
     skipped: list[Why] = []
     runs: list[Run] = []
@@ -66,7 +58,7 @@ def find(paths: Iterable[Path]) -> Found:
         elif os.path.lexists(folder / CLAIM_FILE):
             skipped.append((name, "not finished"))
     kept, again = _each_once(runs)
-    return Found(kept, skipped + again, failures)
+    return Collected(kept, skipped + again, failures)
 
 
 def tell(skipped: Iterable[Why]) -> None:
@@ -77,11 +69,11 @@ def tell(skipped: Iterable[Why]) -> None:
 
 def finished(paths: Iterable[Path]) -> list[Run]:
     """All runs below the paths, each once, and a line on stderr for what was skipped; raises GocError without any."""
-    found = find(paths)
-    tell(found.skipped)
-    if not found.runs:
+    collected = find(paths)
+    tell(collected.skipped)
+    if not collected.runs:
         raise GocError("no finished runs there")
-    return found.runs
+    return collected.runs
 
 
 def _folders(path: Path) -> Iterator[Path]:
@@ -110,12 +102,10 @@ def _each_once(runs: Sequence[Run]) -> tuple[list[Run], list[Why]]:
         for other, theirs in copies:
             if other == folder:
                 continue
+            why = f"the same run as {printable(str(folder))}"
             if _compared(theirs) != most:
-                fewer = f"the same run as {printable(str(folder))}, whose distances are over more samples"
-                again.append((printable(str(other)), fewer))
-                continue
-            why, difference = f"the same run as {printable(str(folder))}", _difference(theirs, result)
-            if difference:
+                why += ", whose distances are over more samples"
+            elif difference := _difference(theirs, result):
                 why = f"another result of {why}, which was written last and counts: {difference}"
             again.append((printable(str(other)), why))
     return kept, again
@@ -134,10 +124,10 @@ def _known(run: Run) -> int:
     return sum(value is not None for part in SAME for value in (run[1].get(part) or {}).values())
 
 
-def _difference(own: dict[str, Any], other: dict[str, Any]) -> str:
+def _difference(first: dict[str, Any], second: dict[str, Any]) -> str:
     """The first number in which two results of the same samples differ; empty if there is none that both know."""
     for part in SAME:
-        ours, theirs = own.get(part) or {}, other.get(part) or {}
+        ours, theirs = first.get(part) or {}, second.get(part) or {}
         for name in ours:
             a, b = ours[name], theirs.get(name)
             if name not in MEASURED_ANEW and a is not None and b is not None and not _equal(a, b):

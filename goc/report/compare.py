@@ -5,7 +5,6 @@
 RUN is the folder of a finished run. Differences are of the first less the second.
 """
 
-import argparse
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +21,7 @@ from goc.report.result import Result
 from goc.report.results import measurement_of
 from goc.report.tables import signed, with_error
 from goc.report.text import printable
+from goc.system.arguments import command_parser
 from goc.system.errors import GocError
 from goc.system.files import replacing, room_for
 from goc.system.plugins import load_plugins
@@ -37,9 +37,9 @@ CACHED = re.compile(r"uncached-[0-9a-f]{16}")  # as goc.sampling.shared names th
 LONGEST_VALUES = 1000  # characters of the values in which two measurements differ
 
 
-def require_comparable(own: dict[str, Any], other: dict[str, Any]) -> None:
+def require_comparable(first: dict[str, Any], second: dict[str, Any]) -> None:
     """Raise GocError, of one line, if two results are of different measurements, or have no seeds in common."""
-    ours, theirs = measurement_of(own), measurement_of(other)
+    ours, theirs = measurement_of(first), measurement_of(second)
     differing = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
     if differing == ["seed"]:
         raise GocError(f"the runs have no seeds in common (seed={ours.get('seed')} and {theirs.get('seed')})")
@@ -54,28 +54,28 @@ def compared_points(runs: Sequence[tuple[Path, dict[str, Any]]]) -> tuple[Point,
     """The points of two runs; raises GocError as `require_comparable`."""
     first, second = runs
     require_comparable(first[1], second[1])
-    own, other = (next(iter(points_of([run]).values())) for run in runs)
-    return own, other
+    a, b = (next(iter(points_of([run]).values())) for run in runs)
+    return a, b
 
 
-def comparison(own: Point, other: Point) -> pd.DataFrame:
+def comparison(first: Point, second: Point) -> pd.DataFrame:
     """Every number that both points have: the one, the other, their difference with its error, and what follows."""
     rows = []
-    (ours,), (theirs,) = own.rows.values(), other.rows.values()
+    (ours,), (theirs,) = first.rows.values(), second.rows.values()
     for column in (*cost(), *qualities()):
-        found = difference(own, other, column)
-        if found is None:
+        delta = difference(first, second, column)
+        if delta is None:
             continue
         verdict = ""
-        if found.error is not None:
-            better = "first" if (found.value < 0) == lower_is_better(column) else "second"
-            verdict = f"{better} is better" if found.decided else "tie"
+        if delta.error is not None:
+            better = "first" if (delta.value < 0) == lower_is_better(column) else "second"
+            verdict = f"{better} is better" if delta.decided else "tie"
         rows.append(
             {
                 "": column,
                 "first": with_error(ours[column], ours.get(f"{column}_se")),
                 "second": with_error(theirs[column], theirs.get(f"{column}_se")),
-                "difference": signed(with_error(found.value, found.error)),
+                "difference": signed(with_error(delta.value, delta.error)),
                 "two paired errors": verdict,
             }
         )
@@ -130,10 +130,10 @@ def kept_samples(samples: "SampleSet") -> "Iterator[tuple[Tensor, Tensor]]":
 
 
 def in_step(
-    own: "Iterable[tuple[Tensor, Tensor]]", other: "Iterable[tuple[Tensor, Tensor]]"
+    first: "Iterable[tuple[Tensor, Tensor]]", second: "Iterable[tuple[Tensor, Tensor]]"
 ) -> "Iterator[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]":
     """Batches of the same samples of two runs, whatever their shards are of, until one of them ends."""
-    ours, theirs = iter(own), iter(other)
+    ours, theirs = iter(first), iter(second)
     a, b = next(ours, None), next(theirs, None)
     while a is not None and b is not None:
         count = min(len(a[0]), len(b[0]))
@@ -180,9 +180,7 @@ def draw_most_different(
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line: compare two runs."""
-    parser = argparse.ArgumentParser(
-        prog="goc compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, "goc compare")
     parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="folder of a finished run")
     parser.add_argument("--out", type=Path, help=f"where to write {PICTURE} (default: the first run's folder)")
     parser.add_argument(
@@ -191,12 +189,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     load_plugins()  # whose metrics have columns
     runs = [(folder, dict(Result.load(folder).content)) for folder in options.runs]
-    own, other = compared_points(runs)
-    for name, folder, point in zip(("first", "second"), options.runs, (own, other), strict=True):
+    first, second = compared_points(runs)
+    for name, folder, point in zip(("first", "second"), options.runs, (first, second), strict=True):
         print(f"{name}: {printable(str(folder))}{f' ({point.missing}: no paired errors)' if point.missing else ''}")
-    print(f"\n{comparison(own, other).to_string(index=False)}\n")
-    if None not in (own.compared, other.compared) and own.compared != other.compared:
-        print(f"drift: over {own.compared} and {other.compared} samples, and smaller of more: not compared")
+    print(f"\n{comparison(first, second).to_string(index=False)}\n")
+    if None not in (first.compared, second.compared) and first.compared != second.compared:
+        print(f"drift: over {first.compared} and {second.compared} samples, and smaller of more: not compared")
     path = (options.out or options.runs[0]) / PICTURE
     worst, compared = draw_most_different(runs, path, options.cache_dir)
     few = "" if compared == runs[0][1]["config"]["num_samples"] else f", of the first {compared}, which both keep"

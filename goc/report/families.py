@@ -28,7 +28,7 @@ def families(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
     frame: `goc.report.frame.over_seeds`.
     """
-    found = []
+    named = []
     for key, rows in frame[frame["family"].notna()].groupby(CONDITIONS, sort=False, dropna=False):
         models = sorted(rows["model"].unique())
         if len(models) < 2:
@@ -42,8 +42,8 @@ def families(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
             continue
         family, cfg_scale, samples, seed = key
         name = f"{family}: mean over {len(models)} models ({', '.join(models)}), guidance {cfg_scale}, "
-        found.append((f"{name}{samples} samples, seed {seed}", rows[everywhere]))
-    return found
+        named.append((f"{name}{samples} samples, seed {seed}", rows[everywhere]))
+    return named
 
 
 def spread(values: Sequence[float]) -> str:
@@ -51,15 +51,15 @@ def spread(values: Sequence[float]) -> str:
     return "" if any(map(math.isnan, values)) else number(float(np.mean(values)), float(np.std(values, ddof=1)))
 
 
-def pooled(own: Sequence[Point], others: Sequence[Point], column: str) -> str:
+def pooled(points: Sequence[Point], others: Sequence[Point], column: str) -> str:
     """The mean over models of a column's differences in pairs, with its error: the first's less the second's.
 
     "tie" where it is at most two errors; where the models do not agree in its sign, how many do.
     """
-    found = [difference(a, b, column) for a, b in zip(own, others, strict=True)]
-    values = [one.value for one in found if one is not None]
-    errors = [one.error for one in found if one is not None and one.error is not None]
-    if len(errors) < len(found):
+    deltas = [difference(a, b, column) for a, b in zip(points, others, strict=True)]
+    values = [delta.value for delta in deltas if delta is not None]
+    errors = [delta.error for delta in deltas if delta is not None and delta.error is not None]
+    if len(errors) < len(deltas):
         return ""
     mean, error = float(np.mean(values)), math.sqrt(sum(error**2 for error in errors)) / len(errors)
     if abs(mean) <= DECIDED * error:

@@ -14,9 +14,9 @@ from goc.sampling.options import kind_of
 from goc.system.files import content_key
 
 TUNED_ON = "tuned_on"  # of the samples that are scored, how many the method was tuned on
-OWN = "own"  # the settings by which a run is told apart
+DISTINGUISHING = "distinguishing"  # the settings that tell a run from others
 # columns by which rows are put together, or noted, and that no file shows
-INTERNAL = ["compared", "point", "way", TUNED_ON, OWN]
+INTERNAL = ["compared", "point", "way", TUNED_ON, DISTINGUISHING]
 MEASUREMENT = ["model", "cfg_scale", "samples", "seed", "measurement"]  # rows compare where all are equal
 # settings that tell runs of one method apart, and their short names
 SETTINGS = {"gradient_weights": "w", "inflection_threshold": "threshold", "correct_steps": "corrected at"}
@@ -56,11 +56,11 @@ def row_of(result: dict[str, Any]) -> dict[str, Any]:
         row["evaluations"] = round(row["evaluations"], 6)  # 50 (1 - 0.9) is a little less than 5, and no cheaper
     row["compared"] = compared_of(result)
     row[TUNED_ON] = max((result.get(TUNED_ON) or {}).values(), default=0)
-    own = distinguishing(result["config"])
+    settings = distinguishing(result["config"])
     row["measurement"] = without_seed(measurement_of(result))
-    row["point"] = without_seed(own)
-    row[OWN] = own
-    row["way"] = without_seed(_of_any_model(own, str(_lookup(result, ("config", "model", "name")))))
+    row["point"] = without_seed(settings)
+    row[DISTINGUISHING] = settings
+    row["way"] = without_seed(_of_any_model(settings, str(_lookup(result, ("config", "model", "name")))))
     return row
 
 

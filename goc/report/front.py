@@ -34,14 +34,14 @@ def ranked(frame: pd.DataFrame, qualities: Sequence[str]) -> np.ndarray:
     the qualities that any row has.
     """
     ranks = np.zeros(len(frame), dtype=int)  # in the own measurement
-    for own in frame.groupby(MEASUREMENT, sort=False, dropna=False).indices.values():
-        rows = frame.iloc[own]
+    for places in frame.groupby(MEASUREMENT, sort=False, dropna=False).indices.values():
+        rows = frame.iloc[places]
         known = next((column for column in qualities if rows[column].notna().any()), qualities[0])
         values = rows[known].to_numpy(float)
         front = pareto(rows["evaluations"].to_numpy(float), values, lower_is_better(known))
         worse = values if lower_is_better(known) else -values
         order = np.lexsort((worse, ~front, ~is_uncached(rows).to_numpy()))
-        ranks[own[order]] = np.arange(len(rows))
+        ranks[places[order]] = np.arange(len(rows))
     return np.argsort(ranks, kind="stable")
 
 
@@ -75,5 +75,4 @@ def beyond(rows: pd.DataFrame, column: str) -> np.ndarray:
     lower, middle = np.percentile(worse[np.isfinite(worse)], [25, 50])
     far = worse > middle + max(BEYOND * (middle - lower), np.log(BEYOND))
     front = pareto(rows["evaluations"].to_numpy(float), values, lower_is_better(column))
-    found: np.ndarray = far & np.isfinite(values) & ~front & ~is_uncached(rows).to_numpy()
-    return found
+    return np.asarray(far & np.isfinite(values) & ~front & ~is_uncached(rows).to_numpy())

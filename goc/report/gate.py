@@ -44,9 +44,9 @@ def verdicts(folder: Path, least: Sequence[tuple[str, float]], most: Sequence[tu
         *((name, "at most", le, value) for name, value in most),
     ]
     for name, words, holds, value in asked:
-        found, error = row[name], row.get(f"{name}_se")
-        shown = "not measured" if found is None else f"{found:.5g}" + (f" +- {error:.2g}" if error else "")
-        good = found is not None and holds(found, value)
+        measured, error = row[name], row.get(f"{name}_se")
+        shown = "not measured" if measured is None else f"{measured:.5g}" + (f" +- {error:.2g}" if error else "")
+        good = measured is not None and holds(measured, value)
         lines.append(f"{'ok' if good else 'FAILED':<8}{columns()[name].name} {shown}, must be {words} {value:g}")
     return lines
 

@@ -23,8 +23,8 @@ def draw_mask(cells: Tensor, title: str, path: Path) -> None:
     axis.pcolormesh(rows, cmap=ListedColormap(list(STATES.values())), vmin=0, vmax=len(STATES) - 1,
                     edgecolors="white", linewidth=0.6)  # fmt: skip
     axis.invert_yaxis()
-    axis.set_xticks([step + 0.5 for step in range(0, steps, 2 if steps <= 30 else 5)])
-    axis.set_xticklabels([str(step) for step in range(0, steps, 2 if steps <= 30 else 5)])
+    named = range(0, steps, 2 if steps <= 30 else 5)
+    axis.set_xticks([step + 0.5 for step in named], [str(step) for step in named])
     axis.set_xlabel("network evaluation (0 is the noisiest)")
     if branches == 1:
         axis.set_yticks([0.5], ["all blocks"])

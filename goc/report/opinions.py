@@ -37,7 +37,7 @@ def disagreements(frame: pd.DataFrame, points: Sequence[Point]) -> list[tuple[in
         (int(a), int(b))
         for a, b in pairs
         if all(
-            (found := difference(points[a], points[b], name)) is not None and found.decided
+            (delta := difference(points[a], points[b], name)) is not None and delta.decided
             for name in (FIRST, column)
         )
     ]  # fmt: skip

@@ -51,19 +51,19 @@ def write_html(
     """
     if not len(frame) == len(images) == len(points):
         raise ValueError(f"{len(frame)} rows, {len(images)} entries of images, {len(points)} points")
-    rows = frame.assign(place=range(len(frame)))
-    shown, pictured = (foremost(rows, most, columns.qualities()) for most in (ROWS, PICTURED))
-    groups = [
-        (name, group, group[group["place"].isin(shown)])
-        for name, every in measurements(rows)
-        for group in [every.assign(speedup=speedup(every))]
-    ]
-    groups = [(name, every, own) for name, every, own in groups if len(own)]
-    data = [_data(every, own, [points[place] for place in own["place"]]) for _, every, own in groups]
-    pictures = strips(Pictures([own for *_, own in groups], images, set(pictured.tolist())))
+    frame = frame.assign(place=range(len(frame)))
+    shown, pictured = (foremost(frame, most, columns.qualities()) for most in (ROWS, PICTURED))
+    groups = []
+    for name, every in measurements(frame):
+        every = every.assign(speedup=speedup(every))
+        rows = every[every["place"].isin(shown)]
+        if len(rows):
+            groups.append((name, every, rows, [points[place] for place in rows["place"]]))
+    data = [_data(every, rows, of_rows) for _, every, rows, of_rows in groups]
+    pictures = strips(Pictures([rows for _, _, rows, _ in groups], images, set(pictured.tolist())))
     skipped = list(dict.fromkeys((*skipped, *damaged(points))))  # also what has shown only now, in pairs
     page = _template().render(
-        groups=[_group(name, own, points, pictures) for name, _, own in groups],
+        groups=[_group(name, rows, of_rows, pictures) for name, _, rows, of_rows in groups],
         pictures=pictures,
         pictured=len(pictured),
         failures=failures,
@@ -107,15 +107,10 @@ def _data(every: pd.DataFrame, rows: pd.DataFrame, points: Sequence[Point]) -> d
         "tooltip": [{"field": column, "title": title, "type": "nominal"} for column, title in tooltip.items()],
         "aside": [column for column in told if columns.on_page()[column].aside],
         "qualities": {
-            column: _axis(rows, column, "better", [row.numbers.get(column) for row in beside], beyond(rows, column))
+            column: _axis(rows, column, [row.numbers.get(column) for row in beside], beyond(rows, column))
             for column in qualities
         },
-        "costs": {
-            column: _axis(
-                rows, column, "cheaper", [row.cost(column) for row in beside], np.zeros(len(rows), dtype=bool)
-            )
-            for column in costs
-        },
+        "costs": {column: _axis(rows, column, [row.cost(column) for row in beside]) for column in costs},
         "rows": [
             {
                 "name": _name(row),
@@ -133,29 +128,27 @@ def _data(every: pd.DataFrame, rows: pd.DataFrame, points: Sequence[Point]) -> d
         "baseline": _longest(rows) if baselines is None else baselines[0],
         "baselines": baselines,
         "compared": {column: [*columns.titles(column), columns.lower_is_better(column)] for column in compared},
-        "differences": cells.paired(points, compared)
-        if baselines is None
-        else cells.paired_to(baselines, points, compared),
+        "differences": cells.differences(points, compared, baselines),
     }
 
 
 def _axis(
-    rows: pd.DataFrame, column: str, praise: str, others: Sequence[float | None], far: np.ndarray
+    rows: pd.DataFrame, column: str, others: Sequence[float | None], far: np.ndarray | None = None
 ) -> dict[str, Any]:
     """The name of an axis, in which direction better (or cheaper) is, whether it is logarithmic, and what is beyond it.
 
     others: numbers that are drawn beside those of the rows. far: bool [n], rows before which the axis ends.
     """
+    far = np.zeros(len(rows), dtype=bool) if far is None else far
     _, title = columns.titles(column)
     if column == "speedup":
         title += f" over {full_evaluations(rows).max():.0f} uncached evaluations"
     values = np.array([*rows[column][~far], *others], dtype=float)
     values = values[np.isfinite(values)]
-    less = "fewer" if column in ("evaluations", "gmacs") else "lower"
-    direction = less if columns.lower_is_better(column) else "more" if praise == "cheaper" else "higher"
+    less, more, praise = ("fewer", "more", "cheaper") if column in cells.COSTS else ("lower", "higher", "better")
     return {
         "name": title,
-        "direction": f"({direction} is {praise})",
+        "direction": f"({less if columns.lower_is_better(column) else more} is {praise})",
         "log": bool(values.min() > 0 and values.max() > WIDE * values.min()),
         "lower": columns.lower_is_better(column),
         "beyond": [int(place) for place in np.flatnonzero(far)],
@@ -200,7 +193,9 @@ class Pictures(Mapping[str, Pixels]):
 
     def __init__(self, groups: Sequence[pd.DataFrame], images: Sequence[Pixels | None], rows: set[int]) -> None:
         self.images = images
-        shapes = {place: found.shape for place in sorted(rows) if (found := images[place]) is not None and len(found)}
+        shapes = {
+            place: pixels.shape for place in sorted(rows) if (pixels := images[place]) is not None and len(pixels)
+        }
         self.made: dict[str, tuple[int, ...]] = {f"r{place}": (place,) for place in shapes}
         for group in groups:
             places = group["place"].to_list()
@@ -210,8 +205,8 @@ class Pictures(Mapping[str, Pixels]):
                     self.made[f"d{place}"] = (place, other)
 
     def __getitem__(self, name: str) -> Pixels:
-        found = [pixels for place in self.made[name] if (pixels := self.images[place]) is not None]
-        return found[0] if len(found) == 1 else amplified_difference(*found)
+        pictures = [pixels for place in self.made[name] if (pixels := self.images[place]) is not None]
+        return pictures[0] if len(pictures) == 1 else amplified_difference(*pictures)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.made)
@@ -223,31 +218,26 @@ class Pictures(Mapping[str, Pixels]):
 def _group(name: str, rows: pd.DataFrame, points: Sequence[Point], pictures: Mapping[str, Strip]) -> dict[str, Any]:
     """What the template shows of one measurement."""
     shown = cells.known(rows, tuple(columns.on_page()))
-    own = [points[place] for place in rows["place"]]
     records, of_target = rows.to_dict("records"), targets(rows)
-    otherwise = opinions.disagreements(rows, own)
+    otherwise = opinions.disagreements(rows, points)
     marked = opinions.flagged(otherwise)
     baselines = cells.baselines(rows)
     return {
         "name": name,
-        "columns": [(column, *columns.titles(column), _arrow(column)) for column in shown],
+        "columns": [(name, *columns.titles(name), "↓" if columns.lower_is_better(name) else "↑") for name in shown],
         "settings": [column for column in cells.SETTINGS if any(cells.setting(row, column) for row in records)],
         "rows": [
             _row(row, None if target is None else records[target], point, shown, pictures, position in marked)
-            for position, (row, target, point) in enumerate(zip(records, of_target, own, strict=True))
+            for position, (row, target, point) in enumerate(zip(records, of_target, points, strict=True))
         ],
         "pictured": _picture_order(rows),
         "opinions": opinions.note(rows, otherwise),
         "several_seeds": "," in str(rows["seed"].iloc[0]),
-        "missing": sorted({point.missing for point in own if point.missing}),
+        "missing": sorted({point.missing for point in points if point.missing}),
         "baselines": None if baselines is None else len(baselines),
         "published": published.beside(rows, number).to_dict("records"),
         "beside": bool(published.laid_beside(rows)),
     }
-
-
-def _arrow(column: str) -> str:
-    return "↓" if columns.lower_is_better(column) else "↑"
 
 
 def _picture_order(rows: pd.DataFrame) -> list[int]:

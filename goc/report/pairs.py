@@ -87,31 +87,30 @@ def damaged(points: Sequence[Point]) -> list[tuple[str, str]]:
     return [why for point in points for why in point.damaged]
 
 
-def difference(own: Point, other: Point, column: str) -> Difference | None:
+def difference(point: Point, other: Point, column: str) -> Difference | None:
     """A column of one point less that of another; None if they have no seed in common in which both know it.
 
     Distances to the uncached run are differences only between runs that have the same one, and biased ones between runs
-    of as many compared samples. The error is the paired one,
-    where samples' contributions are known; else that of two independent numbers.
+    of as many compared samples. The error is the paired one, where samples' contributions are known; else that of two
+    independent numbers.
     """
-    if columns()[column].to_target and own.solver != other.solver:
-        return None
-    if columns()[column].biased and own.compared != other.compared:
+    kind = columns()[column]
+    if (kind.to_target and point.solver != other.solver) or (kind.biased and point.compared != other.compared):
         return None
     known = [
-        seed for seed in own.rows.keys() & other.rows.keys()
-        if not (pd.isna(own.rows[seed][column]) or pd.isna(other.rows[seed][column]))
+        seed for seed in point.rows.keys() & other.rows.keys()
+        if not (pd.isna(point.rows[seed][column]) or pd.isna(other.rows[seed][column]))
     ]  # fmt: skip
     if not known:
         return None
-    value = float(np.mean([own.rows[seed][column] - other.rows[seed][column] for seed in known]))
-    name = columns()[column].contribution or ""
-    both = [(own.contribution(seed, name), other.contribution(seed, name)) for seed in known]
+    value = float(np.mean([point.rows[seed][column] - other.rows[seed][column] for seed in known]))
+    name = kind.contribution or ""
+    both = [(point.contribution(seed, name), other.contribution(seed, name)) for seed in known]
     pairs = [(a, b) for a, b in both if a is not None and b is not None and a.shape == b.shape]
     if len(pairs) == len(known):
         return Difference(value, paired_error(pairs))
-    errors = [point.rows[seed].get(f"{column}_se") for seed in known for point in (own, other)]
-    if not columns()[column].error or any(pd.isna(error) for error in errors):
+    errors = [one.rows[seed].get(f"{column}_se") for seed in known for one in (point, other)]
+    if not kind.error or any(pd.isna(error) for error in errors):
         return Difference(value, None)
     return Difference(value, math.sqrt(sum(float(error) ** 2 for error in errors if error is not None)) / len(known))
 
@@ -123,15 +122,12 @@ def best_of(frame: pd.DataFrame, points: Sequence[Point], column: str, lower: bo
     if len(order) < 2:
         return None
     first, *rivals = order
-    for rival in rivals:
-        found = difference(points[first], points[rival], column)
-        if found is None or not found.decided:
-            return None
-    return first
+    deltas = (difference(points[first], points[rival], column) for rival in rivals)
+    return first if all(delta is not None and delta.decided for delta in deltas) else None
 
 
 def targets(frame: pd.DataFrame) -> list[int | None]:
     """For each row the position of the uncached row of the same solver; None for such rows, or if there is none."""
     uncached, solvers = is_uncached(frame).to_numpy(), frame["solver"].to_list()
     first = {solvers[position]: int(position) for position in np.flatnonzero(uncached)[::-1]}
-    return [None if own else first.get(solver) for own, solver in zip(uncached, solvers, strict=True)]
+    return [None if full else first.get(solver) for full, solver in zip(uncached, solvers, strict=True)]

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from goc.report.columns import columns, lower_is_better
 from goc.report.figures import write_figure
-from goc.report.frame import (
-    MEASUREMENT,
-    full_evaluations,
-    is_uncached,
-    measurement_name,
-    method_names,
-    speedup,
-)
+from goc.report.frame import MEASUREMENT, full_evaluations, is_uncached, measurement_name, method_names, speedup
 from goc.report.front import beyond, foremost, leading, pareto, ranked
 from goc.report.published import Published, laid_beside, positions
 from goc.report.text import LONGEST, plot_text
@@ -99,19 +91,12 @@ def _plot_lines(axis: Axes, panel: "Panel", cost: str, looks: dict[str, dict[str
         axis.axhline(levels.iloc[0], color="black", linestyle=":", linewidth=0.8)
     saved = frame[cost].to_numpy(float) * (-1 if cost == "speedup" else 1)
     front = np.zeros(len(frame), dtype=bool)
-    solvers = frame["solver"]
-    for solver in solvers.unique() if columns()[quality].to_target else [None]:  # targets of other steps are other ones
-        own = np.ones(len(frame), dtype=bool) if solver is None else (solvers == solver).to_numpy()
-        front[own] = pareto(saved[own], frame[quality].to_numpy(float)[own], lower_is_better(quality))
+    # targets of other steps are other ones
+    apart = frame["solver"] if columns()[quality].to_target else pd.Series("", index=frame.index)
+    for places in frame.groupby(apart).indices.values():
+        front[places] = pareto(saved[places], frame[quality].to_numpy(float)[places], lower_is_better(quality))
     ringed = frame[front & frame.index.isin(panel.shown.index)]
-    axis.scatter(
-        ringed[cost],
-        ringed[quality],
-        s=110,
-        facecolors="none",
-        edgecolors="black",
-        label="Pareto front",
-    )
+    axis.scatter(ringed[cost], ringed[quality], s=110, facecolors="none", edgecolors="black", label="Pareto front")
     axis.set(xlabel=COST[cost], ylabel=f"{QUALITY[quality]} (lower is better)")
     far = beyond(frame, quality)
     cut_at_frame(axis, frame, far, quality, [y for _, _, y in published])
@@ -147,8 +132,8 @@ def mark_beyond(axis: Axes, rows: pd.DataFrame, cost: str, quality: str, looks: 
     """Mark rows beyond the frame at its upper edge, above their cost, with their numbers."""
     at_edge = axis.get_xaxis_transform()
     for spent in rows[cost].astype(float).dropna().unique():
-        own = rows[rows[cost] == spent]
-        for place, (name, value) in enumerate(sorted(zip(own["series"], own[quality], strict=True), key=itemgetter(1))):
+        equal = rows[rows[cost] == spent].sort_values(quality, kind="stable")
+        for place, (name, value) in enumerate(zip(equal["series"], equal[quality], strict=True)):
             color = looks[str(name)]["color"]
             axis.plot(spent, 1.0, marker="^", markersize=7, color=color, transform=at_edge, clip_on=False, zorder=5)
             axis.annotate(f"{value:.2g}", (spent, 1.0), xycoords=at_edge, xytext=(6, -9 * (place + 1)),

@@ -16,7 +16,7 @@ from goc.config.known import GROUPS
 from goc.config.named import fixed_cells, is_here, setting_of, way_of
 from goc.config.settings import Way
 from goc.report.columns import columns
-from goc.report.frame import OWN
+from goc.report.frame import DISTINGUISHING
 from goc.report.pairs import DECIDED
 from goc.sampling.labels import UNIFORM
 from goc.system.errors import ConfigError, GocError
@@ -43,44 +43,26 @@ SAME_RATIO = 0.03  # where only a share that is cached is published, runs repeat
 CHECKED = {"paper": "in the paper", "repository": "in its authors' repository", "quoted": "in another text"}
 
 
-def _number(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError
-    return value
+def _parser(parse: Callable[[str], Any], holds: Callable[[Any], bool]) -> Callable[[str], Any]:
+    """What `parse` makes of a text, if that holds of it; else it raises ValueError."""
+
+    def parsed(text: str) -> Any:
+        if not holds(value := parse(text)):
+            raise ValueError
+        return value
+
+    return parsed
 
 
-def _share(text: str) -> float:
-    if not 0 <= (value := _number(text)) < 1:
-        raise ValueError
-    return value
-
-
-def _count(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise ValueError
-    return value
-
-
-def _checked(text: str) -> str:
-    if text not in CHECKED:
-        raise ValueError
-    return text
-
-
-def _text(text: str) -> str:
-    if not text or text != text.strip():
-        raise ValueError
-    return text
-
-
-NAME, NUMBER = (_text, "text"), (_number, "a number of at least 0")
-COUNT = (_count, "a whole number of at least 1")
+NAME = (_parser(str, lambda text: text != "" and text == text.strip()), "text")
+NUMBER = (_parser(float, lambda value: math.isfinite(value) and value >= 0), "a number of at least 0")
+SHARE = (_parser(float, lambda value: 0 <= value < 1), "a share of at least 0 and below 1")
+COUNT = (_parser(int, lambda value: value >= 1), "a whole number of at least 1")
 FORM: dict[str, tuple[Callable[[str], Any], str]] = {
     "model": NAME, "sampler": NAME, "steps": COUNT, "cfg_scale": NUMBER, "method": NAME, "settings": NAME,
-    "cached": (_share, "a share of at least 0 and below 1"), "samples": COUNT,
+    "cached": SHARE, "samples": COUNT,
     **dict.fromkeys(("flops_t", "speedup", "latency_s", *COMPARED), NUMBER),
-    "source": NAME, "checked": (_checked, f"one of {', '.join(CHECKED)}"),
+    "source": NAME, "checked": (_parser(str, CHECKED.__contains__), f"one of {', '.join(CHECKED)}"),
 }  # fmt: skip
 VERDICTS = (
     "Reproduced: at most two standard errors from the published number. The error is the run's own, from what each "
@@ -196,7 +178,7 @@ class Published:
         """Whether a row of the table over runs is of its model, solver and guidance, with its method and settings."""
         if any(getattr(self, key) != run[key] for key in ("model", "sampler", "steps", "cfg_scale")):
             return False
-        if self.method != run["method"] and not self._is_method(run[OWN]):
+        if self.method != run["method"] and not self._is_method(run[DISTINGUISHING]):
             return False
         if pd.isna(run["cached"]):  # of images that were made elsewhere
             return False
@@ -207,26 +189,26 @@ class Published:
             return False
         if self.words is None:
             return not self.settings and self.said_cached is not None  # the share is all that is known of it
-        return all(self._agrees(word.partition("=")[0], run[OWN]) for word in self.words)
+        return all(self._agrees(word.partition("=")[0], run[DISTINGUISHING]) for word in self.words)
 
     def _is_method(self, settings: Mapping[str, Any]) -> bool:
         """Whether a run is of its method by its parts, where its name tells settings as well that a row may not say."""
         if self.way is None:
             return False
-        own = asdict(self.way)
+        way = asdict(self.way)
         kinds = [f"{group}.name" for group in GROUPS if group != "sampler"]
-        others = [key for key in own if key not in (*UNSAID, *GROUPS)]
-        return all(setting_of(settings, key) in (None, setting_of(own, key)) for key in kinds) and all(
-            settings.get(key, own[key]) == own[key] for key in others
+        others = [key for key in way if key not in (*UNSAID, *GROUPS)]
+        return all(setting_of(settings, key) in (None, setting_of(way, key)) for key in kinds) and all(
+            settings.get(key, way[key]) == way[key] for key in others
         )
 
     def _agrees(self, key: str, settings: Mapping[str, Any]) -> bool:
         """Whether a run has its value of a setting; one of the schedule may follow from the share instead."""
         assert self.way is not None
-        of_run, own = setting_of(settings, key), setting_of(asdict(self.way), key)
+        of_run, of_row = setting_of(settings, key), setting_of(asdict(self.way), key)
         if key.startswith("schedule.") or key == "cache_ratio":
-            return self.shares is not None or of_run is None or of_run == own
-        return bool(of_run == own)
+            return self.shares is not None or of_run is None or of_run == of_row
+        return bool(of_run == of_row)
 
 
 @cache
@@ -270,14 +252,14 @@ def _rows(lines: Any, path: Path) -> Iterator[Published]:
         numbers = {name: value for name in COMPARED if (value := row.pop(name)) is not None}
         if not numbers:
             raise GocError(f"{where}, columns {', '.join(COMPARED)}: all are empty; must have a number")
-        found = Published(
+        published = Published(
             **row | {"settings": row["settings"] or "", "numbers": numbers, "said_cached": row.pop("cached")}
         )
         try:
-            _ = found.way
+            _ = published.way
         except ConfigError as error:
             raise GocError(f"{where}, column settings: {error}") from error
-        yield found
+        yield published
 
 
 # ---------------------------------------------------------------- beside runs
@@ -295,8 +277,8 @@ def laid_beside(rows: pd.DataFrame) -> list[Published]:
 
 def positions(rows: Sequence[Published], cost: str, quality: str) -> list[tuple[Published, float, float]]:
     """Rows with their place in a plot of a quality against a cost, as far as they have both."""
-    found = ((row, row.cost(cost), row.numbers.get(quality)) for row in rows)
-    return [(row, x, y) for row, x, y in found if x is not None and y is not None]
+    places = ((row, row.cost(cost), row.numbers.get(quality)) for row in rows)
+    return [(row, x, y) for row, x, y in places if x is not None and y is not None]
 
 
 def verdict(run: Mapping[Any, Any], metric: str, row: Published) -> str:
@@ -306,7 +288,7 @@ def verdict(run: Mapping[Any, Any], metric: str, row: Published) -> str:
     if not column.error:
         return ""
     for key, value in PROTOCOL.items():
-        if (other := setting_of(run[OWN], key)) not in (None, value):  # older results do not have all
+        if (other := setting_of(run[DISTINGUISHING], key)) not in (None, value):  # older results do not have all
             return f"not comparable: {key}={other}"
     if samples != row.samples:
         return f"not comparable: {samples:,.0f} samples"
@@ -343,6 +325,6 @@ def beside(rows: pd.DataFrame, form: Callable[[float, float | None], str]) -> pd
 
 
 def _repeated(rows: pd.DataFrame) -> Iterator[tuple[Mapping[Any, Any], Published]]:
-    found = laid_beside(rows)
+    candidates = laid_beside(rows)
     for run in rows.to_dict("records"):
-        yield from ((run, row) for row in found if row.is_repeated_by(run))
+        yield from ((run, row) for row in candidates if row.is_repeated_by(run))

@@ -116,9 +116,9 @@ def measurement_of(result: dict[str, Any]) -> dict[str, Any]:
 
     Older results have what a denoiser's weights leave open in their config alone.
     """
-    found, model = result["measurement"], result["config"].get("model") or {}
-    settings = {key: model[key] for key in LEFT_OPEN if key in model and found.get("objective") != PIPELINE}
-    return settings | found
+    measurement, model = result["measurement"], result["config"].get("model") or {}
+    settings = {key: model[key] for key in LEFT_OPEN if key in model and measurement.get("objective") != PIPELINE}
+    return settings | measurement
 
 
 def compared_of(result: dict[str, Any]) -> int | None:
@@ -257,12 +257,12 @@ def reason_in(folder: Path) -> str:
     return printable(lines[0])
 
 
-def claim_folder(folder: Path, own: dict[str, Any]) -> None:
+def claim_folder(folder: Path, config: dict[str, Any]) -> None:
     """Mark a folder as this run's; raises GocError if it holds a run of another config."""
     marker = folder / CLAIM_FILE
     if not marker.exists():
         with room_for(marker):
-            write_json(marker, own)
+            write_json(marker, config)
         return
     try:
         other = dict(json.loads(read_file(marker, LARGEST_RESULT)))
@@ -270,7 +270,7 @@ def claim_folder(folder: Path, own: dict[str, Any]) -> None:
         raise GocError(
             f"{marker}: damaged, so whose run the folder holds is not known; move the folder away"
         ) from error
-    ours, theirs = _leaves(own), _leaves(other)
+    ours, theirs = _leaves(config), _leaves(other)
     differing = [key for key in ours if theirs.get(key) != ours[key]]
     if differing:
         values = ", ".join(f"{key}={theirs.get(key)} there, {ours[key]} here" for key in differing[:2])
@@ -279,11 +279,11 @@ def claim_folder(folder: Path, own: dict[str, Any]) -> None:
 
 def _leaves(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as flat ones, under the keys that users type."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in settings.items():
         name = f"{prefix}{key}"
-        found |= _leaves(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
-    return found
+        flat |= _leaves(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return flat
 
 
 @contextlib.contextmanager

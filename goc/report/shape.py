@@ -26,20 +26,16 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and is_number(value)
 
 
-def _count(value: Any) -> bool:
-    return _whole(value) and 0 <= value <= MOST
+def _number(least: float, most: float = LARGEST) -> Check:
+    return lambda value: is_number(value) and least <= value <= most
 
 
-def _at_least_0(value: Any) -> bool:
-    return is_number(value) and value >= 0
+def _count(least: int) -> Check:
+    return lambda value: _whole(value) and least <= value <= MOST
 
 
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _object(value: Any) -> bool:
-    return isinstance(value, dict)
+def _is(*kinds: type) -> Check:
+    return lambda value: isinstance(value, kinds)
 
 
 def _either(*checks: Check) -> Check:
@@ -50,10 +46,10 @@ def _list(check: Check) -> Check:
     return lambda value: isinstance(value, list) and all(map(check, value))
 
 
-STEPS = (_list(_count), "a list of steps")
-TEXT, OBJECT, NUMBER = (_text, "text"), (_object, "an object"), (is_number, "a finite number")
+STEPS, SAMPLES = (_list(_count(0)), "a list of steps"), (_count(1), "a number of samples")
+TEXT, OBJECT, NUMBER = (_is(str), "text"), (_is(dict), "an object"), (is_number, "a finite number")
 SHARE = (lambda value: is_number(value) and 0 <= value < 1, "a share of at least 0 and below 1")
-NAMED = (_either(_text, _object), "a name or an object")
+NAMED = (_is(str, dict), "a name or an object")
 WAYS = ("sampler", "schedule", "predictor", "selection")
 # path in result.json -> what is there, unless it is missing or null
 SHAPE: dict[tuple[str, ...], tuple[Check, str]] = {
@@ -64,37 +60,32 @@ SHAPE: dict[tuple[str, ...], tuple[Check, str]] = {
     **{("config", "model", key): TEXT for key in ("name", "family", "objective")},
     **{("config", part): NAMED for part in WAYS},
     **{("config", part, key): TEXT for part in WAYS for key in ("name", "path")},
-    ("config", "steps"): (lambda value: _count(value) and value >= 1, "a number of steps"),
-    ("config", "num_samples"): (lambda value: _count(value) and value >= 1, "a number of samples"),
-    ("config", "batch_size"): (lambda value: _count(value) and value >= 1, "a number of samples"),
+    ("config", "steps"): (_count(1), "a number of steps"),
+    **{("config", key): SAMPLES for key in ("num_samples", "batch_size")},
     ("config", "seed"): (_whole, "a whole number"),
-    ("config", "cfg_scale"): NUMBER,
-    ("config", "gradient_weights"): (_either(is_number, _text, _list(is_number)), "numbers"),
-    ("config", "inflection_threshold"): NUMBER,
+    **{("config", key): NUMBER for key in ("cfg_scale", "inflection_threshold", "cfg_cache")},
+    ("config", "gradient_weights"): (_either(is_number, _is(str), _list(is_number)), "numbers"),
     ("config", "guidance_interval"): (_list(is_number), "numbers"),
-    ("config", "cfg_cache"): NUMBER,
-    ("guidance", "unguided"): STEPS,
-    ("guidance", "predicted"): STEPS,
-    ("config", "correct_steps"): (_either(_text, _list(_whole)), "a list of steps"),
+    ("config", "correct_steps"): (_either(_is(str), _list(_whole)), "a list of steps"),
+    **{("guidance", key): STEPS for key in ("unguided", "predicted")},
     ("cost", "cache_ratio"): SHARE,
     **{("cost", f"cache_ratio_{name}"): SHARE for name in QUARTILES},
-    ("cost", "evaluations"): (lambda value: _at_least_0(value) and value <= MOST, "a number of evaluations"),
+    ("cost", "evaluations"): (_number(0, MOST), "a number of evaluations"),
     ("cost", "latency_ratio"): (lambda value: is_number(value) and value > 0, "a number above 0"),
-    **{
-        ("cost", key): (_at_least_0, "a number of at least 0")
-        for key in ("macs_evaluations", "gmacs_per_image", "ms_per_image")
-    },
-    ("converged", "samples"): (_count, "a number of samples"),
+    **{("cost", key): (_number(0), "a number of at least 0")
+       for key in ("macs_evaluations", "gmacs_per_image", "ms_per_image")},
+    **{(part, key): (_count(0), "a number of samples")
+       for part, key in (("converged", "samples"), ("samples", "compared"))},
     ("inflection", "uncorrected_steps"): STEPS,
-    ("inflection", "alignment"): (_list(_either(is_number, lambda value: value is None)), "a list of numbers"),
+    ("inflection", "alignment"): (_list(_either(is_number, _is(type(None)))), "a list of numbers"),
     ("amplification",): NUMBER,
     ("cached_steps",): STEPS,
-    ("cached_share",): (_list(lambda value: is_number(value) and 0 <= value <= 1), "a list of shares"),
+    ("cached_share",): (_list(_number(0, 1)), "a list of shares"),
     ("samples", "folder"): TEXT,
-    ("samples", "compared"): (_count, "a number of samples"),
     ("fingerprint",): TEXT,
-    ("tuned_on",): (lambda value: _object(value) and all(map(_count, value.values())), "numbers of samples"),
-}
+    ("tuned_on",): (lambda value: isinstance(value, dict) and all(map(_count(0), value.values())),
+                    "numbers of samples"),
+}  # fmt: skip
 
 
 def problem_of(result: Any) -> str:
@@ -103,7 +94,7 @@ def problem_of(result: Any) -> str:
 
 
 def _problems(result: Any) -> Iterator[str]:
-    if not _object(result):
+    if not isinstance(result, dict):
         yield "it holds no object"
         return
     yield from _unreadable(result)

@@ -5,7 +5,6 @@ Writes results.csv (every run), tradeoff.csv (every point, seeds put together), 
 the means over them (in table.md) and alignments.png.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pandas as pd
 from goc.metrics.registry import EXTRACTORS, PLUGINS
 from goc.report import families
 from goc.report.alignment import plot_alignments
-from goc.report.collect import Found, Why, find, tell
+from goc.report.collect import Collected, Why, find, tell
 from goc.report.frame import INTERNAL, over_seeds, series_names, table
 from goc.report.page import write_html
 from goc.report.pairs import Point, damaged, points_of
@@ -25,6 +24,7 @@ from goc.report.results import extractor_of, read_first_images
 from goc.report.tables import latex, markdown
 from goc.report.terminal import study_lines
 from goc.report.text import csv_text, printable, width
+from goc.system.arguments import command_parser
 from goc.system.errors import GocError
 from goc.system.files import room_for, write_text
 from goc.system.plugins import load_plugins
@@ -58,13 +58,13 @@ def _write(path: Path, text: str) -> None:
         write_text(path, text)
 
 
-def write_report(found: Found, out: Path) -> tuple[pd.DataFrame, list[str]]:
+def write_report(collected: Collected, out: Path) -> tuple[pd.DataFrame, list[str]]:
     """Write the report on some runs to a folder.
 
     Returns the table of points, seeds put together, and lines that say what the pictures have no room for. Files of a
-    run that are damaged are added to `found.skipped`; its numbers stay in the report.
+    run that are damaged are added to `collected.skipped`; its numbers stay in the report.
     """
-    runs = found.runs
+    runs = collected.runs
     frame = table([result for _, result in runs])
     _write(out / "results.csv", csv_text(frame.drop(columns=INTERNAL)))
     frame = over_seeds(frame)
@@ -78,41 +78,39 @@ def write_report(found: Found, out: Path) -> tuple[pd.DataFrame, list[str]]:
     _write(out / "table.tex", latex(frame, points))
     left_out = plot_tradeoff(frame, out), plot_alignments([result for _, result in runs], out / "alignments.png")
     with room_for(out / "report.html"):
-        images = FirstImages(points, found.skipped)
-        write_html(frame, images, points, found.failures, out / "report.html", found.skipped)
-    found.skipped.extend(damaged(points))
+        images = FirstImages(points, collected.skipped)
+        write_html(frame, images, points, collected.failures, out / "report.html", collected.skipped)
+    collected.skipped.extend(damaged(points))
     return frame, list(filter(None, left_out))
 
 
-def lacking_plugins(found: Found) -> list[str]:
+def lacking_plugins(collected: Collected) -> list[str]:
     """Packages that metrics of some runs come from, and that are not loaded here."""
-    packages = dict.fromkeys(package for _, result in found.runs for package in result.get(PLUGINS, {}))
+    packages = dict.fromkeys(package for _, result in collected.runs for package in result.get(PLUGINS, {}))
     return [package for package in packages if package not in GIVING]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line: report on the runs below the given folders."""
-    parser = argparse.ArgumentParser(
-        prog="goc report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, "goc report")
     parser.add_argument("paths", nargs="+", type=Path, help="folders that hold runs, at any depth")
     parser.add_argument("--out", type=Path, help="where to write (default: the first path)")
     options = parser.parse_args(arguments)
     load_plugins()  # whose metrics have columns
-    found = find(options.paths)
-    tell(found.skipped)
-    told = len(found.skipped)
-    if not found.runs:
+    collected = find(options.paths)
+    tell(collected.skipped)
+    told = len(collected.skipped)
+    if not collected.runs:
         names = ", ".join(printable(str(path)) for path in options.paths)
         raise GocError(f"no finished run below {names}")
     out = options.out or options.paths[0]
     out.mkdir(parents=True, exist_ok=True)
-    points, left_out = write_report(found, out)
-    tell(found.skipped[told:])
+    points, left_out = write_report(collected, out)
+    tell(collected.skipped[told:])
     print()
     for line in study_lines(points, out, width()):
         print(line)
-    for package in lacking_plugins(found):
+    for package in lacking_plugins(collected):
         print(f"metrics of {package} are left out, as it is not loaded: GOC_PLUGINS={package} goc report ...")
     for line in left_out:
         print(line)

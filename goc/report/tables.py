@@ -8,14 +8,8 @@ import pandas as pd
 
 from goc.report import opinions, published
 from goc.report.columns import columns, having_error, lower_is_better, of_plugins, qualities
-from goc.report.frame import (
-    MEASUREMENT,
-    TUNED_ON,
-    is_uncached,
-    measurement_name,
-    method_names,
-)
-from goc.report.pairs import Point, best_of, difference, targets
+from goc.report.frame import MEASUREMENT, TUNED_ON, is_uncached, measurement_name, method_names
+from goc.report.pairs import Difference, Point, best_of, difference, targets
 from goc.report.text import decimals_of, latex_cell, markdown_cell
 
 SHOWN = ("cached", "evaluations", "fid", *opinions.SECOND, "sfid", "is", "converged", "drift", "relative_l2_mean",
@@ -60,7 +54,7 @@ def differences(frame: pd.DataFrame, points: Sequence[Point], column: str) -> pd
     errors behind it is a tie.
     """
     to_uncached = [
-        "" if target is None else _difference_text(points, position, target, column)
+        "" if target is None else _text(difference(points[position], points[target], column))
         for position, target in enumerate(targets(frame))
     ]
     to_best, values = [""] * len(frame), frame[column].to_numpy(float)
@@ -70,18 +64,16 @@ def differences(frame: pd.DataFrame, points: Sequence[Point], column: str) -> pd
             continue
         first = min(known, key=lambda position: values[position] if lower_is_better(column) else -values[position])
         for position in known:
-            found = None if position == first else difference(points[position], points[first], column)
-            text = "" if found is None else signed(with_error(found.value, found.error))
-            tied = found is not None and found.error is not None and not found.decided
-            to_best[position] = "best" if position == first else "tie" if tied else text
+            delta = None if position == first else difference(points[position], points[first], column)
+            tied = delta is not None and delta.error is not None and not delta.decided
+            to_best[position] = "best" if position == first else "tie" if tied else _text(delta)
         if any(to_best[position] == "tie" for position in known):
             to_best[first] = "tie"
     return pd.DataFrame({"to uncached": to_uncached, "to best": to_best}, index=frame.index)
 
 
-def _difference_text(points: Sequence[Point], own: int, other: int, column: str) -> str:
-    found = difference(points[own], points[other], column)
-    return "" if found is None else signed(with_error(found.value, found.error))
+def _text(delta: Difference | None) -> str:
+    return "" if delta is None else signed(with_error(delta.value, delta.error))
 
 
 def same_cost(frame: pd.DataFrame) -> list[list[int]]:
@@ -150,9 +142,7 @@ def warning(frame: pd.DataFrame) -> str:
     if len(groups) == 1:
         return ""
     differing = [column for column in MEASUREMENT if groups[column].astype(str).nunique() > 1]
-    names = ", ".join(
-        column if column != "measurement" else "measurement (weights, reference, ...)" for column in differing
-    )
+    names = ", ".join(differing).replace("measurement", "measurement (weights, reference, ...)")
     return f"{len(groups)} measurements, which differ in {names}: rows of different tables must not be compared."
 
 
@@ -206,8 +196,8 @@ def notes(frame: pd.DataFrame, points: Sequence[Point], features: int | None) ->
 
 def published_table(rows: pd.DataFrame) -> str:
     """Markdown of the published numbers that a measurement's rows repeat; empty if there are none."""
-    found = published.beside(rows.assign(series=rows["series"].map(markdown_cell)), with_error)
-    return f"{found.to_markdown(index=False, floatfmt='.4g')}\n\n- {published.VERDICTS}" if len(found) else ""
+    table = published.beside(rows.assign(series=rows["series"].map(markdown_cell)), with_error)
+    return f"{table.to_markdown(index=False, floatfmt='.4g')}\n\n- {published.VERDICTS}" if len(table) else ""
 
 
 def markdown(frame: pd.DataFrame, points: Sequence[Point], features: int | None = None) -> str:
@@ -217,10 +207,10 @@ def markdown(frame: pd.DataFrame, points: Sequence[Point], features: int | None 
     many the extractor has.
     """
     parts = [warning(frame)]
-    for name, rows, own in _with_points(frame, points):
-        cells = _cells(rows, own, markdown_cell, "**{}**".format)
+    for name, rows, of_rows in _with_points(frame, points):
+        cells = _cells(rows, of_rows, markdown_cell, "**{}**".format)
         parts += [f"## {markdown_cell(name)}", cells.to_markdown(index=False, disable_numparse=True)]
-        parts.append("\n".join(f"- {markdown_cell(note)}" for note in notes(rows, own, features)))
+        parts.append("\n".join(f"- {markdown_cell(note)}" for note in notes(rows, of_rows, features)))
         if table := published_table(rows):
             parts += ["### Beside the published numbers", table]
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -229,8 +219,8 @@ def markdown(frame: pd.DataFrame, points: Sequence[Point], features: int | None 
 def latex(frame: pd.DataFrame, points: Sequence[Point]) -> str:
     """The same tables for LaTeX with the package booktabs, one `tabular` a measurement."""
     parts = [f"% {warning(frame)}"] if warning(frame) else []
-    for name, rows, own in _with_points(frame, points):
-        cells = _cells(rows, own, latex_cell, "\\textbf{{{}}}".format)
+    for name, rows, of_rows in _with_points(frame, points):
+        cells = _cells(rows, of_rows, latex_cell, "\\textbf{{{}}}".format)
         heads = [latex_cell(str(column)) for column in cells.columns]
         lines = [" & ".join(map(str, row)) + r" \\" for row in [heads, *cells.to_numpy()]]
         form = "l" + "r" * (len(cells.columns) - 1)

@@ -74,7 +74,7 @@ def csv_cell(value: object) -> object:
 
 def markdown_cell(text: str) -> str:
     """Text as it stands in a Markdown table: no end of its cell, no HTML, no link."""
-    return re.sub(r"[\\|<>`]|(?<=\])\(", lambda found: "\\" + found[0], text)
+    return re.sub(r"[\\|<>`]|(?<=\])\(", lambda match: "\\" + match[0], text)
 
 
 def latex_cell(text: str) -> str:

@@ -43,10 +43,10 @@ def strips(images: Mapping[str, Pixels]) -> dict[str, Strip]:
     return made
 
 
-def amplified_difference(own: Pixels, target: Pixels) -> Pixels:
-    """|own - target|, brightened AMPLIFIED times; uint8 [n, C, H, W] for as many samples as both have."""
-    count = min(len(own), len(target))
-    distance = np.abs(own[:count].astype(int) - target[:count].astype(int))
+def amplified_difference(pixels: Pixels, target: Pixels) -> Pixels:
+    """|pixels - target|, brightened AMPLIFIED times; uint8 [n, C, H, W] for as many samples as both have."""
+    count = min(len(pixels), len(target))
+    distance = np.abs(pixels[:count].astype(int) - target[:count].astype(int))
     return np.minimum(AMPLIFIED * distance, 255).astype(np.uint8)
 
 
