@@ -131,8 +131,8 @@ class SweepReport(Callback):
         from goc.sampling.workers import place
         from goc.tracking.track import track_study
 
-        own_place = place(os.environ)
-        if own_place is not None and own_place.rank > 0:
+        worker = place(os.environ)
+        if worker is not None and worker.rank > 0:
             return  # the leader reports
         SweepReport.failed = True  # unless this comes to its end: Hydra only logs what a callback raises
         folder = Path(config.hydra.sweep.dir)

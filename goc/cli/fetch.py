@@ -10,7 +10,6 @@ by hand. Where none is known (--list and the download say so), the one first see
 folder, and is checked from then on.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
+from goc.system.arguments import command_parser
 from goc.system.errors import GocError, fail
 from goc.system.files import file_sha256, write_atomically, write_json
 from goc.system.locks import Lock
@@ -174,21 +174,21 @@ def verify(file: File, content: Path, folder: Path) -> str:
 
     Raises GocError naming file, expected and found hash, and what to do.
     """
-    found, lock, path = file_sha256(content), read_lock(folder), folder / file.destination
+    digest, lock, path = file_sha256(content), read_lock(folder), folder / file.destination
     expected = file.sha256 or lock.get(file.destination)
-    if expected not in (None, found):
+    if expected not in (None, digest):
         again = "the download was discarded, run this again" if content != path else "delete it and run this again"
         kind, trust = "published", ""
         if not file.sha256:
             kind, trust = "first seen", f"; to accept the new content, remove its line from {folder / LOCK}"
-        raise GocError(f"{path}: expected SHA-256 {expected} ({kind}), found {found}; {again}{trust}")
-    if lock.get(file.destination) != found:
-        write_json(folder / LOCK, lock | {file.destination: found})
+        raise GocError(f"{path}: expected SHA-256 {expected} ({kind}), found {digest}; {again}{trust}")
+    if lock.get(file.destination) != digest:
+        write_json(folder / LOCK, lock | {file.destination: digest})
     if file.sha256:
         return "has the published SHA-256"
     if expected:
         return "has the SHA-256 first seen; no published one is known"
-    return f"no published SHA-256 is known, {found} is trusted from now on"
+    return f"no published SHA-256 is known, {digest} is trusted from now on"
 
 
 def fetch(file: File, folder: Path, mirror: str | None) -> None:
@@ -230,7 +230,7 @@ def listing(file: File, folder: Path, mirror: str | None) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Download what is asked for; returns 1 if a file could not be had or is not what it should be."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("items", nargs="*", metavar="ITEM", help=f"{', '.join(ITEMS)} (default {' '.join(DEFAULT)})")
     parser.add_argument("--out", type=Path, default=Path("weights"), help="folder to download into (default weights/)")
     parser.add_argument(

@@ -9,10 +9,7 @@ from goc.system.errors import GocError, did_you_mean
 
 # name -> where its main() is, and what it does; each takes its arguments from sys.argv
 COMMANDS = {
-    "run": (
-        "goc.cli.application",
-        "one run, with -m a sweep: goc run cache_ratio=0.5; --help has every setting",
-    ),
+    "run": ("goc.cli.application", "one run, with -m a sweep: goc run cache_ratio=0.5; --help has every setting"),
     "report": (
         "goc.report.__main__",
         "pictures and tables of finished runs: goc report outputs/NAME; goc report check RUN --min psnr_image=30",
@@ -22,10 +19,7 @@ COMMANDS = {
     "mask": ("goc.cli.mask", "a picture of a method's mask: goc mask method=fora --out mask.png"),
     "reference": ("goc.cli.reference", "statistics of real images, in one file that model.reference names"),
     "fetch": ("goc.cli.fetch", "download what the published ImageNet protocol needs, and check it"),
-    "random-weights": (
-        "goc.cli.random_weights",
-        "random weights in the released formats, to try what needs those",
-    ),
+    "random-weights": ("goc.cli.random_weights", "random weights in the released formats, to try what needs those"),
     "train weights": ("goc.train.weights", "weights of predictor=learned, for a model, a sampler and a schedule"),
     "train front": ("goc.train.front", "schedules and weights of method=front, for several cache ratios at once"),
     "train router": ("goc.train.router", "a router of Learning-to-Cache, for a model and a number of steps"),

@@ -4,13 +4,12 @@ One column a sampling step, one row a cell; coloured by what is done there: comp
 correction, or extrapolated), or computed in part (some tokens, as a selection says).
 """
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from goc.config import Config, compose_config, label, validate
-from goc.system.arguments import check_out
+from goc.system.arguments import check_out, command_parser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,9 +46,7 @@ def states(config: Config) -> "Tensor":
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line: draw the mask of the given settings."""
-    parser = argparse.ArgumentParser(
-        prog="goc mask", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, "goc mask")
     parser.add_argument("settings", nargs="*", help="as for run.py: method=..., cache_ratio=..., steps=...")
     parser.add_argument("--out", type=Path, default=Path("mask.png"))
     options = parser.parse_args(arguments)

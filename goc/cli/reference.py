@@ -13,6 +13,7 @@ from pathlib import Path
 
 from goc.metrics.image_folder import CROPS
 from goc.metrics.registry import NAMED
+from goc.system.arguments import command_parser
 from goc.system.errors import ConfigError, GocError
 
 MOST_WORKERS = 8  # unless more are asked for
@@ -21,9 +22,7 @@ ADMS_IMAGES = 10_000  # single images in ADM's files
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line: make a saved statistics file."""
-    parser = argparse.ArgumentParser(
-        prog="goc reference", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, "goc reference")
     parser.add_argument("images", type=Path, metavar="IMAGES_OR_NPZ", help="folder of images, or ADM's .npz")
     names = f"one of {', '.join(NAMED)} (default inception)"
     parser.add_argument("--extractor", metavar="NAME", default="inception", help=names)

@@ -5,13 +5,13 @@ cfg_scale=..., sampler=..., steps=..., seed=..., metrics=[isc,fid]. The result s
 measurement: `goc report outputs/STUDY outputs/scored`.
 """
 
-import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from goc.config import compose_config, validate
+from goc.system.arguments import command_parser
 from goc.system.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ def score(images: Path, overrides: Sequence[str], name: str, out: Path | None, a
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line: measure images made elsewhere."""
-    parser = argparse.ArgumentParser(
-        prog="goc score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, "goc score")
     parser.add_argument("images", type=Path, metavar="FOLDER_OR_NPZ", help="square images of one size, or ADM's arr_0")
     parser.add_argument("settings", nargs="*", help="as for run.py: model=..., cfg_scale=..., metrics=[isc,fid]")
     parser.add_argument("--name", required=True, help="of what made them, in tables")
@@ -63,8 +61,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help=f"folder of the result (default: {SCORED}/NAME)")
     options = parser.parse_intermixed_args(arguments)
     cost = {key: getattr(options, key) for key in ("evaluations", "gmacs", "seconds")}
-    result = score(
-        options.images, options.settings, options.name, options.out, options.against, paired=options.paired, **cost
-    )
-    print(result)
+    print(score(options.images, options.settings, options.name, options.out, options.against, paired=options.paired,
+                **cost))  # fmt: skip
     return 0

@@ -1,6 +1,5 @@
 """Logs finished runs below some folders, and the summary of a study, to Weights & Biases: python -m goc.tracking."""
 
-import argparse
 import os
 import sys
 from dataclasses import fields
@@ -12,6 +11,7 @@ from goc.config.validation import check_wandb
 from goc.report.collect import tell
 from goc.report.results import RESULT_FILE, load_result
 from goc.report.text import printable
+from goc.system.arguments import command_parser
 from goc.system.command import run_command
 from goc.system.errors import GocError, one_line
 from goc.system.plugins import load_plugins
@@ -40,9 +40,7 @@ def run_folders(paths: list[Path]) -> list[Path]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line: log finished runs, and the summary of a study, to Weights & Biases."""
-    parser = argparse.ArgumentParser(
-        prog="goc track", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, "goc track")
     parser.add_argument("paths", nargs="*", type=Path, help="folders that hold runs, at any depth")
     parser.add_argument("--summary", type=Path, metavar="FOLDER", help="a study: log its table, curves and files")
     parser.add_argument("--mode", choices=WANDB_MODES)

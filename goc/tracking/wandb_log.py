@@ -117,12 +117,12 @@ def log_summary(settings: WandbConfig, folder: Path) -> str:
 
 def questions(rows: pd.DataFrame) -> dict[str, str]:
     """The questions that a measurement's rows can answer, by the column that answers them."""
-    found = {}
+    asked = {}
     for group, question in QUESTIONS.items():
         if (column := next((name for name in group if rows[name].notna().any()), None)) is not None:
-            found[column] = question
+            asked[column] = question
     images = [name for name in (*IMAGES, *of_plugins()) if name in rows and rows[name].notna().any()]
-    return found | {name: f"Which has the best {titles(name)[0]}, at which cost?" for name in images}
+    return asked | {name: f"Which has the best {titles(name)[0]}, at which cost?" for name in images}
 
 
 def charts(points: pd.DataFrame) -> dict[str, Any]:
@@ -162,8 +162,8 @@ def curves(rows: pd.DataFrame, quality: str) -> dict[str, list[tuple[float, floa
     """(evaluations, quality) of the points of one measurement, in order, for each line of the trade-off picture."""
     rows = rows.assign(evaluations=rows["evaluations"].astype(float)).dropna(subset=[quality])
     lines = {
-        str(name): list(zip(own["evaluations"], own[quality], strict=True))
-        for name, own in rows.sort_values("evaluations").groupby("series")
+        str(name): list(zip(points["evaluations"], points[quality], strict=True))
+        for name, points in rows.sort_values("evaluations").groupby("series")
     }
     for name in rows.loc[is_uncached(rows), "series"].unique():
         if len(lines[name]) == 1:  # a level
