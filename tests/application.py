@@ -156,6 +156,6 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 @pytest.fixture
-def own_study(study: Study, tmp_path: Path) -> Study:
+def study_copy(study: Study, tmp_path: Path) -> Study:
     """A copy of it, where `run_here` finds its runs finished."""
     return Study(shutil.copytree(study.outputs, tmp_path / "outputs"), study.finished)

@@ -1,8 +1,10 @@
 """What every refusal of bad input has in common; the tables of bad inputs are in tests/unit/bad_inputs/ and app/."""
 
+import os
 import re
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,16 @@ class Bad:
 
     def __str__(self) -> str:
         return self.name
+
+
+class Malicious:
+    """Unpickling this makes a folder: code that must not run."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.trace),)
 
 
 def assert_refused(finished: "subprocess.CompletedProcess[str]", says: str) -> None:

@@ -40,9 +40,9 @@ def test_a_run_writes_its_result_and_pictures(study: Study) -> None:
     assert result["cost"]["cache_ratio"] == pytest.approx(0.4)
     assert {"fid", "is"} <= result["metrics"].keys()
     assert result["distance"]["mse"] > 0
-    own, uncached = result["cost"]["ms_per_image"], result["cost"]["ms_per_image_uncached"]
-    assert own > 0
-    assert result["cost"]["latency_ratio"] == pytest.approx(own / uncached)
+    cached, uncached = result["cost"]["ms_per_image"], result["cost"]["ms_per_image_uncached"]
+    assert cached > 0
+    assert result["cost"]["latency_ratio"] == pytest.approx(cached / uncached)
     assert result["cost"]["peak_cache_tensors"] == 24
     assert result["software"]["torch"]
     assert len(result["inflection"]["alignment"]) == 5
@@ -51,20 +51,20 @@ def test_a_run_writes_its_result_and_pictures(study: Study) -> None:
     assert "img/s" in study.finished.stderr  # a progress bar with its rate
 
 
-def test_a_finished_run_is_read_back(own_study: Study, run_here: Run) -> None:
+def test_a_finished_run_is_read_back(study_copy: Study, run_here: Run) -> None:
     again = run_here("method=goc", "cache_ratio=0.4", *STUDY)
     rows = [line for line in again.stdout.splitlines() if "written to" not in line]
-    assert "\n".join(rows) in own_study.finished.stdout  # the same numbers, and nothing was made again
+    assert "\n".join(rows) in study_copy.finished.stdout  # the same numbers, and nothing was made again
     for shown in ("fid", "MACs", "latency", "alignment", "result.json"):
         assert shown in again.stdout
     assert "img/s" not in again.stderr
 
 
-def test_another_metric_is_computed_without_generating_again(own_study: Study, run_here: Run) -> None:
-    made, first = times(own_study.outputs), own_study.result("goc")
+def test_another_metric_is_computed_without_generating_again(study_copy: Study, run_here: Run) -> None:
+    made, first = times(study_copy.outputs), study_copy.result("goc")
     run_here("method=goc", "cache_ratio=0.4", *STUDY[:-2], "latency_repeats=0")
-    second = own_study.result("goc")
-    assert times(own_study.outputs) == made
+    second = study_copy.result("goc")
+    assert times(study_copy.outputs) == made
     assert {"fid", "is", "kid", "precision", "recall"} <= second["metrics"].keys()
     assert all(np.isfinite(value) for value in second["metrics"].values())
     assert {name: second["metrics"][name] for name in first["metrics"]} == first["metrics"]
@@ -151,8 +151,8 @@ def error_line(run_here: Run, *arguments: str) -> str:
     return lines[0]
 
 
-def test_a_folder_that_holds_a_run_of_another_config_is_left_alone(own_study: Study, run_here: Run) -> None:
-    folder = own_study.run("goc")
+def test_a_folder_that_holds_a_run_of_another_config_is_left_alone(study_copy: Study, run_here: Run) -> None:
+    folder = study_copy.run("goc")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     line = error_line(run_here, f"hydra.run.dir={folder}", "cache_ratio=0.2")
     assert f"{folder.name}: holds a run of another config (cache_ratio=0.4 there, 0.2 here)" in line
@@ -188,8 +188,8 @@ def test_a_calibrated_schedule_comes_close_to_its_target_ratio(run_here: Run, tm
     assert result["distance"]["mse"] > 0
 
 
-def test_a_damaged_calibration_is_measured_again(own_study: Study, run_here: Run) -> None:
-    (calibration,) = (own_study.outputs / "cache").glob("alignment-*.safetensors")
+def test_a_damaged_calibration_is_measured_again(study_copy: Study, run_here: Run) -> None:
+    (calibration,) = (study_copy.outputs / "cache").glob("alignment-*.safetensors")
     whole = calibration.read_bytes()
     calibration.write_bytes(whole[:-9])
     again = run_here("method=goc", "cache_ratio=0.6", *STUDY, "metrics=[]")
@@ -267,8 +267,8 @@ def test_tab_completes_options(tmp_path: Path) -> None:
 
     environment = {**os.environ, "COMP_LINE": "python run.py method=goc", "COMP_POINT": "24"}
     query = [sys.executable, str(REPOSITORY / "run.py"), "-sc", "query=bash"]
-    found = subprocess.run(query, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert {"method=goc", "method=goc_logsnr", "method=goc_stack"} <= set(found.stdout.split())
+    listed = subprocess.run(query, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert {"method=goc", "method=goc_logsnr", "method=goc_stack"} <= set(listed.stdout.split())
 
 
 def test_settings_are_completed_as_options_are(run_here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,13 +277,13 @@ def test_settings_are_completed_as_options_are(run_here: Run, monkeypatch: pytes
     assert run_here("-sc", "query=bash").stdout.split() == ["cache_ratio="]
 
 
-def test_a_result_of_another_shape_is_damaged(own_study: Study, run_here: Run) -> None:
-    path, whole = own_study.run("goc") / "result.json", own_study.result("goc")
+def test_a_result_of_another_shape_is_damaged(study_copy: Study, run_here: Run) -> None:
+    path, whole = study_copy.run("goc") / "result.json", study_copy.result("goc")
     for content in ('{"a": 1}', "[]", "null", '{"config": {}}', "half"):
         path.write_text(content)
         assert run_command(lambda: report([str(path.parent)])) == 1
     run_here("method=goc", "cache_ratio=0.4", *STUDY)
-    assert own_study.result("goc")["metrics"] == whole["metrics"]
+    assert study_copy.result("goc")["metrics"] == whole["metrics"]
 
 
 def test_a_name_that_leads_out_of_outputs_writes_nothing(run_here: Run, tmp_path: Path) -> None:
@@ -335,34 +335,34 @@ def test_a_full_disk_names_the_picture_and_how_to_go_on(run_here: Run, tmp_path:
 
 
 def test_two_runs_are_compared_in_pairs_with_the_samples_that_differ_most(
-    own_study: Study, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    study_copy: Study, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    first, second = own_study.run("goc"), own_study.run("none")
+    first, second = study_copy.run("goc"), study_copy.run("none")
     assert compare([str(first), str(second), "--out", str(tmp_path)]) == 0
     shown = capfd.readouterr().out
     (fid,) = [line.split() for line in shown.splitlines() if line.split()[:1] == ["fid"]]
-    difference = own_study.result("goc")["metrics"]["fid"] - own_study.result("none")["metrics"]["fid"]
+    difference = study_copy.result("goc")["metrics"]["fid"] - study_copy.result("none")["metrics"]["fid"]
     assert float(fid[3].split("(")[0]) == pytest.approx(difference, rel=0.02)
     assert contrast(tmp_path / "compare.png") > 10
     named = shown.splitlines()[-1].split("): ")[1].split(";")[0].split(", ")
     assert len({int(index) for index in named}) == 8
 
-    result = own_study.result("reuse")
+    result = study_copy.result("reuse")
     for key, value, why in (
         ("cfg_scale", 1.5, "of different measurements, which must not be compared: cfg_scale=1.0 and 1.5"),
         ("seed", 1, "have no seeds in common (seed=0 and 1)"),
     ):
         other = {part: {**result[part], key: value} for part in ("config", "measurement")}
-        (own_study.run("reuse") / "result.json").write_text(json.dumps(result | other))
-        assert run_command(partial(compare, [str(first), str(own_study.run("reuse"))])) == 1
+        (study_copy.run("reuse") / "result.json").write_text(json.dumps(result | other))
+        assert run_command(partial(compare, [str(first), str(study_copy.run("reuse"))])) == 1
         assert why in capfd.readouterr().err
     assert run_command(partial(compare, [str(first), "nowhere"])) == 1
     assert "nowhere: holds no finished run" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["missing", "damaged", "of another N"])
-def test_an_influence_file_is_made_again_from_the_shards(own_study: Study, run_here: Run, damage: str) -> None:
-    path = own_study.run("goc") / "influence.safetensors"
+def test_an_influence_file_is_made_again_from_the_shards(study_copy: Study, run_here: Run, damage: str) -> None:
+    path = study_copy.run("goc") / "influence.safetensors"
     whole, arrays = path.read_bytes(), load_file(path)
     assert arrays["fid"].shape == arrays["is"].shape == arrays["relative_l2"].shape == (24,)
     path.unlink()
@@ -384,10 +384,10 @@ def test_the_distance_to_the_converged_solution_is_shared_by_the_ways_of_a_measu
     many = run_here(*quick, "method=none", "steps=40", "hydra.run.dir=many")
     assert "converged solution" in few.stderr
     assert "converged solution" not in many.stderr
-    found = [json.loads((tmp_path / name / "result.json").read_text())["converged"] for name in ("few", "many")]
-    assert found[0]["samples"] == found[1]["samples"] == 4
-    assert found[0]["accuracy"] == found[1]["accuracy"] < 0.05 * found[1]["mean"]
-    assert found[1]["mean"] < 0.25 * found[0]["mean"]  # an eighth of the step, for a method of first order
+    distances = [json.loads((tmp_path / name / "result.json").read_text())["converged"] for name in ("few", "many")]
+    assert distances[0]["samples"] == distances[1]["samples"] == 4
+    assert distances[0]["accuracy"] == distances[1]["accuracy"] < 0.05 * distances[1]["mean"]
+    assert distances[1]["mean"] < 0.25 * distances[0]["mean"]  # an eighth of the step, for a method of first order
     assert len(load_file(tmp_path / "few" / "influence.safetensors")["converged"]) == 4
     line = error_line(run_here, "sampler=ddpm", "converged_samples=4")
     assert "converged_samples=4: must be 0 or null with sampler=ddpm" in line

@@ -145,9 +145,9 @@ def test_shards_of_another_run_are_refused_and_left(tmp_path: Path) -> None:
     assert SampleSet(tmp_path, 4, 4, "other").finished(indices)
 
 
-def test_shards_copied_from_another_method_are_refused(own_study: Study, run_here: Run) -> None:
-    (own_study.run("goc") / "result.json").unlink()
-    shutil.copytree(own_study.run("reuse") / "samples", own_study.run("goc") / "samples", dirs_exist_ok=True)
+def test_shards_copied_from_another_method_are_refused(study_copy: Study, run_here: Run) -> None:
+    (study_copy.run("goc") / "result.json").unlink()
+    shutil.copytree(study_copy.run("reuse") / "samples", study_copy.run("goc") / "samples", dirs_exist_ok=True)
     assert_refused(run_here("method=goc", "cache_ratio=0.4", *STUDY, check=False), "of another run")
 
 

@@ -20,32 +20,32 @@ def cells(*overrides: str) -> np.ndarray:
 
 
 def test_states_are_computed_reused_or_corrected_as_the_schedule_and_the_gating_say() -> None:
-    found = cells("method=goc", "steps=8", "cache_ratio=0.5", "correct_steps=[3,7]")
-    assert found.shape == (8, 12, 2)
-    assert [int(step.max()) for step in found] == [0, 1, 0, 2, 0, 1, 0, 2]
-    assert (found.min(axis=(1, 2)) == found.max(axis=(1, 2))).all()
+    drawn = cells("method=goc", "steps=8", "cache_ratio=0.5", "correct_steps=[3,7]")
+    assert drawn.shape == (8, 12, 2)
+    assert [int(step.max()) for step in drawn] == [0, 1, 0, 2, 0, 1, 0, 2]
+    assert (drawn.min(axis=(1, 2)) == drawn.max(axis=(1, 2))).all()
 
 
 def test_a_router_is_corrected_only_where_both_branches_are_cached() -> None:
-    found = cells("method=l2c_goc", "cache_ratio=0.3", "inflection_threshold=null")
-    both = (found > 0).all(axis=2)
+    drawn = cells("method=l2c_goc", "cache_ratio=0.3", "inflection_threshold=null")
+    both = (drawn > 0).all(axis=2)
     assert both.any()
-    assert ((found > 0).any(axis=2) & ~both).any()
-    assert (found[3:][both[3:]] == 2).all()
-    assert (found[~both] < 2).all()
+    assert ((drawn > 0).any(axis=2) & ~both).any()
+    assert (drawn[3:][both[3:]] == 2).all()
+    assert (drawn[~both] < 2).all()
 
 
 def test_an_adaptive_schedule_shows_what_it_did() -> None:
-    found = cells("method=teacache", "steps=10", "schedule.threshold=1e9")
-    assert found.flatten().tolist() == [0, 1, 1, 1, 1, 1, 1, 1, 1, 0]
+    drawn = cells("method=teacache", "steps=10", "schedule.threshold=1e9")
+    assert drawn.flatten().tolist() == [0, 1, 1, 1, 1, 1, 1, 1, 1, 0]
 
 
 def test_a_cell_some_of_whose_tokens_are_computed_is_shown_as_that() -> None:
-    found = cells("method=duca", "steps=20", "schedule.interval=4", "selection.ratio=0.3", "selection.by_step=0")
-    assert sorted(set(found[:, :, 0].flatten().tolist())) == [0, 1]  # attention is reused whole
-    assert (found[2, :, 1] == 3).all()
-    assert (found[3] == 1).all()  # a step that DuCa skips
-    assert (found[0] == 0).all()
+    drawn = cells("method=duca", "steps=20", "schedule.interval=4", "selection.ratio=0.3", "selection.by_step=0")
+    assert sorted(set(drawn[:, :, 0].flatten().tolist())) == [0, 1]  # attention is reused whole
+    assert (drawn[2, :, 1] == 3).all()
+    assert (drawn[3] == 1).all()  # a step that DuCa skips
+    assert (drawn[0] == 0).all()
 
 
 def test_the_command_draws_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,22 +49,22 @@ def shown(result: goc.Result, metric: str) -> str:
 
 
 def test_a_runs_images_have_its_numbers_and_errors(runs: Path) -> None:
-    own = goc.Result.load(runs / "cached")
-    found = goc.score(
+    run = goc.Result.load(runs / "cached")
+    scored = goc.score(
         runs / "cached" / "images.npz", *OF_RUN, name="theirs", against=runs / "uncached" / "images", paired=True,
         evaluations=3,
     )  # fmt: skip
-    assert own.metrics == pytest.approx(found.metrics)
-    assert shown(own, "fid") == shown(found, "fid")
-    of_latents = [name for name in own.distance if name.startswith(("mse", "relative_l2"))]
+    assert run.metrics == pytest.approx(scored.metrics)
+    assert shown(run, "fid") == shown(scored, "fid")
+    of_latents = [name for name in run.distance if name.startswith(("mse", "relative_l2"))]
     assert len(of_latents) == 8
-    assert found.distance == pytest.approx({k: v for k, v in own.distance.items() if k not in of_latents})
-    for name, values in found.influence.items():
-        assert_near(torch.from_numpy(values), torch.from_numpy(own.influence[name]))
-    assert found.content["measurement"] == own.content["measurement"]
-    assert found.cost["cache_ratio"] == pytest.approx(own.cost["cache_ratio"])
-    assert "3, as said" in str(found)
-    rows = comparison(*compared_points([(r.folder, dict(r.content)) for r in (own, found)])).set_index("")
+    assert scored.distance == pytest.approx({k: v for k, v in run.distance.items() if k not in of_latents})
+    for name, values in scored.influence.items():
+        assert_near(torch.from_numpy(values), torch.from_numpy(run.influence[name]))
+    assert scored.content["measurement"] == run.content["measurement"]
+    assert scored.cost["cache_ratio"] == pytest.approx(run.cost["cache_ratio"])
+    assert "3, as said" in str(scored)
+    rows = comparison(*compared_points([(r.folder, dict(r.content)) for r in (run, scored)])).set_index("")
     assert rows.loc["fid", "two paired errors"] == "tie"
     assert not [name for name in rows.index if name.startswith(("mse", "relative_l2"))]
 
@@ -83,13 +83,13 @@ def test_forms_of_the_same_images_are_measured_alike(runs: Path, tmp_path: Path)
 
 
 def test_what_is_not_paired_has_the_error_of_two_independent_numbers(runs: Path) -> None:
-    own = goc.Result.load(runs / "uncached")
-    found = goc.score(images(runs), *OF_RUN, name="theirs")
-    (apart,) = goc.compare(own, found).set_index("").loc[["fid"], "difference"]
+    run = goc.Result.load(runs / "uncached")
+    scored = goc.score(images(runs), *OF_RUN, name="theirs")
+    (apart,) = goc.compare(run, scored).set_index("").loc[["fid"], "difference"]
     paired = goc.score(images(runs), *OF_RUN, name="paired", paired=True)
-    (together,) = goc.compare(own, paired).set_index("").loc[["fid"], "difference"]
+    (together,) = goc.compare(run, paired).set_index("").loc[["fid"], "difference"]
     assert apart != together
-    assert not (found.folder / "influence.safetensors").exists()
+    assert not (scored.folder / "influence.safetensors").exists()
 
 
 def test_a_scored_row_stands_beside_runs(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,9 +148,9 @@ def test_what_cannot_be_scored_is_one_line(
 def test_images_of_no_model_here_are_scored_against_a_reference_alone(runs: Path) -> None:
     of_a_run = goc.score(images(runs), *OF_RUN, name="of a model")
     reference = goc.Result.load(of_a_run.folder).content["config"]["model"]["reference"]
-    found = goc.score(images(runs), "model.extractor=digits", name="theirs", reference=reference, metrics=["fid"])
-    assert found.metrics == pytest.approx(of_a_run.metrics)
-    assert found.content["measurement"]["model"] == "elsewhere"
+    scored = goc.score(images(runs), "model.extractor=digits", name="theirs", reference=reference, metrics=["fid"])
+    assert scored.metrics == pytest.approx(of_a_run.metrics)
+    assert scored.content["measurement"]["model"] == "elsewhere"
 
 
 @pytest.mark.parametrize(
@@ -162,13 +162,13 @@ def test_what_is_no_array_is_one_line(no_images: Any) -> None:
 
 
 def test_a_name_is_of_one_set_of_images_and_stays_in_its_folder(runs: Path, tmp_path: Path) -> None:
-    found = goc.score(images(runs), *OF_RUN, name="..")
-    assert found.folder.resolve().parent == tmp_path / "outputs" / "scored"
+    scored = goc.score(images(runs), *OF_RUN, name="..")
+    assert scored.folder.resolve().parent == tmp_path / "outputs" / "scored"
     again = goc.score(images(runs), *OF_RUN, name="..")
-    assert again.metrics == found.metrics
+    assert again.metrics == scored.metrics
     with pytest.raises(GocError, match=r"outputs/scored/- holds the score of other images; choose another name"):
         goc.score(images(runs)[1:], *OF_RUN, name="..")
-    assert goc.Result.load(found.folder).metrics == found.metrics
+    assert goc.Result.load(scored.folder).metrics == scored.metrics
 
 
 def test_rows_of_which_nobody_says_the_cost_have_a_report(

@@ -43,8 +43,8 @@ def test_the_second_distance_is_frechets_of_the_second_extractors_features(study
     real = load_reference(resolve("asset:digits/reference-simclr.safetensors"), extractor, 8, True, None)
     for run in runs_of(study):
         images = torch.from_numpy(np.load(run.folder / "images.npz")["arr_0"]).permute(0, 3, 1, 2)
-        own = moments([extractor.extract(images).features]).statistics()
-        expected = fid_statistics_to_metric(own, {"mu": real.mu, "sigma": real.sigma}, verbose=False)
+        statistics = moments([extractor.extract(images).features]).statistics()
+        expected = fid_statistics_to_metric(statistics, {"mu": real.mu, "sigma": real.sigma}, verbose=False)
         assert run.metrics["fd_second"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-4)
         assert run.metrics["fd_second"] != pytest.approx(run.metrics["fid"], rel=0.1)
         assert {"fd_second_se", "kd_second", "kd_second_se", "precision_second", "recall_second_se"} <= {*run.metrics}
@@ -70,9 +70,9 @@ def test_the_first_numbers_and_the_folder_are_those_without_it(
 def test_images_made_elsewhere_have_the_runs_second_distance(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(study)
     run = runs_of(study)[0]
-    found = goc.score(run.folder / "images.npz", "model=digits", "steps=5", SECOND, name="theirs")
-    assert found.metrics == pytest.approx(run.metrics)
-    assert found.content["measurement"] == run.content["measurement"]
+    scored = goc.score(run.folder / "images.npz", "model=digits", "steps=5", SECOND, name="theirs")
+    assert scored.metrics == pytest.approx(run.metrics)
+    assert scored.content["measurement"] == run.content["measurement"]
 
 
 def test_the_report_shows_both_side_by_side_and_says_whether_they_agree(
@@ -93,8 +93,8 @@ def test_dinov2_sees_grey_images_of_any_size(study: Path, tmp_path: Path, monkey
     real = study / "real.npz"
     np.savez(real, arr_0=np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), dtype=np.uint8))
     files = (f"model.second_extractor_weights={tmp_path / 'dinov2.pth'}", f"model.second_reference={real}")
-    own = ("model.second_extractor=dinov2", *files, "num_samples=6", "metrics=[fid,fd_dinov2,kd_dinov2]")
-    result = goc.run("method=none", *QUICK, *own, "converged_samples=0")
+    settings = ("model.second_extractor=dinov2", *files, "num_samples=6", "metrics=[fid,fd_dinov2,kd_dinov2]")
+    result = goc.run("method=none", *QUICK, *settings, "converged_samples=0")
     assert result.metrics["fd_dinov2"] > 0
     assert {"fd_dinov2_se", "kd_dinov2"} <= result.metrics.keys()
     assert result.content["measurement"]["second_extractor"] == "dinov2"

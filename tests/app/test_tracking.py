@@ -154,22 +154,22 @@ def test_the_terminal_shows_one_line_for_each_tracked_run(tracked: Study) -> Non
     assert "wandb" not in tracked.finished.stderr.lower()
 
 
-def test_another_tracker_reads_a_finished_run_back(own_study: Study, run_here: Run) -> None:
-    before = {path: path.stat().st_mtime_ns for path in own_study.folder.rglob("result.json")}
+def test_another_tracker_reads_a_finished_run_back(study_copy: Study, run_here: Run) -> None:
+    before = {path: path.stat().st_mtime_ns for path in study_copy.folder.rglob("result.json")}
     for ratio in ("0.4", "0.2"):
         finished = run_here("method=goc", f"cache_ratio={ratio}", *STUDY, "tracker=csv")
         assert finished.stderr == ""
-    assert before == {path: path.stat().st_mtime_ns for path in own_study.folder.rglob("result.json")}
-    tracked = pd.read_csv(own_study.folder / "tracked.csv")
-    report = pd.read_csv(own_study.folder / "results.csv")
+    assert before == {path: path.stat().st_mtime_ns for path in study_copy.folder.rglob("result.json")}
+    tracked = pd.read_csv(study_copy.folder / "tracked.csv")
+    report = pd.read_csv(study_copy.folder / "results.csv")
     assert tracked["cached"].round(6).tolist() == [0.4, 0.2]  # in the order of tracking
-    assert tracked["run"].map(lambda run: (own_study.folder / run / "result.json").exists()).all()
+    assert tracked["run"].map(lambda run: (study_copy.folder / run / "result.json").exists()).all()
     expected = report[report["method"] == "goc"].sort_values("cached", ascending=False, ignore_index=True)
     pd.testing.assert_frame_equal(tracked.drop(columns="run"), expected, check_dtype=False)
 
 
-def test_a_run_tracked_again_replaces_its_row_and_leaves_the_others_as_they_are(own_study: Study) -> None:
-    folders = run_folders([own_study.folder])
+def test_a_run_tracked_again_replaces_its_row_and_leaves_the_others_as_they_are(study_copy: Study) -> None:
+    folders = run_folders([study_copy.folder])
     for folder in folders:
         path = track_in_csv(folder)
     before = path.read_text().splitlines()
@@ -183,9 +183,9 @@ def test_a_run_tracked_again_replaces_its_row_and_leaves_the_others_as_they_are(
     assert "1234.5" in after[-1]
 
 
-def test_runs_tracked_at_the_same_time_all_have_their_row(own_study: Study) -> None:
-    source = run_folders([own_study.folder])[0]
-    folders = [own_study.folder / f"copy-{index}" for index in range(12)]
+def test_runs_tracked_at_the_same_time_all_have_their_row(study_copy: Study) -> None:
+    source = run_folders([study_copy.folder])[0]
+    folders = [study_copy.folder / f"copy-{index}" for index in range(12)]
     for folder in folders:
         folder.mkdir()
         shutil.copy(source / "result.json", folder)
@@ -194,17 +194,17 @@ def test_runs_tracked_at_the_same_time_all_have_their_row(own_study: Study) -> N
     assert sorted(pd.read_csv(path)["run"]) == sorted(folder.name for folder in folders)
 
 
-def test_a_file_that_is_no_table_of_runs_is_not_overwritten(own_study: Study) -> None:
-    path = own_study.folder / "tracked.csv"
+def test_a_file_that_is_no_table_of_runs_is_not_overwritten(study_copy: Study) -> None:
+    path = study_copy.folder / "tracked.csv"
     for content in ("something else\n1\n", "", 'a,b\n"1'):
         path.write_text(content)
         with pytest.raises(GocError, match=r"tracked\.csv: is no table of tracked runs"):
-            track_in_csv(run_folders([own_study.folder])[0])
+            track_in_csv(run_folders([study_copy.folder])[0])
         assert path.read_text() == content
 
 
 def test_without_an_account_the_warning_names_a_command_that_logs_the_run_later(
-    own_study: Study, run_here: Run
+    study_copy: Study, run_here: Run
 ) -> None:
     settings = ("tracker=wandb", "wandb.mode=online", "wandb.group=a group")
     finished = run_here("method=goc", "cache_ratio=0.4", *STUDY, *settings)
@@ -219,6 +219,6 @@ def test_without_an_account_the_warning_names_a_command_that_logs_the_run_later(
         check=True,
         capture_output=True,
     )
-    logged = Logged(next(folder for folder in run_folders([own_study.folder]) if "r0.4" in folder.name))
+    logged = Logged(next(folder for folder in run_folders([study_copy.folder]) if "r0.4" in folder.name))
     assert logged.run.run_group == "a group"
     assert logged.values["metrics/fid"] > 0

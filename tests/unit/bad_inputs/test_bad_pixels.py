@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pictures import png, saved
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -42,12 +43,6 @@ class Folder:
 
     def __str__(self) -> str:
         return self.name
-
-
-def saved(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
-    content = io.BytesIO()
-    image.save(content, format, **options)
-    return content.getvalue()
 
 
 def picture(mode: str = "RGB") -> Image.Image:
@@ -93,18 +88,6 @@ def bomb() -> bytes:
     return bytes(content)
 
 
-def dark_colours() -> bytes:
-    """A PNG in colour of 16 bits, all of whose values are 200."""
-    rows = (b"\0" + bytes((0, 200)) * 3 * SIZE) * SIZE
-    chunks = (
-        (b"IHDR", struct.pack(">IIBBBBB", SIZE, SIZE, 16, 2, 0, 0, 0)),
-        (b"IDAT", zlib.compress(rows)),
-        (b"IEND", b""),
-    )
-    framed = (struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
-
-
 def min_is_white() -> bytes:
     """A grey TIFF of 16 bits whose tag 262 says that 0 is white, which Pillow reads as if it were black."""
     content = bytearray(grey_16(GREY[0, ..., 0].astype(int) * 257, "TIFF"))
@@ -118,7 +101,7 @@ TEXT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(x) = quit\n"
 
 FOLDERS = [
     Folder("a dark ppm", "x.ppm", lambda: b"P6 8 8 65535\n" + bytes((0, 200)) * 192, "no value above 255"),
-    Folder("a dark png in colour", "x.png", lambda: dark_colours(), "no value above 255"),
+    Folder("a dark png in colour", "x.png", lambda: png(np.full((8, 8, 3), 200, np.uint16)), "no value above 255"),
     Folder("garbage", "x.png", lambda: b"garbage", "x.png is damaged or no image"),
     Folder("empty", "x.png", lambda: b"", "x.png is damaged or no image"),
     Folder("a line break in its name", "x\ny.png", lambda: b"", r"'x\\ny.png' is damaged or no image"),

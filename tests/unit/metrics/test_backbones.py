@@ -72,10 +72,10 @@ def dinov2(weights: Path) -> Extractor:
 def test_features_of_dinov2_are_its_authors(authors: nn.Module, dinov2: Extractor) -> None:
     """ViT-L/14 is the same code, wider and deeper."""
     expected = authors(by_dgm_eval(images()))
-    found = dinov2.extract(images()).features
-    assert found.shape == (2, 128)
-    assert_near(found, expected, 1e-4)
-    assert relative_difference(found[0], found[1]) > 0.01  # they depend on the image
+    features = dinov2.extract(images()).features
+    assert features.shape == (2, 128)
+    assert_near(features, expected, 1e-4)
+    assert relative_difference(features[0], features[1]) > 0.01  # they depend on the image
 
 
 @torch.inference_mode()
@@ -93,8 +93,8 @@ def test_positions_by_timms_own_rule_would_be_others(authors: nn.Module) -> None
 def test_features_of_vit_large_are_its_authors(tmp_path: Path) -> None:
     authors = authors_network(width=1024, depth=24, heads=16)
     torch.save(authors.state_dict(), tmp_path / "dinov2.pth")
-    found = load_extractor("dinov2", tmp_path / "dinov2.pth", CPU).extract(images()).features
-    assert_near(found, authors(by_dgm_eval(images())), 1e-4)
+    features = load_extractor("dinov2", tmp_path / "dinov2.pth", CPU).extract(images()).features
+    assert_near(features, authors(by_dgm_eval(images())), 1e-4)
 
 
 def test_another_width_than_vit_larges_is_said(weights: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pictures import saved
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -48,13 +49,13 @@ def resampled(rows: np.ndarray, size: int, kernel, support: float) -> np.ndarray
     """The first axis at another size: each value a weighted mean around its place, wider where there are fewer."""
     scale = len(rows) / size
     wide = max(scale, 1.0)
-    found = np.empty((size, *rows.shape[1:]))
+    resized = np.empty((size, *rows.shape[1:]))
     for i in range(size):
         center = (i + 0.5) * scale
         first, last = max(0, int(center - support * wide + 0.5)), min(len(rows), int(center + support * wide + 0.5))
         weights = np.array([kernel((j + 0.5 - center) / wide) for j in range(first, last)])
-        found[i] = np.tensordot(weights / weights.sum(), rows[first:last], axes=1)
-    return np.floor(found.clip(0, 255) + 0.5)
+        resized[i] = np.tensordot(weights / weights.sum(), rows[first:last], axes=1)
+    return np.floor(resized.clip(0, 255) + 0.5)
 
 
 def resized(pixels: np.ndarray, width: int, height: int, kernel, support: float) -> np.ndarray:  # type: ignore[no-untyped-def]
@@ -79,10 +80,10 @@ def restated(pixels: np.ndarray, size: int) -> np.ndarray:
 @pytest.mark.parametrize("sides", [(8, 8), (9, 8), (8, 13), (15, 31), (16, 16), (17, 40), (33, 47), (64, 70), (5, 7)])
 def test_the_crop_is_adms(sides: tuple[int, int]) -> None:
     image = noise(*sides)
-    found = np.asarray(center_crop(image, 8)).astype(float)
-    assert found.shape == (8, 8, 3)
+    cropped = np.asarray(center_crop(image, 8)).astype(float)
+    assert cropped.shape == (8, 8, 3)
     # Pillow counts in 8 bits and fixed point between its passes
-    assert np.abs(found - restated(np.asarray(image), 8)).max() <= 1
+    assert np.abs(cropped - restated(np.asarray(image), 8)).max() <= 1
 
 
 def test_an_image_of_the_size_stays_and_one_enlarged_by_a_power_of_two_comes_back() -> None:
@@ -92,21 +93,15 @@ def test_an_image_of_the_size_stays_and_one_enlarged_by_a_power_of_two_comes_bac
         assert np.array_equal(np.asarray(center_crop(large, 8)), small[:, 1:9])
 
 
-def content(image: Image.Image, form: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, form, **options)
-    return file.getvalue()
-
-
 def test_what_adms_loader_reads_is_read_as_it_does_and_said(tmp_path: Path) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
     files = {
-        "a/grey.JPEG": content(noise(20, 30, 1), "JPEG"),
-        "a/cmyk.JPEG": content(noise(30, 20).convert("CMYK"), "JPEG"),
-        "b/turned.JPEG": content(noise(40, 20), "JPEG", exif=turned),
-        "b/a_png.JPEG": content(noise(9, 9, 4), "PNG"),
-        "b/palette.gif": content(noise(17, 21).quantize(16), "GIF"),
+        "a/grey.JPEG": saved(noise(20, 30, 1), "JPEG"),
+        "a/cmyk.JPEG": saved(noise(30, 20).convert("CMYK"), "JPEG"),
+        "b/turned.JPEG": saved(noise(40, 20), "JPEG", exif=turned),
+        "b/a_png.JPEG": saved(noise(9, 9, 4), "PNG"),
+        "b/palette.gif": saved(noise(17, 21).quantize(16), "GIF"),
     }
     for name, of in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -207,11 +202,11 @@ def test_only_if_what_was_read_has_changed_all_is_read_again(
     """The names sort as class0/0, class0/1, class0/10, ...; 149 is among those that were not read yet."""
     copy, out = tmp_path / folder.name, tmp_path / "stats.safetensors"
     stopped_copy(folder, copy, out, monkeypatch, whole)
-    (copy / changed).write_bytes(content(noise(30, 20, 1), "PNG"))
+    (copy / changed).write_bytes(saved(noise(30, 20, 1), "PNG"))
     sizes = stop_after(monkeypatch, 9)
-    found = made(copy, out)
+    digest = made(copy, out)
     assert sum(sizes) == (COUNT if again else COUNT - 2 * EXTRACTION_BATCH)
-    assert found == made(copy, tmp_path / "anew.safetensors") != whole
+    assert digest == made(copy, tmp_path / "anew.safetensors") != whole
 
 
 def test_sums_of_spatial_features_go_on_too(tmp_path: Path) -> None:
@@ -237,7 +232,7 @@ def test_sums_of_spatial_features_go_on_too(tmp_path: Path) -> None:
 def test_a_truncated_image_is_named_with_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "images" / "n01").mkdir(parents=True)
     for name in ("a.JPEG", "b.JPEG", "c.JPEG"):
-        whole = content(noise(90, 80, 1), "JPEG")
+        whole = saved(noise(90, 80, 1), "JPEG")
         (tmp_path / "images" / "n01" / name).write_bytes(whole[:3000] if name == "b.JPEG" else whole)
     options = ["--extractor", "digits", "--crop", "adm", "--size", "8", "--out", str(tmp_path / "stats.safetensors")]
     assert run_command(partial(main, [str(tmp_path / "images"), *options])) == 1

@@ -22,7 +22,7 @@ from goc.metrics.evaluate import check_metrics, evaluate, needs_images
 from goc.metrics.features import Features, load_extractor
 from goc.metrics.reference import Reference
 from goc.metrics.registry import METRICS
-from goc.metrics.statistics import Moments
+from goc.metrics.statistics import moments
 from goc.models.decoder import to_uint8
 from goc.system.errors import ConfigError
 
@@ -31,14 +31,11 @@ CPU = torch.device("cpu")
 
 def reference_of(features: Tensor, spatial: Tensor | None = None, extractor: str = "digits") -> Reference:
     """A reference with the statistics of features [M, D] and spatial features [M, S]."""
-    own = Moments(features.shape[1])
-    own.add(features)
-    reference = Reference(Path("real"), "", extractor, None, None, **own.statistics(), features=features)
+    statistics = moments([features]).statistics()
+    reference = Reference(Path("real"), "", extractor, None, None, **statistics, features=features)
     if spatial is None:
         return reference
-    own = Moments(spatial.shape[1])
-    own.add(spatial)
-    return replace(reference, mu_s=own.mu, sigma_s=own.sigma)
+    return replace(reference, mu_s=moments([spatial]).mu, sigma_s=moments([spatial]).sigma)
 
 
 def in_batches(features: Features, size: int) -> Callable[[], Iterator[Features]]:
@@ -92,7 +89,7 @@ def test_metrics_are_torch_fidelitys_on_the_same_images(
     images: tuple[torch.Tensor, torch.Tensor], digit_features: tuple[Features, Features]
 ) -> None:
     real, generated = digit_features
-    own = evaluate(["isc", "fid", "kid", "prc"], in_batches(generated, 100), 300, reference_of(real.features)).values
+    ours = evaluate(["isc", "fid", "kid", "prc"], in_batches(generated, 100), 300, reference_of(real.features)).values
     theirs = calculate_metrics(
         input1=Images(images[1]), input2=Images(images[0]), feature_extractor="digits",
         isc=True, fid=True, kid=True, prc=True, kid_subset_size=300,
@@ -102,7 +99,7 @@ def test_metrics_are_torch_fidelitys_on_the_same_images(
              "kid": "kernel_inception_distance_mean", "precision": "precision", "recall": "recall"}  # fmt: skip
     for name, key in names.items():
         # torch-fidelity takes its means in float32, over batches of another size
-        assert own[name] == pytest.approx(theirs[key], rel=1e-3, abs=1e-5), name
+        assert ours[name] == pytest.approx(theirs[key], rel=1e-3, abs=1e-5), name
 
 
 @pytest.mark.slow
@@ -114,7 +111,7 @@ def test_metrics_of_batches_are_torch_fidelitys_functions_on_all_features_togeth
     generated, real = random_features(count, 24, 11, seed=1), random_features(1200, 24, 11, seed=0)
     reference = reference_of(real.features, real.spatial, "inception")
     metrics = [name for name, metric in METRICS.items() if metric.features and not metric.second]
-    own = evaluate(metrics, in_batches(generated, batch), count, reference).values
+    ours = evaluate(metrics, in_batches(generated, batch), count, reference).values
     isc = isc_features_to_metric(generated.logits)
     kid = kid_features_to_metric(
         generated.features, real.features, kid_subset_size=min(1000, count), verbose=False
@@ -130,10 +127,10 @@ def test_metrics_of_batches_are_torch_fidelitys_functions_on_all_features_togeth
         "precision": prc["precision"],
         "recall": prc["recall"],
     }
-    assert {name: own[name] for name in theirs} == pytest.approx(theirs, rel=1e-6)
-    errors = {name for name in own if name.endswith("_se")}
+    assert {name: ours[name] for name in theirs} == pytest.approx(theirs, rel=1e-6)
+    errors = {name for name in ours if name.endswith("_se")}
     assert errors == {f"{name}_se" for name in ("is", "fid", "sfid", "kid", "precision", "recall")}
-    assert all(own[name] > 0 for name in errors)
+    assert all(ours[name] > 0 for name in errors)
 
 
 def fid_of_all(generated: Tensor | None, real: Tensor | None) -> float:
@@ -150,8 +147,8 @@ def test_fid_of_batches_is_fid_of_all_on_features_that_are_often_dead(
 ) -> None:
     # half of the digits extractor's features are zero for every real digit
     real, generated = digit_features
-    own = evaluate(["fid"], in_batches(generated, batch), 300, reference_of(real.features)).values["fid"]
-    assert own == pytest.approx(fid_of_all(generated.features, real.features), rel=1e-6)
+    fid = evaluate(["fid"], in_batches(generated, batch), 300, reference_of(real.features)).values["fid"]
+    assert fid == pytest.approx(fid_of_all(generated.features, real.features), rel=1e-6)
 
 
 def symmetric_root(matrix: np.ndarray) -> np.ndarray:
@@ -167,13 +164,13 @@ def test_fid_is_the_frechet_distance_by_the_textbook(digit_features: tuple[Featu
     half = symmetric_root(covariances[0])
     root = symmetric_root(half @ covariances[1] @ half)
     expected = ((means[0] - means[1]) ** 2).sum() + np.trace(covariances[0] + covariances[1] - 2 * root)
-    own = evaluate(["fid"], in_batches(generated, 64), 300, reference_of(real.features)).values
-    assert own["fid"] == pytest.approx(expected, rel=1e-4)
+    scores = evaluate(["fid"], in_batches(generated, 64), 300, reference_of(real.features)).values
+    assert scores["fid"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_fid_by_numpy_and_scipy_where_no_feature_is_dead() -> None:
     generated, real = random_features(900, 12, 9, seed=1), random_features(800, 12, 9, seed=0)
-    own = evaluate(
+    scores = evaluate(
         ["fid", "sfid"], in_batches(generated, 64), 900, reference_of(real.features, real.spatial, "inception")
     ).values
     for name, ours, theirs in (
@@ -184,7 +181,7 @@ def test_fid_by_numpy_and_scipy_where_no_feature_is_dead() -> None:
         covariances = np.cov(a.T), np.cov(b.T)
         root = scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real
         expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(covariances[0] + covariances[1] - 2 * root)
-        assert own[name] == pytest.approx(expected, rel=1e-6), name
+        assert scores[name] == pytest.approx(expected, rel=1e-6), name
 
 
 def test_kid_does_not_depend_on_how_many_subsets_are_gathered_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,9 +201,9 @@ def test_precision_and_recall_keep_few_distances_in_memory(monkeypatch: pytest.M
     distances = goc.metrics.statistics._distances
 
     def measured(points: Tensor, others: Tensor, block: int) -> Iterator[tuple[slice, Tensor]]:
-        for rows, found in distances(points, others, block):
-            blocks.append(found.untyped_storage().nbytes() // 4)
-            yield rows, found
+        for rows, part in distances(points, others, block):
+            blocks.append(part.untyped_storage().nbytes() // 4)
+            yield rows, part
 
     monkeypatch.setattr(goc.metrics.statistics, "_distances", measured)
     monkeypatch.setattr(goc.metrics.evaluate, "PRC_BLOCK", 50 * 2000)

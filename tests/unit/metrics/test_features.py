@@ -1,10 +1,10 @@
-import os
 import pickle
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from refusals import Malicious
 from safetensors.torch import save_file
 
 from goc.metrics.features import load_extractor
@@ -13,16 +13,6 @@ from goc.system.errors import ConfigError, GocError
 from goc.system.files import ASSETS, file_sha256
 
 CPU = torch.device("cpu")
-
-
-class Malicious:
-    """Unpickling this makes a file: code that must not run."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.trace),)
 
 
 def one_line(error: BaseException) -> str:
@@ -46,9 +36,9 @@ def test_features_have_the_sizes_promised() -> None:
 def test_an_extractor_is_named_by_the_hash_of_its_weights(tmp_path: Path) -> None:
     shipped = ASSETS / "digits" / "extractor.safetensors"
     assert load_extractor("digits", None, CPU).weights_sha256 == file_sha256(shipped)
-    own = tmp_path / "own.safetensors"
-    own.write_bytes(shipped.read_bytes())
-    assert load_extractor("digits", own, CPU).weights_sha256 == file_sha256(shipped)
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(shipped.read_bytes())
+    assert load_extractor("digits", copy, CPU).weights_sha256 == file_sha256(shipped)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 1, 16, 16)])

@@ -32,10 +32,10 @@ def images() -> Tensor:
 def test_features_and_logits_are_torch_fidelitys(extractor: Extractor, images: Tensor, inception_file: Path) -> None:
     theirs = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], str(inception_file))
     features, logits = theirs(images)
-    own = extractor.extract(images)
+    extracted = extractor.extract(images)
     assert features.std() > 0.01
-    assert own.features.equal(features)
-    assert own.logits.equal(logits)
+    assert extracted.features.equal(features)
+    assert extracted.logits.equal(logits)
 
 
 def test_the_spatial_features_are_seven_channels_of_mixed_6d_in_nhwc_order(
@@ -47,13 +47,13 @@ def test_the_spatial_features_are_seven_channels_of_mixed_6d_in_nhwc_order(
     theirs.Mixed_6d.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     theirs(images)
     expected = outputs[0].numpy().transpose(0, 2, 3, 1)[..., :7].reshape(2, -1)
-    own = extractor.extract(images).spatial
-    assert own is not None
-    assert own.shape == (2, 2023) == (2, EXTRACTORS["inception"].spatial_size)
-    assert own.dtype == torch.float32
+    spatial = extractor.extract(images).spatial
+    assert spatial is not None
+    assert spatial.shape == (2, 2023) == (2, EXTRACTORS["inception"].spatial_size)
+    assert spatial.dtype == torch.float32
     assert (expected > 0).any()
     assert (expected >= 0).all()  # after the ReLU
-    assert own.equal(torch.from_numpy(expected))
+    assert spatial.equal(torch.from_numpy(expected))
 
 
 @pytest.mark.parametrize("layers", [["sfid"], ["sfid", "64"], ["768", "sfid"], ["64", "2048"]])
@@ -77,8 +77,8 @@ def test_weights_may_be_a_safetensors_file(
 ) -> None:
     path = tmp_path / "inception.safetensors"
     save_file(torch.load(inception_file, weights_only=True), path)
-    own = load_extractor("inception", path, CPU).extract(images)
-    assert own.features.equal(extractor.extract(images).features)
+    extracted = load_extractor("inception", path, CPU).extract(images)
+    assert extracted.features.equal(extractor.extract(images).features)
 
 
 def test_without_network_the_line_says_what_is_missing_where_and_how_to_get_it(

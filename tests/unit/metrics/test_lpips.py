@@ -61,7 +61,7 @@ def test_the_hash_is_of_both_files_and_there_is_none_without_them(tmp_path: Path
 
 def test_a_perceptual_distance_is_averaged_with_its_error() -> None:
     shard = {"latents": torch.ones(4, 3, 8, 8), "images": torch.zeros(4, 3, 8, 8, dtype=torch.uint8)}
-    measured, each = distance([(shard, shard)], lambda own, target: np.arange(len(own), dtype=float))
+    measured, each = distance([(shard, shard)], lambda images, targets: np.arange(len(images), dtype=float))
     assert measured["lpips"] == 1.5
     assert measured["lpips_se"] == pytest.approx(1.25**0.5 / 2)
     assert each["lpips"].tolist() == [0, 1, 2, 3]

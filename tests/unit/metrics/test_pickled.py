@@ -1,6 +1,5 @@
 """Statistics as EDM2 publishes them, in a pickle of which nothing is run."""
 
-import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from refusals import Malicious
 
 from goc.metrics.features import Extractor, load_extractor
 from goc.metrics.reference import load_reference
@@ -27,8 +27,8 @@ def dinov2() -> Extractor:
 
 def statistics() -> dict[str, dict[str, np.ndarray]]:
     rows = np.random.default_rng(0).normal(size=(100, SIZE))
-    own = {"mu": rows.mean(0), "sigma": np.cov(rows, rowvar=False)}
-    return {"fid": {"mu": np.zeros(2048), "sigma": np.eye(2048)}, "fd_dinov2": own}
+    of_rows = {"mu": rows.mean(0), "sigma": np.cov(rows, rowvar=False)}
+    return {"fid": {"mu": np.zeros(2048), "sigma": np.eye(2048)}, "fd_dinov2": of_rows}
 
 
 @pytest.mark.parametrize("protocol", [4, 5])
@@ -41,23 +41,15 @@ def test_statistics_are_read_by_the_extractors_name(protocol: int, dinov2: Extra
     assert reference.features is None
 
 
-class Malicious:
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.trace),)
-
-
 @pytest.mark.parametrize("kind", ["garbage", "empty", "code", "a list", "no dinov2", "no sigma", "another size"])
 def test_what_is_no_such_file_is_one_line_and_runs_nothing(kind: str, dinov2: Extractor, tmp_path: Path) -> None:
-    trace, own = tmp_path / "trace", statistics()
+    trace, whole = tmp_path / "trace", statistics()
     content: object = {
-        "code": {**own, "more": Malicious(trace)},
+        "code": {**whole, "more": Malicious(trace)},
         "a list": [1, 2],
-        "no dinov2": {"fid": own["fid"]},
+        "no dinov2": {"fid": whole["fid"]},
         "no sigma": {"fd_dinov2": {"mu": np.zeros(SIZE)}},
-        "another size": {"fd_dinov2": own["fid"]},
+        "another size": {"fd_dinov2": whole["fid"]},
     }.get(kind)
     path = tmp_path / "img512.pkl"
     path.write_bytes({"garbage": b"hello there", "empty": b""}.get(kind, pickle.dumps(content)))

@@ -1,17 +1,16 @@
 """Pixels of reference images: what is read, and that it is read right."""
 
 import hashlib
-import io
 import logging
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pictures import nhwc, png, saved
 from PIL import Image
 from torch import Tensor
 
@@ -25,27 +24,6 @@ from goc.system.files import content_key, file_sha256
 
 GREY = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 COLOUR = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-
-
-def png(pixels: np.ndarray) -> bytes:
-    """A PNG of 16 bits, uint16 [H, W, C] with C = 1 to 4; Pillow writes only grey ones."""
-    height, width, channels = pixels.shape
-    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    parts = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)), (b"IDAT", zlib.compress(rows)))
-    chunks = (*parts, (b"IEND", b""))
-    framed = (struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
-
-
-def nhwc(images: Tensor) -> np.ndarray:
-    return images.permute(0, 2, 3, 1).numpy()
-
-
-def saved(image: Image.Image, format: str, **options: object) -> bytes:
-    content = io.BytesIO()
-    image.save(content, format, **options)
-    return content.getvalue()
 
 
 def pictures(images: Tensor) -> list[Image.Image]:
@@ -335,46 +313,6 @@ def test_an_array_is_read_in_batches(tmp_path: Path) -> None:
     images = GREY.repeat(30, 1, 1, 1)
     np.savez(tmp_path / "images.npz", nhwc(images))
     with open_archive(tmp_path / "images.npz") as archive:
-        found = archived_images(tmp_path / "images.npz", "", archive)
-    assert [len(batch) for batch in found.batches()] == [64, 64, 22]
-    assert (found.count, found.size) == (150, 8)
-
-
-WIDE = np.random.default_rng(3).integers(256, 65536, (8, 8, 3)).astype(np.uint16)  # of real 16 bits, not 8-bit ones
-
-
-def wide_ppm(values: np.ndarray) -> bytes:
-    kind = b"P5" if values.ndim == 2 else b"P6"
-    return kind + b"\n8 8\n65535\n" + values.astype(">u2").tobytes()
-
-
-@pytest.mark.parametrize(
-    ("suffix", "content", "channels"),
-    [
-        (".ppm", wide_ppm(WIDE), 3),
-        (".png", png(WIDE), 3),
-        (".pgm", wide_ppm(WIDE[..., 0]), 1),
-        (".png", png(WIDE[..., :1]), 1),
-    ],
-    ids=["ppm", "png", "pgm", "grey png"],
-)
-def test_16_bits_become_8_by_the_higher_byte_in_every_format(
-    suffix: str, content: bytes, channels: int, tmp_path: Path
-) -> None:
-    for name in ("a", "b"):
-        (tmp_path / f"{name}{suffix}").write_bytes(content)
-    (batch,) = folder_images(tmp_path, channels, 8).batches()
-    assert torch.equal(batch[0].permute(1, 2, 0), torch.from_numpy((WIDE[..., :channels] >> 8).astype(np.uint8)))
-
-
-def test_a_folder_is_known_by_the_rule_of_its_pixels_where_there_was_another_one(tmp_path: Path) -> None:
-    """A finished run of a release that clipped 16 bits has the hash of names and contents alone: no run has it now."""
-    plain, wide = tmp_path / "plain", tmp_path / "wide"
-    for folder, contents in ((plain, by("PNG")(COLOUR)), (wide, [png(WIDE), png(WIDE)])):
-        folder.mkdir()
-        for index, content in enumerate(contents):
-            (folder / f"{index}.png").write_bytes(content)
-        names = "".join(f"{p.name}\0{hashlib.sha256(p.read_bytes()).hexdigest()}\n" for p in sorted(folder.iterdir()))
-        alone = hashlib.sha256(names.encode()).hexdigest()
-        assert (folder_sha256(folder) == alone) is (folder == plain)
-        assert folder_images(folder, 3, 8).sha256 == folder_sha256(folder)
+        archived = archived_images(tmp_path / "images.npz", "", archive)
+    assert [len(batch) for batch in archived.batches()] == [64, 64, 22]
+    assert (archived.count, archived.size) == (150, 8)

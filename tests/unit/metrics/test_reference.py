@@ -1,4 +1,3 @@
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pictures import nhwc
 from PIL import Image
 from real_data import real_digits
+from refusals import Malicious
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -84,10 +85,6 @@ def write_adm(path: Path, features: Features, **others: np.ndarray) -> Path:
     return path
 
 
-def nhwc(images: Tensor) -> np.ndarray:
-    return images.permute(0, 2, 3, 1).numpy()
-
-
 def assert_is_of(reference: Reference, features: Features) -> None:
     rows = features.features.double().numpy()
     np.testing.assert_allclose(reference.mu, rows.mean(axis=0), rtol=1e-6, atol=1e-6)
@@ -95,7 +92,10 @@ def assert_is_of(reference: Reference, features: Features) -> None:
     assert reference.mu.dtype == reference.sigma.dtype == np.float64
 
 
-def one_line_about(path: Path, raised: pytest.ExceptionInfo[GocError]) -> str:
+def refusal(load: Load, path: Path, **options: int | None) -> str:
+    """What is said of a reference that is refused, behind its path: one line."""
+    with pytest.raises(GocError) as raised:
+        load(path, **options)
     text = str(raised.value)
     assert text.startswith(f"model.reference={path}: ")
     assert "\n" not in text
@@ -142,18 +142,14 @@ def test_a_saved_reference_of_another_extractor_weights_or_size_is_one_line(
         ({"image_size": 16}, "of images of 16x16 pixels, not 8x8"),
     ):
         save_reference(path, replace(made, **change))
-        with pytest.raises(GocError) as raised:
-            load(path)
-        assert one_line_about(path, raised).startswith(text)
+        assert refusal(load, path).startswith(text)
 
 
 def test_a_missing_reference_says_where_it_was_looked_for_and_how_to_get_it(
     tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(GocError) as raised:
-        load(Path("nowhere.npz"))
-    text = one_line_about(Path("nowhere.npz"), raised)
+    text = refusal(load, Path("nowhere.npz"))
     assert str(tmp_path / "nowhere.npz") in text
     assert "goc fetch" in text
 
@@ -250,9 +246,9 @@ def test_images_in_subfolders_count(tmp_path: Path, digits: Tensor, load: Load) 
     folder.mkdir()
     write_folder(folder / "b", digits[:5])
     write_folder(folder / "a", digits[5:9])
-    found = load(folder).features
-    assert found is not None
-    assert len(found) == 9
+    features = load(folder).features
+    assert features is not None
+    assert len(features) == 9
 
 
 def test_what_is_kept_is_made_again_if_damaged(
@@ -311,13 +307,9 @@ def test_the_first_image_of_another_size_is_named(tmp_path: Path, digits: Tensor
     folder = write_folder(tmp_path / "images", digits[:9])
     Image.new("L", (16, 8)).save(folder / "0005.png")
     for size in (8, None):
-        with pytest.raises(GocError) as raised:
-            load(folder, image_size=size)
         offered = "; `goc reference --crop adm --size 8` takes images of any size"
-        assert one_line_about(folder, raised) == f"0005.png is 16x8 pixels, not 8x8{offered}"
-    with pytest.raises(GocError) as raised:
-        load(folder, image_size=16)
-    assert one_line_about(folder, raised).startswith("0000.png is 8x8 pixels, not 16x16")
+        assert refusal(load, folder, image_size=size) == f"0005.png is 16x8 pixels, not 8x8{offered}"
+    assert refusal(load, folder, image_size=16).startswith("0000.png is 8x8 pixels, not 16x16")
 
 
 @pytest.mark.parametrize("damage", ["garbage", "truncated"])
@@ -325,25 +317,11 @@ def test_a_damaged_image_is_named(tmp_path: Path, digits: Tensor, load: Load, da
     folder = write_folder(tmp_path / "images", digits[:9])
     path = folder / "0005.png"
     path.write_bytes(b"garbage" if damage == "garbage" else path.read_bytes()[:50])
-    with pytest.raises(GocError) as raised:
-        load(folder)
-    assert one_line_about(folder, raised).startswith("0005.png is damaged or no image")
+    assert refusal(load, folder).startswith("0005.png is damaged or no image")
 
 
 def test_a_folder_without_images_is_one_line(tmp_path: Path, load: Load) -> None:
-    with pytest.raises(GocError) as raised:
-        load(tmp_path)
-    assert one_line_about(tmp_path, raised) == "0 images there, at least 2 are needed"
-
-
-class Malicious:
-    """Unpickling this makes a folder: code that must not run."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.trace),)
+    assert refusal(load, tmp_path) == "0 images there, at least 2 are needed"
 
 
 @pytest.mark.parametrize("member", ["mu", "arr_0"])
@@ -351,9 +329,7 @@ def test_a_pickle_in_an_npz_is_refused(tmp_path: Path, features: Features, load:
     trace = tmp_path / "trace"
     pickled = np.array([Malicious(trace), None], dtype=object)
     path = write_adm(tmp_path / "adm.npz", features, **{member: pickled})
-    with pytest.raises(GocError) as raised:
-        load(path)
-    one_line_about(path, raised)
+    refusal(load, path)
     assert not trace.exists()
 
 
@@ -361,9 +337,7 @@ def test_a_pickle_by_the_name_of_an_npz_or_its_own_is_refused(tmp_path: Path, lo
     trace = tmp_path / "trace"
     for name in ("stats.npz", "stats.pkl", "stats.pth", "stats.safetensors"):
         torch.save({"mu": Malicious(trace)}, tmp_path / name)
-        with pytest.raises(GocError) as raised:
-            load(tmp_path / name)
-        one_line_about(tmp_path / name, raised)
+        refusal(load, tmp_path / name)
     assert not trace.exists()
 
 
@@ -374,9 +348,7 @@ def test_a_damaged_npz_is_one_line(tmp_path: Path, digits: Tensor, features: Fea
     content[content.index(b"arr_0.npy") + 4000] ^= 1  # a pixel
     damaged = {"empty": b"", "garbage": b"hello there", "truncated": content[:-5000], "flipped": content}
     path.write_bytes(damaged[damage])
-    with pytest.raises(GocError) as raised:
-        load(path)
-    assert one_line_about(path, raised).startswith("damaged, or not an .npz file")
+    assert refusal(load, path).startswith("damaged, or not an .npz file")
     assert not list((tmp_path / "cache").glob("*.safetensors"))
 
 
@@ -396,9 +368,7 @@ def test_an_npz_that_does_not_fit_is_one_line(
     tmp_path: Path, features: Features, load: Load, members: dict[str, np.ndarray], text: str
 ) -> None:
     path = write_adm(tmp_path / "adm.npz", features, **members)
-    with pytest.raises(GocError) as raised:
-        load(path)
-    assert one_line_about(path, raised).startswith(text)
+    assert refusal(load, path).startswith(text)
 
 
 @pytest.mark.parametrize(
@@ -415,9 +385,7 @@ def test_a_safetensors_file_that_does_not_fit_is_one_line(
 ) -> None:
     path = tmp_path / "reference.safetensors"
     save_file(tensors, path)
-    with pytest.raises(GocError) as raised:
-        load(path)
-    assert one_line_about(path, raised).startswith(text)
+    assert refusal(load, path).startswith(text)
 
 
 def test_the_command_line_saves_what_a_run_then_loads(

@@ -15,18 +15,18 @@ cuts = st.lists(st.integers(min_value=1, max_value=40), min_size=1, max_size=12)
 def test_moments_of_batches_are_those_of_all_rows(sizes: list[int], offset: float) -> None:
     torch.manual_seed(sum(sizes))
     rows = offset + torch.randn(sum(sizes), 5) * torch.tensor([1.0, 0.1, 3.0, 0.0, 1.0])
-    found = moments(rows.split(sizes))
+    merged = moments(rows.split(sizes))
     everything = rows.double().numpy()
     scale = np.cov(everything, rowvar=False).max()
-    np.testing.assert_allclose(found.mu, everything.mean(axis=0), rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(found.sigma, np.cov(everything, rowvar=False), rtol=1e-9, atol=1e-10 * scale)
+    np.testing.assert_allclose(merged.mu, everything.mean(axis=0), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(merged.sigma, np.cov(everything, rowvar=False), rtol=1e-9, atol=1e-10 * scale)
 
 
 def test_moments_do_not_cancel_far_from_zero() -> None:
     # sum x x^T - n mu mu^T would keep 4 digits of this variance
     rows = 1e6 + torch.randn(4000, 3, dtype=torch.double, generator=torch.Generator().manual_seed(0))
-    found = moments(rows.split(64))
-    np.testing.assert_allclose(found.sigma, np.cov((rows - 1e6).numpy(), rowvar=False), rtol=1e-8, atol=1e-10)
+    merged = moments(rows.split(64))
+    np.testing.assert_allclose(merged.sigma, np.cov((rows - 1e6).numpy(), rowvar=False), rtol=1e-8, atol=1e-10)
 
 
 def test_moments_leave_the_batch_as_it_is() -> None:

@@ -5,32 +5,25 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from goc.metrics.errors import binomial_error, paired_error, quantile_error, standard_error
 from goc.metrics.evaluate import drift, frechet
-from goc.metrics.statistics import Moments, divergences
+from goc.metrics.statistics import divergences, moments
 from goc.metrics.uncertainty import FrechetDerivative, FrechetInfluence, score_influence
 
 REPETITIONS = 200
 
 
-def moments_of(samples: Tensor) -> Moments:
-    moments = Moments(samples.shape[1])
-    moments.add(samples)
-    return moments
-
-
 def distance(samples: np.ndarray, mu: np.ndarray, sigma: np.ndarray) -> float:
     """By the textbook: numpy's covariance and the eigenvalues of the product."""
-    own_mu, own = samples.mean(axis=0), np.cov(samples, rowvar=False)
-    roots = np.sqrt(np.linalg.eigvals(own @ sigma).real.clip(min=0)).sum()
-    return float(((own_mu - mu) ** 2).sum() + np.trace(own) + np.trace(sigma) - 2 * roots)
+    mean, covariance = samples.mean(axis=0), np.cov(samples, rowvar=False)
+    roots = np.sqrt(np.linalg.eigvals(covariance @ sigma).real.clip(min=0)).sum()
+    return float(((mean - mu) ** 2).sum() + np.trace(covariance) + np.trace(sigma) - 2 * roots)
 
 
 def influence(samples: np.ndarray, mu: np.ndarray, sigma: np.ndarray, batch: int = 7) -> np.ndarray:
     rows = torch.from_numpy(samples)
-    return FrechetInfluence.of(moments_of(rows), mu, sigma)(iter(rows.split(batch)))
+    return FrechetInfluence.of(moments([rows]), mu, sigma)(iter(rows.split(batch)))
 
 
 @pytest.mark.parametrize(("size", "count"), [(5, 40), (20, 30), (40, 25)])  # and fewer samples than features
@@ -46,10 +39,10 @@ def test_influence_is_what_leaving_a_sample_out_does(size: int, count: int) -> N
 
 def test_with_many_samples_influence_is_the_derivative() -> None:
     rng = np.random.default_rng(0)
-    own, other = 1.3 * rng.normal(size=(20000, 4)) + 0.3, rng.normal(size=(20000, 4))
-    reference = moments_of(torch.from_numpy(other))
-    derivative = FrechetDerivative.of(moments_of(torch.from_numpy(own)), reference)([torch.from_numpy(own)])
-    np.testing.assert_allclose(influence(own, reference.mu, reference.sigma, 5000), derivative, atol=0.02)
+    samples, other = 1.3 * rng.normal(size=(20000, 4)) + 0.3, rng.normal(size=(20000, 4))
+    reference = moments([torch.from_numpy(other)])
+    derivative = FrechetDerivative.of(moments([torch.from_numpy(samples)]), reference)([torch.from_numpy(samples)])
+    np.testing.assert_allclose(influence(samples, reference.mu, reference.sigma, 5000), derivative, atol=0.02)
 
 
 @pytest.mark.slow
@@ -72,11 +65,11 @@ def test_predicted_errors_are_the_spread_over_repetitions(size: int, count: int,
     for _ in range(REPETITIONS):
         first = scale * (1.1 * rng.normal(size=(count, size)) + 0.2)
         second = 0.95 * first + 0.2 * scale * rng.normal(size=(count, size))
-        own, other = (frechet("fid", lambda x=x: iter([torch.from_numpy(x)]), mu, sigma) for x in (first, second))
-        single.append(own.values["fid"])
-        paired.append(other.values["fid"] - own.values["fid"])
-        predicted.append(own.values["fid_se"])
-        predicted_paired.append(paired_error([(other.influence["fid"], own.influence["fid"])]))
+        one, other = (frechet("fid", lambda x=x: iter([torch.from_numpy(x)]), mu, sigma) for x in (first, second))
+        single.append(one.values["fid"])
+        paired.append(other.values["fid"] - one.values["fid"])
+        predicted.append(one.values["fid_se"])
+        predicted_paired.append(paired_error([(other.influence["fid"], one.influence["fid"])]))
     assert np.mean(predicted) == pytest.approx(np.std(single, ddof=1), rel=0.15)
     assert np.mean(predicted_paired) == pytest.approx(np.std(paired, ddof=1), rel=0.15)
 
@@ -87,8 +80,8 @@ def test_the_error_of_a_drift_is_its_spread_over_repetitions() -> None:
     values, predicted = [], []
     for _ in range(REPETITIONS):
         target = rng.normal(size=(400, 8))
-        own = 0.9 * target + 0.1 + 0.1 * rng.normal(size=(400, 8))
-        scores = drift(lambda x=own: iter([torch.from_numpy(x)]), lambda x=target: iter([torch.from_numpy(x)]))
+        samples = 0.9 * target + 0.1 + 0.1 * rng.normal(size=(400, 8))
+        scores = drift(lambda x=samples: iter([torch.from_numpy(x)]), lambda x=target: iter([torch.from_numpy(x)]))
         values.append(scores.values["drift"])
         predicted.append(scores.values["drift_se"])
     assert np.mean(predicted) == pytest.approx(np.std(values, ddof=1), rel=0.15)

@@ -58,9 +58,9 @@ def test_a_copy_of_a_study_changes_nothing(tmp_path: Path, capsys: pytest.Captur
 def test_of_different_results_of_one_run_the_last_written_counts_and_both_are_named(tmp_path: Path) -> None:
     first = write(tmp_path / "a")
     last = write(tmp_path / "b", change=lambda result: result["metrics"].update(fid=50.0))
-    found = find([tmp_path])
-    assert [folder for folder, _ in found.runs] == [last]
-    ((folder, why),) = found.skipped
+    collected = find([tmp_path])
+    assert [folder for folder, _ in collected.runs] == [last]
+    ((folder, why),) = collected.skipped
     assert folder == str(first)
     assert f"another result of the same run as {last}, which was written last and counts: metrics.fid=" in why
     assert why.endswith(" here, 50 there")
@@ -72,9 +72,9 @@ def test_of_equal_results_the_one_that_knows_most_counts(tmp_path: Path) -> None
     write(tmp_path / "a", change=lambda result: result["metrics"].pop("is"))
     more = write(tmp_path / "b")
     write(tmp_path / "c")
-    found = find([tmp_path])
-    assert [folder for folder, _ in found.runs] == [more]
-    assert len(found.skipped) == 2
+    collected = find([tmp_path])
+    assert [folder for folder, _ in collected.runs] == [more]
+    assert len(collected.skipped) == 2
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_of_equal_results_the_one_that_knows_most_counts(tmp_path: Path) -> None
 def test_runs_that_differ_in_what_they_measured_both_count(tmp_path: Path, change: Callable[[Any], Any]) -> None:
     write(tmp_path / "a")
     write(tmp_path / "b", change=change)
-    found = find([tmp_path, tmp_path])
-    assert (len(found.runs), found.skipped) == (2, [])
+    collected = find([tmp_path, tmp_path])
+    assert (len(collected.runs), collected.skipped) == (2, [])
 
 
 def test_a_seed_has_one_vote_also_where_rows_were_not_collected() -> None:
@@ -108,6 +108,6 @@ def test_of_two_results_of_a_run_the_one_over_more_samples_counts(tmp_path: Path
 
     more = write(tmp_path / "a", change=over(20, 0.1))
     fewer = write(tmp_path / "b", change=over(10, 0.3))
-    found = find([tmp_path])
-    assert [folder for folder, _ in found.runs] == [more]
-    assert found.skipped == [(str(fewer), f"the same run as {more}, whose distances are over more samples")]
+    collected = find([tmp_path])
+    assert [folder for folder, _ in collected.runs] == [more]
+    assert collected.skipped == [(str(fewer), f"the same run as {more}, whose distances are over more samples")]

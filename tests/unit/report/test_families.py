@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from paired import SAMPLES, pointed, runs_in
+from paired import SAMPLES, content, pointed, runs_in
 
 from goc.report.alignment import plot_alignments
 from goc.report.families import families, markdown, spread
@@ -12,17 +12,11 @@ from goc.report.frame import over_seeds, table
 
 def result(model: str, method: str, evaluations: float, fid: float, family: str | None = "digits") -> dict:
     cached = 0.0 if method == "none" else 0.5
-    return {
-        "method": method,
-        "config": {"sampler": "ddim", "steps": round(evaluations / (1 - cached)), "num_samples": SAMPLES, "seed": 0,
-                   "cfg_scale": 1.0, "gradient_weights": [], "inflection_threshold": None, "cache_ratio": cached,
-                   "schedule": {"name": method}, "model": {"name": model, "family": family}},
-        "metrics": {"fid": fid, "fid_se": 4 / SAMPLES**0.5},
-        "distance": {},
-        "cost": {"cache_ratio": cached, "evaluations": evaluations},
-        "inflection": {"alignment": [None, None, 0.5, -0.1]} if method == "goc" else {},
-        "measurement": {"model": model, "cfg_scale": 1.0, "seed": 0, "extractor": "digits"},
-    }  # fmt: skip
+    return content(
+        method, cached, {"fid": fid, "fid_se": 4 / SAMPLES**0.5}, round(evaluations / (1 - cached)), model=model,
+        config={"model": {"name": model, "family": family}},
+        inflection={"alignment": [None, None, 0.5, -0.1]} if method == "goc" else {},
+    )  # fmt: skip
 
 
 def text_of(folder: Path, *results: dict) -> str:

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from benchmarks.reports import make_runs, result_of
+from paired import pointed
 
 from goc.report import cells, page, plots, study
 from goc.report.columns import qualities
-from goc.report.frame import over_seeds, series_names, table
+from goc.report.frame import over_seeds, table
 from goc.report.front import beyond, foremost, leading, pareto
-from goc.report.pairs import difference, points_of
+from goc.report.pairs import difference
 
 
 def test_the_front_is_what_comparing_all_pairs_finds() -> None:
@@ -38,10 +39,10 @@ def test_the_foremost_rows_are_uncached_ones_the_front_and_the_best_of_each_meas
     frame = over_seeds(table(results)).assign(fid=np.random.default_rng(0).permutation(100.0 + np.arange(100)))
     rows = frame.iloc[foremost(frame, 24, ("fid",))]
     assert rows["measurement"].value_counts().tolist() == [12, 12]
-    for name, own in frame.groupby("measurement"):
+    for name, every in frame.groupby("measurement"):
         mine = rows[rows["measurement"] == name]
-        assert (mine["cached"] == 0).sum() == (own["cached"] == 0).sum()
-        front = own[pareto(own["evaluations"].to_numpy(float), own["fid"].to_numpy(float), True)]
+        assert (mine["cached"] == 0).sum() == (every["cached"] == 0).sum()
+        front = every[pareto(every["evaluations"].to_numpy(float), every["fid"].to_numpy(float), True)]
         assert set(front.index) <= set(mine.index)
     assert foremost(frame, 100, ("fid",)).tolist() == list(range(100))
 
@@ -62,19 +63,16 @@ def test_a_page_of_too_many_rows_shows_the_foremost_and_its_differences_are_thos
     assert "60 rows, of which the page has 40" in text
     assert "Pictures of 10 of 40 rows" in text
     assert "differences of all pairs: 5\n  can be chosen" in text
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
-    assert found
-    (data,) = json.loads(found[1])
+    script = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert script
+    (data,) = json.loads(script[1])
     assert (len(data["rows"]), len(data["baselines"])) == (40, 5)
     assert data["rows"][data["baselines"][0]]["uncached"]
     assert len(pd.read_csv(tmp_path / "tradeoff.csv")) == 60
     assert (tmp_path / "table.md").read_text().count("\n| ") == 61
 
     runs = [(folder, json.loads((folder / "result.json").read_text())) for folder in sorted(tmp_path.glob("run-*"))]
-    frame = over_seeds(table([result for _, result in runs]))
-    frame["series"] = series_names(frame)
-    by_key = points_of(runs)
-    points = [by_key[key] for key in zip(frame["measurement"], frame["point"], strict=True)]
+    frame, points = pointed(runs)
     shown = [points[place] for place in foremost(frame, 40, qualities())]
     for place, baseline in enumerate(data["baselines"]):
         for row, entry in enumerate(data["differences"]["fid"][place]):

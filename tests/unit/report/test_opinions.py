@@ -4,30 +4,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from paired import SAMPLES, pointed
+from paired import SAMPLES, content, pointed
 
 from goc.report.opinions import disagreements
 from goc.report.results import write_influence
 from goc.report.tables import latex, markdown
 
-OWN = np.random.default_rng(0).normal(size=(4, SAMPLES))
+NOISE = np.random.default_rng(0).normal(size=(4, SAMPLES))
 
 
 def result(method: str, fid: float, second: float | None, metric: str) -> dict:
     metrics = {"fid": fid, "fid_se": 0.1, **({} if second is None else {metric: second, f"{metric}_se": 0.1})}
-    model = {"name": "digits", "objective": "diffusion"}
-    config = {"sampler": {"name": "ddim"}, "steps": 20, "num_samples": SAMPLES, "seed": 0, "cfg_scale": 1.0,
-              "model": model, "cache_ratio": 0.5, "schedule": {"name": method}, "predictor": {"name": "reuse"},
-              "gradient_weights": [], "inflection_threshold": None, "correct_steps": None}  # fmt: skip
-    return {"method": method, "config": config, "metrics": metrics, "distance": {}, "converged": None, "inflection": {},
-            "cost": {"cache_ratio": 0.5, "evaluations": 10.0}, "measurement": {"model": "digits"}}  # fmt: skip
+    return content(method, 0.5, metrics, config={"predictor": {"name": "reuse"}})
 
 
 def table_of(folder: Path, *rows: tuple[str, float, float | None], metric: str = "fd_second"):
     runs = []
     for index, row in enumerate(rows):
         (folder / str(index)).mkdir()
-        write_influence(folder / str(index), {"fid": OWN[index], metric: OWN[-1 - index]})
+        write_influence(folder / str(index), {"fid": NOISE[index], metric: NOISE[-1 - index]})
         runs.append((folder / str(index), result(*row, metric)))
     return pointed(runs)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from paired import content
 from playwright.sync_api import Page, expect, sync_playwright
 
 from goc.report.cells import number
@@ -30,21 +31,14 @@ SAMPLES = 200
 def result(method: str, steps: int, computed: int, fid: float, **changes) -> dict:
     """What a run of the digits leaves; `computed` of its steps are, and the rest is cached."""
     cached = 1 - computed / steps
-    settings = {"name": method, "seed": 0, "model": "digits"} | changes
     distance = {"drift": fid / 100, "relative_l2_mean": cached, "relative_l2_median": cached / 2, "mse": cached / 1000}
-    return {
-        "method": settings["name"],
-        "config": {"sampler": "ddim", "steps": steps, "num_samples": SAMPLES, "seed": settings["seed"],
-                   "cfg_scale": 1.0, "gradient_weights": [], "inflection_threshold": None, "cache_ratio": cached,
-                   "predictor": {"name": method}, "model": {"name": settings["model"]}},
-        "metrics": {"fid": fid, "fid_se": 0.5, "is": 5.5, "is_se": 0.25},
-        "distance": distance if cached else {},
-        "cost": {"cache_ratio": cached, "evaluations": computed, "gmacs_per_image": computed / 100,
-                 "latency_ratio": changes.get("latency_ratio", 1 - cached / 2)},
-        "inflection": {},
-        "cached_steps": [step for step in range(steps) if step % (steps // computed)] if cached else [],
-        "measurement": {"model": settings["model"], "seed": settings["seed"]},
-    }  # fmt: skip
+    return content(
+        changes.get("name", method), cached, {"fid": fid, "fid_se": 0.5, "is": 5.5, "is_se": 0.25}, steps,
+        model=changes.get("model", "digits"), distance=distance if cached else {},
+        cost={"evaluations": computed, "gmacs_per_image": computed / 100, "latency_ratio": 1 - cached / 2},
+        config={"num_samples": SAMPLES, "predictor": {"name": method}},
+        cached_steps=[step for step in range(steps) if step % (steps // computed)] if cached else [],
+    )  # fmt: skip
 
 
 def digits(**changes) -> list[dict]:
@@ -78,8 +72,8 @@ class Study:
         return path
 
     def place(self, method: str, steps: int, evaluations: int) -> int:
-        found = (self.frame[["method", "steps", "evaluations"]] == [method, steps, evaluations]).all(axis=1)
-        return int(np.flatnonzero(found)[0])
+        same = (self.frame[["method", "steps", "evaluations"]] == [method, steps, evaluations]).all(axis=1)
+        return int(np.flatnonzero(same)[0])
 
 
 def random_images(count: int, channels: int = 1, side: int = 8) -> list[np.ndarray]:
@@ -89,9 +83,9 @@ def random_images(count: int, channels: int = 1, side: int = 8) -> list[np.ndarr
 
 def embedded(path: Path) -> list[dict]:
     """The data in a page, as its script reads it."""
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(), re.DOTALL)
-    assert found
-    return json.loads(found[1])
+    script = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(), re.DOTALL)
+    assert script
+    return json.loads(script[1])
 
 
 # ---------------------------------------------------------------- the file
@@ -386,13 +380,13 @@ def test_several_measurements_never_mix(visit) -> None:
 def test_the_comparison_in_pairs_shows_the_numbers_of_pairs_difference(visit) -> None:
     study = Study(digits())
     visited = visit(study)
-    baseline, own = study.place("goc", 20, 5), study.place("reuse", 20, 5)
-    for chosen, row, verdict in ((baseline, own, "worse"), (own, baseline, "better")):
+    baseline, other = study.place("goc", 20, 5), study.place("reuse", 20, 5)
+    for chosen, row, verdict in ((baseline, other, "worse"), (other, baseline, "better")):
         visited.page.locator("#baseline").select_option(str(chosen))
-        found = difference(study.points[row], study.points[chosen], "fid")
-        assert found
-        assert found.decided
-        assert visited.paired(row)[1].split("\n") == [verdict, f"{found.value:+.4f} ± {found.error:.4f}"]
+        delta = difference(study.points[row], study.points[chosen], "fid")
+        assert delta
+        assert delta.decided
+        assert visited.paired(row)[1].split("\n") == [verdict, f"{delta.value:+.4f} ± {delta.error:.4f}"]
         assert visited.paired(chosen)[1] == "baseline"
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from checkout import REPOSITORY
 from matplotlib.figure import Figure
-from paired import Runs, pointed, runs_in
+from paired import Runs, content, pointed, runs_in
 
 from goc.config import compose_config, flat, label
 from goc.report import plots, published
@@ -39,20 +39,15 @@ def run(
     **result: object,
 ) -> dict:
     """What a run of DiT-XL/2 on ImageNet leaves."""
-    return {
-        "method": method,
-        "config": {"sampler": "ddim", "steps": steps, "num_samples": samples, "seed": 0, "cfg_scale": 1.5,
-                   "batch_size": 50, "distance_samples": samples, "schedule": {"name": method, **(schedule or {})},
-                   "predictor": {"name": "taylor", **(predictor or {})},
-                   "model": {"name": "DiT-XL/2-256", "extractor": "inception"}},
-        "metrics": {"fid": fid, "fid_se": se, "is": 240.0},
-        "distance": {"drift": drift, "drift_se": 0.02} if drift is not None else {},
-        "cost": {"cache_ratio": cached, "evaluations": steps * (1 - cached), "macs_saved": cached,
-                 "gmacs_per_image": 23724.0 / 2 * (1 - cached)},
-        "inflection": {},
-        "measurement": {"model": "DiT-XL/2-256", "cfg_scale": 1.5, "seed": 0, "extractor": "inception"},
+    return content(
+        method, cached, {"fid": fid, "fid_se": se, "is": 240.0}, steps, cfg_scale=1.5, model="DiT-XL/2-256",
+        distance={"drift": drift, "drift_se": 0.02} if drift is not None else {},
+        cost={"macs_saved": cached, "gmacs_per_image": 23724.0 / 2 * (1 - cached)},
+        config={"num_samples": samples, "batch_size": 50, "distance_samples": samples,
+                "schedule": {"name": method, **(schedule or {})}, "predictor": {"name": "taylor", **(predictor or {})},
+                "model": {"name": "DiT-XL/2-256", "extractor": "inception"}},
         **result,
-    }  # fmt: skip
+    )  # fmt: skip
 
 
 def taylorseer(interval: int | None, fid: float, order: int = 3, cached: float = 0.64, **more: object) -> dict:
@@ -74,8 +69,8 @@ def beside(folder: Path, *results: dict) -> pd.DataFrame:
 
 def fids(table: pd.DataFrame) -> dict[float, str]:
     """The verdict on each published FID."""
-    own = table[table["metric"] == "fid"] if len(table) else pd.DataFrame({"published": [], "verdict": []})
-    return dict(zip(own["published"], own["verdict"], strict=True))
+    of_fid = table[table["metric"] == "fid"] if len(table) else pd.DataFrame({"published": [], "verdict": []})
+    return dict(zip(of_fid["published"], of_fid["verdict"], strict=True))
 
 
 # ---------------------------------------------------------------- the table
@@ -155,8 +150,8 @@ def test_a_malformed_table_is_refused(tmp_path: Path, lines: list[str], told: st
 
 
 def test_a_number_within_two_standard_errors_is_reproduced(tmp_path: Path) -> None:
-    found = fids(beside(tmp_path, run("none", 2.30, se=0.05)))
-    assert found == {2.264: "reproduced", 2.32: "reproduced", 2.18: "not reproduced", 2.43: "not reproduced"}
+    verdicts = fids(beside(tmp_path, run("none", 2.30, se=0.05)))
+    assert verdicts == {2.264: "reproduced", 2.32: "reproduced", 2.18: "not reproduced", 2.43: "not reproduced"}
 
 
 def test_fewer_samples_and_another_protocol_do_not_compare(tmp_path: Path) -> None:
@@ -185,9 +180,9 @@ def test_settings_decide_which_rows_a_run_repeats(tmp_path: Path) -> None:
         ("schedule", taylorseer(4, 2.35, cached=0.72, order=2)),
     ):
         (tmp_path / name).mkdir()
-        found = fids(beside(tmp_path / name, other))
+        verdicts = fids(beside(tmp_path / name, other))
         # two papers do not say their order
-        assert found == ({} if name == "order" else {2.55: "not reproduced", 2.49: "not reproduced"})
+        assert verdicts == ({} if name == "order" else {2.55: "not reproduced", 2.49: "not reproduced"})
 
 
 def test_a_schedule_that_follows_from_the_cache_ratio_repeats_a_row_as_well(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from paired import content
 from PIL import Image
 
 from goc.report.frame import table
@@ -15,23 +16,17 @@ from goc.sampling.images import image_grid
 from goc.system.command import run_command
 
 
-def result(method: str, cached: float, fid: float, **config) -> dict:
-    return {
-        "method": method,
-        "config": {"sampler": "ddim", "steps": 20, "num_samples": 10, "seed": 0, "cfg_scale": 1.0,
-                   "gradient_weights": [], "inflection_threshold": None, "model": {"name": "digits"}, **config},
-        "metrics": {"fid": fid},
-        "distance": {"mse": fid / 100} if cached else {},
-        "cost": {"cache_ratio": cached, "macs_saved": cached, "latency_ratio": 1 - cached},
-        "inflection": {},
-        "measurement": {"seed": config.get("seed", 0)},
-    }  # fmt: skip
+def result(method: str, cached: float, fid: float, seed: int = 0, **config) -> dict:
+    """Of an older version, which did not count evaluations."""
+    cost = {"evaluations": None, "macs_saved": cached, "latency_ratio": 1 - cached}
+    distance = {"mse": fid / 100} if cached else {}
+    return content(method, cached, {"fid": fid}, seed=seed, distance=distance, cost=cost, config=config)
 
 
 def write(folder: Path, *results: dict) -> None:
-    for index, content in enumerate(results):
+    for index, result in enumerate(results):
         (folder / str(index)).mkdir()
-        (folder / str(index) / "result.json").write_text(json.dumps(content))
+        (folder / str(index) / "result.json").write_text(json.dumps(result))
 
 
 def test_the_table_has_one_row_a_run_and_gaps_where_nothing_was_measured() -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from paired import SAMPLES, Runs, pointed, runs_in
+from paired import SAMPLES, Runs, content, pointed, runs_in
 
 from goc.report.pairs import best_of, difference, targets
 from goc.report.published import beside
@@ -11,19 +11,10 @@ from goc.report.tables import latex, markdown, with_error
 
 
 def result(method: str, steps: int, cached: float, fid: float, seed: int = 0, cfg_scale: float = 1.5) -> dict:
+    metrics = {"fid": fid, "fid_se": 4 / SAMPLES**0.5, "is": 216.0 - fid}
     distances = {"drift": 0.1 * cached, "drift_se": 0.01} if cached else {}
-    return {
-        "method": method,
-        "config": {"sampler": "ddim", "steps": steps, "num_samples": SAMPLES, "seed": seed, "cfg_scale": cfg_scale,
-                   "gradient_weights": [], "inflection_threshold": None, "cache_ratio": cached or None,
-                   "schedule": {"name": method}, "model": {"name": "DiT-XL/2-256"}},
-        "metrics": {"fid": fid, "fid_se": 4 / SAMPLES**0.5, "is": 216.0 - fid},
-        "distance": distances,
-        "cost": {"cache_ratio": cached, "evaluations": steps * (1 - cached), "macs_saved": cached,
-                 "latency_ratio": 1 - cached},
-        "inflection": {},
-        "measurement": {"model": "DiT-XL/2-256", "cfg_scale": cfg_scale, "seed": seed, "extractor": "inception"},
-    }  # fmt: skip
+    cost = {"macs_saved": cached, "latency_ratio": 1 - cached}
+    return content(method, cached, metrics, steps, seed, cfg_scale, "DiT-XL/2-256", distances, cost)
 
 
 @pytest.fixture
@@ -61,12 +52,12 @@ def test_a_number_carries_its_error_in_the_fields_notation(value: float, error: 
 def test_a_difference_of_the_same_seeds_has_a_far_smaller_error_than_either_number(runs: Runs) -> None:
     frame, points = pointed(runs)
     by_method = {str(series): point for series, point in zip(frame["series"], points, strict=True)}
-    found = difference(by_method["reuse"], by_method["goc"], "fid")
-    assert found is not None
-    assert found.error is not None
-    assert found.value == pytest.approx(0.08)
-    assert found.error == pytest.approx(0.2 * 2**0.5 / SAMPLES**0.5, rel=0.1)
-    assert found.decided
+    delta = difference(by_method["reuse"], by_method["goc"], "fid")
+    assert delta is not None
+    assert delta.error is not None
+    assert delta.value == pytest.approx(0.08)
+    assert delta.error == pytest.approx(0.2 * 2**0.5 / SAMPLES**0.5, rel=0.1)
+    assert delta.decided
     tied = difference(by_method["taylorseer"], by_method["goc"], "fid")
     assert tied is not None
     assert not tied.decided
@@ -121,9 +112,9 @@ def test_several_seeds_are_pooled(tmp_path: Path) -> None:
     frame, points = pointed(runs_in(tmp_path, *both))
     assert frame["seed"].tolist() == ["0,1", "0,1"]
     assert frame["fid_se"].tolist() == pytest.approx([0.2 / 2**0.5] * 2)
-    found = difference(points[1], points[0], "fid")
-    assert found is not None
-    assert found.error == pytest.approx(0.2 / SAMPLES**0.5, rel=0.1)  # two seeds, two runs
+    delta = difference(points[1], points[0], "fid")
+    assert delta is not None
+    assert delta.error == pytest.approx(0.2 / SAMPLES**0.5, rel=0.1)  # two seeds, two runs
 
 
 def test_distances_to_the_uncached_run_are_not_compared_across_steps(tmp_path: Path) -> None:
@@ -139,13 +130,13 @@ def test_measured_numbers_are_laid_beside_the_published_ones_of_the_same_model_a
     frame, _ = pointed(
         runs_in(tmp_path, result("goc", 20, 0.5, 3.9), result("none", 20, 0.0, 3.4), result("l2c_goc", 20, 0.22, 3.45))
     )
-    found = beside(frame, with_error)
-    half = found[found["cached"] == "50.0%"].set_index("metric")
+    lines = beside(frame, with_error)
+    half = lines[lines["cached"] == "50.0%"].set_index("metric")
     assert half.loc["fid", "published"] == 3.907
     assert half.loc["fid", "difference"] == pytest.approx(3.9 - 3.907)
     assert half.loc["is", "published"] == 216.28
-    assert "l2c_goc" not in set(found["method"])  # nobody has published GOC on L2C
-    assert len(found[found["method"] == "no cache"]) == 4  # FID and IS in two papers
+    assert "l2c_goc" not in set(lines["method"])  # nobody has published GOC on L2C
+    assert len(lines[lines["method"] == "no cache"]) == 4  # FID and IS in two papers
     assert beside(frame.assign(model="digits"), with_error).empty
 
 
