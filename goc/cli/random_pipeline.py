@@ -34,6 +34,7 @@ BLOCKS = 3
 LATENT_SIDE = 16  # of 32 image pixels
 WIDTH = 16
 TOKENS = 77
+TINY = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2}
 PROMPTS = (
     "a red cat on a wooden table",
     "two birds above the sea at dawn",
@@ -54,8 +55,7 @@ def letters() -> CLIPTokenizer:
 def text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
     """Of a tiny text encoder for a tokenizer."""
     return CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=2 * WIDTH, projection_dim=WIDTH,
-        num_hidden_layers=2, num_attention_heads=2, bos_token_id=tokenizer.bos_token_id,
+        **TINY, vocab_size=len(tokenizer), projection_dim=WIDTH, bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
 
@@ -89,8 +89,7 @@ def write_pipeline(folder: Path, seed: int, randomize: Callable[[nn.Module, int]
 def write_clip(folder: Path, seed: int, randomize: Callable[[nn.Module, int], None]) -> None:
     """A tiny CLIP in the folder format of transformers."""
     tokenizer, side = letters(), 2 * LATENT_SIDE
-    seeing = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2,
-              "image_size": side, "patch_size": 8}  # fmt: skip
+    seeing = {**TINY, "image_size": side, "patch_size": 8}
     config = CLIPConfig(text_config=text_config(tokenizer).to_dict(), vision_config=seeing, projection_dim=WIDTH)
     network = CLIPModel(config)
     randomize(network, seed)
@@ -101,15 +100,14 @@ def write_clip(folder: Path, seed: int, randomize: Callable[[nn.Module, int], No
 
 def write_blip(folder: Path, seed: int, randomize: Callable[[nn.Module, int], None]) -> None:
     """A tiny BLIP in the folder format of transformers."""
-    side, size = 2 * LATENT_SIDE, {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH}
+    side = 2 * LATENT_SIDE
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocabulary = [*special, *(f"{sign}{letter}" for sign in ("", "##") for letter in ascii_lowercase)]
     tokenizer = BertTokenizer(vocab={token: i for i, token in enumerate(vocabulary)}, model_max_length=TOKENS)
     network = BlipForImageTextRetrieval(BlipConfig(
-        text_config={**size, "vocab_size": len(vocabulary), "encoder_hidden_size": WIDTH, "num_hidden_layers": 2,
-                     "num_attention_heads": 2, "max_position_embeddings": TOKENS,
-                     "pad_token_id": 0, "bos_token_id": 2, "sep_token_id": 3},
-        vision_config={**size, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": side, "patch_size": 8},
+        text_config={**TINY, "vocab_size": len(vocabulary), "encoder_hidden_size": WIDTH,
+                     "max_position_embeddings": TOKENS, "pad_token_id": 0, "bos_token_id": 2, "sep_token_id": 3},
+        vision_config={**TINY, "image_size": side, "patch_size": 8},
         projection_dim=WIDTH, image_text_hidden_size=WIDTH,
     ))  # fmt: skip
     randomize(network, seed)

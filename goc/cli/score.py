@@ -23,11 +23,6 @@ LONGEST_NAME = 100  # characters
 ELSEWHERE = ("model=dit_xl_2_256", "model.name=elsewhere", "model.checkpoint=none", "model.in_channels=3", "vae=null")
 
 
-def settings_of(overrides: Sequence[str]) -> list[str]:
-    """The overrides of a run that say what images made elsewhere are of."""
-    return ["method=none", "converged_samples=0", "name=scored", *overrides]
-
-
 def score(images: Path, overrides: Sequence[str], name: str, out: Path | None, against: Path | None,
           **said: Any) -> "Result":  # fmt: skip
     """Measure images; the rest as `goc.runs.scored.Elsewhere` has it."""
@@ -37,7 +32,7 @@ def score(images: Path, overrides: Sequence[str], name: str, out: Path | None, a
         value = said.get(key)
         if value is not None and not 0 < value < float("inf"):
             raise ConfigError(f"{key}={value}: must be a number above 0")
-    config = compose_config(settings_of(overrides))
+    config = compose_config(["method=none", "converged_samples=0", "name=scored", *overrides])
     validate(config)
     counted = any(text.partition("=")[0] == "num_samples" for text in overrides)
     from goc.runs.scored import Elsewhere, score_images

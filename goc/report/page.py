@@ -62,7 +62,8 @@ def write_html(
     data = [_data(every, rows, of_rows) for _, every, rows, of_rows in groups]
     pictures = strips(Pictures([rows for _, _, rows, _ in groups], images, set(pictured.tolist())))
     skipped = list(dict.fromkeys((*skipped, *damaged(points))))  # also what has shown only now, in pairs
-    page = _template().render(
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(resolve(TEMPLATE).read_text(encoding="utf-8")).render(
         groups=[_group(name, rows, of_rows, pictures) for name, _, rows, of_rows in groups],
         pictures=pictures,
         pictured=len(pictured),
@@ -76,11 +77,6 @@ def write_html(
         library=Markup(library()),
     )
     write_text(path, page)
-
-
-def _template() -> Any:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(resolve(TEMPLATE).read_text(encoding="utf-8"))
 
 
 def _script_json(value: Any) -> Markup:

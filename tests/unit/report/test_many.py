@@ -21,8 +21,9 @@ def test_the_front_is_what_comparing_all_pairs_finds() -> None:
     generator = np.random.default_rng(0)
     for size in (0, 1, 2, 30, 200):
         cost, quality = (generator.integers(0, 12, size).astype(float) for _ in range(2))
-        quality[generator.random(size) < 0.1] = np.nan
-        known = ~np.isnan(quality)
+        for values in (cost, quality):
+            values[generator.random(size) < 0.1] = np.nan
+        known = ~np.isnan(cost + quality)
         beaten = [
             any(known[j] and cost[j] <= cost[i] and quality[j] <= quality[i]
                 and (cost[j] < cost[i] or quality[j] < quality[i]) for j in range(size))

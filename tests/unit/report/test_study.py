@@ -10,7 +10,6 @@ from paired import content
 from PIL import Image
 
 from goc.report.frame import table
-from goc.report.plots import pareto
 from goc.report.study import main
 from goc.sampling.images import image_grid
 from goc.system.command import run_command
@@ -78,13 +77,6 @@ def test_failed_runs_are_in_the_report_with_their_reasons(tmp_path: Path) -> Non
     (tmp_path / "bad" / "error.txt").write_text("cache_ratio=1.5: must be in [0, 1)\nTraceback ...")
     assert main([str(tmp_path)]) == 0
     assert "cache_ratio=1.5: must be in [0, 1)" in (tmp_path / "report.html").read_text()
-
-
-def test_the_pareto_front_is_what_no_other_point_beats() -> None:
-    saved = np.array([0.0, 0.25, 0.5, 0.5, 0.75, np.nan])
-    fid = np.array([2.0, 1.9, 2.5, 3.0, 2.4, 0.0])
-    assert pareto(-saved, fid, lower=True).tolist() == [False, True, False, False, True, False]
-    assert pareto(-saved, -fid, lower=False).tolist() == [False, True, False, False, True, False]
 
 
 def test_a_folder_without_runs_is_an_error(tmp_path, capsys) -> None:

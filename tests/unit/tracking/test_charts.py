@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from paired import content
 
 from goc.config import compose_config, validate
 from goc.report.frame import over_seeds, series_names, table
@@ -26,14 +27,7 @@ def test_bad_settings_name_the_key_and_what_is_allowed(override: str, expected: 
 
 def run(method: str, cached: float, fid: float | None, cfg_scale: float = 1.0) -> dict[str, Any]:
     """What the table takes of a result."""
-    return {
-        "method": method,
-        "config": {"sampler": "ddim", "steps": 20, "cfg_scale": cfg_scale, "cache_ratio": cached, "seed": 0,
-                   "model": {"name": "m"}},
-        "measurement": {"cfg_scale": cfg_scale},
-        "metrics": {"fid": fid},
-        "cost": {"cache_ratio": cached, "macs_saved": 0.9 * cached},
-    }  # fmt: skip
+    return content(method, cached, {"fid": fid}, cfg_scale=cfg_scale, model="m", cost={"macs_saved": 0.9 * cached})
 
 
 def test_a_curve_is_a_method_in_order_of_cost_and_no_cache_is_a_level() -> None:
