@@ -71,19 +71,19 @@ def load_reference(
     the extractor's reference. Raises GocError, of one line, if the reference is missing, damaged, or of another
     extractor or image size; nothing in a file is ever run.
     """
-    what = extractor.reference_setting
+    what, suffix = extractor.reference_setting, path.suffix.lower()
     if not path.exists():
         raise GocError(
             f"{what}={path}: no such file or folder (looked for {path.absolute()}); get ADM's with `goc fetch`"
         )
     if path.is_dir():
         reference = extracted(folder_images(path, extractor.kind.channels, image_size, what), extractor, cache_dir)
-    elif path.suffix.lower() == ".npz":
+    elif suffix == ".npz":
         reference = _load_npz(path, extractor, image_size, need_features, cache_dir)
-    elif path.suffix.lower() == ".safetensors":
+    elif suffix == ".safetensors":
         reference = _load_saved(path, extractor, need_features)
         _warn_of_pixels(path, what)
-    elif path.suffix.lower() == ".pkl":
+    elif suffix == ".pkl":
         reference = _load_edm2(path, extractor)
     else:
         raise GocError(f"{what}={path}: must be a .safetensors, .npz or .pkl file, or a folder of images")
@@ -157,15 +157,9 @@ def _load_saved(path: Path, extractor: Extractor, need_features: bool) -> Refere
     if not {"mu", "sigma"} <= set(statistics):
         raise GocError(f"{prefix} holds neither statistics (mu, sigma) nor features of real images")
     return Reference(
-        path=path,
-        sha256=file_sha256(path),
-        extractor=header.get("extractor", extractor.name),
-        extractor_sha256=header.get("extractor_sha256"),
-        image_size=image_size,
-        features=features,
-        pixels=header.get(PIXELS, PIXEL_RULE),
-        **statistics,
-    )
+        path, file_sha256(path), header.get("extractor", extractor.name), header.get("extractor_sha256"), image_size,
+        features=features, pixels=header.get(PIXELS, PIXEL_RULE), **statistics,
+    )  # fmt: skip
 
 
 def _warn_of_pixels(path: Path, what: str) -> None:
@@ -337,15 +331,8 @@ def _is_of(kept: Path, images: RealImages, extractor: Extractor) -> bool:
 
 def _of(images: RealImages, extractor: Extractor, most: int | None, saved: Path | None) -> Reference:
     sums = sums_of(images, extractor, most, saved)
+    mu_s, sigma_s = (sums.spatial.mu, sums.spatial.sigma) if sums.spatial.count else (None, None)
     return Reference(
-        path=images.path,
-        sha256=images.sha256,
-        extractor=extractor.name,
-        extractor_sha256=extractor.weights_sha256,
-        image_size=images.size,
-        **sums.plain.statistics(),
-        mu_s=sums.spatial.mu if sums.spatial.count else None,
-        sigma_s=sums.spatial.sigma if sums.spatial.count else None,
-        features=sums.features,
-        pixels=images.rule or PIXEL_RULE,
-    )
+        images.path, images.sha256, extractor.name, extractor.weights_sha256, images.size, sums.plain.mu,
+        sums.plain.sigma, mu_s, sigma_s, sums.features, images.rule or PIXEL_RULE,
+    )  # fmt: skip

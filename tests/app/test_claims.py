@@ -1,4 +1,4 @@
-"""The table of claims: shares of real runs' distances, and a miss where one is larger than what was claimed."""
+"""The table of claims: shares of real runs' apart, and a miss where one is larger than what was claimed."""
 
 import json
 import sys
@@ -26,10 +26,10 @@ def test_shares_are_those_of_the_runs_and_misses_are_said(
 ) -> None:
     run_here("-m", "name=study", "method=none,reuse,goc,goc_anchored,taylorseer,searched_learned", "num_samples=12",
              "cache_ratio=0.75", "metrics=[fid]", "latency_repeats=0", "converged_samples=0")  # fmt: skip
-    found = {}
+    apart = {}
     for file in (tmp_path / "outputs/study").glob("*/result.json"):
         result = json.loads(file.read_text())
-        found[result["method"]] = result["distance"].get("relative_l2_mean")
+        apart[result["method"]] = result["distance"].get("relative_l2_mean")
     monkeypatch.setattr(
         sys, "argv", ["digits_ratios.py", str(tmp_path / "outputs/study"), "--picture", str(tmp_path / "ratios.png")]
     )
@@ -38,8 +38,8 @@ def test_shares_are_those_of_the_runs_and_misses_are_said(
     with Image.open(tmp_path / "ratios.png") as picture:
         assert picture.width > 1000
     (claim,) = rows_of(printed, "Our own, as shares of the best distance published")
-    best = min(found["reuse"], found["taylorseer"], found["goc"])
-    share = found["searched_learned"] / best
+    best = min(apart["reuse"], apart["taylorseer"], apart["goc"])
+    share = apart["searched_learned"] / best
     assert float(claim["searched_learned"]) == pytest.approx(share, abs=0.006)
     assert claim["evaluations"] == "5"
     assert ("MISSED (above: digits" in claim["reached"]) == (share > 0.5)
@@ -49,7 +49,7 @@ def test_shares_are_those_of_the_runs_and_misses_are_said(
     assert cost["a rival as close needs"] == "20.0"  # as only one ratio was run
     assert cost["paid after images"] == f"{133_760 / 15:,.0f}"
     (pair,) = rows_of(printed, "Anchored GOC less reuse: mean distance, in pairs")
-    assert float(pair["digits"].split("(")[0]) == pytest.approx(found["goc_anchored"] - found["reuse"], abs=6e-5)
+    assert float(pair["digits"].split("(")[0]) == pytest.approx(apart["goc_anchored"] - apart["reuse"], abs=6e-5)
     numbers = rows_of(printed, "DDIM-20, guidance 1.0: digits")
     assert [row["method"] for row in numbers][-1] == "`goc`"  # of as many evaluations the farthest is the last
     assert {row["cached"] for row in numbers} == {"75.0%"}
@@ -58,9 +58,9 @@ def test_shares_are_those_of_the_runs_and_misses_are_said(
 def test_a_mean_above_the_claim_is_a_miss_that_names_the_models() -> None:
     rows = [{"model": model, "cfg_scale": 1.0, "steps": 20, "evaluations": 5.0, "method": method,
              "relative_l2_mean": distance}
-            for model, published, composed, own in (("a", 0.1, 0.2, 0.04), ("b", 0.1, 0.08, 0.08))
+            for model, published, composed, learned in (("a", 0.1, 0.2, 0.04), ("b", 0.1, 0.08, 0.08))
             for method, distance in (("taylorseer", published), ("uniform+taylor", composed),
-                                     ("searched_learned", own))]  # fmt: skip
+                                     ("searched_learned", learned))]  # fmt: skip
     (row,) = claims.claims(pd.DataFrame(rows), claims.PUBLISHED)
     assert row["reached"] == "0.60 ± 0.28: MISSED (above: b 0.80)"
     assert row["best"] == "taylorseer"

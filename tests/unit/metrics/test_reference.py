@@ -251,7 +251,7 @@ def test_images_in_subfolders_count(tmp_path: Path, digits: Tensor, load: Load) 
     assert len(features) == 9
 
 
-def test_what_is_kept_is_made_again_if_damaged(
+def test_what_is_kept_is_made_again_if_damaged_or_of_other_images_by_its_name(
     tmp_path: Path, digits: Tensor, features: Features, load: Load, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = write_folder(tmp_path / "images", digits)
@@ -260,14 +260,7 @@ def test_what_is_kept_is_made_again_if_damaged(
     kept.write_bytes(kept.read_bytes()[:1000])
     assert_is_of(load(folder), features)
     assert "made again" in caplog.text
-
-
-def test_what_is_kept_of_other_images_is_not_taken_by_its_name(
-    tmp_path: Path, digits: Tensor, features: Features, load: Load, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = write_folder(tmp_path / "images", digits)
-    load(folder)
-    (kept,) = (tmp_path / "cache").glob("*.safetensors")
+    caplog.clear()
     load(write_folder(tmp_path / "others", 255 - digits))
     (other,) = set((tmp_path / "cache").glob("*.safetensors")) - {kept}
     shutil.copy(other, kept)
