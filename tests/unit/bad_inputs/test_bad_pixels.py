@@ -266,7 +266,7 @@ def saved_statistics(**others: torch.Tensor) -> Callable[[Path], object]:
 ASYMMETRIC, NEGATIVE = SIGMA.copy(), SIGMA - np.eye(64)
 ASYMMETRIC[0, 1] += 1
 WANTED = re.escape(", must be uint8 [M, H, W, C] or [M, C, H, W], 0 to 255, with M > 1, H = W, and C = 1 or 3")
-NAN = torch.full((5, 64), float("nan"))
+NAN, MU_32 = torch.full((5, 64), float("nan")), torch.from_numpy(MU).float()
 
 FILES = [
     File("float images", "x.npz", npz(arr_0=GREY / 255), rf"arr_0 are float64 \[3, 8, 8, 1\]{WANTED}"),
@@ -310,7 +310,8 @@ FILES = [
     File("asymmetric sigma", "x.npz", statistics(sigma=ASYMMETRIC), "sigma is not symmetric, so it is no covariance"),
     File("negative sigma", "x.npz", statistics(sigma=NEGATIVE), "sigma has negative eigenvalues"),
     File("transposed mu", "x.npz", statistics(mu=MU[:, None]), r"mu is \[64, 1\], \[64\] on the features"),
-    File("mu alone", "x.npz", npz(mu=MU), r"holds neither .* but mu float64 \[64\]$"),
+    File("mu alone", "x.npz", npz(mu=MU), r"neither statistics \(mu, sigma\) nor images \(arr_0\), but mu float64"),
+    File("flat sigma", "x.npz", statistics(sigma=MU), r"sigma is \[64\], \[64, 64\] on the features of digits"),
     File("a pipe", "x.npz", pipe, "must be a regular file, not a pipe"),
     File("a device", "x.npz", lambda path: path.symlink_to("/dev/null"), "must be a regular file, not a device"),
     File("a pipe of tensors", "x.safetensors", pipe, "must be a regular file, not a pipe"),
@@ -321,6 +322,9 @@ FILES = [
     File("and statistics", "x.safetensors", saved_statistics(features=NAN), "features hold values that are no finite"),
     File("integer features", "x.safetensors", tensors(features=torch.ones(5, 64).int()), "features is of the type I32"),
     File("other features", "x.safetensors", tensors(features=torch.ones(5, 9)), r"features are \[5, 9\]"),
+    File("and other features", "x.safetensors", saved_statistics(features=torch.zeros(5, 3)), r"features are \[5, 3\]"),
+    File("flat features", "x.safetensors", tensors(features=MU_32), r"must be \[images, D\], not \[64\]"),
+    File("others", "x.safetensors", tensors(weight=MU_32), r"neither statistics \(mu, sigma\) nor features of real"),
     File("one image's", "x.safetensors", tensors(features=torch.ones(1, 64)), r"features must be \[images, D\]"),
     File("half tensors", "x.safetensors", saved_statistics(mu=torch.ones(64).half()), "mu is of the type F16"),
     File("complex", "x.safetensors", saved_statistics(mu=torch.ones(64) * 1j), "mu is of the type C64"),

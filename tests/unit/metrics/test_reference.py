@@ -305,14 +305,6 @@ def test_the_first_image_of_another_size_is_named(tmp_path: Path, digits: Tensor
     assert refusal(load, folder, image_size=16).startswith("0000.png is 8x8 pixels, not 16x16")
 
 
-@pytest.mark.parametrize("damage", ["garbage", "truncated"])
-def test_a_damaged_image_is_named(tmp_path: Path, digits: Tensor, load: Load, damage: str) -> None:
-    folder = write_folder(tmp_path / "images", digits[:9])
-    path = folder / "0005.png"
-    path.write_bytes(b"garbage" if damage == "garbage" else path.read_bytes()[:50])
-    assert refusal(load, folder).startswith("0005.png is damaged or no image")
-
-
 def test_a_folder_without_images_is_one_line(tmp_path: Path, load: Load) -> None:
     assert refusal(load, tmp_path) == "0 images there, at least 2 are needed"
 
@@ -343,42 +335,6 @@ def test_a_damaged_npz_is_one_line(tmp_path: Path, digits: Tensor, features: Fea
     path.write_bytes(damaged[damage])
     assert refusal(load, path).startswith("damaged, or not an .npz file")
     assert not list((tmp_path / "cache").glob("*.safetensors"))
-
-
-@pytest.mark.parametrize(
-    ("members", "text"),
-    [
-        ({"mu": np.zeros(2048)}, "mu is [2048], [64] on the features of digits"),
-        ({"sigma": np.zeros(64)}, "sigma is [64], [64, 64] on the features of digits"),
-        ({"mu": np.full(64, np.nan)}, "mu holds values that are no finite numbers"),
-        ({"mu": None}, "holds neither statistics (mu, sigma) nor images (arr_0)"),
-        ({"arr_0": np.zeros((3, 16, 16, 1), np.uint8)}, "of images of 16x16 pixels, not 8x8"),
-        ({"arr_0": np.zeros((3, 8, 9, 1), np.uint8)}, "its images arr_0 are uint8 [3, 8, 9, 1], must be uint8 [M, H"),
-        ({"arr_0": np.zeros((3, 8, 8, 1))}, "its images arr_0 are float64 [3, 8, 8, 1], must be uint8"),
-    ],
-)
-def test_an_npz_that_does_not_fit_is_one_line(
-    tmp_path: Path, features: Features, load: Load, members: dict[str, np.ndarray], text: str
-) -> None:
-    path = write_adm(tmp_path / "adm.npz", features, **members)
-    assert refusal(load, path).startswith(text)
-
-
-@pytest.mark.parametrize(
-    ("tensors", "text"),
-    [
-        ({"weight": torch.zeros(2)}, "holds neither statistics (mu, sigma) nor features of real images"),
-        ({"features": torch.zeros(5, 2048)}, "features are [5, 2048], [images, 64] for digits"),
-        ({"features": torch.zeros(5)}, "its features must be [images, D], not [5]"),
-        ({"mu": torch.zeros(64), "sigma": torch.eye(64), "features": torch.zeros(5, 3)}, "features are [5, 3]"),
-    ],
-)
-def test_a_safetensors_file_that_does_not_fit_is_one_line(
-    tmp_path: Path, load: Load, tensors: dict[str, Tensor], text: str
-) -> None:
-    path = tmp_path / "reference.safetensors"
-    save_file(tensors, path)
-    assert refusal(load, path).startswith(text)
 
 
 def test_the_command_line_saves_what_a_run_then_loads(

@@ -1,12 +1,11 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
 from paired import SAMPLES, Runs, content, pointed, runs_in
 
 from goc.report.pairs import best_of, difference, targets
 from goc.report.published import beside
-from goc.report.results import INFLUENCE_FILE, write_influence
+from goc.report.results import INFLUENCE_FILE
 from goc.report.tables import latex, markdown, with_error
 
 
@@ -91,18 +90,6 @@ def test_bold_is_better_than_every_rival_by_two_paired_errors(tmp_path: Path) ->
     text = markdown(frame, points)
     assert "**3.5" not in text
     assert f"No paired error for goc: {INFLUENCE_FILE} is missing" in text
-
-
-@pytest.mark.parametrize("damage", ["truncated", "of another N"])
-def test_an_influence_file_that_is_not_the_runs_is_told(tmp_path: Path, damage: str) -> None:
-    runs = runs_in(tmp_path, result("goc", 20, 0.5, 3.50), result("reuse", 20, 0.5, 3.60))
-    path = tmp_path / "0" / INFLUENCE_FILE
-    if damage == "truncated":
-        path.write_bytes(path.read_bytes()[:-5])
-    else:
-        write_influence(tmp_path / "0", {"fid": np.zeros(7)})
-    frame, points = pointed(runs)
-    assert {"truncated": "is damaged", "of another N": "is of 7 samples, not 400"}[damage] in markdown(frame, points)
 
 
 def test_several_seeds_are_pooled(tmp_path: Path) -> None:
