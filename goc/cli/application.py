@@ -136,8 +136,6 @@ class SweepReport(Callback):
             return  # the leader reports
         SweepReport.failed = True  # unless this comes to its end: Hydra only logs what a callback raises
         folder = Path(config.hydra.sweep.dir)
-        start = self.started.stat().st_mtime
-        reasons = [path for path in sorted(folder.glob(f"*/{FAILURE_FILE}")) if path.stat().st_mtime >= start]
         if find([folder]).runs:
             try:
                 report([str(folder)])
@@ -145,17 +143,18 @@ class SweepReport(Callback):
                 fail(error)
                 return
             track_study(from_hydra(config).output, folder)
-        if reasons or SweepReport.unwritten:
-            print(f"{len(reasons) + len(SweepReport.unwritten)} failed:", file=sys.stderr)
-        for path in reasons:
-            try:
-                reason = reason_in(path.parent)
-            except ValueError as error:
-                reason = str(error)
-            print(f"  {reason}  ({path})", file=sys.stderr)
-        SweepReport.failed = bool(reasons or SweepReport.unwritten)
-        for line in SweepReport.unwritten:
-            print(f"  {line}", file=sys.stderr)
+        failed, start = [], self.started.stat().st_mtime
+        for path in sorted(folder.glob(f"*/{FAILURE_FILE}")):
+            if path.stat().st_mtime >= start:
+                try:
+                    reason = reason_in(path.parent)
+                except ValueError as error:
+                    reason = str(error)
+                failed.append(f"{reason}  ({path})")
+        failed += SweepReport.unwritten
+        if failed:
+            print(f"{len(failed)} failed:", *(f"  {line}" for line in failed), sep="\n", file=sys.stderr)
+        SweepReport.failed = bool(failed)
 
 
 def in_order(arguments: Sequence[str]) -> list[str]:

@@ -1,14 +1,22 @@
 """The columns of the table over runs: what was set, what it cost and what was measured, by plugins' metrics too."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache, partial
+from typing import Any
 
 from goc.metrics.columns import Column
 from goc.metrics.registry import METRICS
 
 PLAIN_COST = partial(Column, better="lower")
 TO_CONVERGED = partial(Column, better="lower", error=True, of="converged")
-TO_UNCACHED = partial(Column, of="pairs", to_target=True)
+
+
+def to_uncached(name: str, *shown: Any, **options: Any) -> Column:
+    """The column of a distance to the uncached run; shown, options: as `Column` has them."""
+    return replace(Column(name, ("distance", name), *shown, **options), of="pairs", to_target=True)
+
+
 QUARTILES = ("min", "q25", "median", "q75", "max")  # of what is cached, where that is decided for each sample
 BEFORE = (
     Column("method", ("method",)),
@@ -27,25 +35,19 @@ MEASURED = (
     TO_CONVERGED("converged_median", ("converged", "median"), "to converged, median",
                  "distance to the converged solution, median", aside=True),
     Column("converged_accuracy", ("converged", "accuracy")),
-    TO_UNCACHED("drift", ("distance", "drift"), "drift", "drift: FID to the uncached samples", "lower", True, "drift",
-                biased=True),
-    TO_UNCACHED("mse", ("distance", "mse"), "MSE", "MSE to the uncached samples", "lower", aside=True),
-    TO_UNCACHED("relative_l2", ("distance", "relative_l2"), "rel. L2, all",
-                "relative L2 to the uncached samples, of all as one vector", "lower", aside=True),
-    TO_UNCACHED("relative_l2_mean", ("distance", "relative_l2_mean"), "rel. L2, mean",
-                "relative L2 to the uncached samples, mean", "lower", True, "relative_l2", aside=True),
-    TO_UNCACHED("relative_l2_median", ("distance", "relative_l2_median"), "rel. L2, median",
-                "relative L2 to the uncached samples, median", "lower", True),
-    TO_UNCACHED("relative_l2_p95", ("distance", "relative_l2_p95"), "rel. L2, p95",
-                "relative L2 to the uncached samples, 95th percentile", "lower", True, aside=True),
-    TO_UNCACHED("psnr", ("distance", "psnr"), "PSNR, all", "PSNR to the uncached images, of all as one, dB", "higher",
+    to_uncached("drift", "drift", "drift: FID to the uncached samples", "lower", True, "drift", biased=True),
+    to_uncached("mse", "MSE", "MSE to the uncached samples", "lower", aside=True),
+    to_uncached("relative_l2", "rel. L2, all", "relative L2 to the uncached samples, of all as one vector", "lower",
                 aside=True),
-    TO_UNCACHED("psnr_image", ("distance", "psnr_image"), "PSNR, mean", "PSNR to the uncached images, mean, dB",
-                "higher", True, "psnr_image"),
-    TO_UNCACHED("ssim", ("distance", "ssim"), "SSIM", "SSIM to the uncached images", "higher", True, "ssim",
-                aside=True),
-    TO_UNCACHED("lpips", ("distance", "lpips"), "LPIPS", "LPIPS to the uncached images", "lower", True, "lpips",
-                aside=True),
+    to_uncached("relative_l2_mean", "rel. L2, mean", "relative L2 to the uncached samples, mean", "lower", True,
+                "relative_l2", aside=True),
+    to_uncached("relative_l2_median", "rel. L2, median", "relative L2 to the uncached samples, median", "lower", True),
+    to_uncached("relative_l2_p95", "rel. L2, p95", "relative L2 to the uncached samples, 95th percentile", "lower",
+                True, aside=True),
+    to_uncached("psnr", "PSNR, all", "PSNR to the uncached images, of all as one, dB", "higher", aside=True),
+    to_uncached("psnr_image", "PSNR, mean", "PSNR to the uncached images, mean, dB", "higher", True, "psnr_image"),
+    to_uncached("ssim", "SSIM", "SSIM to the uncached images", "higher", True, "ssim", aside=True),
+    to_uncached("lpips", "LPIPS", "LPIPS to the uncached images", "lower", True, "lpips", aside=True),
 )  # fmt: skip
 COST = (
     PLAIN_COST("gmacs", ("cost", "gmacs_per_image"), "GMACs", "GMACs per image"),
@@ -56,21 +58,15 @@ COST = (
                "measured time, uncached run of the same steps = 1"),
 )  # fmt: skip
 AFTER = (
-    Column("gradient_weights", ("config", "gradient_weights")),
-    Column("inflection_threshold", ("config", "inflection_threshold")),
-    Column("amplification", ("amplification",)),
-    Column("correct_steps", ("config", "correct_steps")),
-    Column("uncorrected_steps", ("inflection", "uncorrected_steps")),
-    Column("cached_steps", ("cached_steps",)),
-    Column("cached_share", ("cached_share",)),
-    Column("guidance_interval", ("config", "guidance_interval")),
-    Column("cfg_cache", ("config", "cfg_cache")),
+    *(Column(path[-1], path) for path in (
+        ("config", "gradient_weights"), ("config", "inflection_threshold"), ("amplification",),
+        ("config", "correct_steps"), ("inflection", "uncorrected_steps"), ("cached_steps",), ("cached_share",),
+        ("config", "guidance_interval"), ("config", "cfg_cache"))),
     Column("samples", ("config", "num_samples")),
-    Column("seed", ("config", "seed")),
-    Column("cfg_scale", ("config", "cfg_scale")),
+    *(Column(name, ("config", name)) for name in ("seed", "cfg_scale")),
     Column("model", ("config", "model", "name")),
     Column("family", ("config", "model", "family")),
-)
+)  # fmt: skip
 
 
 def columns() -> dict[str, Column]:
