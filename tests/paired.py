@@ -46,7 +46,7 @@ def runs_in(folder: Path, *results: dict, noise_share: float = 0.2) -> Runs:
     """Runs whose FIDs share most of their error: noise_share is the share of each one by itself."""
     runs = []
     for index, result in enumerate(results):
-        (folder / str(index)).mkdir()
+        (folder / str(index)).mkdir(parents=True)
         noise = np.random.default_rng(index + 1).normal(size=SAMPLES)
         write_influence(folder / str(index), {"fid": 4 * COMMON + noise_share * noise})
         runs.append((folder / str(index), result))

@@ -140,12 +140,18 @@ def test_an_item_of_several_files_keeps_its_folder(
     assert lock(tmp_path) == {name: sha256(content) for name, content in vae.items()}
 
 
-def test_a_broken_connection_goes_on_where_it_was(source: Source, fetch: Fetch, tmp_path: Path) -> None:
-    source.breaks_off = [HALF]
+@pytest.mark.parametrize(("ranges", "version"), [(True, '"1"'), (False, '"1"'), (False, "")])
+def test_a_broken_connection_goes_on_where_it_was_or_starts_over_where_the_server_ignores_range(
+    source: Source, fetch: Fetch, tmp_path: Path, ranges: bool, version: str
+) -> None:
+    source.breaks_off, source.ranges, source.version = [HALF], ranges, version
     assert fetch("dit-512") == 0
     assert (tmp_path / NAME).read_bytes() == CONTENT
     assert len(source.asked) == 2
-    assert source.sent < len(CONTENT) + fetch_weights.CHUNK  # the first half came once
+    if ranges:
+        assert source.sent < len(CONTENT) + fetch_weights.CHUNK  # the first half came once
+    else:
+        assert source.sent == HALF + len(CONTENT)
 
 
 def test_a_stopped_download_goes_on_in_the_next_run(source: Source, fetch: Fetch, tmp_path: Path) -> None:
@@ -170,16 +176,6 @@ def test_a_file_that_was_replaced_meanwhile_is_not_glued_to_the_old_half(
     source.failing_after, source.version, source.files = None, '"2"', {NAME: CONTENT[::-1]}
     assert fetch("dit-512") == 0
     assert (tmp_path / NAME).read_bytes() == CONTENT[::-1]
-
-
-@pytest.mark.parametrize("version", ['"1"', ""])
-def test_a_server_that_ignores_range_means_starting_over(
-    source: Source, fetch: Fetch, tmp_path: Path, version: str
-) -> None:
-    source.breaks_off, source.ranges, source.version = [HALF], False, version
-    assert fetch("dit-512") == 0
-    assert (tmp_path / NAME).read_bytes() == CONTENT
-    assert source.sent == HALF + len(CONTENT)
 
 
 def test_a_server_that_always_breaks_off_at_the_same_place_is_given_up(

@@ -164,7 +164,6 @@ def test_fewer_samples_and_another_protocol_do_not_compare(tmp_path: Path) -> No
     for other, told in (
         (features, "model.extractor=digits"), (channels, "cfg_channels=4"), (classes, "class_labels=balanced"),
     ):  # fmt: skip
-        (tmp_path / told).mkdir()
         assert set(fids(beside(tmp_path / told, other)).values()) == {f"not comparable: {told}"}
 
 
@@ -179,7 +178,6 @@ def test_settings_decide_which_rows_a_run_repeats(tmp_path: Path) -> None:
         ("order", taylorseer(3, 2.35, order=2)),
         ("schedule", taylorseer(4, 2.35, cached=0.72, order=2)),
     ):
-        (tmp_path / name).mkdir()
         verdicts = fids(beside(tmp_path / name, other))
         # two papers do not say their order
         assert verdicts == ({} if name == "order" else {2.55: "not reproduced", 2.49: "not reproduced"})
@@ -191,7 +189,6 @@ def test_a_schedule_that_follows_from_the_cache_ratio_repeats_a_row_as_well(tmp_
     assert fids(beside(tmp_path, taylorseer(None, 3.40, cached=0.84, cached_share=share.tolist()))) == {
         3.46: "reproduced"
     }
-    (tmp_path / "8").mkdir()
     assert fids(beside(tmp_path / "8", taylorseer(8, 3.40, cached=0.84, cached_share=np.roll(share, 1).tolist()))) == {}
 
 
@@ -220,7 +217,6 @@ def test_another_site_is_another_method(tmp_path: Path) -> None:
 def test_a_share_alone_is_matched_where_that_is_all_that_is_published(tmp_path: Path) -> None:
     learned = run("l2c", 2.25, cached=0.21, schedule={"threshold": None})
     assert fids(beside(tmp_path, learned)) == {2.269: "reproduced"}
-    (tmp_path / "other").mkdir()
     other = run("l2c", 2.25, cached=0.21, schedule={"threshold": 0.2})
     assert beside(tmp_path / "other", other).empty
 
