@@ -71,13 +71,13 @@ def inception_score(batches: Iterable[Tensor], count: int, splits: int) -> tuple
     q: Tensor | None = None
     start = 0
     for batch in batches:
-        splits_here = split_of[start : start + len(batch)]
+        batch_splits = split_of[start : start + len(batch)]
         log_p = batch.double().log_softmax(dim=1)
         p = log_p.exp()
         if q is None:
             q = torch.zeros(splits, batch.shape[1], dtype=torch.double)
-        q.index_add_(0, splits_here, p)
-        p_log_p.index_add_(0, splits_here, (p * log_p).sum(dim=1))
+        q.index_add_(0, batch_splits, p)
+        p_log_p.index_add_(0, batch_splits, (p * log_p).sum(dim=1))
         start += len(batch)
     assert q is not None
     q /= sizes[:, None]

@@ -28,7 +28,7 @@ def families(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
     frame: `goc.report.frame.over_seeds`.
     """
-    named = []
+    groups = []
     for key, rows in frame[frame["family"].notna()].groupby(CONDITIONS, sort=False, dropna=False):
         models = sorted(rows["model"].unique())
         if len(models) < 2:
@@ -42,8 +42,8 @@ def families(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
             continue
         family, cfg_scale, samples, seed = key
         name = f"{family}: mean over {len(models)} models ({', '.join(models)}), guidance {cfg_scale}, "
-        named.append((f"{name}{samples} samples, seed {seed}", rows[everywhere]))
-    return named
+        groups.append((f"{name}{samples} samples, seed {seed}", rows[everywhere]))
+    return groups
 
 
 def spread(values: Sequence[float]) -> str:

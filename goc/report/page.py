@@ -59,12 +59,12 @@ def write_html(
         rows = every[every["place"].isin(shown)]
         if len(rows):
             groups.append((name, every, rows, [points[place] for place in rows["place"]]))
-    data = [_data(every, rows, of_rows) for _, every, rows, of_rows in groups]
+    data = [_data(every, rows, row_points) for _, every, rows, row_points in groups]
     pictures = strips(Pictures([rows for _, _, rows, _ in groups], images, set(pictured.tolist())))
     skipped = list(dict.fromkeys((*skipped, *damaged(points))))  # also what has shown only now, in pairs
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(resolve(TEMPLATE).read_text(encoding="utf-8")).render(
-        groups=[_group(name, rows, of_rows, pictures) for name, _, rows, of_rows in groups],
+        groups=[_group(name, rows, row_points, pictures) for name, _, rows, row_points in groups],
         pictures=pictures,
         pictured=len(pictured),
         failures=failures,

@@ -207,10 +207,10 @@ def markdown(frame: pd.DataFrame, points: Sequence[Point], features: int | None 
     many the extractor has.
     """
     parts = [warning(frame)]
-    for name, rows, of_rows in _with_points(frame, points):
-        cells = _cells(rows, of_rows, markdown_cell, "**{}**".format)
+    for name, rows, row_points in _with_points(frame, points):
+        cells = _cells(rows, row_points, markdown_cell, "**{}**".format)
         parts += [f"## {markdown_cell(name)}", cells.to_markdown(index=False, disable_numparse=True)]
-        parts.append("\n".join(f"- {markdown_cell(note)}" for note in notes(rows, of_rows, features)))
+        parts.append("\n".join(f"- {markdown_cell(note)}" for note in notes(rows, row_points, features)))
         if table := published_table(rows):
             parts += ["### Beside the published numbers", table]
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -219,8 +219,8 @@ def markdown(frame: pd.DataFrame, points: Sequence[Point], features: int | None 
 def latex(frame: pd.DataFrame, points: Sequence[Point]) -> str:
     """The same tables for LaTeX with the package booktabs, one `tabular` a measurement."""
     parts = [f"% {warning(frame)}"] if warning(frame) else []
-    for name, rows, of_rows in _with_points(frame, points):
-        cells = _cells(rows, of_rows, latex_cell, "\\textbf{{{}}}".format)
+    for name, rows, row_points in _with_points(frame, points):
+        cells = _cells(rows, row_points, latex_cell, "\\textbf{{{}}}".format)
         heads = [latex_cell(str(column)) for column in cells.columns]
         lines = [" & ".join(map(str, row)) + r" \\" for row in [heads, *cells.to_numpy()]]
         form = "l" + "r" * (len(cells.columns) - 1)

@@ -117,5 +117,5 @@ def _lines(rows: pd.DataFrame) -> dict[str, Any]:
 def marks(rows: pd.DataFrame) -> list[dict[str, str]]:
     """Fill and shape of each row's point. (As fields of the data, they stay out of the legend, which shows lines.)"""
     looks = styles(rows)
-    of_rows = (looks[str(name)] for name in rows["series"])
-    return [{"fill": to_hex(look["color"]), "shape": SHAPES[look["marker"]]} for look in of_rows]
+    row_looks = (looks[str(name)] for name in rows["series"])
+    return [{"fill": to_hex(look["color"]), "shape": SHAPES[look["marker"]]} for look in row_looks]

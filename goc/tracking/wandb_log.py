@@ -117,12 +117,12 @@ def log_summary(settings: WandbConfig, folder: Path) -> str:
 
 def questions(rows: pd.DataFrame) -> dict[str, str]:
     """The questions that a measurement's rows can answer, by the column that answers them."""
-    asked = {}
+    by_column = {}
     for group, question in QUESTIONS.items():
         if (column := next((name for name in group if rows[name].notna().any()), None)) is not None:
-            asked[column] = question
+            by_column[column] = question
     images = [name for name in (*IMAGES, *of_plugins()) if name in rows and rows[name].notna().any()]
-    return asked | {name: f"Which has the best {titles(name)[0]}, at which cost?" for name in images}
+    return by_column | {name: f"Which has the best {titles(name)[0]}, at which cost?" for name in images}
 
 
 def charts(points: pd.DataFrame) -> dict[str, Any]:
