@@ -46,6 +46,7 @@ class PaperRow:
     feature_size: int = EXTRACTORS[INCEPTION].size
 
 
+ON_CPU = PaperRow(model="DiT-S/2", steps=20, batch=2, precision="fp32", scored=1000)
 TINY = PaperRow(
     model="DiT-S/8", image_size=64, steps=2, batch=2, precision="fp32", batches=2, tiny=True, images=100,
     real_images=20, scored=20, feature_size=16,

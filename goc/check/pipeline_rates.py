@@ -1,13 +1,14 @@
 """Images a second from noise to result.json with random weights: each part alone, and all of them together.
 
-`measure` gives the table of `scripts/benchmark.py pipeline` (docs/performance.md).
+`measure` gives the table; `pipeline` is scripts/benchmark.py pipeline (docs/performance.md).
 """
 
+import argparse
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from goc.check.pipeline_parts import PaperRow, Parts, decoders, load_parts
+from goc.check.pipeline_parts import ON_CPU, TINY, PaperRow, Parts, decoders, load_parts
 from goc.check.pipeline_scores import score_seconds
 from goc.sampling.generate import generate
 from goc.sampling.shards import SampleSet
 from goc.sampling.workers import Workers
+from goc.system.arguments import check_numbers
 from goc.system.device import synchronize
+from goc.system.precision import PRECISIONS
 
-COLUMNS = ("part", "images_per_s", "seconds_a_batch", "error_s", "of_sampler", "hours", "hours_error")
+COLUMNS = ["part", "images_per_s", "seconds_a_batch", "error_s", "of_sampler", "hours", "hours_error"]
 SAMPLER, DECODE, FEATURES, WRITING, METRICS = "sampler", "VAE decode", "features", "writing", "metrics"
-IN_TURN, OVERLAPPED = "one after the other", "overlapped"
+WHOLE = IN_TURN, OVERLAPPED = "one after the other", "overlapped"
 
 
 @dataclass(frozen=True)
@@ -109,14 +112,19 @@ def measure(row: PaperRow) -> pd.DataFrame:
         folder = Path(root)
         parts = load_parts(row, folder)
         seconds = alone(parts, row, folder / "alone")
-        seconds |= {name: together(parts, row, folder / name, name == OVERLAPPED) for name in (IN_TURN, OVERLAPPED)}
+        seconds |= {name: together(parts, row, folder / name, name == OVERLAPPED) for name in WHOLE}
         metrics = Seconds.of(score_seconds(row, folder / METRICS))
-    table = []
+    return table(row, seconds, metrics)
+
+
+def table(row: PaperRow, seconds: Mapping[str, Seconds], metrics: Seconds) -> pd.DataFrame:
+    """The table of seconds a batch, by part, and of those that all metrics take."""
+    rows: list[dict[str, Any]] = []
     for name, batch in seconds.items():
         whole = batch.times(row.images / row.batch)
-        if name in (IN_TURN, OVERLAPPED):
+        if name in WHOLE:
             whole = whole.plus(metrics)
-        table.append(
+        rows.append(
             {
                 "part": name,
                 "images_per_s": row.batch / batch.mean,
@@ -128,5 +136,31 @@ def measure(row: PaperRow) -> pd.DataFrame:
             }
         )
     of_metrics = {"part": METRICS, "hours": metrics.mean / 3600, "hours_error": metrics.error / 3600}
-    table.insert(len(table) - 2, of_metrics)
-    return pd.DataFrame(table, columns=list(COLUMNS))
+    rows.insert(len(rows) - len(WHOLE), of_metrics)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def pipeline(settings: list[str]) -> pd.DataFrame:
+    """Each part of a row of a paper's table alone, the whole in turn and overlapped, and hours for all its images."""
+    row = PaperRow() if torch.cuda.is_available() else ON_CPU
+    if "--tiny" in settings:
+        row = TINY
+    parser = argparse.ArgumentParser(
+        prog="benchmark.py pipeline", formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Defaults are those of this machine: a GPU's, or a CPU's.",
+    )  # fmt: skip
+    parser.add_argument("--tiny", action="store_true", help="small models, in seconds: does it run")
+    parser.add_argument("--model", default=row.model, help="a published architecture")
+    parser.add_argument("--image-size", type=int, default=row.image_size, help="pixels a side")
+    parser.add_argument("--cfg-scale", type=float, default=row.cfg_scale, help="1 is without guidance")
+    parser.add_argument("--steps", type=int, default=row.steps, help="of DDIM")
+    parser.add_argument("--precision", choices=PRECISIONS, default=row.precision, help="as run.py's")
+    parser.add_argument("--compiled", action="store_true", help="as run.py's compile=true")
+    parser.add_argument("--batch", type=int, default=row.batch, help="images made together")
+    parser.add_argument("--vae-batch", type=int, default=row.vae_batch, help="latents decoded together")
+    parser.add_argument("--batches", type=int, default=row.batches, help="that are timed")
+    parser.add_argument("--images", type=int, default=row.images, help="of the row whose hours are estimated")
+    parser.add_argument("--scored", type=int, default=row.scored, help="samples that the metrics are timed on")
+    options = parser.parse_args(settings)
+    check_numbers(options, {"steps": 2, "batch": 1, "vae_batch": 1, "batches": 2, "images": 1, "scored": 10})
+    return measure(replace(row, **vars(options)))

@@ -50,7 +50,7 @@ class Background:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.pool.shutdown()
-        if error is None or isinstance(error, Exception):  # and not Ctrl-C
+        if not isinstance(error, KeyboardInterrupt | SystemExit):  # Ctrl-C and `Stopped` are told as they are
             self._raise()
 
     def start(self, work: Callable[[], None]) -> None:
