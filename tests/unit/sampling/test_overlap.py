@@ -184,6 +184,17 @@ def test_told_to_stop_it_ends_after_the_shard_in_hand_with_all_on_disk(
     assert samples.on_disk() == [0, 1]
 
 
+def test_told_to_stop_while_the_last_shard_is_written_it_does(tiny_dit: DiT, tmp_path: Path) -> None:
+    def writing(shard: int) -> None:
+        if shard == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    samples = Watched(tmp_path, writing)
+    with pytest.raises(StoppedError, match="stopped by SIGTERM"):
+        generate(generation(tiny_dit), samples, KEEP, Workers())
+    assert samples.on_disk() == [0, 1, 2]
+
+
 def test_interrupted_it_ends_when_the_shard_before_is_on_disk(
     tiny_dit: DiT, tmp_path: Path, before_sampling: Callable[[Before], None]
 ) -> None:
