@@ -4,6 +4,7 @@
     python scripts/benchmark.py overhead    where the time of a run goes, beside the denoiser
     python scripts/benchmark.py steps       full and cached steps of every method and of peers, side by side
     python scripts/benchmark.py pipelines   the same in diffusers' DiT and FLUX
+    python scripts/benchmark.py pipeline    images a second from noise to result.json, and hours for 50,000
     python scripts/benchmark.py precision   what bf16 costs in quality, and what it saves
     python scripts/benchmark.py held        what a cache holds in 16 and in 8 bits, and what that costs in quality
     python scripts/benchmark.py uncertainty what the error of a FID costs at Inception's size
@@ -24,8 +25,10 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -34,11 +37,13 @@ from benchmarks import held_values, pipeline_steps
 from benchmarks import reports as report_runs
 
 import goc.runs.denoiser
+import goc.runs.made
 import goc.runs.measure
 import goc.runs.run
 import goc.sampling.generation
 from goc.check import roofline as roofline_estimates
 from goc.check import step_times
+from goc.check.pipeline_rates import pipeline
 from goc.check.step_table import check_counts, chosen, machine, model_options, steps
 from goc.cli.random_weights import randomize
 from goc.config import compose_config
@@ -120,16 +125,17 @@ def overhead(settings: list[str]) -> pd.DataFrame:
     watch.time(goc.sampling.generation, "draw", "noise and labels")
     watch.time(SampleSet, "write", "writing shards")
     watch.time(SampleSet, "read", "reading shards")
-    watch.time(Extractor, "extract", "features")
-    watch.time(goc.runs.measure, "evaluate", "metrics")
-    watch.time(goc.runs.measure, "distance", "distance to uncached")
+    watch.time(Extractor, "outputs", "features")
+    watch.time(goc.runs.made, "evaluate", "metrics")
+    watch.time(goc.runs.made, "distance", "distance to uncached")
     watch.time(goc.runs.denoiser, "decode_pixels", "decoding")
     watch.time(goc.runs.measure, "leave", "pictures and results")
     watch.time(goc.runs.run, "sources_of", "hashing files")
     watch.time(goc.runs.run, "load", "loading")
     watch.time(Loaded, "reference", "loading")
     watch.time(goc.runs.run, "run", "sampler and the rest")
-    with tempfile.TemporaryDirectory() as folder:
+    in_turn = partial(goc.runs.run.generate, overlapped=False)  # one after the other, so that each time is its part's
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(goc.runs.run, "generate", in_turn):
         run_in(Path(folder), "num_samples=2000", "latency_repeats=0", *settings)
     frame = pd.DataFrame(watch.seconds.items(), columns=["part", "seconds"]).sort_values("seconds", ascending=False)
     frame["share"] = frame["seconds"] / frame["seconds"].sum()
@@ -259,6 +265,7 @@ SUBJECTS = {
     "overhead": overhead,
     "steps": steps,
     "pipelines": pipelines,
+    "pipeline": pipeline,
     "precision": precision,
     "held": held,
     "uncertainty": uncertainty,
