@@ -188,13 +188,7 @@ class PipelineCache:
         return (step, name) if step < len(self.timesteps) else None
 
     def begin(
-        self,
-        cached: CachedTransformer,
-        step: int,
-        name: str,
-        sample: int | None,
-        shapes: Hashable,
-        latents: Tensor,
+        self, cached: CachedTransformer, step: int, name: str, sample: int | None, shapes: Hashable, latents: Tensor
     ) -> None:
         """A transformer is called, for one sample or for all.
 
@@ -263,11 +257,8 @@ class PipelineCache:
             return
         cached.operations.end()
         cache = done.stream.cache
-        own = (
-            cache.ended([done.streams[number] for number in sorted(done.streams)])
-            if isinstance(cache, PlacesCache)
-            else 0
-        )
+        streams = [stream for _, stream in sorted(done.streams.items())]
+        selecting = cache.ended(streams) if isinstance(cache, PlacesCache) else 0
         self.watch.stop()
         record, kind = self.record, "mixed" if done.computed and done.cached else "cached" if done.cached else "full"
         record.calls[kind] += 1
@@ -277,7 +268,7 @@ class PipelineCache:
         record.shares_of_tokens += sum(done.shares)
         record.selections += len(done.shares)
         record.macs += cached.operations.whole
-        record.saved_macs += done.saved - (own if cached.operations.whole else 0)
+        record.saved_macs += done.saved - (selecting if cached.operations.whole else 0)
         held = self._held()
         record.tensors_held = max(record.tensors_held, len(held))
         record.bytes_held = max(record.bytes_held, sum(value.nbytes for value in held))

@@ -75,16 +75,16 @@ def test_half_reused_computes_every_second_time_and_differs(
     pipe: Any, site: str, modules: Any, guidance: float
 ) -> None:
     expected = call(pipe, guidance=guidance)
-    before = Computed(*modules(pipe))
+    without = Computed(*modules(pipe))
     call(pipe, guidance=guidance)
-    before.close()
-    own = Computed(*modules(pipe))
+    without.close()
+    with_cache = Computed(*modules(pipe))
     cache = goc.enable_cache(pipe, "reuse", 0.5, site=site)
     samples = call(pipe, guidance=guidance)
     goc.disable_cache(pipe)
-    own.close()
-    assert own.times == {module: times / 2 for module, times in before.times.items()}
-    assert len(own.times) >= BLOCKS
+    with_cache.close()
+    assert with_cache.times == {module: times / 2 for module, times in without.times.items()}
+    assert len(with_cache.times) >= BLOCKS
     assert samples.isfinite().all()
     assert relative_difference(samples, expected) > 1e-3
     assert cache.summary().cached_share == 0.5

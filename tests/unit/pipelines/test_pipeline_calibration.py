@@ -101,16 +101,16 @@ def test_smoothcache_is_measured_by_kinds_of_branches() -> None:
 
 def test_a_searched_schedule_is_the_best_of_those_tried() -> None:
     pipe = pixart()
-    found = plan_of(pipe, "searched", search_evaluations=30, cache_ratio=0.5)
-    assert is_whole_steps(found.mask)
-    assert cache_ratio_of(found.mask) == 0.5
+    plan = plan_of(pipe, "searched", search_evaluations=30, cache_ratio=0.5)
+    assert is_whole_steps(plan.mask)
+    assert cache_ratio_of(plan.mask) == 0.5
     asked = {**prompt(pipe), "num_inference_steps": STEPS, "guidance_scale": 3.0, "return_dict": False}
 
     def sample() -> torch.Tensor:
         return pipe(**asked, generator=torch.Generator().manual_seed(2503))[0]
 
     target, distances = sample(), []
-    goc.enable_cache(pipe, plan=found)
+    goc.enable_cache(pipe, plan=plan)
     distances.append((sample() - target).norm())
     goc.disable_cache(pipe)
     for interval in (2, 3):
@@ -118,7 +118,7 @@ def test_a_searched_schedule_is_the_best_of_those_tried() -> None:
         distances.append((sample() - target).norm())
         goc.disable_cache(pipe)
     assert min(distances) == distances[0]
-    assert len(computed_steps_of(found.mask)) == STEPS / 2
+    assert len(computed_steps_of(plan.mask)) == STEPS / 2
 
 
 @pytest.mark.parametrize("site", ["branch", "stack"])

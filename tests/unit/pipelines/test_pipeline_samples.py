@@ -266,12 +266,12 @@ def test_a_samples_own_call_has_its_rows_and_all_that_has_none() -> None:
     given = {"x": latents, "img_ids": positions, "residuals": residuals, "shapes": shapes, "scale": (1, 2)}
     rows = rows_of(given, 3)
     assert rows is not None
-    own = rows.of(1, given)
-    assert own["x"][:, 0, 0].tolist() == [1, 4]
-    assert own["img_ids"] is positions
-    assert own["residuals"][0].tolist() == [1, 4]
-    assert own["shapes"] == [[(1, 4, 4)]] * 2
-    assert own["scale"] == (1, 2)
+    sample = rows.of(1, given)
+    assert sample["x"][:, 0, 0].tolist() == [1, 4]
+    assert sample["img_ids"] is positions
+    assert sample["residuals"][0].tolist() == [1, 4]
+    assert sample["shapes"] == [[(1, 4, 4)]] * 2
+    assert sample["scale"] == (1, 2)
     outputs = [(rows.of(sample, latents), None) for sample in range(3)]
     whole, nothing = rows.together(outputs)
     assert torch.equal(whole, latents)
@@ -304,17 +304,17 @@ def difference_by_samples(name: str) -> tuple[float, str | None] | None:
 @pytest.mark.filterwarnings("ignore")  # diffusers deprecates what its own pipelines use
 @pytest.mark.parametrize("name", SPECIAL)
 def test_rows_are_those_of_the_samples(name: str) -> None:
-    found = difference_by_samples(name)
-    assert found is not None
-    assert found[0] < 1e-5
-    assert found[1] is None
+    difference, together = difference_by_samples(name) or (None, None)
+    assert difference is not None
+    assert difference < 1e-5
+    assert together is None
 
 
 @pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore")
 def test_rows_are_those_of_the_samples_in_every_pipeline() -> None:
-    found = {name: difference_by_samples(name) for name in sorted(set(all_pipelines()) - set(TOO_LARGE))}
-    results = {name: value for name, value in found.items() if value is not None}
+    names = sorted(set(all_pipelines()) - set(TOO_LARGE))
+    results = {name: value for name in names if (value := difference_by_samples(name)) is not None}
     assert {name: value for name, value in results.items() if value[0] > 1e-5} == {}
     alone = [name for name, (_, why) in results.items() if why is None]
     assert len(alone) > 100

@@ -75,7 +75,7 @@ def test_the_longest_held_tokens_are_computed_and_written_into_what_is_held(name
     layout = layout_of(pipe.transformer)
     share = shares(*SHARE.values(), STEPS, layout.depth)
     mask = fora(STEPS, layout.depth, INTERVAL)
-    found = 0
+    computed = 0
     assert len(watched.calls) == (3 if name == "pixart" else 4)  # FLUX's two double blocks, image and text
     for module, calls in watched.calls.items():
         block = int(module.split(".")[1])
@@ -86,13 +86,13 @@ def test_the_longest_held_tokens_are_computed_and_written_into_what_is_held(name
                 for row in range(len(full)):
                     tokens = held[row].norm(dim=-1).argsort(descending=True)[:count]
                     held[row, tokens] = full[row, tokens]
-                    found += count
+                    computed += count
                 assert relative_difference(full, held) > 1e-3
                 assert_near(output, held)
             else:
                 held = full
                 assert torch.equal(output, full)
-    assert found > 20
+    assert computed > 20
 
 
 def attention_alone(run: Run) -> ScheduledCache:
@@ -124,18 +124,18 @@ def test_with_all_tokens_a_cached_feed_forward_is_computed(name: str) -> None:
     name = f"{name}Transformer2DModel"
     if not ZOO[name].exists:
         pytest.skip(f"this diffusers has no {name}")
-    found = difference_with_all_tokens(name)
-    assert found is not None
-    assert found <= ROUNDING
+    difference = difference_with_all_tokens(name)
+    assert difference is not None
+    assert difference <= ROUNDING
 
 
 @pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore")
 def test_in_every_transformer_all_tokens_are_computed_or_it_is_refused() -> None:
-    found = {name: difference_with_all_tokens(name) for name, tiny in ZOO.items() if tiny.exists}
-    done = {name: value for name, value in found.items() if value is not None}
-    assert {name: value for name, value in done.items() if value > ROUNDING} == {}
-    assert len(done) > 60
+    names = [name for name, tiny in ZOO.items() if tiny.exists]
+    differences = {name: value for name in names if (value := difference_with_all_tokens(name)) is not None}
+    assert {name: value for name, value in differences.items() if value > ROUNDING} == {}
+    assert len(differences) > 60
 
 
 def test_without_a_selection_nothing_changes() -> None:
@@ -218,15 +218,15 @@ def test_attention_is_seen_of_the_image_and_of_the_text(
 
 @pytest.mark.parametrize("tokens", [5, 16])
 def test_the_image_and_the_text_have_scores_of_their_own(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    found: dict[tuple[int, int], set[int]] = {}
+    chosen: dict[tuple[int, int], set[int]] = {}
     choose = ToCa.choose
 
     def noted(self: ToCa, block: int, count: int, held: Tensor) -> Tensor:
-        chosen = choose(self, block, count, held)
-        order = len([key for key in found if key[0] == block])
+        tokens = choose(self, block, count, held)
+        order = len([key for key in chosen if key[0] == block])
         if self.step == 1 and order < 2:
-            found[block, order] = set(chosen[0].tolist())
-        return chosen
+            chosen[block, order] = set(tokens[0].tolist())
+        return tokens
 
     monkeypatch.setattr(ToCa, "choose", noted)
     pipe = flux()
@@ -240,10 +240,10 @@ def test_the_image_and_the_text_have_scores_of_their_own(tokens: int, monkeypatc
     for block in range(2):
         words, image = kernel.received(block)[0].split([tokens, 16])
         favoured = favour((image / image.norm())[None], 1.01, (4, 4))[0]
-        assert found[block, 0] == set(favoured.topk(4).indices.tolist())
-        assert found[block, 1] == set(words.topk(tokens // 4).indices.tolist())
+        assert chosen[block, 0] == set(favoured.topk(4).indices.tolist())
+        assert chosen[block, 1] == set(words.topk(tokens // 4).indices.tolist())
         without.append(set(image.topk(4).indices.tolist()))
-    assert without != [found[block, 0] for block in range(2)]
+    assert without != [chosen[block, 0] for block in range(2)]
 
 
 @pytest.mark.parametrize("tokens", [5, 16])

@@ -74,7 +74,7 @@ def test_a_half_that_is_not_always_evaluated_has_a_selection_of_its_own(
     places, cache = caches.halves.places, caches.unconditional
     assert isinstance(cache, ScheduledCache)
     assert {places[place] for place in cache.skipped} == {i for i in places[1:] if i in plan.skipped}
-    own = replace(generation, new_cache=plan.new_cache)
-    together = own.make(range(3))[0]["latents"]
-    assert_near(together[1:2], own.make(range(1, 2))[0]["latents"])
+    cached = replace(generation, new_cache=plan.new_cache)
+    together = cached.make(range(3))[0]["latents"]
+    assert_near(together[1:2], cached.make(range(1, 2))[0]["latents"])
     assert torch.isfinite(together).all()
