@@ -68,8 +68,8 @@ class WarmProcess:
         self.files = folder / "stdout", folder / "stderr"
         for file in self.files:
             file.touch()
-        own = (module, fault, arguments, cwd, environment, self.files)
-        self.process = CONTEXT.Process(target=as_user, args=own)
+        given = (module, fault, arguments, cwd, environment, self.files)
+        self.process = CONTEXT.Process(target=as_user, args=given)
         self.process.start()
 
     @property

@@ -58,7 +58,7 @@ class ScheduleConfig:
 
     several_evaluations: whether it means something where a solver has two a step. reads: settings that name a file it
     is read from, and the model's setting that stands in for one that is null, if any does. trained: whether it is
-    trained for a model. found: whether it is a choice of whole steps that was found for a model, and is left as a file.
+    trained for a model. fitted: whether it is a choice of whole steps that fits a model, and is left as a file.
     also_calibrates: whether a search begins with what the calibration samples say, too.
     against_clock: whether it counts in the clock. correct_scope: where the gradient queue corrects on it unless
     predictor.correct_scope says so. decides: whether it decides as it runs; only_site: the site that it is for alone;
@@ -70,7 +70,7 @@ class ScheduleConfig:
     several_evaluations: ClassVar[bool] = True
     reads: ClassVar[Mapping[str, str | None]] = {}
     trained: ClassVar[bool] = False
-    found: ClassVar[bool] = False
+    fitted: ClassVar[bool] = False
     also_calibrates: ClassVar[bool] = False
     against_clock: ClassVar[bool] = False
     correct_scope: ClassVar[str] = "branch"
@@ -79,6 +79,9 @@ class ScheduleConfig:
     asks_noise: ClassVar[bool] = False
     verifies: ClassVar[bool] = False
     keeps_stream: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        cls.fitted = vars(cls).get("found", cls.fitted)  # as plugins of an older version call it
 
     @property
     def per_sample(self) -> bool:

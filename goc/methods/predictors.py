@@ -21,7 +21,6 @@ else:
     torch = LazyModule("torch")
     anchored, predictor = LazyModule("goc.caching.anchored"), LazyModule("goc.caching.predictor")
     probe = LazyModule("goc.caching.probe")
-    probe = LazyModule("goc.caching.probe")
     stability = LazyModule("goc.caching.stability")
     schedules = LazyModule("goc.models.schedules")
 

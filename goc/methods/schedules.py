@@ -36,6 +36,13 @@ def _check_threshold(threshold: float | None) -> None:
         raise ConfigError(f"schedule.threshold={threshold}: must be a finite number of at least 0, or null")
 
 
+def _at_threshold(
+    rule: Callable[[float], Tensor], threshold: float | None, values: Tensor, situation: Situation
+) -> Tensor:
+    """The mask at a threshold of what is compared with it; None: at the one that comes closest to the cache ratio."""
+    return rule(closest.closest_threshold(rule, values, situation.cache_ratio) if threshold is None else threshold)
+
+
 def _check_retention(retention: float) -> None:
     """Raise ConfigError if it is no share of the steps that leaves any."""
     if not 0 <= retention < 1:
@@ -186,12 +193,7 @@ class L2C(ScheduleConfig):
                 "with `goc fetch l2c-routers`, or name a file"
             )
         probabilities = routers.load_router(resolve(path), situation.steps, situation.depth)
-        threshold = self.threshold
-        if threshold is None:
-            threshold = closest.closest_threshold(
-                lambda value: schedule.l2c(probabilities, value), probabilities, situation.cache_ratio
-            )
-        return schedule.l2c(probabilities, threshold)
+        return _at_threshold(lambda value: schedule.l2c(probabilities, value), self.threshold, probabilities, situation)
 
 
 @SCHEDULES.register
@@ -223,13 +225,11 @@ class SmoothCache(ScheduleConfig):
     def mask(self, situation: Situation) -> Tensor:
         if self.path is not None:
             return self._published(self.path, situation)
-        errors, depth = situation.branch_errors(self.lookahead), situation.depth
-        threshold = self.threshold
-        if threshold is None:
-            threshold = closest.closest_threshold(
-                lambda value: schedule.smoothcache_from_errors(errors, value, 1), errors, situation.cache_ratio
-            )
-        return schedule.smoothcache_from_errors(errors, threshold, depth)
+        errors = situation.branch_errors(self.lookahead)
+        mask = _at_threshold(
+            lambda value: schedule.smoothcache_from_errors(errors, value, 1), self.threshold, errors, situation
+        )
+        return mask.repeat(1, situation.depth, 1)
 
     @staticmethod
     def _published(path: str, situation: Situation) -> Tensor:
@@ -493,21 +493,20 @@ class MagCache(ScheduleConfig):
         def rule(threshold: float) -> Tensor:
             return schedule.magcache(ratios, threshold, self.max_skips, self.retention)
 
-        ratios, threshold = situation.magnitude_ratios(), self.threshold
-        if threshold is None:
-            threshold = closest.closest_threshold(rule, schedule.magnitude_errors(ratios), situation.cache_ratio)
-        return rule(threshold).repeat(1, situation.depth, 2)
+        ratios = situation.magnitude_ratios()
+        mask = _at_threshold(rule, self.threshold, schedule.magnitude_errors(ratios), situation)
+        return mask.repeat(1, situation.depth, 2)
 
 
 @dataclass
-class FoundSchedule(ScheduleConfig):
-    """Whole steps at the cache ratio, found for a model; or a file's."""
+class FittedSchedule(ScheduleConfig):
+    """Whole steps at the cache ratio, chosen for a model; or a file's."""
 
     reads: ClassVar[Mapping[str, str | None]] = {"path": None}
-    found: ClassVar[bool] = True
+    fitted: ClassVar[bool] = True
     path: str | None = None
 
-    def find(self, situation: Situation) -> Sequence[int]:
+    def computed_steps(self, situation: Situation) -> Sequence[int]:
         """The computed steps at the situation's cache ratio."""
         raise NotImplementedError
 
@@ -529,12 +528,12 @@ class FoundSchedule(ScheduleConfig):
                 f"cache_ratio={situation.cache_ratio:g}: leaves schedule={self.name} one computed step of {steps}, "
                 f"where there is nothing to choose; must be at most {(steps - 2) / steps:g}"
             )
-        return schedule.computing(self.find(situation), steps, depth)
+        return schedule.computing(self.computed_steps(situation), steps, depth)
 
 
 @SCHEDULES.register
 @dataclass
-class Searched(FoundSchedule):
+class Searched(FittedSchedule):
     """The whole steps whose samples end closest to the uncached ones, by local search on calibration seeds.
 
     path: a schedule's JSON that takes the place of a search. search_evaluations: schedules that are tried.
@@ -557,7 +556,7 @@ class Searched(FoundSchedule):
     def of_weights(self, path: str) -> ScheduleConfig:
         return type(self)(path=self.path or path)
 
-    def find(self, situation: Situation) -> Sequence[int]:
+    def computed_steps(self, situation: Situation) -> Sequence[int]:
         return situation.search(situation.computed, self.search_evaluations, self.search_samples)
 
 
@@ -573,7 +572,7 @@ class BudCache(Searched):
     name: str = "budcache"
     reads: ClassVar[Mapping[str, str | None]] = {"path": None}
 
-    def find(self, situation: Situation) -> Sequence[int]:
+    def computed_steps(self, situation: Situation) -> Sequence[int]:
         return situation.search(situation.computed, self.search_evaluations, self.search_samples, "annealing")
 
 
@@ -591,14 +590,14 @@ class Halving(Searched):
     also_calibrates: ClassVar[bool] = True
     against_clock: ClassVar[bool] = True
 
-    def find(self, situation: Situation) -> Sequence[int]:
+    def computed_steps(self, situation: Situation) -> Sequence[int]:
         begun = known_schedules(situation)
         return situation.search(situation.computed, self.search_evaluations, self.search_samples, "halving", begun)
 
 
 @SCHEDULES.register
 @dataclass
-class Front(FoundSchedule):
+class Front(FittedSchedule):
     """The whole steps of a front, found with weights for several cache ratios at once: those closest to cache_ratio.
 
     path: its JSON; null: what goc train front writes.
@@ -637,7 +636,7 @@ def known_schedules(situation: Situation) -> list[tuple[int, ...]]:
 
 @SCHEDULES.register
 @dataclass
-class Dynamic(FoundSchedule):
+class Dynamic(FittedSchedule):
     """The whole steps with the smallest sum of calibrated feature errors, by dynamic programming (as CEM).
 
     path: a schedule's JSON that takes its place.
@@ -646,7 +645,7 @@ class Dynamic(FoundSchedule):
     name: str = "dynamic"
     against_clock: ClassVar[bool] = True
 
-    def find(self, situation: Situation) -> Sequence[int]:
+    def computed_steps(self, situation: Situation) -> Sequence[int]:
         errors = dynamic.extrapolation_errors(situation.products(), int(situation.extrapolates), situation.clock)
         return dynamic.dynamic_programming(errors, situation.computed)
 
@@ -666,7 +665,7 @@ class DPCache(Dynamic):
         if not 1 <= self.first_steps <= steps:
             raise ConfigError(f"schedule.first_steps={self.first_steps}: must be in [1, {steps}]")
 
-    def find(self, situation: Situation) -> Sequence[int]:
+    def computed_steps(self, situation: Situation) -> Sequence[int]:
         if self.first_steps > situation.computed:
             raise ConfigError(
                 f"schedule.first_steps={self.first_steps}: must be at most {situation.computed}, the steps that "

@@ -52,16 +52,15 @@ def run(config: Config, folder: Path, notes: Sequence[str] = ()) -> Result | Non
     workers = join(config.execution.worker_timeout_s)
     second = Second.of(config.measurement.model, config.output.metrics)
     result = read_result(folder)
-    if result is None or not is_result_of(result, config, sources, second) or not has_influence(folder, result):
-        own = {**identity(config), **sources.weights()}
-        with sole_run(folder) if workers.leads else contextlib.nullcontext():
-            if workers.leads:
-                claim_folder(folder, own)
-            workers.agree("the config or the weights", content_key([identity(config), sources.weights()]))
-            with memory_for(f"batch_size={config.way.batch_size}"):
-                carry_out(config, folder, sources, second, workers, notes)
-        return Result.load(folder) if workers.leads else None
-    return Result(folder, result) if workers.leads else None
+    if result is not None and is_result_of(result, config, sources, second) and has_influence(folder, result):
+        return Result(folder, result) if workers.leads else None
+    with sole_run(folder) if workers.leads else contextlib.nullcontext():
+        if workers.leads:
+            claim_folder(folder, {**identity(config), **sources.weights()})
+        workers.agree("the config or the weights", content_key([identity(config), sources.weights()]))
+        with memory_for(f"batch_size={config.way.batch_size}"):
+            carry_out(config, folder, sources, second, workers, notes)
+    return Result.load(folder) if workers.leads else None
 
 
 def is_result_of(result: dict[str, Any], config: Config, sources: Sources, second: Second | None = None) -> bool:
@@ -127,9 +126,7 @@ def carry_out(
         hashes = {**sources.weights(), REFERENCE: None if reference is None else reference.sha256}
         if second is not None and second_reference is not None:
             hashes |= {**second.said(), SECOND_REFERENCE: second_reference.sha256}
-        solution = None
-        if count := converged_samples(config):
-            solution = loaded.converged(count)
+        solution = loaded.converged(count) if (count := converged_samples(config)) else None
         result, influence = measure(
             config, folder, generated, reference, second_reference, solution, hashes, workers.count
         )
@@ -150,25 +147,23 @@ def generate_all(
     second: another extractor, whose features of the samples are kept as well.
     """
     measurement, way, output, uncached = config.measurement, config.way, config.output, loaded.uncached
-    cache_dir = Path(output.cache_dir)
-    caching = plan.spares
     compared = compared_samples(measurement.num_samples, output.distance_samples, way.batch_size)
     kept = max(compared, converged_samples(config))
     scores = loaded.scores(output.metrics)
     fields = {field_of(name): score for name, score in scores.items()}
     keep = KeepFeatures(loaded.extractor, kept, output.save_images != "none", loaded.videos, fields, second)
     key = {**loaded.samples_key(), **sources.weights()}
-    count = compared if caching else measurement.num_samples
-    uncached_samples = SampleSet(shared_path(cache_dir, "uncached", key), count, way.batch_size, content_key(key))
+    count = compared if plan.spares else measurement.num_samples
+    shared = shared_path(Path(output.cache_dir), "uncached", key)
+    uncached_samples = SampleSet(shared, count, way.batch_size, content_key(key))
     reset_peak_memory(uncached.device)
     made = generate(uncached, uncached_samples, keep, workers)
     cached: SampleSource = uncached
     samples = uncached_samples
-    if caching:
-        hint = way.predictor.divergence_hint
-        cached = loaded.cached(plan, label(way), hint)
-        own = content_key({**identity(config), **sources.weights(), "plan": plan.digest()})
-        samples = SampleSet(folder / "samples", measurement.num_samples, way.batch_size, own)
+    if plan.spares:
+        cached = loaded.cached(plan, label(way), way.predictor.divergence_hint)
+        made_with = content_key({**identity(config), **sources.weights(), "plan": plan.digest()})
+        samples = SampleSet(folder / "samples", measurement.num_samples, way.batch_size, made_with)
         reset_peak_memory(uncached.device)
         made = generate(cached, samples, keep, workers)
     peak: dict[str, int | None] = {"peak_memory_bytes": None}
@@ -186,14 +181,10 @@ def require_unchanged(config: Config) -> None:
 
 def warn_of_tuning(config: Config) -> None:
     """Say so where a run's method was tuned on samples that are scored."""
-    seed = config.measurement.seed
     for what, count in tuned_on(config.way, config.measurement).items():
         log.warning(
-            "seed=%d: the method was tuned on %d of the samples that are scored (by %s), so that its "
-            "numbers flatter it; choose another seed",
-            seed,
-            count,
-            what,
+            f"seed={config.measurement.seed}: the method was tuned on {count} of the samples that are scored (by "
+            f"{what}), so that its numbers flatter it; choose another seed"
         )
 
 
