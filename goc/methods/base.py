@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from goc.caching.ratio import computed_at
+from goc.system.errors import ConfigError
 from goc.system.lazy import LazyModule
 from goc.system.registry import Options, load_object
 
@@ -52,8 +53,19 @@ class Situation:
         return computed_at(self.cache_ratio, self.steps)
 
 
+class Option:
+    """Settings of one option of a group."""
+
+    group: ClassVar[str]
+
+    def require(self, condition: bool, key: str, allowed: str) -> None:
+        """Raise ConfigError unless a condition holds: the setting with its value, and what is allowed."""
+        if not condition:
+            raise ConfigError(f"{self.group}.{key}={getattr(self, key)}: must be {allowed}")
+
+
 @dataclass
-class ScheduleConfig:
+class ScheduleConfig(Option):
     """When a feature is reused.
 
     several_evaluations: whether it means something where a solver has two a step. reads: settings that name a file it
@@ -66,6 +78,7 @@ class ScheduleConfig:
     keeps_stream: whether in some steps the stream of the step before stands in for all blocks.
     """
 
+    group: ClassVar[str] = "schedule"
     name: str = "none"
     several_evaluations: ClassVar[bool] = True
     reads: ClassVar[Mapping[str, str | None]] = {}
@@ -171,7 +184,7 @@ class Cells:
 
 
 @dataclass
-class PredictorConfig:
+class PredictorConfig(Option):
     """What stands in for a cached feature.
 
     implementation: `module:class` of the `goc.caching.predictor.Predictor`, which is given the mask, and by their names
@@ -182,6 +195,7 @@ class PredictorConfig:
     some tokens of what it holds can be replaced, as a selection does.
     """
 
+    group: ClassVar[str] = "predictor"
     name: str = "reuse"
     implementation: ClassVar[str] = ""
     reads: ClassVar[Mapping[str, str | None]] = {}
@@ -272,9 +286,10 @@ class Partial:
 
 
 @dataclass
-class SelectionConfig:
+class SelectionConfig(Option):
     """Which tokens of a cached MLP are computed after all: none, where the option is this very class."""
 
+    group: ClassVar[str] = "selection"
     name: str = "none"
 
     @property

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -30,8 +30,7 @@ def pipeline_plan(way: Way, calls: PipelineCalls, key: dict[str, Any], cache_dir
 
     key: what the calls depend on. What was measured is kept in cache_dir, and read by the run's other workers.
     """
-    site: Site = "stack" if way.site == "stack" else "branch"
-    run = calls.run(site)
+    run = calls.run(cast(Site, way.site))
     if way.selection.selects:
         check_token_wise(next(iter(transformers_of(calls.pipe).values())), run.layout)
         report_whole(way.selection.name, run.layout)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import Tensor
@@ -84,7 +84,7 @@ class DenoiserMeasurements:
 
     @property
     def site(self) -> Site:
-        return "stack" if self.way.site == "stack" else "branch"
+        return cast(Site, self.way.site)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -126,10 +126,6 @@ class Planner:
     measurements: Measurements
 
     @property
-    def site(self) -> Site:
-        return "stack" if self.way.site == "stack" else "branch"
-
-    @property
     def clock(self) -> list[float] | None:
         """A number for each evaluation; None = the step index."""
         return self.measurements.log_snr() if self.way.clock == "logsnr" else None
@@ -194,7 +190,7 @@ class Planner:
         noise = self.measurements.noise_to_signal() if schedule.asks_noise else ()
         skipped = schedule.skipped(len(mask), self.situation)
         plan = Plan(
-            self.way, self.site, spread, correct, alignment, self.clock, skip_threshold, learned, noise,
+            self.way, cast(Site, self.way.site), spread, correct, alignment, self.clock, skip_threshold, learned, noise,
             skipped=skipped, interval=self.interval(mask),
         )  # fmt: skip
         return replace(plan, halves=self.halves(plan))
