@@ -198,10 +198,8 @@ class PipelineCache:
         # with a gap what was kept is too old, and of other shapes it is of no use
         if stream is None or step != stream.last + 1 or shapes != stream.shapes:
             stream = self._new_stream(cached, name, sample, shapes, latents.device)
-        stream.last = step
-        stream.cache.begin_step(step)
-        cached.forward_pass = ForwardPass(stream, cached.layout, cached.operations, latents, cached.copies)
-        cached.operations.begin(shapes, computes_all=cached.forward_pass.fresh)
+        under_way = self._begin_pass(cached, stream, step, latents)
+        cached.operations.begin(shapes, computes_all=under_way.fresh)
         self.watch = Stopwatch(latents.device)
 
     def _new_stream(
@@ -210,6 +208,12 @@ class PipelineCache:
         run = Run(cached.layout, self.pipe.scheduler, self.timesteps, name, device)
         stream = cached.streams[name, sample] = Stream(self.new_cache(run), shapes, name, sample)
         return stream
+
+    def _begin_pass(self, cached: CachedTransformer, stream: Stream, step: int, latents: Tensor) -> ForwardPass:
+        stream.last = step
+        stream.cache.begin_step(step)
+        cached.forward_pass = ForwardPass(stream, cached.layout, cached.operations, latents, cached.copies)
+        return cached.forward_pass
 
     def take_whole(self, cached: CachedTransformer, why: str) -> None:
         """A transformer's calls are not made for each sample any more, and what was kept of these is not used."""
@@ -244,9 +248,7 @@ class PipelineCache:
         cached.operations.abandon()
         old = failed.stream
         stream = self._new_stream(cached, old.name, old.sample, old.shapes, failed.latents.device)
-        stream.last = old.last
-        stream.cache.begin_step(stream.last)
-        cached.forward_pass = ForwardPass(stream, cached.layout, cached.operations, failed.latents, cached.copies)
+        self._begin_pass(cached, stream, old.last, failed.latents)
         if counting and cached.operations.wanted:
             cached.operations.begin(stream.shapes, computes_all=True)
 

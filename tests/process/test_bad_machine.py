@@ -87,13 +87,13 @@ def test_a_full_disk_behind_standard_output_is_an_error_after_the_work(tmp_path:
 
 def test_every_file_is_read_and_written_as_utf8_whatever_the_locale() -> None:
     """Text without an encoding would be in the locale's: found in the code, as few locales are on a test's machine."""
-    found = []
+    calls = []
     for folder in ("goc", "scripts", "hydra_plugins"):
         for path in (REPOSITORY / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Call) and in_the_locales_encoding(node):
-                    found.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
-    assert not found
+                    calls.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
+    assert not calls
 
 
 def in_the_locales_encoding(call: ast.Call) -> bool:
@@ -103,12 +103,12 @@ def in_the_locales_encoding(call: ast.Call) -> bool:
     texts = [node.value for node in call.args if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     text_mode = any(text in ("r", "w", "a", "x", "r+", "w+") for text in texts)
     of_proc = any(text == "5" for text in texts) or "/proc/" in ast.unparse(call)
-    return (name in ("read_text", "write_text") and not of_proc and not is_our_own(call)) or (
+    return (name in ("read_text", "write_text") and not of_proc and not is_of_files(call)) or (
         name == "open" and (text_mode and "archive" not in ast.unparse(call))
     )
 
 
-def is_our_own(call: ast.Call) -> bool:
+def is_of_files(call: ast.Call) -> bool:
     """goc.system.files.write_text(path, text)."""
     return isinstance(call.func, ast.Name)
 
@@ -255,8 +255,8 @@ def test_a_run_a_sweep_and_a_training_name_what_to_make_smaller(
     monkeypatch.chdir(tmp_path)
     for script, place, function in ((weights, learning, "weighted_denoiser"), (router, router, "learn")):
         monkeypatch.setattr(place, function, lambda *_, **__: allocate_too_much())
-        own = () if script is router else ("cache_ratio=0.5", "schedule=uniform", "--samples=4")
-        monkeypatch.setattr(sys, "argv", ["train", "steps=4", *own, "--batch=3"])
+        more = () if script is router else ("cache_ratio=0.5", "schedule=uniform", "--samples=4")
+        monkeypatch.setattr(sys, "argv", ["train", "steps=4", *more, "--batch=3"])
         assert run_command(script.main) == 1
         assert "error: --batch=3: out of memory" in capfd.readouterr().err
 
@@ -298,8 +298,8 @@ def no_room_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
         def full(number: int) -> None:
             written = Path(os.readlink(f"/proc/self/fd/{number}"))
-            own = written.with_name(written.name[1:].rpartition(".")[0])
-            if own.match(pattern):
+            named = written.with_name(written.name[1:].rpartition(".")[0])
+            if named.match(pattern):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             sync(number)
 

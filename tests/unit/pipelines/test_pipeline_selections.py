@@ -355,30 +355,6 @@ def test_a_plan_has_the_selection(tmp_path: Any) -> None:
     assert torch.equal(call(pipe), expected)
 
 
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({**FORA, "selection": "tokens"}, "^selection=tokens: must be one of cluster, duca, none, norm, random, toca$"),
-        ({**FORA, "selection": "norm", "site": "stack"}, "^site=stack: must be branch with selection=norm"),
-        ({**FORA, "selection": "norm", "site": "block"}, "^site=block: must be one of"),
-        ({"method": "goc", "selection": "toca"}, "^predictor=gradient_queue: must be one of .* with selection=toca"),
-        ({"method": "first_block", "selection": "norm", "site": "branch"}, "^site=branch: must be stack with schedule"),
-        ({"method": "none", "selection": "norm"}, "^selection=norm: must be none where no cell is cached"),
-        ({**FORA, "selection": "norm", "ratio": 2.0}, r"^selection\.ratio=2\.0: must be in \(0, 1\]"),
-        ({**FORA, "ratio": 0.1}, "^ratio=0.1: method=fora has no such setting; it has .*selection"),
-        ({"method": "toca", "clusters": 3}, "^clusters=3: method=toca has no such setting"),
-        ({"method": "duca"}, "^schedule=duca: not supported in a pipeline, whose stream is not kept"),
-    ],
-)
-def test_what_cannot_be_selected_is_refused(settings: dict[str, Any], says: str) -> None:
-    pipe = pixart()
-    kind = type(pipe)
-    with pytest.raises(GocError, match=says) as caught:
-        goc.enable_cache(pipe, **settings)
-    assert len(str(caught.value).splitlines()) == 1
-    assert type(pipe) is kind
-
-
 def test_a_transformer_without_token_wise_feed_forwards_is_refused() -> None:
     pipe = flux()
     whole = (
