@@ -18,7 +18,7 @@ from goc.planning.plan import Plan
 from goc.report.result import Result
 from goc.report.results import Influence, claim_folder, compared_samples, measurement_of, read_result, sole_run
 from goc.runs.kinds import load, sources_of
-from goc.runs.loaded import Loaded
+from goc.runs.loaded import Loaded, reference_of
 from goc.runs.made import LPIPS
 from goc.runs.measure import Generated, leave, measure
 from goc.runs.second import REFERENCE as SECOND_REFERENCE
@@ -103,14 +103,15 @@ def carry_out(
     loaded = load(config, sources, device)
     sources.require_unchanged()
     # before anything is generated in vain
-    reference = loaded.reference(sources.reference, config.output) if workers.leads else None
+    output, size = config.output, loaded.image_size
+    reference = reference_of(sources.reference, loaded.extractor, size, output) if workers.leads else None
     extractor, second_reference = None, None
     if second is not None:
         if loaded.videos:
-            raise ConfigError(f"metrics={','.join(config.output.metrics)}: not supported with videos")
+            raise ConfigError(f"metrics={','.join(output.metrics)}: not supported with videos")
         extractor = second.load(device)
         if workers.leads:
-            second_reference = loaded.second_reference(second.reference, extractor, config.output)
+            second_reference = reference_of(second.reference, extractor, size, output, second=True)
     plan = loaded.plan()
     require_unchanged(config)
     if workers.leads:
@@ -130,7 +131,7 @@ def carry_out(
         result, influence = measure(
             config, folder, generated, reference, second_reference, solution, hashes, workers.count
         )
-        leave(result, influence, generated.samples, config.way, config.output)
+        leave(result, influence, generated.samples, config.way, output)
 
 
 def generate_all(
