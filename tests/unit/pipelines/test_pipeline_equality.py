@@ -8,10 +8,9 @@ import pytest
 import torch
 from closeness import assert_near, relative_difference
 from diffusers import DiTPipeline
-from tiny_pipelines import BLOCKS, MAKERS, call, dit, randomized
+from tiny_pipelines import BLOCKS, MAKERS, caching, call, dit, randomized
 from torch import Tensor
 
-import goc
 from goc.caching.cache import ScheduledCache
 from goc.caching.expansion import Taylor
 from goc.caching.predictor import GradientQueue, Predictor, Reuse
@@ -88,12 +87,9 @@ def project_latents(model: DiT, guidance: float, cache: ScheduledCache) -> Tenso
 
 def pipeline_latents(pipe: Any, guidance: float, **settings: Any) -> Tensor:
     """What the pipeline ends with, with a cache."""
-    goc.enable_cache(pipe, **settings)
-    try:
+    with caching(pipe, **settings):
         generator = torch.Generator().manual_seed(7)
         pipe(class_labels=LABELS, guidance_scale=guidance, num_inference_steps=STEPS, generator=generator)
-    finally:
-        goc.disable_cache(pipe)
     return pipe.scheduler.last[: len(LABELS)]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from closeness import relative_difference
-from tiny_pipelines import MAKERS, call, dit, prompt, randomized, sd3, wan
+from tiny_pipelines import MAKERS, caching, call, dit, prompt, randomized, sd3, wan
 from torch import Tensor, nn
 
 import goc
@@ -177,12 +177,11 @@ def test_blocks_and_branches_that_are_not_found_can_be_named() -> None:
     with pytest.raises(StructureError, match=r"branches=\['ff'\]: must be"):
         goc.enable_cache(pipe, "reuse", blocks=["layers"], branches={"ff": ["grow"]})
     for branches, places in ((None, 2), ({"attn": ["mix"], "mlp": ["grow"]}, 4)):
-        cache = goc.enable_cache(pipe, "reuse", 0.5, blocks=["layers"], branches=branches)
-        assert len(cache.layout.places) == places
-        samples = pipe()
-        assert relative_difference(samples, expected) > 1e-3
-        assert cache.summary().calls == {"full": 2, "mixed": 0, "cached": 2}
-        goc.disable_cache(pipe)
+        with caching(pipe, "reuse", 0.5, blocks=["layers"], branches=branches) as cache:
+            assert len(cache.layout.places) == places
+            samples = pipe()
+            assert relative_difference(samples, expected) > 1e-3
+            assert cache.summary().calls == {"full": 2, "mixed": 0, "cached": 2}
         assert torch.equal(pipe(), expected)
 
 

@@ -10,7 +10,7 @@ from closeness import assert_near, relative_difference
 from compat.loop import difference
 from compat.pipes import OfPipeline, all_pipelines, build
 from compat.special import TOO_LARGE
-from tiny_pipelines import MAKERS, flux, prompt, sd3, wan, wan22
+from tiny_pipelines import MAKERS, caching, flux, prompt, sd3, wan, wan22
 from torch import Tensor, nn
 
 import goc
@@ -97,9 +97,8 @@ def test_one_sample_with_both_halves_of_guidance_is_one_call_as_before(method: s
     pipe = sd3()
     samples = []
     for decides_for in ("sample", "batch"):
-        goc.enable_cache(pipe, method, threshold=THRESHOLDS["sd3"][method], decides_for=decides_for)
-        samples.append(make(pipe, [1]))
-        goc.disable_cache(pipe)
+        with caching(pipe, method, threshold=THRESHOLDS["sd3"][method], decides_for=decides_for):
+            samples.append(make(pipe, [1]))
     assert torch.equal(*samples)
 
 
@@ -161,9 +160,8 @@ def test_an_error_for_one_of_the_samples_leaves_nothing_behind() -> None:
 
 def together(pipe: Any, why: str, caplog: pytest.LogCaptureFixture) -> None:
     """Check that a pipeline's samples are decided together, and that this is said once, with the reason."""
-    goc.enable_cache(pipe, "easycache", threshold=0.6, decides_for="batch")
-    expected = make(pipe, ALL)
-    goc.disable_cache(pipe)
+    with caching(pipe, "easycache", threshold=0.6, decides_for="batch"):
+        expected = make(pipe, ALL)
     assert not caplog.records
     cache = goc.enable_cache(pipe, "easycache", threshold=0.6)
     with caplog.at_level(logging.WARNING):

@@ -12,7 +12,7 @@ from compat.zoo import ZOO
 from diffusers.callbacks import SD3CFGCutoffCallback
 from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import AttnProcessor
-from tiny_pipelines import MAKERS, STEPS, call, flux, pixart, prompt, sd3, text
+from tiny_pipelines import MAKERS, STEPS, caching, call, flux, pixart, prompt, sd3, text
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -45,11 +45,8 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def selected(pipe: Any, way: str, **more: Any) -> tuple[Tensor, Any]:
     """What a pipeline gives with a way's cache, and its summary."""
-    cache = goc.enable_cache(pipe, **WAYS[way])
-    try:
+    with caching(pipe, **WAYS[way]) as cache:
         return call(pipe, **more), cache.summary()
-    finally:
-        goc.disable_cache(pipe)
 
 
 class Watched:
@@ -140,9 +137,8 @@ def test_in_every_transformer_all_tokens_are_computed_or_it_is_refused() -> None
 
 def test_without_a_selection_nothing_changes() -> None:
     pipe = pixart()
-    goc.enable_cache(pipe, **FORA)
-    expected = call(pipe)
-    goc.disable_cache(pipe)
+    with caching(pipe, **FORA):
+        expected = call(pipe)
     cache = goc.enable_cache(pipe, **FORA, selection="none")
     assert torch.equal(call(pipe), expected)
     assert cache.summary().tokens_computed is None
@@ -231,9 +227,8 @@ def test_the_image_and_the_text_have_scores_of_their_own(tokens: int, monkeypatc
     monkeypatch.setattr(ToCa, "choose", noted)
     pipe = flux()
     quarter = {"ratio": 0.1, "by_block": 0.0, "by_step": 0.0, "bonus": 1.01}
-    goc.enable_cache(pipe, **FORA, selection="toca", **quarter)
-    call(pipe, tokens=tokens, guidance=1.0)
-    goc.disable_cache(pipe)
+    with caching(pipe, **FORA, selection="toca", **quarter):
+        call(pipe, tokens=tokens, guidance=1.0)
     kernel = Kernel(monkeypatch)
     call(pipe, tokens=tokens, guidance=1.0, steps=STEPS)
     without = []
