@@ -122,7 +122,7 @@ def carry_out(
         if device.type == "cuda":
             for setting, why in config.chosen.items():
                 log.info("%s=auto: %s", setting, why)
-    generated = generate_all(config, folder, sources, workers, loaded, extractor, plan)
+    generated = generate_all(loaded, plan, folder, sources, workers, extractor)
     if workers.leads:
         hashes = {**sources.weights(), REFERENCE: None if reference is None else reference.sha256}
         if second is not None and second_reference is not None:
@@ -135,19 +135,14 @@ def carry_out(
 
 
 def generate_all(
-    config: Config,
-    folder: Path,
-    sources: Sources,
-    workers: Workers,
-    loaded: Loaded,
-    second: Extractor | None,
-    plan: Plan,
+    loaded: Loaded, plan: Plan, folder: Path, sources: Sources, workers: Workers, second: Extractor | None
 ) -> Generated:
     """Generate the run's samples, and before them the uncached ones that they are compared with.
 
     second: another extractor, whose features of the samples are kept as well.
     """
-    measurement, way, output, uncached = config.measurement, config.way, config.output, loaded.uncached
+    config, uncached = loaded.config, loaded.uncached
+    measurement, way, output = config.measurement, config.way, config.output
     compared = compared_samples(measurement.num_samples, output.distance_samples, way.batch_size)
     kept = max(compared, converged_samples(config))
     scores = loaded.scores(output.metrics)
