@@ -71,7 +71,7 @@ def test_the_rooms_are_few_and_know_few_others() -> None:
     }
     levels: dict[str, int] = {}
     for name in ROOMS:  # from the ground up
-        levels[name] = 1 + max((levels[other] for knowing, other in arrows if knowing == name), default=0)
+        levels[name] = 1 + max((levels[other] for own, other in arrows if own == name), default=0)
     assert (len(ROOMS), max(levels.values()), len(arrows)) <= (20, 11, 86)
 
 
