@@ -224,17 +224,17 @@ class Measuring(PipelineCall):
             ratios.append(seen.recorder.recorders[max(seen.recorder.recorders)].ratios())
         return torch.stack(ratios).mean(dim=0)
 
-    def _of_cells(self, kind: type[CellRecorder], values: Callable[[CellRecorder], Tensor]) -> tuple[Tensor, list[int]]:
+    def _of_cells(self, kind: type[CellRecorder], result: Callable[[CellRecorder], Tensor]) -> tuple[Tensor, list[int]]:
         """What recorders that keep sums by cell give, [streams, ..., cells, 1], and the cells that were seen."""
-        shape, cells, given = self.run.layout.shape(self.run.steps), list[int](), list[Tensor]()
+        shape, cells, results = self.run.layout.shape(self.run.steps), list[int](), list[Tensor]()
         for seen in self.seen(self.way.site, lambda run: kind(shape, run.layout.site, run.device)):
             recorder, cells = seen.recorder, sorted(seen.cells)
             assert isinstance(recorder, kind)
             for name, sums in vars(recorder).items():
                 if isinstance(sums, Tensor):
                     setattr(recorder, name, of_cells(sums, cells))
-            given.append(values(recorder))
-        return torch.stack(given), cells
+            results.append(result(recorder))
+        return torch.stack(results), cells
 
     @cached_property
     def _products(self) -> tuple[Tensor, list[int]]:

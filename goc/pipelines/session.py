@@ -260,7 +260,7 @@ class PipelineCache:
         cached.operations.end()
         cache = done.stream.cache
         streams = [stream for _, stream in sorted(done.streams.items())]
-        selecting = cache.ended(streams) if isinstance(cache, PlacesCache) else 0
+        selection_macs = cache.ended(streams) if isinstance(cache, PlacesCache) else 0
         self.watch.stop()
         record, kind = self.record, "mixed" if done.computed and done.cached else "cached" if done.cached else "full"
         record.calls[kind] += 1
@@ -270,7 +270,7 @@ class PipelineCache:
         record.shares_of_tokens += sum(done.shares)
         record.selections += len(done.shares)
         record.macs += cached.operations.whole
-        record.saved_macs += done.saved - (selecting if cached.operations.whole else 0)
+        record.saved_macs += done.saved - (selection_macs if cached.operations.whole else 0)
         held = self._held()
         record.tensors_held = max(record.tensors_held, len(held))
         record.bytes_held = max(record.bytes_held, sum(value.nbytes for value in held))

@@ -36,8 +36,8 @@ def halved(
     schedules: with other numbers of them, that it begins with besides those that are known.
     """
     schedule, planner = schedule_of(way), at_count(way, model, calibration, count)
-    resized_ones = (resized(steps, count, way.num_evaluations) for steps in schedules)
-    begun = dict.fromkeys([*known_schedules(planner.situation()), *resized_ones])
+    others = (resized(steps, count, way.num_evaluations) for steps in schedules)
+    begun = dict.fromkeys([*known_schedules(planner.situation()), *others])
     measurements = planner.measurements
     assert isinstance(measurements, DenoiserMeasurements)
     asked = Search(count, schedule.search_evaluations, schedule.search_samples, HALVING, [*begun])

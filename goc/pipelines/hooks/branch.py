@@ -75,8 +75,8 @@ class BranchHook(PlaceHook):
         cells = under_way.new_cells(self.place, len(tensors))
         given = [(cell, x if isinstance(x, Tensor) else None) for cell, x in zip(cells, tensors, strict=True)]
         if all(cell is not None or x is None for cell, x in given):  # else the module is computed in every step
-            form = tuple(None if x is None else cell for cell, x in given)
-            under_way.stream.forms[self.key] = Form(form, isinstance(output, tuple))
+            kept = tuple(None if x is None else cell for cell, x in given)
+            under_way.stream.forms[self.key] = Form(kept, isinstance(output, tuple))
             for cell, x in given:
                 (feature,) = under_way.kept((x,))
                 if cell is not None and feature is not None:

@@ -41,9 +41,9 @@ def latents(
         caches.append(ScheduledCache(mask, queue.build(Cells(mask, gradient_weights=[1.0]))))
         return caches[-1]
 
-    made_ready, solver = prepare(model, CPU, torch_format(precision), compiled), DDIM(NoiseSchedule.respaced(STEPS))
+    denoiser, solver = prepare(model, CPU, torch_format(precision), compiled), DDIM(NoiseSchedule.respaced(STEPS))
     generation = Generation(
-        made_ready, solver, 1.5, 3, seed=0, decode=decode_pixels, device=CPU, new_cache=new_cache,
+        denoiser, solver, 1.5, 3, seed=0, decode=decode_pixels, device=CPU, new_cache=new_cache,
         autocast=torch_format(precision),
     )  # fmt: skip
     made, _ = generation.make(range(samples))
