@@ -17,7 +17,7 @@ from refusals import assert_refused
 from safetensors.numpy import load_file
 from tiny_videos import CALL, FRAMES
 from tiny_videos import write as write_video
-from warm import WarmProcess
+from warm import WarmProcess, free_port
 
 SMALL = ("num_samples=5", "batch_size=2", "steps=4", "latency_repeats=0", "calibration_samples=2")
 HALF = ("method=reuse", "cache_ratio=0.5")
@@ -90,8 +90,6 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(run_tiny: RunTiny, tmp_path: Pa
 
 @pytest.mark.nightly
 def test_two_workers_make_what_one_makes(of_tiny: tuple[str, ...], tmp_path: Path) -> None:
-    from sampling.test_workers import free_port
-
     def start(folder: str, **torchrun: Any) -> WarmProcess:
         (tmp_path / folder).mkdir(exist_ok=True)
         environment = {**run_environment(), **{name: str(value) for name, value in torchrun.items()}}
