@@ -84,6 +84,7 @@ class ScheduleConfig(Option):
     reads: ClassVar[Mapping[str, str | None]] = {}
     trained: ClassVar[bool] = False
     fitted: ClassVar[bool] = False
+    found: ClassVar[bool] = False  # `fitted`, as plugins of an older version call it
     also_calibrates: ClassVar[bool] = False
     against_clock: ClassVar[bool] = False
     correct_scope: ClassVar[str] = "branch"
@@ -94,7 +95,7 @@ class ScheduleConfig(Option):
     keeps_stream: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
-        cls.fitted = vars(cls).get("found", cls.fitted)  # as plugins of an older version call it
+        cls.fitted = cls.found = vars(cls).get("found", cls.fitted)
 
     @property
     def per_sample(self) -> bool:

@@ -17,6 +17,7 @@ from goc.config import (
 )
 from goc.config.settings import OF_GUIDANCE
 from goc.methods import METHODS, ScheduleConfig
+from goc.methods.schedules import Searched
 from goc.system.errors import ConfigError
 
 
@@ -253,6 +254,7 @@ def test_a_plugins_schedule_that_was_fitted_may_say_so_by_the_old_name() -> None
 
     assert Old.fitted
     assert Newer.fitted
+    assert Searched.found
     assert not ScheduleConfig.fitted
 
 
