@@ -45,28 +45,10 @@ schedule, predictor, selection = SCHEDULES.register, PREDICTORS.register, SELECT
 sampler = SAMPLERS.register
 
 __all__ = [
-    "Cells",
-    "Column",
-    "ConfigError",
-    "Method",
-    "Metric",
-    "Model",
-    "Partial",
-    "PredictorConfig",
-    "SamplerConfig",
-    "ScheduleConfig",
-    "SelectionConfig",
-    "Situation",
-    "higher",
-    "lower",
-    "method",
-    "metric",
-    "model",
-    "predictor",
-    "sampler",
-    "schedule",
-    "selection",
-]
+    "Cells", "Column", "ConfigError", "Method", "Metric", "Model", "Partial", "PredictorConfig", "SamplerConfig",
+    "ScheduleConfig", "SelectionConfig", "Situation", "higher", "lower", "method", "metric", "model", "predictor",
+    "sampler", "schedule", "selection",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,7 @@
 """Tiny random pipelines of diffusers, built from configs, and calls of them; nothing is downloaded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from diffusers import (
     WanTransformer3DModel,
 )
 from torch import Tensor, nn
+
+import goc
 
 STEPS = 6
 BLOCKS = 3
@@ -99,6 +102,16 @@ def wan22(second_only: bool = False) -> WanPipeline:
         tokenizer=None, text_encoder=None, vae=None, transformer=None if second_only else first.transformer,
         transformer_2=second.transformer, scheduler=first.scheduler, boundary_ratio=None if second_only else 0.8,
     )  # fmt: skip
+
+
+@contextmanager
+def caching(pipe: Any, *method: Any, **settings: Any) -> Iterator[Any]:
+    """Inside, a pipeline has a cache."""
+    cache = goc.enable_cache(pipe, *method, **settings)
+    try:
+        yield cache
+    finally:
+        goc.disable_cache(pipe)
 
 
 MAKERS: dict[str, Callable[[], Any]] = {"dit": dit, "pixart": pixart, "sd3": sd3, "flux": flux, "wan": wan}

@@ -3,6 +3,7 @@
 import importlib
 import multiprocessing
 import os
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -48,6 +49,13 @@ def as_user(
     if fault is not None:
         getattr(faults, fault)()
     sys.exit(run_command(main))
+
+
+def free_port() -> str:
+    """At which workers can meet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 class WarmProcess:

@@ -9,19 +9,6 @@ from goc.config.settings import Config, Execution, Measurement, ModelConfig, Out
 from goc.config.validation import validate
 
 __all__ = [
-    "Config",
-    "Execution",
-    "Measurement",
-    "ModelConfig",
-    "Output",
-    "WandbConfig",
-    "Way",
-    "compose_config",
-    "flat",
-    "from_hydra",
-    "identity",
-    "label",
-    "register",
-    "run_id",
-    "validate",
-]
+    "Config", "Execution", "Measurement", "ModelConfig", "Output", "WandbConfig", "Way", "compose_config", "flat",
+    "from_hydra", "identity", "label", "register", "run_id", "validate",
+]  # fmt: skip

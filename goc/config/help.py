@@ -19,9 +19,7 @@ def _help_rows(cls: type, prefix: str = "") -> Iterator[str]:
         text = f.metadata.get("help")
         if text is None or (prefix == "" and is_dataclass(f.type)):
             continue
-        default = f.default if f.default_factory is not None and not callable(f.default_factory) else None
-        if callable(f.default_factory):
-            default = f.default_factory()
+        default = f.default_factory() if callable(f.default_factory) else f.default
         shown = "" if default is MISSING else f"  [{'null' if default is None else default}]"
         yield f"  {prefix + f.name:<26}{text}{shown}"
 

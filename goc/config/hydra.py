@@ -160,7 +160,7 @@ def without_effect(node: DictConfig, config: Config, overrides: Sequence[str]) -
     lines = [f"{key}={node[key]}: has no effect without cfg_cache" for key in off if key in typed]
     if not config.way.schedule.caches():
         return lines
-    if config.way.schedule.found:
+    if config.way.schedule.fitted:
         typed.pop("cache_ratio", None)  # its file may be named by how many steps it computes
     chosen = f"schedule={config.way.schedule.name} and predictor={config.way.predictor.name}"
     if config.way.correct_steps is not None:

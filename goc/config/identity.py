@@ -30,6 +30,18 @@ FILES = "files"  # of flat settings: the hashes of `way_files`
 # runs that differ in one of these have folders of their own: a compiled run makes the same images, but is timed apart
 TOLD_APART = (*(f.name for part in (Measurement, Way) for f in fields(part)), FILES, "compile")
 
+# of these (by the part of the settings), what decides no image, and what older runs had no setting for, with what
+# stands for theirs: neither counts in the name of a folder
+NO_IMAGES = (("", "evaluations"), *(("model", key) for key in ("family", "schedules", "weights", *OF_SECOND)))
+ONCE_ALWAYS: dict[tuple[str, str], Any] = {
+    ("", "class_labels"): Measurement.class_labels,
+    ("", "selection"): {"name": DEFAULT_SELECTION},
+    ("", "inflection_signal"): Way.inflection_signal,
+    ("model", "objective"): ModelConfig.objective,
+    ("model", "blip"): None,
+    ("predictor", "gradients"): GradientQueueConfig.gradients,
+}
+
 
 def flat(config: Config) -> dict[str, Any]:
     """All settings as plain values under the keys that users type, as result.json holds them."""
@@ -95,21 +107,13 @@ def distinguishing(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _as_before(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings without what decides no image, or says only what was always so: names of folders stay as they were."""
-    unused = ("family", "schedules", "weights", *OF_SECOND)
-    model = {key: value for key, value in settings["model"].items() if key not in unused}
-    for name, default in (("objective", ModelConfig.objective), ("blip", None)):
-        if name in model and model[name] == default:
-            del model[name]
-    kept = {key: value for key, value in settings.items() if key != "evaluations"} | {"model": model}
-    if kept.get("class_labels") == Measurement.class_labels:
-        del kept["class_labels"]
-    if (kept.get("selection") or {}).get("name") == DEFAULT_SELECTION:
-        del kept["selection"]
-    if kept.get("inflection_signal") == Way.inflection_signal:
-        del kept["inflection_signal"]
-    predictor = kept.get("predictor")
-    if isinstance(predictor, Mapping) and predictor.get("gradients") == GradientQueueConfig.gradients:
-        kept["predictor"] = {key: value for key, value in predictor.items() if key != "gradients"}
+    kept = {key: dict(value) if isinstance(value, Mapping) else value for key, value in settings.items()}
+    for part, key in NO_IMAGES:
+        (kept[part] if part else kept).pop(key, None)
+    for (part, key), always in ONCE_ALWAYS.items():
+        holder = kept.get(part) if part else kept
+        if isinstance(holder, dict) and key in holder and holder[key] == always:
+            del holder[key]
     return kept
 
 

@@ -90,8 +90,7 @@ def _check_option(node: DictConfig, group: str, options: Mapping[str, type]) -> 
         raise ConfigError(f"{group}: must be there; {group}=NAME chooses one of {', '.join(options)}")
     kind, name = OmegaConf.get_type(node[group]), node[group].name
     if options.get(name) is not kind:
-        own = next((own for own, option in options.items() if option is kind), None)
-        must = "must be an option's" if own is None else f"must be {own}"
+        must = next((f"must be {key}" for key, option in options.items() if option is kind), "must be an option's")
         raise ConfigError(f"{group}.name={name}: {must}; {group}=NAME chooses one of {', '.join(options)}")
 
 

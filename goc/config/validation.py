@@ -75,7 +75,7 @@ OF_A_CALL = {
     "callback*": "the run",
 }
 SECONDS = f"more than 0 and at most {LONGEST_S:g}"
-OWN_WEIGHTS = "outputs/weights/{model}-{sampler}{steps}-{computed}-cfg{cfg_scale}.json"  # of goc train weights
+TRAINED_WEIGHTS = "outputs/weights/{model}-{sampler}{steps}-{computed}-cfg{cfg_scale}.json"  # of goc train weights
 
 
 def normalise(way: Way, measurement: Measurement | None = None) -> None:
@@ -130,7 +130,7 @@ def _settle_files(way: Way, measurement: Measurement) -> None:
         return fill(template, way, model.name, cfg_scale)
 
     schedule = schedule.with_paths(filled)
-    predictor = predictor.with_paths(filled, schedule.weights_file or model.weights or OWN_WEIGHTS)
+    predictor = predictor.with_paths(filled, schedule.weights_file or model.weights or TRAINED_WEIGHTS)
     if predictor.schedule_file is not None:
         schedule = schedule.of_weights(predictor.schedule_file)
     way.schedule, way.predictor = schedule, predictor
@@ -271,10 +271,10 @@ def check_scored(metrics: list[str], measurement: Measurement) -> None:
                 raise ConfigError(f"model.{key}=null: must be named for metrics=[{name}]")
         if metric.needs == "logits" and len(extractor_kind(named["extractor"]).layers) == 1:
             raise ConfigError(f"metrics={name}: not supported with model.extractor={model.extractor}: it has no logits")
-        if metric.extractor not in (None, found := named.get("second_extractor")):
+        if metric.extractor not in (None, second := named.get("second_extractor")):
             raise ConfigError(
                 f"metrics={name}: must be {name.replace(metric.extractor or '', 'second')} with "
-                f"model.second_extractor={found}"
+                f"model.second_extractor={second}"
             )
 
 

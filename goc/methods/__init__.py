@@ -15,17 +15,6 @@ from goc.methods.base import (
 from goc.methods.published import METHODS, Method, add_method, name_of
 
 __all__ = [
-    "METHODS",
-    "PREDICTORS",
-    "SCHEDULES",
-    "SELECTIONS",
-    "Cells",
-    "Method",
-    "Partial",
-    "PredictorConfig",
-    "ScheduleConfig",
-    "SelectionConfig",
-    "Situation",
-    "add_method",
-    "name_of",
-]
+    "METHODS", "PREDICTORS", "SCHEDULES", "SELECTIONS", "Cells", "Method", "Partial", "PredictorConfig",
+    "ScheduleConfig", "SelectionConfig", "Situation", "add_method", "name_of",
+]  # fmt: skip

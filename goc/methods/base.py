@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from goc.caching.ratio import computed_at
+from goc.system.errors import ConfigError
 from goc.system.lazy import LazyModule
 from goc.system.registry import Options, load_object
 
@@ -52,13 +53,24 @@ class Situation:
         return computed_at(self.cache_ratio, self.steps)
 
 
+class Option:
+    """Settings of one option of a group."""
+
+    group: ClassVar[str]
+
+    def require(self, condition: bool, key: str, allowed: str) -> None:
+        """Raise ConfigError unless a condition holds: the setting with its value, and what is allowed."""
+        if not condition:
+            raise ConfigError(f"{self.group}.{key}={getattr(self, key)}: must be {allowed}")
+
+
 @dataclass
-class ScheduleConfig:
+class ScheduleConfig(Option):
     """When a feature is reused.
 
     several_evaluations: whether it means something where a solver has two a step. reads: settings that name a file it
     is read from, and the model's setting that stands in for one that is null, if any does. trained: whether it is
-    trained for a model. found: whether it is a choice of whole steps that was found for a model, and is left as a file.
+    trained for a model. fitted: whether it is a choice of whole steps that fits a model, and is left as a file.
     also_calibrates: whether a search begins with what the calibration samples say, too.
     against_clock: whether it counts in the clock. correct_scope: where the gradient queue corrects on it unless
     predictor.correct_scope says so. decides: whether it decides as it runs; only_site: the site that it is for alone;
@@ -66,11 +78,13 @@ class ScheduleConfig:
     keeps_stream: whether in some steps the stream of the step before stands in for all blocks.
     """
 
+    group: ClassVar[str] = "schedule"
     name: str = "none"
     several_evaluations: ClassVar[bool] = True
     reads: ClassVar[Mapping[str, str | None]] = {}
     trained: ClassVar[bool] = False
-    found: ClassVar[bool] = False
+    fitted: ClassVar[bool] = False
+    found: ClassVar[bool] = False  # `fitted`, as plugins of an older version call it
     also_calibrates: ClassVar[bool] = False
     against_clock: ClassVar[bool] = False
     correct_scope: ClassVar[str] = "branch"
@@ -79,6 +93,9 @@ class ScheduleConfig:
     asks_noise: ClassVar[bool] = False
     verifies: ClassVar[bool] = False
     keeps_stream: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        cls.fitted = cls.found = vars(cls).get("found", cls.fitted)
 
     @property
     def per_sample(self) -> bool:
@@ -168,7 +185,7 @@ class Cells:
 
 
 @dataclass
-class PredictorConfig:
+class PredictorConfig(Option):
     """What stands in for a cached feature.
 
     implementation: `module:class` of the `goc.caching.predictor.Predictor`, which is given the mask, and by their names
@@ -179,6 +196,7 @@ class PredictorConfig:
     some tokens of what it holds can be replaced, as a selection does.
     """
 
+    group: ClassVar[str] = "predictor"
     name: str = "reuse"
     implementation: ClassVar[str] = ""
     reads: ClassVar[Mapping[str, str | None]] = {}
@@ -269,9 +287,10 @@ class Partial:
 
 
 @dataclass
-class SelectionConfig:
+class SelectionConfig(Option):
     """Which tokens of a cached MLP are computed after all: none, where the option is this very class."""
 
+    group: ClassVar[str] = "selection"
     name: str = "none"
 
     @property

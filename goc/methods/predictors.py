@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from goc.methods.base import PREDICTORS, Cells, Learning, PredictorConfig, ScheduleConfig
-from goc.system.errors import ConfigError
 from goc.system.lazy import LazyModule
 from goc.system.precision import HELD_DTYPES, SCALED
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 else:
     torch = LazyModule("torch")
     anchored, predictor = LazyModule("goc.caching.anchored"), LazyModule("goc.caching.predictor")
-    probe = LazyModule("goc.caching.probe")
     probe = LazyModule("goc.caching.probe")
     stability = LazyModule("goc.caching.stability")
     schedules = LazyModule("goc.models.schedules")
@@ -59,8 +57,7 @@ class HoldingConfig(PredictorConfig):
         return {**super().arguments(), "dtype": self.held_in}
 
     def check(self) -> None:
-        if self.dtype is not None and self.dtype not in HELD_DTYPES:
-            raise ConfigError(f"predictor.dtype={self.dtype}: must be one of {', '.join(HELD_DTYPES)}, or null")
+        self.require(self.dtype in (None, *HELD_DTYPES), "dtype", f"one of {', '.join(HELD_DTYPES)}, or null")
 
 
 @PREDICTORS.register
@@ -121,12 +118,8 @@ class GradientQueueConfig(HoldingConfig):
 
     def check(self) -> None:
         super().check()
-        if self.gradients not in GRADIENTS:
-            raise ConfigError(f"predictor.gradients={self.gradients}: must be one of {', '.join(GRADIENTS)}")
-        if self.correct_scope not in CORRECT_SCOPES:
-            raise ConfigError(
-                f"predictor.correct_scope={self.correct_scope}: must be one of {', '.join(CORRECT_SCOPES)}"
-            )
+        self.require(self.gradients in GRADIENTS, "gradients", f"one of {', '.join(GRADIENTS)}")
+        self.require(self.correct_scope in CORRECT_SCOPES, "correct_scope", f"one of {', '.join(CORRECT_SCOPES)}")
 
     def build(self, cells: Cells) -> predictor.Predictor:
         queue = anchored.AnchoredQueue if self.anchored else predictor.GradientQueue
@@ -159,8 +152,7 @@ class TaylorConfig(HoldingConfig):
 
     def check(self) -> None:
         super().check()
-        if self.order < 0:
-            raise ConfigError(f"predictor.order={self.order}: must be at least 0")
+        self.require(self.order >= 0, "order", "at least 0")
 
 
 @PREDICTORS.register
@@ -174,8 +166,7 @@ class HiCacheConfig(TaylorConfig):
 
     def check(self) -> None:
         super().check()
-        if not 0 < self.sigma < 1:
-            raise ConfigError(f"predictor.sigma={self.sigma}: must be in (0, 1)")
+        self.require(0 < self.sigma < 1, "sigma", "in (0, 1)")
 
 
 @PREDICTORS.register
@@ -221,12 +212,9 @@ class BarycentricConfig(PredictorConfig):
         return "" if self.rho == "lagrange" else "; barycentric weights may have a pole there: try predictor.length=2"
 
     def check(self) -> None:
-        if self.length < 1:
-            raise ConfigError(f"predictor.length={self.length}: must be at least 1")
-        if self.rho not in RHOS:
-            raise ConfigError(f"predictor.rho={self.rho}: must be one of {', '.join(RHOS)}")
-        if not 0 < self.decay <= 1:
-            raise ConfigError(f"predictor.decay={self.decay}: must be in (0, 1]")
+        self.require(self.length >= 1, "length", "at least 1")
+        self.require(self.rho in RHOS, "rho", f"one of {', '.join(RHOS)}")
+        self.require(0 < self.decay <= 1, "decay", "in (0, 1]")
 
 
 @PREDICTORS.register

@@ -30,16 +30,17 @@ else:
 MOST_TRIED = 1_000_000  # schedules in a search, and samples of each
 
 
-def _check_threshold(threshold: float | None) -> None:
+def _check_threshold(option: ScheduleConfig, threshold: float | None) -> None:
     """Raise ConfigError if it is no threshold of an error, a change or a probability."""
-    if threshold is not None and not (math.isfinite(threshold) and threshold >= 0):
-        raise ConfigError(f"schedule.threshold={threshold}: must be a finite number of at least 0, or null")
+    allowed = threshold is None or (math.isfinite(threshold) and threshold >= 0)
+    option.require(allowed, "threshold", "a finite number of at least 0, or null")
 
 
-def _check_retention(retention: float) -> None:
-    """Raise ConfigError if it is no share of the steps that leaves any."""
-    if not 0 <= retention < 1:
-        raise ConfigError(f"schedule.retention={retention}: must be in [0, 1)")
+def _at_threshold(
+    rule: Callable[[float], Tensor], threshold: float | None, values: Tensor, situation: Situation
+) -> Tensor:
+    """The mask at a threshold of what is compared with it; None: at the one that comes closest to the cache ratio."""
+    return rule(closest.closest_threshold(rule, values, situation.cache_ratio) if threshold is None else threshold)
 
 
 @SCHEDULES.register
@@ -84,8 +85,7 @@ class IntervalSchedule(ScheduleConfig):
         return self.interval is None
 
     def check(self, steps: int) -> None:
-        if self.interval is not None and not 1 <= self.interval <= steps:
-            raise ConfigError(f"schedule.interval={self.interval}: must be in [1, {steps}]")
+        self.require(self.interval is None or 1 <= self.interval <= steps, "interval", f"in [1, {steps}]")
 
     def chosen(self, situation: Situation) -> int:
         """The interval, or the one whose mask comes closest to the cache ratio."""
@@ -174,7 +174,7 @@ class L2C(ScheduleConfig):
         return self.threshold is None
 
     def check(self, steps: int) -> None:
-        _check_threshold(self.threshold)
+        _check_threshold(self, self.threshold)
 
     def mask(self, situation: Situation) -> Tensor:
         path = self.router or situation.router
@@ -186,12 +186,7 @@ class L2C(ScheduleConfig):
                 "with `goc fetch l2c-routers`, or name a file"
             )
         probabilities = routers.load_router(resolve(path), situation.steps, situation.depth)
-        threshold = self.threshold
-        if threshold is None:
-            threshold = closest.closest_threshold(
-                lambda value: schedule.l2c(probabilities, value), probabilities, situation.cache_ratio
-            )
-        return schedule.l2c(probabilities, threshold)
+        return _at_threshold(lambda value: schedule.l2c(probabilities, value), self.threshold, probabilities, situation)
 
 
 @SCHEDULES.register
@@ -216,20 +211,17 @@ class SmoothCache(ScheduleConfig):
         return self.path is None
 
     def check(self, steps: int) -> None:
-        _check_threshold(self.threshold)
-        if self.path is None and not 1 <= self.lookahead < steps:
-            raise ConfigError(f"schedule.lookahead={self.lookahead}: must be in [1, {steps - 1}]")
+        _check_threshold(self, self.threshold)
+        self.require(self.path is not None or 1 <= self.lookahead < steps, "lookahead", f"in [1, {steps - 1}]")
 
     def mask(self, situation: Situation) -> Tensor:
         if self.path is not None:
             return self._published(self.path, situation)
-        errors, depth = situation.branch_errors(self.lookahead), situation.depth
-        threshold = self.threshold
-        if threshold is None:
-            threshold = closest.closest_threshold(
-                lambda value: schedule.smoothcache_from_errors(errors, value, 1), errors, situation.cache_ratio
-            )
-        return schedule.smoothcache_from_errors(errors, threshold, depth)
+        errors = situation.branch_errors(self.lookahead)
+        mask = _at_threshold(
+            lambda value: schedule.smoothcache_from_errors(errors, value, 1), self.threshold, errors, situation
+        )
+        return mask.repeat(1, situation.depth, 1)
 
     @staticmethod
     def _published(path: str, situation: Situation) -> Tensor:
@@ -262,8 +254,7 @@ class Deciding(ScheduleConfig):
         return False
 
     def check(self, steps: int) -> None:
-        if self.decides_for not in ("sample", "batch"):
-            raise ConfigError(f"schedule.decides_for={self.decides_for}: must be one of sample, batch")
+        self.require(self.decides_for in ("sample", "batch"), "decides_for", "one of sample, batch")
 
     def possible(self, steps: int) -> Sequence[int]:
         """The steps that may be skipped: all but the first and the last."""
@@ -282,7 +273,7 @@ class Thresholded(Deciding):
 
     def check(self, steps: int) -> None:
         super().check(steps)
-        _check_threshold(self.threshold)
+        _check_threshold(self, self.threshold)
 
     def skip_threshold(self, situation: Situation) -> float | None:
         return self.threshold
@@ -296,14 +287,11 @@ class LookingAtBlocks(Thresholded):
 
     def check(self, steps: int) -> None:
         super().check(steps)
-        if self.first_blocks < 1:
-            raise ConfigError(f"schedule.first_blocks={self.first_blocks}: must be at least 1")
+        self.require(self.first_blocks >= 1, "first_blocks", "at least 1")
 
     def mask(self, situation: Situation) -> Tensor:
-        if self.first_blocks >= situation.depth:
-            raise ConfigError(
-                f"schedule.first_blocks={self.first_blocks}: must be less than the model's {situation.depth} blocks"
-            )
+        depth = situation.depth
+        self.require(self.first_blocks < depth, "first_blocks", f"less than the model's {depth} blocks")
         return super().mask(situation)
 
 
@@ -368,7 +356,7 @@ class DiCacheSchedule(LookingAtBlocks):
 
     def check(self, steps: int) -> None:
         super().check(steps)
-        _check_retention(self.retention)
+        self.require(0 <= self.retention < 1, "retention", "in [0, 1)")
 
     def possible(self, steps: int) -> range:
         """The steps that may be skipped: after the first ones, and before the last."""
@@ -396,10 +384,8 @@ class SeaCacheSchedule(Thresholded):
 
     def check(self, steps: int) -> None:
         super().check(steps)
-        if self.max_skips < 0:
-            raise ConfigError(f"schedule.max_skips={self.max_skips}: must be at least 0")
-        if not 0 < self.exponent < math.inf:
-            raise ConfigError(f"schedule.exponent={self.exponent}: must be a finite number above 0")
+        self.require(self.max_skips >= 0, "max_skips", "at least 0")
+        self.require(0 < self.exponent < math.inf, "exponent", "a finite number above 0")
 
     def decision(self, threshold: float, noise: Sequence[float], steps: int) -> Decision:
         return decision.SeaCache(threshold, noise, self.exponent, self.max_skips)
@@ -439,17 +425,11 @@ class Verify(Deciding):
 
     def check(self, steps: int) -> None:
         super().check(steps)
-        if not 0 <= self.base_threshold < math.inf:
-            raise ConfigError(f"schedule.base_threshold={self.base_threshold}: must be a finite number of at least 0")
-        if not 0 <= self.decay_rate <= 1:
-            raise ConfigError(f"schedule.decay_rate={self.decay_rate}: must be in [0, 1]")
-        if self.min_taylor_steps < 1:
-            raise ConfigError(f"schedule.min_taylor_steps={self.min_taylor_steps}: must be at least 1")
-        if self.max_taylor_steps < self.min_taylor_steps:
-            raise ConfigError(
-                f"schedule.max_taylor_steps={self.max_taylor_steps}: must be at least "
-                f"min_taylor_steps={self.min_taylor_steps}"
-            )
+        self.require(0 <= self.base_threshold < math.inf, "base_threshold", "a finite number of at least 0")
+        self.require(0 <= self.decay_rate <= 1, "decay_rate", "in [0, 1]")
+        least = self.min_taylor_steps
+        self.require(least >= 1, "min_taylor_steps", "at least 1")
+        self.require(self.max_taylor_steps >= least, "max_taylor_steps", f"at least min_taylor_steps={least}")
 
     def possible(self, steps: int) -> Sequence[int]:
         """The steps that may be skipped: all but the first and the third."""
@@ -484,30 +464,28 @@ class MagCache(ScheduleConfig):
         return True
 
     def check(self, steps: int) -> None:
-        _check_threshold(self.threshold)
-        if self.max_skips < 1:
-            raise ConfigError(f"schedule.max_skips={self.max_skips}: must be at least 1")
-        _check_retention(self.retention)
+        _check_threshold(self, self.threshold)
+        self.require(self.max_skips >= 1, "max_skips", "at least 1")
+        self.require(0 <= self.retention < 1, "retention", "in [0, 1)")
 
     def mask(self, situation: Situation) -> Tensor:
         def rule(threshold: float) -> Tensor:
             return schedule.magcache(ratios, threshold, self.max_skips, self.retention)
 
-        ratios, threshold = situation.magnitude_ratios(), self.threshold
-        if threshold is None:
-            threshold = closest.closest_threshold(rule, schedule.magnitude_errors(ratios), situation.cache_ratio)
-        return rule(threshold).repeat(1, situation.depth, 2)
+        ratios = situation.magnitude_ratios()
+        mask = _at_threshold(rule, self.threshold, schedule.magnitude_errors(ratios), situation)
+        return mask.repeat(1, situation.depth, 2)
 
 
 @dataclass
-class FoundSchedule(ScheduleConfig):
-    """Whole steps at the cache ratio, found for a model; or a file's."""
+class FittedSchedule(ScheduleConfig):
+    """Whole steps at the cache ratio, chosen for a model; or a file's."""
 
     reads: ClassVar[Mapping[str, str | None]] = {"path": None}
-    found: ClassVar[bool] = True
+    fitted: ClassVar[bool] = True
     path: str | None = None
 
-    def find(self, situation: Situation) -> Sequence[int]:
+    def computed_steps(self, situation: Situation) -> Sequence[int]:
         """The computed steps at the situation's cache ratio."""
         raise NotImplementedError
 
@@ -529,12 +507,12 @@ class FoundSchedule(ScheduleConfig):
                 f"cache_ratio={situation.cache_ratio:g}: leaves schedule={self.name} one computed step of {steps}, "
                 f"where there is nothing to choose; must be at most {(steps - 2) / steps:g}"
             )
-        return schedule.computing(self.find(situation), steps, depth)
+        return schedule.computing(self.computed_steps(situation), steps, depth)
 
 
 @SCHEDULES.register
 @dataclass
-class Searched(FoundSchedule):
+class Searched(FittedSchedule):
     """The whole steps whose samples end closest to the uncached ones, by local search on calibration seeds.
 
     path: a schedule's JSON that takes the place of a search. search_evaluations: schedules that are tried.
@@ -548,8 +526,7 @@ class Searched(FoundSchedule):
 
     def check(self, steps: int) -> None:
         for key in ("search_evaluations", "search_samples"):
-            if not 1 <= getattr(self, key) <= MOST_TRIED:
-                raise ConfigError(f"schedule.{key}={getattr(self, key)}: must be at least 1 and at most {MOST_TRIED}")
+            self.require(1 <= getattr(self, key) <= MOST_TRIED, key, f"at least 1 and at most {MOST_TRIED}")
 
     def searched_samples(self) -> int:
         return self.search_samples if self.calibrates() else 0
@@ -557,7 +534,7 @@ class Searched(FoundSchedule):
     def of_weights(self, path: str) -> ScheduleConfig:
         return type(self)(path=self.path or path)
 
-    def find(self, situation: Situation) -> Sequence[int]:
+    def computed_steps(self, situation: Situation) -> Sequence[int]:
         return situation.search(situation.computed, self.search_evaluations, self.search_samples)
 
 
@@ -573,7 +550,7 @@ class BudCache(Searched):
     name: str = "budcache"
     reads: ClassVar[Mapping[str, str | None]] = {"path": None}
 
-    def find(self, situation: Situation) -> Sequence[int]:
+    def computed_steps(self, situation: Situation) -> Sequence[int]:
         return situation.search(situation.computed, self.search_evaluations, self.search_samples, "annealing")
 
 
@@ -591,14 +568,14 @@ class Halving(Searched):
     also_calibrates: ClassVar[bool] = True
     against_clock: ClassVar[bool] = True
 
-    def find(self, situation: Situation) -> Sequence[int]:
+    def computed_steps(self, situation: Situation) -> Sequence[int]:
         begun = known_schedules(situation)
         return situation.search(situation.computed, self.search_evaluations, self.search_samples, "halving", begun)
 
 
 @SCHEDULES.register
 @dataclass
-class Front(FoundSchedule):
+class Front(FittedSchedule):
     """The whole steps of a front, found with weights for several cache ratios at once: those closest to cache_ratio.
 
     path: its JSON; null: what goc train front writes.
@@ -637,7 +614,7 @@ def known_schedules(situation: Situation) -> list[tuple[int, ...]]:
 
 @SCHEDULES.register
 @dataclass
-class Dynamic(FoundSchedule):
+class Dynamic(FittedSchedule):
     """The whole steps with the smallest sum of calibrated feature errors, by dynamic programming (as CEM).
 
     path: a schedule's JSON that takes its place.
@@ -646,7 +623,7 @@ class Dynamic(FoundSchedule):
     name: str = "dynamic"
     against_clock: ClassVar[bool] = True
 
-    def find(self, situation: Situation) -> Sequence[int]:
+    def computed_steps(self, situation: Situation) -> Sequence[int]:
         errors = dynamic.extrapolation_errors(situation.products(), int(situation.extrapolates), situation.clock)
         return dynamic.dynamic_programming(errors, situation.computed)
 
@@ -663,15 +640,11 @@ class DPCache(Dynamic):
     first_steps: int = 3
 
     def check(self, steps: int) -> None:
-        if not 1 <= self.first_steps <= steps:
-            raise ConfigError(f"schedule.first_steps={self.first_steps}: must be in [1, {steps}]")
+        self.require(1 <= self.first_steps <= steps, "first_steps", f"in [1, {steps}]")
 
-    def find(self, situation: Situation) -> Sequence[int]:
-        if self.first_steps > situation.computed:
-            raise ConfigError(
-                f"schedule.first_steps={self.first_steps}: must be at most {situation.computed}, the steps that "
-                f"cache_ratio={situation.cache_ratio:g} leaves computed"
-            )
+    def computed_steps(self, situation: Situation) -> Sequence[int]:
+        allowed = f"at most {situation.computed}, the steps that cache_ratio={situation.cache_ratio:g} leaves computed"
+        self.require(self.first_steps <= situation.computed, "first_steps", allowed)
         order = 2 if situation.extrapolates else 0
         errors = dynamic.extrapolation_errors(situation.products(), order, situation.clock, scaled=False)
         return dynamic.dynamic_programming(errors, situation.computed, self.first_steps)

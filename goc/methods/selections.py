@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from goc.methods.base import SELECTIONS, Partial, SelectionConfig
-from goc.system.errors import ConfigError
 from goc.system.lazy import LazyModule
 
 if TYPE_CHECKING:
@@ -20,9 +19,7 @@ else:
 
 def _check(option: SelectionConfig, key: str, least: float, most: float) -> None:
     """Raise ConfigError for a number that is not in [least, most], or is none."""
-    value = getattr(option, key)
-    if not least <= value <= most:
-        raise ConfigError(f"selection.{key}={value}: must be in [{least:g}, {most:g}]")
+    option.require(least <= getattr(option, key) <= most, key, f"in [{least:g}, {most:g}]")
 
 
 @dataclass
@@ -35,8 +32,7 @@ class ShareConfig(SelectionConfig):
     by_step: float = 2.0
 
     def check(self) -> None:
-        if not 0 < self.ratio <= 1:
-            raise ConfigError(f"selection.ratio={self.ratio}: must be in (0, 1]; selection=none computes no token")
+        self.require(0 < self.ratio <= 1, "ratio", "in (0, 1]; selection=none computes no token")
         _check(self, "by_block", -1, 1)
         _check(self, "by_step", -2, 2)
 
@@ -115,13 +111,11 @@ class ClusterSelection(SelectionConfig):
     propagation: float = 0.007
 
     def check(self) -> None:
-        if self.clusters < 1:
-            raise ConfigError(f"selection.clusters={self.clusters}: must be at least 1")
+        self.require(self.clusters >= 1, "clusters", "at least 1")
         _check(self, "propagation", 0, 1)
 
     def check_tokens(self, tokens: int) -> None:
-        if self.clusters > tokens:
-            raise ConfigError(f"selection.clusters={self.clusters}: must be at most the model's {tokens} tokens")
+        self.require(self.clusters <= tokens, "clusters", f"at most the model's {tokens} tokens")
 
     def build(self, partial: Partial) -> selection.Selection:
         return selection.Clusters(partial.mask, self.clusters, self.propagation, partial.skipped)

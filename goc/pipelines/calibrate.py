@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from goc.pipelines.plan_file import PipelinePlan
 from goc.pipelines.session import NewCache, PipelineError, Run
 from goc.pipelines.structure import Blocks, Branches
 from goc.planning.plan import Plan
-from goc.planning.planner import Cells, Planner, of_cells
+from goc.planning.planner import Cells, Planner, Search, of_cells
 from goc.sampling.distance import relative_distances
 from goc.sampling.local_search import Steps
 from goc.sampling.search import HALVING, budget_of, kept, moves_and_loss, progress_bar, raced
@@ -37,6 +37,7 @@ from goc.sampling.search import HALVING, budget_of, kept, moves_and_loss, progre
 SEED = 2503
 
 Prompt = str | Mapping[str, Any]
+CellRecorder = TypeVar("CellRecorder", AlignmentRecorder, ProductRecorder)
 
 
 def calibrate(
@@ -72,11 +73,10 @@ def calibrate(
     way, transformer = way_of(method, cache_ratio, steps, settings), transformer_of(pipe)
     trial = Trial(pipe, prompts, {**(call or {}), "num_inference_steps": steps}, seed, blocks, branches)
     run = trial.probe(way.site)
-    found = measured(way, trial, run)
-    made_for = MadeFor.of(transformer, pipe.scheduler)
-    by_step = None if found.alignment is None else _numbers(step_alignment(found.alignment))
+    parts, made_for = measured(way, trial, run), MadeFor.of(transformer, pipe.scheduler)
+    by_step = None if parts.alignment is None else _numbers(step_alignment(parts.alignment))
     return PipelinePlan(
-        method, cache_ratio, settings, made_for, run.steps, found.mask, found.correct, found.skip_threshold, by_step,
+        method, cache_ratio, settings, made_for, run.steps, parts.mask, parts.correct, parts.skip_threshold, by_step,
         blocks, branches,
     )  # fmt: skip
 
@@ -130,9 +130,9 @@ class Trial:
                 disable_cache(self.pipe)
 
     def _sample(self, index: int, prompt: Prompt) -> Tensor:
-        own = {"prompt": prompt} if isinstance(prompt, str) else prompt
+        prompted = {"prompt": prompt} if isinstance(prompt, str) else prompt
         fixed = {"generator": torch.Generator().manual_seed(self.seed + index), "return_dict": False}
-        return torch.as_tensor(self.pipe(**{"output_type": "latent", **self.call, **own, **fixed})[0])
+        return torch.as_tensor(self.pipe(**{"output_type": "latent", **self.call, **prompted, **fixed})[0])
 
     def some(self, indices: range) -> "Trial":
         """The calls for the prompts with these indices."""
@@ -187,15 +187,15 @@ class Measuring(PipelineCall):
 
         Calls that are not made in every step have none.
         """
-        found: dict[str, Noted] = {}
+        recorders: dict[str, Noted] = {}
 
         def recorder(run: Run) -> Noted:
-            if run.stream not in found:
-                found[run.stream] = Noted(make(run), run.layout.shape(run.steps)[-1])
-            return found[run.stream]
+            if run.stream not in recorders:
+                recorders[run.stream] = Noted(make(run), run.layout.shape(run.steps)[-1])
+            return recorders[run.stream]
 
         self.trial.samples(site, recorder)
-        return [seen for seen in found.values() if len(seen.steps) == self.run.steps]
+        return [noted for noted in recorders.values() if len(noted.steps) == self.run.steps]
 
     def branch_errors(self, lookahead: int) -> Tensor:
         """SmoothCache's calibration, [steps, lookahead, 2]."""
@@ -224,52 +224,36 @@ class Measuring(PipelineCall):
             ratios.append(seen.recorder.recorders[max(seen.recorder.recorders)].ratios())
         return torch.stack(ratios).mean(dim=0)
 
-    @cached_property
-    def alignment_seen(self) -> tuple[list[int], Tensor]:
-        """Cells, and how well each step's change continues the one before: [steps, cells, 1]."""
-        alignments, cells = [], list[int]()
-        for seen in self.seen(self.way.site, lambda run: AlignmentRecorder(self.shape, run.layout.site, run.device)):
+    def _of_cells(self, kind: type[CellRecorder], result: Callable[[CellRecorder], Tensor]) -> tuple[Tensor, list[int]]:
+        """What recorders that keep sums by cell give, [streams, ..., cells, 1], and the cells that were seen."""
+        shape, cells, results = self.run.layout.shape(self.run.steps), list[int](), list[Tensor]()
+        for seen in self.seen(self.way.site, lambda run: kind(shape, run.layout.site, run.device)):
             recorder, cells = seen.recorder, sorted(seen.cells)
-            assert isinstance(recorder, AlignmentRecorder)
-            recorder.dot, recorder.square = of_cells(recorder.dot, cells), of_cells(recorder.square, cells)
-            alignments.append(recorder.alignment())
-        return cells, torch.stack(alignments).mean(dim=0)
+            assert isinstance(recorder, kind)
+            for name, sums in vars(recorder).items():
+                if isinstance(sums, Tensor):
+                    setattr(recorder, name, of_cells(sums, cells))
+            results.append(result(recorder))
+        return torch.stack(results), cells
 
     @cached_property
-    def products_seen(self) -> tuple[list[int], Tensor]:
-        """Cells, and the inner products of every two steps' features: [steps, steps, cells, 1]."""
-        products, cells = [], list[int]()
-        for seen in self.seen(self.way.site, lambda run: ProductRecorder(self.shape, run.layout.site, run.device)):
-            recorder, cells = seen.recorder, sorted(seen.cells)
-            assert isinstance(recorder, ProductRecorder)
-            recorder.product = of_cells(recorder.product, cells)
-            products.append(recorder.products())
-        return cells, torch.stack(products).sum(dim=0)
+    def _products(self) -> tuple[Tensor, list[int]]:
+        products, cells = self._of_cells(ProductRecorder, ProductRecorder.products)
+        return products.sum(dim=0), cells
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of a cache's masks."""
-        return self.run.layout.shape(self.run.steps)
+    @cached_property
+    def _alignment(self) -> tuple[Tensor, list[int]]:
+        alignment, cells = self._of_cells(AlignmentRecorder, AlignmentRecorder.alignment)
+        return alignment.mean(dim=0), cells
 
     def products(self) -> tuple[Tensor, Cells]:
-        cells, products = self.products_seen
-        return products, cells
+        return self._products
 
     def alignment(self) -> tuple[Tensor, Cells]:
-        cells, alignment = self.alignment_seen
-        return alignment, cells
+        return self._alignment
 
-    def search(
-        self,
-        plan_of: Callable[[Steps], Plan],
-        count: int,
-        evaluations: int,
-        samples: int,
-        how: str = "local",
-        known: Sequence[Steps] = (),
-    ) -> Steps:
-        """The schedule of `count` computed steps whose samples end closest to the uncached ones, of so many tried."""
-        trial = replace(self.trial, prompts=self.trial.prompts[:samples])
+    def search(self, plan_of: Callable[[Steps], Plan], asked: Search) -> Steps:
+        trial = replace(self.trial, prompts=self.trial.prompts[: asked.samples])
         target, seed = trial.samples(), self.trial.seed
 
         def distance(schedule: Steps, indices: range, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -277,24 +261,23 @@ class Measuring(PipelineCall):
             made = some.samples(self.way.site, planned(lambda _: plan), self.way.selection.selects)
             return loss(torch.cat(made), torch.cat(target[indices.start : indices.stop]))
 
-        if how == HALVING:
+        if asked.how == HALVING:
             spent = len(self.trial.prompts) * self.steps
-            budget = budget_of(len(target), evaluations, spent, count)
+            budget = budget_of(len(target), asked.evaluations, spent, asked.computed)
 
             def measure(schedule: Steps, indices: range) -> list[float]:
                 return [*map(kept, distance(schedule, indices, relative_distances).tolist())]
 
-            return raced(measure, len(target), budget, known, self.steps, count, seed).ranked()[0]
-        moves, loss = moves_and_loss(how)
-        with progress_bar(count, self.steps, evaluations, "schedule") as progress:
+            return raced(measure, len(target), budget, asked.known, self.steps, asked.computed, seed).ranked()[0]
+        moves, loss = moves_and_loss(asked.how)
+        with progress_bar(asked.computed, self.steps, asked.evaluations, "schedule") as progress:
 
             def objective(schedule: Steps) -> float:
                 value = distance(schedule, range(len(target)), loss).item()
                 progress.update()
                 return value if math.isfinite(value) else math.inf
 
-            found, _ = moves(objective, self.steps, count, evaluations, seed)
-        return found
+            return moves(objective, self.steps, asked.computed, asked.evaluations, seed)[0]
 
 
 class MagnitudeRecorders(StepCache):

@@ -24,9 +24,8 @@ def enter_in_calls(pipe: Any, context: Callable[[int | None], AbstractContextMan
         _, _, state, *items = super(type(self), self).__reduce_ex__(max(2, protocol))
         return object_of, (cls,), {key: value for key, value in state.items() if key != attribute}, *items
 
-    own = {"__call__": call, "__reduce_ex__": reduce}
-    own |= {name: getattr(cls, name) for name in ("__module__", "__doc__", "__qualname__")}
-    pipe.__class__ = type(cls.__name__, (cls,), own)
+    named = {name: getattr(cls, name) for name in ("__module__", "__doc__", "__qualname__")}
+    pipe.__class__ = type(cls.__name__, (cls,), {"__call__": call, "__reduce_ex__": reduce, **named})
 
 
 def samples_asked(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:

@@ -10,14 +10,7 @@ from goc.models.network import Site
 from goc.pipelines.calls import enter_in_calls, leave_calls_alone
 from goc.pipelines.fingerprint import MadeFor
 from goc.pipelines.hooks.attach import hook, hooked
-from goc.pipelines.method import (
-    LONGEST,
-    check_uncalibrated,
-    gates,
-    uncalibrated_plan,
-    warn_of_gating,
-    way_of,
-)
+from goc.pipelines.method import LONGEST, check_uncalibrated, gates, uncalibrated_plan, warn_of_gating, way_of
 from goc.pipelines.plan_file import PipelinePlan, PlanError
 from goc.pipelines.session import (
     TRANSFORMERS,
@@ -36,20 +29,18 @@ from goc.system.errors import ConfigError
 DEFAULTS = {"method": "goc", "cache_ratio": 0.5}  # of enable_cache, which a plan may differ from
 ATTRIBUTE = "_goc_cache"  # of a pipeline that has one
 
-PlanFor = Callable[[Run], Plan]
-
 
 def transformers_of(pipe: Any) -> dict[str, nn.Module]:
     """The transformers that a pipeline calls in its steps, by name; raises PipelineError if there is none."""
     parts = {name: getattr(pipe, name, None) for name in TRANSFORMERS}
     parts = {name: getattr(part, "_orig_mod", part) for name, part in parts.items()}  # torch.compile's
-    found = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
-    if not found:
+    transformers = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+    if not transformers:
         unet = ", but a UNet" if getattr(pipe, "unet", None) is not None else ""
         raise PipelineError(
             f"{type(pipe).__name__}: has no transformer{unet}; caches are for pipelines with pipe.transformer"
         )
-    return found
+    return transformers
 
 
 def transformer_of(pipe: Any) -> nn.Module:
@@ -100,7 +91,7 @@ def attach(
     return cache
 
 
-def planned(plan_for: PlanFor) -> NewCache:
+def planned(plan_for: Callable[[Run], Plan]) -> NewCache:
     """What makes the caches of plans: each pipeline call is planned once, and alike ones once."""
     plans: dict[tuple[Any, ...], Plan] = {}
 
@@ -147,24 +138,18 @@ def enable_cache(
     way = way_of(method, cache_ratio, LONGEST, settings)
     check_uncalibrated(way, method)
     warn_of_gating(way)
-
-    def plan_for(run: Run) -> Plan:
-        return uncalibrated_plan(
-            way_of(method, cache_ratio, run.steps, {**settings, "inflection_threshold": None}), run
-        )
-
-    return _attach_way(pipe, way, planned(plan_for), method, blocks, branches)
+    new_cache = planned(lambda run: uncalibrated_plan(way_of(method, cache_ratio, run.steps, settings), run))
+    return _attach_way(pipe, way, new_cache, method, blocks, branches)
 
 
 def _enable_plan(pipe: Any, plan: PipelinePlan, asked: dict[str, Any]) -> PipelineCache:
     """The same with a plan, which must be for this pipeline, and for what else was asked."""
-    own = {"method": plan.method, "cache_ratio": plan.cache_ratio, **plan.settings}
+    made_with = {"method": plan.method, "cache_ratio": plan.cache_ratio, **plan.settings}
     for key, value in asked.items():
-        if value != DEFAULTS.get(key) and value != own.get(key):
-            raise PlanError(f"{key}={value}: the plan was made with {own.get(key)}; calibrate anew, or leave it out")
+        if value not in (DEFAULTS.get(key), was := made_with.get(key)):
+            raise PlanError(f"{key}={value}: the plan was made with {was}; calibrate anew, or leave it out")
     plan.check(MadeFor.of(transformer_of(pipe), pipe.scheduler))
-    way = plan.way
-    return _attach_way(pipe, way, planned(plan.plan), plan.method, plan.blocks, plan.branches)
+    return _attach_way(pipe, plan.way, planned(plan.plan), plan.method, plan.blocks, plan.branches)
 
 
 def _attach_way(

@@ -15,8 +15,7 @@ VALUES = 64  # that are read of each tensor
 
 def config_fingerprint(config: Mapping[str, Any]) -> str:
     """A short name for a transformer's config, whatever folder and version of diffusers it was read with."""
-    own = {key: value for key, value in dict(config).items() if not key.startswith("_")}
-    return content_key({key: repr(value) for key, value in own.items()})
+    return content_key({key: repr(value) for key, value in dict(config).items() if not key.startswith("_")})
 
 
 @torch.no_grad()

@@ -87,8 +87,8 @@ def class_of(library: str, name: str) -> Any:
         source = transformers
     elif PLAIN.fullmatch(library):
         source = getattr(diffusers.pipelines, library, None)
-    found = getattr(source, name, None) if PLAIN.fullmatch(name) else None
-    return found if isinstance(found, type) and hasattr(found, "from_pretrained") else None
+    cls = getattr(source, name, None) if PLAIN.fullmatch(name) else None
+    return cls if isinstance(cls, type) and hasattr(cls, "from_pretrained") else None
 
 
 def pipeline_class(folder: Path) -> Any:

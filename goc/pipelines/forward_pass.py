@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import is_not
 from typing import Any
 
 import torch
@@ -149,7 +150,6 @@ class ForwardPass:
     def decide(self, modulated_input: Callable[[], Tensor], hidden: Tensor | None = None) -> None:
         """Have an adaptive cache decide, once; hidden: what goes into the first block that may be skipped."""
         if not self.decided:
-            self.decided = True
             after = self.latents if hidden is None else hidden
             before = next((x for x in self.first_inputs if x is not None), after)
             self.decide_by(Seen(self.latents, before, after, modulated_input))
@@ -210,9 +210,7 @@ class ForwardPass:
     def continues(self, key: Key, inputs: Inputs) -> bool:
         """Whether a block is given just what the open span's last one gave, and so is of that span."""
         span = self.span
-        if span is None or len(inputs) != len(span.outputs):
-            return False
-        if not all(a is b for a, b in zip(inputs, span.outputs, strict=True)):
+        if span is None or len(inputs) != len(span.outputs) or any(map(is_not, inputs, span.outputs)):
             return False
         if self.copies and span.was_changed():  # something was added in between
             return False

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -56,9 +56,7 @@ class PipelineCalls:
     cfg_scale: float
     more: Mapping[str, Any]
     device: torch.device
-    counted: dict[str, dict[Key, float]] = field(
-        default_factory=dict
-    )  # what places cost, by site, if they are compiled
+    counted: dict[str, dict[Key, float]] = field(default_factory=dict)  # what places cost, by site, if compiled
 
     def compile_blocks(self, site: Site) -> None:
         """Compile the transformers' blocks from now on; what their places cost is counted before."""
@@ -123,7 +121,7 @@ class PipelineCalls:
         layout, *others = [layout_of(transformer, site) for transformer in transformers_of(self.pipe).values()]
         if any(other.places != layout.places for other in others):
             raise PipelineError(f"{type(self.pipe).__name__}: its two transformers must be built alike for run.py")
-        return Run(layout, run.scheduler, run.timesteps, run.stream, run.device)
+        return replace(run, layout=layout)
 
 
 @dataclass(frozen=True)
@@ -171,20 +169,19 @@ class PipelineGeneration(MadeAtOnce):
         finally:
             disable_cache(self.calls.pipe)
 
-    @property
-    def one_by_one(self) -> bool:
-        """Whether each sample is made in a call of its own: where its cache decides, as not all calls come apart.
+    def calls_for(self, indices: range) -> list[range]:
+        """The samples of each call: all, or one where its cache decides, as not all calls come apart.
 
         Also where a picture is given, as a list of them means another thing to each pipeline.
         """
         cache = self.new_cache() if self.new_cache else None
         decides = isinstance(cache, AdaptiveCache) and cache.per_sample
-        return decides or any(isinstance(value, Image.Image) for value in self.calls.more.values())
+        one_by_one = decides or any(isinstance(value, Image.Image) for value in self.calls.more.values())
+        return [range(i, i + 1) for i in indices] if one_by_one else [indices]
 
     def make(self, indices: range) -> tuple[dict[str, Tensor], list[PipelineCache]]:
         """The same as `together`, in one call or in one for each sample, with the caches of the calls."""
-        calls = [range(i, i + 1) for i in indices] if self.one_by_one else [indices]
-        made = [self.together(call) for call in calls]
+        made = [self.together(call) for call in self.calls_for(indices)]
         samples = {name: torch.cat([tensors[name] for tensors, _ in made]) for name in made[0][0]}
         return samples, [cache for _, cache in made if cache is not None]
 
@@ -226,9 +223,8 @@ class PipelineGeneration(MadeAtOnce):
         }
 
     def step_seconds(self, samples: int) -> list[float]:
-        calls = [range(i, i + 1) for i in range(samples)] if self.one_by_one else [range(samples)]
         seconds = []
-        for call in calls:
+        for call in self.calls_for(range(samples)):
             watch = Watch(self.calls.pipe, self.device, timed=True, last=self.evaluations - 1)
             with self.cached(counts=False), watch.watching():
                 self.calls.sample(call, self.seed)

@@ -71,10 +71,10 @@ class PipelinePlan:
 
     def check(self, made_for: MadeFor) -> None:
         """Raise PlanError if the plan is for another pipeline."""
-        own, other = asdict(self.made_for), asdict(made_for)
+        expected, given = asdict(self.made_for), asdict(made_for)
         for part, what in ANOTHER.items():
-            if own[part] != other[part]:
-                raise PlanError(f"plan: is for {what} ({part} {own[part]}, not {other[part]}); calibrate anew")
+            if expected[part] != given[part]:
+                raise PlanError(f"plan: is for {what} ({part} {expected[part]}, not {given[part]}); calibrate anew")
 
     def plan(self, run: Run) -> Plan:
         """The plan of a pipeline call; raises PlanError if it has another number of steps."""
@@ -104,14 +104,11 @@ def load_plan(path: str | Path) -> PipelinePlan:
         _require("settings", isinstance(settings, dict), "must be named")
         way_of(content["method"], content["cache_ratio"], steps, settings)
         content |= {"mask": _mask("mask", content["mask"], steps), "made_for": MadeFor(**content["made_for"])}
-        _require(
-            "made_for", all(isinstance(name, str) for name in asdict(content["made_for"]).values()), "must be words"
-        )
+        _require("made_for", _are_names([*asdict(content["made_for"]).values()]), "must be words")
         content["correct"] = None if content["correct"] is None else _mask("correct", content["correct"], steps)
         threshold, alignment = content["skip_threshold"], content["alignment"]
-        _require(
-            "skip_threshold", threshold is None or (_is_number(threshold) and threshold >= 0), "must be at least 0"
-        )
+        allowed = threshold is None or (_is_number(threshold) and threshold >= 0)
+        _require("skip_threshold", allowed, "must be at least 0")
         if alignment is not None:
             measured = isinstance(alignment, list) and all(value is None or _is_number(value) for value in alignment)
             _require("alignment", measured and len(alignment) == steps, "must be a number, or null, for each step")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -30,8 +30,7 @@ def pipeline_plan(way: Way, calls: PipelineCalls, key: dict[str, Any], cache_dir
 
     key: what the calls depend on. What was measured is kept in cache_dir, and read by the run's other workers.
     """
-    site: Site = "stack" if way.site == "stack" else "branch"
-    run = calls.run(site)
+    run = calls.run(cast(Site, way.site))
     if way.selection.selects:
         check_token_wise(next(iter(transformers_of(calls.pipe).values())), run.layout)
         report_whole(way.selection.name, run.layout)
@@ -41,15 +40,12 @@ def pipeline_plan(way: Way, calls: PipelineCalls, key: dict[str, Any], cache_dir
     def make() -> dict[str, Tensor]:
         return packed(measured(way, trial_of(way, calls), run))
 
-    depends_on = {
-        **key,
-        "places": list(run.layout.shape(run.steps)),
-        "way": {name: value for name, value in asdict(way).items() if name != BATCHING},
-    }
-    depends_on.pop(BATCHING, None)
-    found = unpacked(shared_tensors(cache_dir, KIND, depends_on, PARTS, make))
-    plan = plan_with(way, run, found.mask, found.skip_threshold, found.correct)
-    return replace(plan, alignment=found.alignment)
+    depends_on, settings = (
+        {name: value for name, value in part.items() if name != BATCHING} for part in (key, asdict(way))
+    )
+    depends_on |= {"places": list(run.layout.shape(run.steps)), "way": settings}
+    parts = unpacked(shared_tensors(cache_dir, KIND, depends_on, PARTS, make))
+    return replace(plan_with(way, run, parts.mask, parts.skip_threshold, parts.correct), alignment=parts.alignment)
 
 
 def cache_maker(plan: Plan, calls: PipelineCalls) -> Callable[[], StepCache]:
@@ -64,15 +60,15 @@ def trial_of(way: Way, calls: PipelineCalls) -> Trial:
     return Trial(calls.pipe, prompts, calls.common(), way.calibration_seed, None, None)
 
 
-def packed(found: Measured) -> dict[str, Tensor]:
+def packed(parts: Measured) -> dict[str, Tensor]:
     """What was measured as tensors; what was not is one without elements."""
     nothing = torch.empty(0, dtype=torch.bool)
-    threshold = math.nan if found.skip_threshold is None else found.skip_threshold
+    threshold = math.nan if parts.skip_threshold is None else parts.skip_threshold
     return {
-        "mask": found.mask.contiguous(),
+        "mask": parts.mask.contiguous(),
         "skip_threshold": torch.tensor(threshold, dtype=torch.float64),
-        "correct": nothing if found.correct is None else found.correct.contiguous(),
-        "alignment": nothing if found.alignment is None else found.alignment.contiguous(),
+        "correct": nothing if parts.correct is None else parts.correct.contiguous(),
+        "alignment": nothing if parts.alignment is None else parts.alignment.contiguous(),
     }
 
 

@@ -188,13 +188,7 @@ class PipelineCache:
         return (step, name) if step < len(self.timesteps) else None
 
     def begin(
-        self,
-        cached: CachedTransformer,
-        step: int,
-        name: str,
-        sample: int | None,
-        shapes: Hashable,
-        latents: Tensor,
+        self, cached: CachedTransformer, step: int, name: str, sample: int | None, shapes: Hashable, latents: Tensor
     ) -> None:
         """A transformer is called, for one sample or for all.
 
@@ -204,10 +198,8 @@ class PipelineCache:
         # with a gap what was kept is too old, and of other shapes it is of no use
         if stream is None or step != stream.last + 1 or shapes != stream.shapes:
             stream = self._new_stream(cached, name, sample, shapes, latents.device)
-        stream.last = step
-        stream.cache.begin_step(step)
-        cached.forward_pass = ForwardPass(stream, cached.layout, cached.operations, latents, cached.copies)
-        cached.operations.begin(shapes, computes_all=cached.forward_pass.fresh)
+        under_way = self._begin_pass(cached, stream, step, latents)
+        cached.operations.begin(shapes, computes_all=under_way.fresh)
         self.watch = Stopwatch(latents.device)
 
     def _new_stream(
@@ -216,6 +208,12 @@ class PipelineCache:
         run = Run(cached.layout, self.pipe.scheduler, self.timesteps, name, device)
         stream = cached.streams[name, sample] = Stream(self.new_cache(run), shapes, name, sample)
         return stream
+
+    def _begin_pass(self, cached: CachedTransformer, stream: Stream, step: int, latents: Tensor) -> ForwardPass:
+        stream.last = step
+        stream.cache.begin_step(step)
+        cached.forward_pass = ForwardPass(stream, cached.layout, cached.operations, latents, cached.copies)
+        return cached.forward_pass
 
     def take_whole(self, cached: CachedTransformer, why: str) -> None:
         """A transformer's calls are not made for each sample any more, and what was kept of these is not used."""
@@ -250,9 +248,7 @@ class PipelineCache:
         cached.operations.abandon()
         old = failed.stream
         stream = self._new_stream(cached, old.name, old.sample, old.shapes, failed.latents.device)
-        stream.last = old.last
-        stream.cache.begin_step(stream.last)
-        cached.forward_pass = ForwardPass(stream, cached.layout, cached.operations, failed.latents, cached.copies)
+        self._begin_pass(cached, stream, old.last, failed.latents)
         if counting and cached.operations.wanted:
             cached.operations.begin(stream.shapes, computes_all=True)
 
@@ -263,11 +259,8 @@ class PipelineCache:
             return
         cached.operations.end()
         cache = done.stream.cache
-        own = (
-            cache.ended([done.streams[number] for number in sorted(done.streams)])
-            if isinstance(cache, PlacesCache)
-            else 0
-        )
+        streams = [stream for _, stream in sorted(done.streams.items())]
+        selection_macs = cache.ended(streams) if isinstance(cache, PlacesCache) else 0
         self.watch.stop()
         record, kind = self.record, "mixed" if done.computed and done.cached else "cached" if done.cached else "full"
         record.calls[kind] += 1
@@ -277,7 +270,7 @@ class PipelineCache:
         record.shares_of_tokens += sum(done.shares)
         record.selections += len(done.shares)
         record.macs += cached.operations.whole
-        record.saved_macs += done.saved - (own if cached.operations.whole else 0)
+        record.saved_macs += done.saved - (selection_macs if cached.operations.whole else 0)
         held = self._held()
         record.tensors_held = max(record.tensors_held, len(held))
         record.bytes_held = max(record.bytes_held, sum(value.nbytes for value in held))

@@ -59,22 +59,22 @@ class Layout:
     def module(self, place: int) -> nn.Module:
         """The module of a place."""
         name = self.places[place].name
-        own = max((known for known in self.lists if name.startswith(f"{known}.")), key=len)
-        number, _, inner = name.removeprefix(f"{own}.").partition(".")
-        return self.lists[own][int(number)].get_submodule(inner)
+        blocks = max((known for known in self.lists if name.startswith(f"{known}.")), key=len)
+        number, _, inner = name.removeprefix(f"{blocks}.").partition(".")
+        return self.lists[blocks][int(number)].get_submodule(inner)
 
     @cached_property
     def feed_forwards(self) -> Mapping[int, str]:
         """Places that are a feed-forward module: why they cannot be given some tokens alone; empty: they can."""
-        found: dict[int, str] = {}
+        reasons: dict[int, str] = {}
         known: dict[str, str] = {}  # of modules built alike
         for index, place in enumerate(self.places):
             if not place.whole and MLP in place.branches:
                 module = self.module(index)
                 if (kind := repr(module)) not in known:
                     known[kind] = not_token_wise(module)
-                found[index] = known[kind]
-        return found
+                reasons[index] = known[kind]
+        return reasons
 
     def shape(self, steps: int) -> tuple[int, int, int]:
         """Of a cache's masks: steps, places, and the tensors that each may give."""
@@ -100,8 +100,8 @@ def layout_of(
     single blocks) is one place. Raises StructureError.
     """
     all_lists = _all_lists(transformer)
-    own = {name: members for name, members in all_lists.items() if "." not in name}
-    lists = _named_lists(transformer, blocks) if blocks is not None else own or all_lists
+    outermost = {name: members for name, members in all_lists.items() if "." not in name}
+    lists = _named_lists(transformer, blocks) if blocks is not None else outermost or all_lists
     others = tuple(name for name in all_lists if name not in lists)
     kind = type(transformer).__name__
     if not lists:
@@ -115,9 +115,7 @@ def layout_of(
     for number, (name, block) in enumerate(all_blocks):
         whole = Place(name, number, tuple(range(BRANCHES)), True)
         places += [whole] if site == "stack" else _places_in(name, number, block, branches)
-    if site == "stack":
-        return Layout(site, tuple(places), lists, others)
-    if branches is not None and not any(not place.whole for place in places):
+    if site == "branch" and branches is not None and all(place.whole for place in places):
         raise StructureError(f"branches={dict(branches)}: no block of {kind} has a module of one of these names")
     return Layout(site, tuple(places), lists, others)
 
@@ -125,14 +123,14 @@ def layout_of(
 def _places_in(name: str, number: int, block: nn.Module, branches: Branches | None) -> list[Place]:
     """The places in a block: its branches, or the block itself where they run in parallel."""
     if branches is None:
-        found = dict(_branches_in(block))
+        columns = dict(_branches_in(block))
     else:
         inside = dict(block.named_modules())
-        columns = {ATTENTION: branches.get("attn", ()), MLP: branches.get("mlp", ())}
-        found = {inner: column for column, names in columns.items() for inner in names if inner in inside}
-    if not found or (branches is None and set(found.values()) != {ATTENTION, MLP}):
+        named = {ATTENTION: branches.get("attn", ()), MLP: branches.get("mlp", ())}
+        columns = {inner: column for column, names in named.items() for inner in names if inner in inside}
+    if not columns or (branches is None and set(columns.values()) != {ATTENTION, MLP}):
         return [Place(name, number, tuple(range(BRANCHES)), True)]
-    return [Place(f"{name}.{inner}", number, (column,), False) for inner, column in found.items()]
+    return [Place(f"{name}.{inner}", number, (column,), False) for inner, column in columns.items()]
 
 
 def _named_lists(transformer: nn.Module, blocks: Blocks) -> dict[str, list[nn.Module]]:
@@ -149,12 +147,12 @@ def _named_lists(transformer: nn.Module, blocks: Blocks) -> dict[str, list[nn.Mo
 
 def _all_lists(transformer: nn.Module) -> dict[str, list[nn.Module]]:
     """Lists of blocks that have attention, outermost ones only."""
-    found = {
+    lists = {
         name: list(module)
         for name, module in transformer.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) and all(map(_has_attention, module))
     }
-    return {name: blocks for name, blocks in found.items() if not any(name.startswith(f"{o}.") for o in found)}
+    return {name: blocks for name, blocks in lists.items() if not any(name.startswith(f"{o}.") for o in lists)}
 
 
 def _has_attention(block: nn.Module) -> bool:
@@ -177,5 +175,4 @@ def _branches_in(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, int
 
 def first_attention(block: nn.Module) -> nn.Module:
     """The attention module of a block that was defined first; the block itself if none is found."""
-    found = [name for name, column in _branches_in(block) if column == ATTENTION]
-    return block.get_submodule(found[0]) if found else block
+    return block.get_submodule(next((name for name, column in _branches_in(block) if column == ATTENTION), ""))

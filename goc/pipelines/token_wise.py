@@ -25,10 +25,9 @@ def not_token_wise(module: nn.Module) -> str:
             among, alone = module.forward(x), module.forward(x[:, some])
     except Exception as error:  # of code of others, which wants its tokens in another form
         return f"cannot be called with tokens alone: {type(error).__name__}"
-    if not (isinstance(among, Tensor) and isinstance(alone, Tensor) and among.shape[:2] == x.shape[:2]):
+    are_tensors = isinstance(among, Tensor) and isinstance(alone, Tensor)
+    if not are_tensors or among.shape[:2] != x.shape[:2] or alone.shape != among[:, some].shape:
         return "does not give a value for each token"
     expected = among[:, some].float()
-    if alone.shape != expected.shape:
-        return "does not give a value for each token"
     bound = max(LEAST, ROUNDINGS * torch.finfo(dtype).eps) * expected.norm()
     return "" if (alone.float() - expected).norm() <= bound else "mixes its tokens, or knows their places"

@@ -83,9 +83,9 @@ class PlacesCache(ScheduledCache):
         if block in self.ranks and (kind := (*self.ranks[block], branch)) not in self.shapes:
             self.plan.way.selection.check_tokens(feature.shape[1])
             selection, rows = self.of_kind(kind), len(feature)
-            own = self.generators[:rows]
             # rows that are not the latents' have the same numbers
-            selection.draws = Draws([one.clone_state() for one in (own if rows == len(own) else own[:1])])
+            generators = self.generators[: rows if rows <= len(self.generators) else 1]
+            selection.draws = Draws([generator.clone_state() for generator in generators])
             selection.grid = (lambda tokens: None) if any(kind[1:]) else self.grid  # a text's tokens have no places
             self.shapes[kind] = feature.shape
         elif block in self.ranks and feature.shape != self.shapes[kind]:
@@ -116,23 +116,23 @@ class PlacesCache(ScheduledCache):
         Raises StructureError.
         """
         fitting = [index for index, part in enumerate(parts) if part.shape[1] == tokens]
-        own = fitting[0] if len(fitting) == 1 else sum(kind[1:])
-        if own not in fitting:
+        index = fitting[0] if len(fitting) == 1 else sum(kind[1:])
+        if index not in fitting:
             raise StructureError(
                 f"selection={self.plan.way.selection.name}: looks at the {what} of a feed-forward's {tokens} tokens, "
                 "which this transformer does not show; selection=norm and random look at none"
             )
-        return parts[own]
+        return parts[index]
 
     def ended(self, streams: Sequence[Tensor]) -> int:
-        """A pass is over, with this out of the last blocks, [N, tokens, hidden] each; its own multiply-accumulates."""
-        own = 0
+        """A pass is over, with this out of the last blocks, [N, tokens, hidden] each; what selecting took, in MACs."""
+        macs = 0
         for kind, (rows, tokens, hidden) in self.shapes.items():
             selection = self.kinds[kind]
             if selection.looks_at_stream:
                 selection.finished(self.part(streams, kind, tokens, "stream"))
-            own += rows * selection.own_macs(tokens, hidden)[self.step]
-        return own
+            macs += rows * selection.own_macs(tokens, hidden)[self.step]
+        return macs
 
     def held(self) -> list[Value]:
         return [*super().held(), *(tensor for selection in self.kinds.values() for tensor in selection.held())]

@@ -47,16 +47,11 @@ class Watch:
                 leave()  # nobody needs the image
             return result
 
-        transformers = transformers_of(self.pipe).values()
-        handles = [
-            transformer.register_forward_pre_hook(self._before, with_kwargs=True) for transformer in transformers
-        ]
-        try:
+        with contextlib.ExitStack() as hooks:
+            for transformer in transformers_of(self.pipe).values():
+                hooks.enter_context(transformer.register_forward_pre_hook(self._before, with_kwargs=True))
             with until() as leave, replaced(self.pipe.scheduler, "step", step):
                 yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _before(self, transformer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]

@@ -1,15 +1,14 @@
 """What a plan needs of a denoiser, from a calibration run without a cache."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import Tensor
 
-from goc.caching.cache import StepCache
 from goc.caching.calibration import (
     AlignmentRecorder,
     ErrorRecorder,
@@ -22,7 +21,7 @@ from goc.config import ModelConfig, Way
 from goc.config.validation import fill
 from goc.models.network import BRANCHES, Site
 from goc.planning.plan import Plan
-from goc.planning.planner import Cells, Planner
+from goc.planning.planner import Cells, Planner, Search
 from goc.sampling.calibrate import Calibration
 from goc.sampling.generation import Generation
 from goc.sampling.local_search import Steps
@@ -36,13 +35,13 @@ GATING = ("inflection_threshold", "inflection_signal", "inflection_scope", "cali
 
 def calibration_of(way: Way, generation: Generation, key: dict[str, Any], cache_dir: str) -> Calibration:
     """The uncached run that a way's recorders look at; key: what its trajectories depend on apart from the seeds."""
-    own = None
+    split = None
     if way.guidance_interval is not None:  # the way's trajectories are other ones, with caches or without
         sigmas = np.exp(-generation.solver.grid.log_snr).tolist()
-        own = halves(guided_at(sigmas, way.guidance_interval), [False] * len(sigmas))
+        split = halves(guided_at(sigmas, way.guidance_interval), [False] * len(sigmas))
         key = {**key, "guidance_interval": way.guidance_interval}
     samples, size = way.calibration_samples, way.batch_size
-    return Calibration(generation, key, way.calibration_seed, samples, size, Path(cache_dir), own)
+    return Calibration(generation, key, way.calibration_seed, samples, size, Path(cache_dir), split)
 
 
 def planner_of(way: Way, model: ModelConfig, calibration: Calibration) -> Planner:
@@ -85,7 +84,7 @@ class DenoiserMeasurements:
 
     @property
     def site(self) -> Site:
-        return "stack" if self.way.site == "stack" else "branch"
+        return cast(Site, self.way.site)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -136,33 +135,13 @@ class DenoiserMeasurements:
         names = {"model_sha256": "weights", **{name: name for name in ("sampler", "steps", *guided)}}
         return {"site": self.site, **{name: key.get(source) for name, source in names.items()}}
 
-    def search(
-        self,
-        plan_of: Callable[[Steps], Plan],
-        count: int,
-        evaluations: int,
-        samples: int,
-        how: str = "local",
-        known: Sequence[Steps] = (),
-    ) -> Steps:
+    def search(self, plan_of: Callable[[Steps], Plan], asked: Search) -> Steps:
         """As `goc.planning.planner.Measurements`; or found before, for the shipped file."""
-        return tuple(self.search_file(plan_of, count, evaluations, samples, how, known)["computed"])
+        return tuple(self.search_file(plan_of, asked)["computed"])
 
-    def search_file(
-        self,
-        plan_of: Callable[[Steps], Plan],
-        count: int,
-        evaluations: int,
-        samples: int,
-        how: str,
-        known: Sequence[Steps] = (),
-    ) -> dict[str, Any]:
+    def search_file(self, plan_of: Callable[[Steps], Plan], asked: Search) -> dict[str, Any]:
         """What the search leaves: the schedule, how far it ends, and what else `goc.sampling.search.searched` says."""
         way = self.way
-
-        def cache_of(schedule: Steps) -> Callable[[], StepCache]:
-            return plan_of(schedule).new_cache
-
         depends_on = SEARCH_DEPENDS_ON + (() if way.inflection_threshold is None else GATING)
         method = {
             "predictor": way.predictor.settings(),
@@ -170,13 +149,14 @@ class DenoiserMeasurements:
             **{key: getattr(way, key) for key in depends_on if getattr(way, key) is not None},
             **way.guidance,
         }
-        shipped = self.path_of(self.settings.schedules, count)
+        computed, evaluations, samples, how, known = asked
+        shipped = self.path_of(self.settings.schedules, computed)
+        spent = self.calibration.samples * self.steps if how == HALVING else 0  # on the known schedules
         calibration = replace(self.calibration, samples=samples)
-        return searched(calibration, cache_of, count, evaluations, method, shipped, how, known, self.spent(how))
-
-    def spent(self, how: str) -> int:
-        """Evaluations of the denoiser that a search's known schedules took."""
-        return self.calibration.samples * self.steps if how == HALVING else 0
+        return searched(
+            calibration, lambda schedule: plan_of(schedule).new_cache, computed, evaluations, method, shipped, how,
+            known, spent,
+        )  # fmt: skip
 
     def path_of(self, template: str | None, computed: int | None = None) -> str | None:
         """Where one of the model's own files would lie, for the way and so many computed evaluations."""

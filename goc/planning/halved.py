@@ -7,8 +7,8 @@ from typing import Any
 from goc.caching.known import resized
 from goc.config import ModelConfig, Way
 from goc.methods.schedules import Halving, known_schedules
-from goc.planning.denoiser import DenoiserMeasurements
-from goc.planning.planner import Planner
+from goc.planning.denoiser import DenoiserMeasurements, planner_of
+from goc.planning.planner import Planner, Search
 from goc.sampling.calibrate import Calibration
 from goc.sampling.local_search import Steps
 from goc.sampling.search import HALVING
@@ -25,20 +25,20 @@ def schedule_of(way: Way) -> Halving:
 
 def at_count(way: Way, model: ModelConfig, calibration: Calibration, count: int) -> Planner:
     """The planner of a way with so many computed evaluations."""
-    own = replace(way, cache_ratio=1 - count / way.num_evaluations)
-    return Planner(own, DenoiserMeasurements(own, model, calibration))
+    return planner_of(replace(way, cache_ratio=1 - count / way.num_evaluations), model, calibration)
 
 
 def halved(
-    way: Way, model: ModelConfig, calibration: Calibration, count: int, found: Sequence[Steps]
+    way: Way, model: ModelConfig, calibration: Calibration, count: int, schedules: Sequence[Steps]
 ) -> dict[str, Any]:
     """The file of a search (`goc.sampling.search.searched`) of schedules with so many computed evaluations.
 
-    found: schedules with other numbers of them, that it begins with besides those that are known.
+    schedules: with other numbers of them, that it begins with besides those that are known.
     """
     schedule, planner = schedule_of(way), at_count(way, model, calibration, count)
-    begun = [*known_schedules(planner.situation()), *(resized(own, count, way.num_evaluations) for own in found)]
+    others = (resized(steps, count, way.num_evaluations) for steps in schedules)
+    begun = dict.fromkeys([*known_schedules(planner.situation()), *others])
     measurements = planner.measurements
     assert isinstance(measurements, DenoiserMeasurements)
-    tried, samples = schedule.search_evaluations, schedule.search_samples
-    return measurements.search_file(planner.computing, count, tried, samples, HALVING, [*dict.fromkeys(begun)])
+    asked = Search(count, schedule.search_evaluations, schedule.search_samples, HALVING, [*begun])
+    return measurements.search_file(planner.computing, asked)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,20 @@ from goc.sampling.local_search import Steps
 from goc.system.errors import ConfigError
 
 Cells = Sequence[int] | None  # numbers of those that were seen, over places and their outputs; None: all
+
+
+class Search(NamedTuple):
+    """What a schedule asks for: so many `computed` evaluations whose samples end closest to the uncached ones.
+
+    evaluations: schedules that are tried. samples: that each is tried on. how, known: as for
+    `goc.sampling.search.searched`.
+    """
+
+    computed: int
+    evaluations: int
+    samples: int
+    how: str = "local"
+    known: Sequence[Steps] = ()
 
 
 class Measurements(Protocol):
@@ -70,19 +84,8 @@ class Measurements(Protocol):
     def trained_for(self) -> dict[str, Any]:
         """What learned weights must have been trained for, besides their schedule."""
 
-    def search(
-        self,
-        plan_of: Callable[[Steps], Plan],
-        count: int,
-        evaluations: int,
-        samples: int,
-        how: str = "local",
-        known: Sequence[Steps] = (),
-    ) -> Steps:
-        """The schedule of `count` computed evaluations whose samples end closest to the uncached ones.
-
-        how, known: as `goc.sampling.search.searched` takes them.
-        """
+    def search(self, plan_of: Callable[[Steps], Plan], asked: Search) -> Steps:
+        """The schedule that is asked for."""
 
 
 def mask_of(way: Way, situation: Situation) -> Tensor:
@@ -123,10 +126,6 @@ class Planner:
     measurements: Measurements
 
     @property
-    def site(self) -> Site:
-        return "stack" if self.way.site == "stack" else "branch"
-
-    @property
     def clock(self) -> list[float] | None:
         """A number for each evaluation; None = the step index."""
         return self.measurements.log_snr() if self.way.clock == "logsnr" else None
@@ -145,7 +144,7 @@ class Planner:
             input_changes=measured.input_changes,
             magnitude_ratios=measured.magnitude_ratios,
             products=lambda: measured.products()[0],
-            search=lambda *asked: measured.search(self.computing, *asked),
+            search=lambda *asked: measured.search(self.computing, Search(*asked)),
             extrapolates=way.predictor.extrapolates,
             clock=self.clock,
         )
@@ -179,21 +178,19 @@ class Planner:
 
     def plan(self, mask: Tensor, skip_threshold: float | None = None) -> Plan:
         """The way's plan with this mask at its site, bool [evaluations, blocks, 2] or [evaluations, 1, 1]."""
-        learned = None
-        if self.way.predictor.trained:
+        schedule, predictor, learned = self.way.schedule, self.way.predictor, None
+        if predictor.trained:
             if not is_whole_steps(mask):
                 raise ConfigError(
-                    f"predictor={self.way.predictor.name}: must have a schedule of whole steps, not "
-                    f"{self.way.schedule.name}"
+                    f"predictor={predictor.name}: must have a schedule of whole steps, not {schedule.name}"
                 )
-            learned = self.way.predictor.learned(self.measurements, computed_steps_of(mask), len(mask))
+            learned = predictor.learned(self.measurements, computed_steps_of(mask), len(mask))
         correct, alignment = self.correction(mask)
         spread = self.measurements.spread(mask)
-        schedule = self.way.schedule
         noise = self.measurements.noise_to_signal() if schedule.asks_noise else ()
         skipped = schedule.skipped(len(mask), self.situation)
         plan = Plan(
-            self.way, self.site, spread, correct, alignment, self.clock, skip_threshold, learned, noise,
+            self.way, cast(Site, self.way.site), spread, correct, alignment, self.clock, skip_threshold, learned, noise,
             skipped=skipped, interval=self.interval(mask),
         )  # fmt: skip
         return replace(plan, halves=self.halves(plan))
@@ -217,8 +214,8 @@ class Planner:
         guided = guided_at(self.measurements.noise_to_signal(), way.guidance_interval)
         whole = set() if plan.adaptive else {*cached_steps_of(plan.mask)}
         cached = [step in whole for step in range(steps)]
-        found = halves(guided, cached, way.cfg_cache or 0.0, way.cfg_cache_start)
-        return None if found.complete else found
+        split = halves(guided, cached, way.cfg_cache or 0.0, way.cfg_cache_start)
+        return None if split.complete else split
 
     def computing(self, steps: Steps) -> Plan:
         """The way's plan with the schedule that computes these steps."""

@@ -21,11 +21,8 @@ def report_ratio(way: Way, mask: Tensor) -> None:
     reached = cache_ratio_of(mask)
     if way.cache_ratio is not None and abs(reached - way.cache_ratio) > 1e-9:
         log.warning(
-            "cache_ratio=%g: became %.4g, the closest that schedule=%s allows with steps=%d",
-            way.cache_ratio,
-            reached,
-            way.schedule.name,
-            way.steps,
+            f"cache_ratio={way.cache_ratio:g}: became {reached:.4g}, the closest that schedule={way.schedule.name} "
+            f"allows with steps={way.steps}"
         )
 
 
@@ -33,9 +30,8 @@ def warn_of_divergence(plan: Plan) -> None:
     """Say so when the gradient queue will amplify its own errors, and what to do."""
     if plan.diverges:
         log.warning(
-            "the gradient queue amplifies its own errors up to %.3g times on this schedule: expect it to diverge; %s",
-            plan.amplification,
-            AGAINST_DIVERGENCE,
+            f"the gradient queue amplifies its own errors up to {plan.amplification:.3g} times on this schedule: "
+            f"expect it to diverge; {AGAINST_DIVERGENCE}"
         )
 
 
@@ -46,8 +42,8 @@ def warn_of_reuse(plan: Plan) -> None:
     few = plan.mask & ((~plan.mask).cumsum(dim=0) < FIRST_GRADIENT_STEP)
     if steps := torch.nonzero(few.flatten(1).any(dim=1)).flatten().tolist():
         log.warning(
-            "predictor.gradients=computed: before the cached steps %s fewer than two are computed: plain reuse there",
-            ",".join(map(str, steps)),
+            f"predictor.gradients=computed: before the cached steps {','.join(map(str, steps))} fewer than two are "
+            "computed: plain reuse there"
         )
 
 
@@ -56,16 +52,10 @@ def warn_of_distance(plan: Plan, relative_l2: float) -> None:
     factor = plan.amplification
     if factor is None or relative_l2 <= LARGE_DISTANCE:
         return
-    if plan.diverges:
-        log.warning(
-            "relative L2 to the uncached samples is %.3g: the gradient queue diverged; %s",
-            relative_l2,
-            AGAINST_DIVERGENCE,
+    why = f": the gradient queue diverged; {AGAINST_DIVERGENCE}"
+    if not plan.diverges:
+        why = (
+            f", though errors grow at most {factor:.3g} times: these steps are too far apart, or corrections mislead "
+            "here; compare with predictor=reuse, or lower cache_ratio"
         )
-    else:
-        log.warning(
-            "relative L2 to the uncached samples is %.3g, though errors grow at most %.3g times: these steps are too "
-            "far apart, or corrections mislead here; compare with predictor=reuse, or lower cache_ratio",
-            relative_l2,
-            factor,
-        )
+    log.warning(f"relative L2 to the uncached samples is {relative_l2:.3g}{why}")

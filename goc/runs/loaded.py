@@ -78,14 +78,6 @@ class Loaded(ABC):
         """The converged solution of the first samples; raises GocError where there is none."""
         raise GocError(f"converged_samples={count}: must be 0 with {self.config.measurement.model.name}")
 
-    def reference(self, path: Path | None, output: Output) -> Reference | None:
-        """The real images' statistics; raises GocError if the output's metrics cannot be had from them."""
-        return reference_of(path, self.extractor, self.image_size, output)
-
-    def second_reference(self, path: Path, extractor: Extractor, output: Output) -> Reference | None:
-        """The same for a second extractor."""
-        return reference_of(path, extractor, self.image_size, output, second=True)
-
 
 def reference_of(
     path: Path | None, extractor: Extractor | None, image_size: int | None, output: Output, second: bool = False

@@ -108,9 +108,9 @@ class Made:
         """Relative distance of each of the first samples to the converged solution, [n]."""
         target, distances = solution.latents, []
         for shard in self.samples.tensors("latents"):
-            own, target_of_shard = shard["latents"][: len(target)], target[: len(shard["latents"])]
-            distances.append(relative_distances(own, target_of_shard))
-            target = target[len(own) :]
+            latents = shard["latents"][: len(target)]
+            distances.append(relative_distances(latents, target[: len(latents)]))
+            target = target[len(latents) :]
             if not len(target):
                 break
         return np.concatenate(distances)
@@ -122,8 +122,7 @@ class Made:
         compared = ("latents", "images", *([FRAMES] if self.videos else []))
         # the uncached shards, of which there may be fewer, come first and so end the zip
         shards = zip(self.uncached_samples.tensors(*compared), self.samples.tensors(*compared), strict=False)
-        for without, own in shards:
-            yield own, without
+        yield from ((cached, uncached) for uncached, cached in shards)
 
     def quality(self, metrics: Sequence[str], reference: Reference | None, second: Reference | None = None) -> Scores:
         """The named metrics; what is not finite is said, and null in a result. second: for the second extractor."""

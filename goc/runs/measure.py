@@ -125,7 +125,7 @@ def leave(result: Result, influence: dict[str, np.ndarray], samples: SampleSet, 
         from goc.report.alignment import plot_alignment  # matplotlib, which runs without an alignment never load
 
         plot_alignment(content, folder / "alignment.png")
-    if SCHEDULES[content["config"]["schedule"]["name"]].found:
+    if SCHEDULES[content["config"]["schedule"]["name"]].fitted:
         steps, cached = len(content["cached_share"]), content["cached_steps"]
         computed = tuple(step for step in range(steps) if step not in cached)
         seen = calibrated_on(way)  # said where the schedule is named elsewhere

@@ -18,7 +18,7 @@ from goc.planning.plan import Plan
 from goc.report.result import Result
 from goc.report.results import Influence, claim_folder, compared_samples, measurement_of, read_result, sole_run
 from goc.runs.kinds import load, sources_of
-from goc.runs.loaded import Loaded
+from goc.runs.loaded import Loaded, reference_of
 from goc.runs.made import LPIPS
 from goc.runs.measure import Generated, leave, measure
 from goc.runs.second import REFERENCE as SECOND_REFERENCE
@@ -52,16 +52,15 @@ def run(config: Config, folder: Path, notes: Sequence[str] = ()) -> Result | Non
     workers = join(config.execution.worker_timeout_s)
     second = Second.of(config.measurement.model, config.output.metrics)
     result = read_result(folder)
-    if result is None or not is_result_of(result, config, sources, second) or not has_influence(folder, result):
-        own = {**identity(config), **sources.weights()}
-        with sole_run(folder) if workers.leads else contextlib.nullcontext():
-            if workers.leads:
-                claim_folder(folder, own)
-            workers.agree("the config or the weights", content_key([identity(config), sources.weights()]))
-            with memory_for(f"batch_size={config.way.batch_size}"):
-                carry_out(config, folder, sources, second, workers, notes)
-        return Result.load(folder) if workers.leads else None
-    return Result(folder, result) if workers.leads else None
+    if result is not None and is_result_of(result, config, sources, second) and has_influence(folder, result):
+        return Result(folder, result) if workers.leads else None
+    with sole_run(folder) if workers.leads else contextlib.nullcontext():
+        if workers.leads:
+            claim_folder(folder, {**identity(config), **sources.weights()})
+        workers.agree("the config or the weights", content_key([identity(config), sources.weights()]))
+        with memory_for(f"batch_size={config.way.batch_size}"):
+            carry_out(config, folder, sources, second, workers, notes)
+    return Result.load(folder) if workers.leads else None
 
 
 def is_result_of(result: dict[str, Any], config: Config, sources: Sources, second: Second | None = None) -> bool:
@@ -104,14 +103,15 @@ def carry_out(
     loaded = load(config, sources, device)
     sources.require_unchanged()
     # before anything is generated in vain
-    reference = loaded.reference(sources.reference, config.output) if workers.leads else None
+    output, size = config.output, loaded.image_size
+    reference = reference_of(sources.reference, loaded.extractor, size, output) if workers.leads else None
     extractor, second_reference = None, None
     if second is not None:
         if loaded.videos:
-            raise ConfigError(f"metrics={','.join(config.output.metrics)}: not supported with videos")
+            raise ConfigError(f"metrics={','.join(output.metrics)}: not supported with videos")
         extractor = second.load(device)
         if workers.leads:
-            second_reference = loaded.second_reference(second.reference, extractor, config.output)
+            second_reference = reference_of(second.reference, extractor, size, output, second=True)
     plan = loaded.plan()
     require_unchanged(config)
     if workers.leads:
@@ -122,53 +122,44 @@ def carry_out(
         if device.type == "cuda":
             for setting, why in config.chosen.items():
                 log.info("%s=auto: %s", setting, why)
-    generated = generate_all(config, folder, sources, workers, loaded, extractor, plan)
+    generated = generate_all(loaded, plan, folder, sources, workers, extractor)
     if workers.leads:
         hashes = {**sources.weights(), REFERENCE: None if reference is None else reference.sha256}
         if second is not None and second_reference is not None:
             hashes |= {**second.said(), SECOND_REFERENCE: second_reference.sha256}
-        solution = None
-        if count := converged_samples(config):
-            solution = loaded.converged(count)
+        solution = loaded.converged(count) if (count := converged_samples(config)) else None
         result, influence = measure(
             config, folder, generated, reference, second_reference, solution, hashes, workers.count
         )
-        leave(result, influence, generated.samples, config.way, config.output)
+        leave(result, influence, generated.samples, config.way, output)
 
 
 def generate_all(
-    config: Config,
-    folder: Path,
-    sources: Sources,
-    workers: Workers,
-    loaded: Loaded,
-    second: Extractor | None,
-    plan: Plan,
+    loaded: Loaded, plan: Plan, folder: Path, sources: Sources, workers: Workers, second: Extractor | None
 ) -> Generated:
     """Generate the run's samples, and before them the uncached ones that they are compared with.
 
     second: another extractor, whose features of the samples are kept as well.
     """
-    measurement, way, output, uncached = config.measurement, config.way, config.output, loaded.uncached
-    cache_dir = Path(output.cache_dir)
-    caching = plan.spares
+    config, uncached = loaded.config, loaded.uncached
+    measurement, way, output = config.measurement, config.way, config.output
     compared = compared_samples(measurement.num_samples, output.distance_samples, way.batch_size)
     kept = max(compared, converged_samples(config))
     scores = loaded.scores(output.metrics)
     fields = {field_of(name): score for name, score in scores.items()}
     keep = KeepFeatures(loaded.extractor, kept, output.save_images != "none", loaded.videos, fields, second)
     key = {**loaded.samples_key(), **sources.weights()}
-    count = compared if caching else measurement.num_samples
-    uncached_samples = SampleSet(shared_path(cache_dir, "uncached", key), count, way.batch_size, content_key(key))
+    count = compared if plan.spares else measurement.num_samples
+    shared = shared_path(Path(output.cache_dir), "uncached", key)
+    uncached_samples = SampleSet(shared, count, way.batch_size, content_key(key))
     reset_peak_memory(uncached.device)
     made = generate(uncached, uncached_samples, keep, workers)
     cached: SampleSource = uncached
     samples = uncached_samples
-    if caching:
-        hint = way.predictor.divergence_hint
-        cached = loaded.cached(plan, label(way), hint)
-        own = content_key({**identity(config), **sources.weights(), "plan": plan.digest()})
-        samples = SampleSet(folder / "samples", measurement.num_samples, way.batch_size, own)
+    if plan.spares:
+        cached = loaded.cached(plan, label(way), way.predictor.divergence_hint)
+        made_with = content_key({**identity(config), **sources.weights(), "plan": plan.digest()})
+        samples = SampleSet(folder / "samples", measurement.num_samples, way.batch_size, made_with)
         reset_peak_memory(uncached.device)
         made = generate(cached, samples, keep, workers)
     peak: dict[str, int | None] = {"peak_memory_bytes": None}
@@ -186,14 +177,10 @@ def require_unchanged(config: Config) -> None:
 
 def warn_of_tuning(config: Config) -> None:
     """Say so where a run's method was tuned on samples that are scored."""
-    seed = config.measurement.seed
     for what, count in tuned_on(config.way, config.measurement).items():
         log.warning(
-            "seed=%d: the method was tuned on %d of the samples that are scored (by %s), so that its "
-            "numbers flatter it; choose another seed",
-            seed,
-            count,
-            what,
+            f"seed={config.measurement.seed}: the method was tuned on {count} of the samples that are scored (by "
+            f"{what}), so that its numbers flatter it; choose another seed"
         )
 
 

@@ -186,9 +186,9 @@ def score_images(
     made = Made(samples, compared, keep.fields, second_field=keep.second_field)
     scores = made.quality(output.metrics, reference, second_reference)
     distances, lpips = made.distances(device)
-    for found in (distances.values, distances.influence):
-        for name in [name for name in found if name.startswith(OF_LATENTS)]:
-            del found[name]  # which are not known: there is nothing to compare with a run's
+    for numbers in (distances.values, distances.influence):
+        for name in [name for name in numbers if name.startswith(OF_LATENTS)]:
+            del numbers[name]  # which are not known: there is nothing to compare with a run's
     compared_in = describe_measurement(measurement, hashes)
     content = {
         "method": said.name,

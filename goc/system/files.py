@@ -131,9 +131,14 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def json_sha256(value: Any) -> str:
+    """SHA-256 of a JSON-able value, whatever order its keys are in."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def content_key(value: Any) -> str:
-    """A short name for a JSON-able value: the first 16 hex digits of the SHA-256 of its canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+    """A short name for a JSON-able value: the first 16 hex digits of its SHA-256."""
+    return json_sha256(value)[:16]
 
 
 KINDS = (
@@ -200,5 +205,4 @@ def _sha256(path: Path, *state: int) -> str:
 
 def files_sha256(folder: Path, paths: Iterable[Path]) -> str:
     """SHA-256 over files below a folder and their names there."""
-    named = {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
-    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
+    return json_sha256({path.relative_to(folder).as_posix(): file_sha256(path) for path in paths})

@@ -10,6 +10,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from goc.system.files import json_sha256
+
 SEAL = "seal"  # entry of a file's header: its key, and the checksum
 KEY = "key"  # there; of a file of an older version, which has no checksum, the header's only entry
 
@@ -25,15 +27,6 @@ def tensors_sha256(tensors: dict[str, Tensor]) -> str:
         digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
         digest.update(tensors[name].cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def json_sha256(value: Any) -> str:
-    """SHA-256 of a JSON-able value, whatever order its keys are in."""
-    return hashlib.sha256(_canonical(value).encode()).hexdigest()
-
-
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
 
 
 def sealed(tensors: dict[str, Tensor], key: Any) -> bytes:
@@ -72,6 +65,6 @@ def unsealed(path: Path, key: Any) -> dict[str, Tensor]:
         raise UnusableError(f"is damaged ({error})") from error
     if checksum is not None and checksum != json_sha256([sealed_key, tensors_sha256(tensors)]):
         raise UnusableError("is damaged (its checksum does not match)")
-    if _canonical(sealed_key) != _canonical(_plain(key)):
+    if json_sha256(sealed_key) != json_sha256(_plain(key)):
         raise UnusableError("does not say whose it is" if sealed_key is None else "is of another run")
     return tensors

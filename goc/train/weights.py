@@ -19,7 +19,7 @@ from pathlib import Path
 
 from goc.caching.schedule import computed_steps_of
 from goc.config import Way, compose_config, validate
-from goc.config.validation import OWN_WEIGHTS, check_full_guidance, fill
+from goc.config.validation import TRAINED_WEIGHTS, check_full_guidance, fill
 from goc.models.schedules import rows_of, write_schedule
 from goc.planning.denoiser import make_plan, planner_of
 from goc.runs.denoiser import calibration_alone
@@ -45,7 +45,7 @@ def main() -> int:
     parser.add_argument(
         "--start", choices=(OWN, BEST), default=OWN, help="of the weights: the settings' predictor, or the best known"
     )
-    parser.add_argument("--out", type=Path, help=f"default: {OWN_WEIGHTS}")
+    parser.add_argument("--out", type=Path, help=f"default: {TRAINED_WEIGHTS}")
     args = parser.parse_args()
     settings = {name: getattr(args, name) for name in ("iterations", "batch", "samples", "rate")}
     started = time.perf_counter()
@@ -63,7 +63,7 @@ def main() -> int:
     calibration = replace(calibration, samples=args.samples)
     trained_for = planner_of(way, measurement.model, calibration).measurements.trained_for()
     computed = tuple(computed_steps_of(plan.mask))
-    out = args.out or Path(fill(OWN_WEIGHTS, way, measurement.model.name, measurement.cfg_scale, len(computed)))
+    out = args.out or Path(fill(TRAINED_WEIGHTS, way, measurement.model.name, measurement.cfg_scale, len(computed)))
     begin, name = start(plan, LENGTH), asdict(way.predictor)
     if args.start == BEST:
         seen = min(way.schedule.searched_samples() or args.samples, args.samples)

@@ -17,10 +17,11 @@ from refusals import assert_refused
 from safetensors.numpy import load_file
 from tiny_videos import CALL, FRAMES
 from tiny_videos import write as write_video
-from warm import WarmProcess
+from warm import WarmProcess, free_port
 
 SMALL = ("num_samples=5", "batch_size=2", "steps=4", "latency_repeats=0", "calibration_samples=2")
 HALF = ("method=reuse", "cache_ratio=0.5")
+RunTiny = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def of_tiny(tiny_pipeline: Path) -> tuple[str, ...]:
 
 
 @pytest.fixture
-def run_tiny(run_here: Run, of_tiny: tuple[str, ...], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+def run_tiny(run_here: Run, of_tiny: tuple[str, ...], tmp_path: Path) -> RunTiny:
     """Run the tiny pipeline in tmp_path/here, and read its result."""
 
     def run(*settings: str) -> dict[str, Any]:
@@ -44,9 +45,7 @@ def shards(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.rglob("shard-*")}
 
 
-def test_a_run_has_distances_costs_and_a_measurement_of_its_own(
-    run_tiny: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
+def test_a_run_has_distances_costs_and_a_measurement_of_its_own(run_tiny: RunTiny, tmp_path: Path) -> None:
     result = run_tiny(*HALF, "latency_repeats=1")
     assert result["method"] == "reuse"
     assert result["metrics"] == {}
@@ -66,7 +65,7 @@ def test_a_run_has_distances_costs_and_a_measurement_of_its_own(
         assert grid.width > 32
 
 
-def test_a_run_selects_tokens(run_tiny: Callable[..., dict[str, Any]]) -> None:
+def test_a_run_selects_tokens(run_tiny: RunTiny) -> None:
     result = run_tiny("method=toca", "schedule.interval=4", "selection.ratio=0.1", "num_samples=2")
     assert result["method"] == "toca"
     cost = result["cost"]
@@ -74,7 +73,7 @@ def test_a_run_selects_tokens(run_tiny: Callable[..., dict[str, Any]]) -> None:
     assert 0 < cost["macs_saved"] < cost["cache_ratio"]
 
 
-def test_a_stopped_run_goes_on_to_the_same_bytes(run_tiny: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def test_a_stopped_run_goes_on_to_the_same_bytes(run_tiny: RunTiny, tmp_path: Path) -> None:
     first = run_tiny(*HALF)
     folder = tmp_path / "here"
     expected = shards(folder)
@@ -91,8 +90,6 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(run_tiny: Callable[..., dict[st
 
 @pytest.mark.nightly
 def test_two_workers_make_what_one_makes(of_tiny: tuple[str, ...], tmp_path: Path) -> None:
-    from sampling.test_workers import free_port
-
     def start(folder: str, **torchrun: Any) -> WarmProcess:
         (tmp_path / folder).mkdir(exist_ok=True)
         environment = {**run_environment(), **{name: str(value) for name, value in torchrun.items()}}
@@ -122,9 +119,7 @@ def test_methods_and_the_uncached_run_stand_in_one_table(
         assert (tmp_path / "outputs" / "study" / name).stat().st_size > 300
 
 
-def test_each_image_is_scored_beside_its_prompt(
-    run_tiny: Callable[..., dict[str, Any]], tiny_pipeline: Path, tmp_path: Path
-) -> None:
+def test_each_image_is_scored_beside_its_prompt(run_tiny: RunTiny, tiny_pipeline: Path, tmp_path: Path) -> None:
     models = [f"model.{name}={tiny_pipeline}/{name}" for name in ("clip", "blip")]
     result = run_tiny(*HALF, "metrics=[clip,clip_iqa,blip_itm]", *models)
     each = load_file(tmp_path / "here" / "influence.safetensors")
@@ -139,7 +134,7 @@ def test_each_image_is_scored_beside_its_prompt(
 
 @pytest.mark.nightly
 def test_fid_and_drift_are_there_where_an_extractor_and_a_folder_of_images_are(
-    run_tiny: Callable[..., dict[str, Any]], inception_file: Path, tmp_path: Path
+    run_tiny: RunTiny, inception_file: Path, tmp_path: Path
 ) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
@@ -187,7 +182,7 @@ def test_what_cannot_be_run_is_one_line(
     shutil.rmtree(tmp_path / "outputs", ignore_errors=True)
 
 
-def test_a_finished_run_is_only_read_back(run_tiny: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def test_a_finished_run_is_only_read_back(run_tiny: RunTiny, tmp_path: Path) -> None:
     first = run_tiny(*HALF)
     stamp = (tmp_path / "here" / "result.json").stat().st_mtime_ns
     assert run_tiny(*HALF) == first
@@ -272,7 +267,7 @@ def test_a_call_that_starts_at_a_picture_names_its_file_and_depends_on_it(
 
 
 @pytest.mark.nightly
-def test_compiled_blocks_cost_what_the_others_do(run_tiny: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def test_compiled_blocks_cost_what_the_others_do(run_tiny: RunTiny, tmp_path: Path) -> None:
     plain = run_tiny(*HALF)
     shutil.rmtree(tmp_path / "here")
     compiled = run_tiny(*HALF, "compile=true")

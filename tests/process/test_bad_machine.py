@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import numpy as np
@@ -34,12 +35,19 @@ TINY = ("num_samples=4", "batch_size=4", "steps=4", "calibration_samples=2", "la
 SWEEP = ("-m", *TINY[:-1], "hydra.sweep.dir=sweep")
 
 
+def on_a_machine(folder: Path, fault: str | None, settings: tuple[str, ...] = TINY) -> "CompletedProcess[str]":
+    """Run the tiny run in a new folder, as a process with a fault of `faults.py`."""
+    folder.mkdir()
+    process = WarmProcess(["run.py", *settings], folder, run_environment(), fault=fault)
+    stdout, stderr = process.communicate()
+    return CompletedProcess(settings, process.returncode or 0, stdout, stderr)
+
+
 @pytest.fixture(scope="module")
 def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the tiny run gives on a machine without faults."""
     folder = tmp_path_factory.mktemp("sound") / "work"
-    folder.mkdir()
-    assert WarmProcess(["run.py", *TINY], folder, run_environment()).wait() == 0
+    assert on_a_machine(folder, None).returncode == 0
     return only_result(folder)["metrics"]
 
 
@@ -53,18 +61,16 @@ WITH_A_REPORT = ("ascii_streams", "latin_streams", "reader_gone", "no_home")
 @pytest.mark.parametrize("fault", [*WITHOUT_A_REPORT, *WITH_A_REPORT])
 def test_a_run_and_its_sweep_end_as_ever(tmp_path: Path, metrics: dict[str, Any], fault: str) -> None:
     folder = tmp_path / "work"
-    folder.mkdir()
-    settings = SWEEP if fault in WITH_A_REPORT else TINY
-    process = WarmProcess(["run.py", *settings], folder, run_environment(), fault=fault)
-    stdout, stderr = process.communicate()
-    assert process.returncode == 0, stderr
-    assert "Traceback" not in stderr
+    finished = on_a_machine(folder, fault, SWEEP if fault in WITH_A_REPORT else TINY)
+    assert finished.returncode == 0, finished.stderr
+    assert "Traceback" not in finished.stderr
     assert only_result(folder)["metrics"] == pytest.approx(metrics, rel=1e-5)  # another process may round otherwise
     if fault in WITH_A_REPORT:
         assert (folder / "sweep" / "report.html").stat().st_size > 500_000
         assert (folder / "sweep" / "table.md").exists()
     if fault in ("ascii_streams", "latin_streams"):
-        assert ("\\xb1" if fault == "ascii_streams" else "±".encode("iso8859-15").decode(errors="replace")) in stdout
+        shown = "\\xb1" if fault == "ascii_streams" else "±".encode("iso8859-15").decode(errors="replace")
+        assert shown in finished.stdout
     modes = {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()}
     assert modes == {{"private_files": 0o600, "shared_files": 0o664}.get(fault, 0o666 & ~current_umask())}
 
@@ -76,24 +82,21 @@ def current_umask() -> int:
 
 
 def test_a_full_disk_behind_standard_output_is_an_error_after_the_work(tmp_path: Path) -> None:
-    folder = tmp_path / "work"
-    folder.mkdir()
-    process = WarmProcess(["run.py", *TINY], folder, run_environment(), fault="full_output")
-    _, stderr = process.communicate()
-    assert process.returncode == 1
-    assert "standard output or error: cannot be made, read or written (No space left on device)" in stderr
-    assert only_result(folder)
+    finished = on_a_machine(tmp_path / "work", "full_output")
+    assert finished.returncode == 1
+    assert "standard output or error: cannot be made, read or written (No space left on device)" in finished.stderr
+    assert only_result(tmp_path / "work")
 
 
 def test_every_file_is_read_and_written_as_utf8_whatever_the_locale() -> None:
     """Text without an encoding would be in the locale's: found in the code, as few locales are on a test's machine."""
-    found = []
+    calls = []
     for folder in ("goc", "scripts", "hydra_plugins"):
         for path in (REPOSITORY / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Call) and in_the_locales_encoding(node):
-                    found.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
-    assert not found
+                    calls.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
+    assert not calls
 
 
 def in_the_locales_encoding(call: ast.Call) -> bool:
@@ -103,12 +106,12 @@ def in_the_locales_encoding(call: ast.Call) -> bool:
     texts = [node.value for node in call.args if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     text_mode = any(text in ("r", "w", "a", "x", "r+", "w+") for text in texts)
     of_proc = any(text == "5" for text in texts) or "/proc/" in ast.unparse(call)
-    return (name in ("read_text", "write_text") and not of_proc and not is_our_own(call)) or (
+    return (name in ("read_text", "write_text") and not of_proc and not is_of_files(call)) or (
         name == "open" and (text_mode and "archive" not in ast.unparse(call))
     )
 
 
-def is_our_own(call: ast.Call) -> bool:
+def is_of_files(call: ast.Call) -> bool:
     """goc.system.files.write_text(path, text)."""
     return isinstance(call.func, ast.Name)
 
@@ -165,14 +168,6 @@ def allocate_too_much() -> None:
     torch.empty(10**15)
 
 
-def too_large_an_array() -> None:
-    np.empty(10**15)
-
-
-def too_many_bytes() -> None:
-    bytes(10**17)
-
-
 def raising(error: Exception) -> Callable[[], None]:
     def act() -> None:
         raise error
@@ -182,10 +177,10 @@ def raising(error: Exception) -> Callable[[], None]:
 
 CUDA = ("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which 3.00 GiB is "
         "free. See documentation for Memory Management")  # fmt: skip
-NO_MEMORY = {
+NO_MEMORY: dict[str, Callable[[], Any]] = {
     "torch on the CPU": allocate_too_much,
-    "numpy": too_large_an_array,
-    "Python": too_many_bytes,
+    "numpy": lambda: np.empty(10**15),
+    "Python": lambda: bytes(10**17),
     "torch on a GPU": raising(torch.OutOfMemoryError(CUDA)),
     "the CUDA driver": raising(RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later")),
     "cuBLAS": raising(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")),
@@ -255,8 +250,8 @@ def test_a_run_a_sweep_and_a_training_name_what_to_make_smaller(
     monkeypatch.chdir(tmp_path)
     for script, place, function in ((weights, learning, "weighted_denoiser"), (router, router, "learn")):
         monkeypatch.setattr(place, function, lambda *_, **__: allocate_too_much())
-        own = () if script is router else ("cache_ratio=0.5", "schedule=uniform", "--samples=4")
-        monkeypatch.setattr(sys, "argv", ["train", "steps=4", *own, "--batch=3"])
+        more = () if script is router else ("cache_ratio=0.5", "schedule=uniform", "--samples=4")
+        monkeypatch.setattr(sys, "argv", ["train", "steps=4", *more, "--batch=3"])
         assert run_command(script.main) == 1
         assert "error: --batch=3: out of memory" in capfd.readouterr().err
 
@@ -298,8 +293,8 @@ def no_room_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
         def full(number: int) -> None:
             written = Path(os.readlink(f"/proc/self/fd/{number}"))
-            own = written.with_name(written.name[1:].rpartition(".")[0])
-            if own.match(pattern):
+            named = written.with_name(written.name[1:].rpartition(".")[0])
+            if named.match(pattern):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             sync(number)
 
@@ -372,13 +367,7 @@ def test_a_folder_that_cannot_be_used_is_one_line(run_here: Run, tmp_path: Path,
     [("no_locks", r"\.lock: cannot be locked \(No locks available\)"), ("gone_folder", r"No such file or directory")],
 )
 def test_a_machine_on_which_nothing_can_be_kept_is_one_line(tmp_path: Path, fault: str, says: str) -> None:
-    folder = tmp_path / "work"
-    folder.mkdir()
-    process = WarmProcess(["run.py", *TINY], folder, run_environment(), fault=fault)
-    stdout, stderr = process.communicate()
-    assert process.returncode == 1
-    assert "Traceback" not in stderr + stdout
-    assert [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert_refused(on_a_machine(tmp_path / "work", fault), says)
 
 
 def test_what_runs_share_is_read_where_nothing_can_be_written(

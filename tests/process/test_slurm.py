@@ -24,15 +24,8 @@ from hydra_plugins.goc_launchers import SlurmSweepLauncher
 
 SLURM = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1")
 # a job of many small shards, long enough to be met while it runs
-LONG = (
-    "method=none",
-    "num_samples=400",
-    "batch_size=4",
-    "steps=10",
-    "metrics=[isc]",
-    "latency_repeats=0",
-    "converged_samples=0",
-)
+LONG = ("method=none", "num_samples=400", "batch_size=4", "steps=10", "metrics=[isc]", "latency_repeats=0",
+        "converged_samples=0")  # fmt: skip
 PATIENCE = 300  # seconds
 
 
@@ -225,12 +218,12 @@ def test_several_arrays_give_their_results_in_order(tmp_path: Path, monkeypatch:
     assert [job.result() for job in jobs] == [2 * number for number in range(most + 1)]
 
 
-def watcher_of(answer: str) -> SqueueWatcher:
-    """A watcher of the jobs 7_0 and 7_1 whom squeue gave this answer."""
+def watcher_of(*command: str) -> SqueueWatcher:
+    """A watcher of the jobs 7_0 and 7_1 whom squeue gave the answer of a command."""
 
     class Answered(SqueueWatcher):
         def _make_command(self) -> list[str]:
-            return ["printf", answer]
+            return list(command)
 
     watcher = Answered()
     for job in ("7_0", "7_1"):
@@ -240,24 +233,17 @@ def watcher_of(answer: str) -> SqueueWatcher:
 
 
 def test_a_requeued_or_suspended_job_counts_as_under_way() -> None:
-    watcher = watcher_of("7_0 PENDING\n7_1 SUSPENDED\n9 FAILED\n")
+    watcher = watcher_of("printf", "7_0 PENDING\n7_1 SUSPENDED\n9 FAILED\n")
     assert not watcher.is_done("7_0", mode="cache")
     assert not watcher.is_done("7_1", mode="cache")
 
 
 def test_a_job_that_slurm_has_forgotten_has_ended() -> None:
-    watcher = watcher_of("7_1 RUNNING\n")
+    watcher = watcher_of("printf", "7_1 RUNNING\n")
     assert watcher.is_done("7_0", mode="cache")
     assert "no longer known" in watcher.get_state("7_0", mode="cache")
     assert not watcher.is_done("7_1", mode="cache")
 
 
 def test_jobs_are_under_way_as_long_as_slurm_does_not_answer() -> None:
-    class Unanswered(SqueueWatcher):
-        def _make_command(self) -> list[str]:
-            return ["false"]
-
-    watcher = Unanswered()
-    watcher.register_job("7_0")
-    watcher.update()
-    assert not watcher.is_done("7_0", mode="cache")
+    assert not watcher_of("false").is_done("7_0", mode="cache")

@@ -4,7 +4,6 @@ import contextlib
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from checkout import REPOSITORY, only_result, run_environment
-from warm import WarmProcess
+from warm import WarmProcess, free_port
 
 from goc.sampling.workers import Place, join, place
 
@@ -43,12 +42,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
     for process in processes:
         process.kill()
         process.communicate()
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def shards_of(folder: Path) -> dict[str, bytes]:

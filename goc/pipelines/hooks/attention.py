@@ -84,23 +84,17 @@ def received_in(
     projected = list[Tensor]()
     out = getattr(module, "to_out", None)
     out = out[0] if isinstance(out, nn.ModuleList) else out
-    handle = None
+    watched: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if len(inputs) > 1 and isinstance(out, nn.Module):
-        handle = out.register_forward_pre_hook(lambda _, args: projected.append(args[0]))
-    try:
-        with Shown(len(inputs[0]) if inputs else 0, sum(sizes), counts) as shown:
-            output = call(*args, **kwargs)
-    finally:
-        if handle is not None:
-            handle.remove()
+        watched = out.register_forward_pre_hook(lambda _, args: projected.append(args[0]))
+    with watched, Shown(len(inputs[0]) if inputs else 0, sum(sizes), counts) as shown:
+        output = call(*args, **kwargs)
     if shown.received is None or shown.attended is None:
         return output, []
     if len(inputs) == 1:
         return output, [shown.received]
-    first, last = shown.attended.split(sizes, dim=1)[0], shown.attended.split(sizes[::-1], dim=1)[1]
-    own = projected[0] if projected else None
-    if own is not None and torch.equal(own, first):
-        return output, list(shown.received.split(sizes, dim=1))
-    if own is not None and torch.equal(own, last):
-        return output, list(shown.received.split(sizes[::-1], dim=1))[::-1]
+    for order in (1, -1):
+        parts, received = (x.split(sizes[::order], dim=1)[::order] for x in (shown.attended, shown.received))
+        if projected and torch.equal(projected[0], parts[0]):
+            return output, list(received)
     return output, []

@@ -111,20 +111,16 @@ def advanced(given: Inputs, values: list[Tensor | None], start: Start) -> list[T
 
 def modulated_input(block: nn.Module, call: Callable[[], Any]) -> Tensor:
     """What a block gives its attention; nothing after that is computed."""
-    attention, found = first_attention(block), list[Tensor]()
-    with until() as leave:
+    inputs = list[Tensor]()
 
-        def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            found.append(argument(arguments_of(module)[0], 0, args, kwargs))
-            leave()
+    def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs.append(argument(arguments_of(module)[0], 0, args, kwargs))
+        leave()
 
-        handle = attention.register_forward_pre_hook(stop, with_kwargs=True)
-        try:
-            call()
-        finally:
-            handle.remove()
-    if not found:
+    with until() as leave, first_attention(block).register_forward_pre_hook(stop, with_kwargs=True):
+        call()
+    if not inputs:
         raise PipelineError(
             f"{type(block).__name__}: does not call its attention, whose input says whether a step is skipped"
         )
-    return found[0]
+    return inputs[0]

@@ -73,12 +73,12 @@ class BranchHook(PlaceHook):
     def keep(self, under_way: ForwardPass, output: Any) -> None:
         tensors = tensors_of(output)
         cells = under_way.new_cells(self.place, len(tensors))
-        found = [(cell, tensor) for cell, tensor in zip(cells, tensors, strict=True) if isinstance(tensor, Tensor)]
-        if all(cell is not None for cell, _ in found):  # else the module is computed in every step
-            kept = [cell if isinstance(tensor, Tensor) else None for cell, tensor in zip(cells, tensors, strict=True)]
-            under_way.stream.forms[self.key] = Form(tuple(kept), isinstance(output, tuple))
-            for cell, tensor in found:
-                (feature,) = under_way.kept((tensor,))
+        given = [(cell, x if isinstance(x, Tensor) else None) for cell, x in zip(cells, tensors, strict=True)]
+        if all(cell is not None or x is None for cell, x in given):  # else the module is computed in every step
+            kept = tuple(None if x is None else cell for cell, x in given)
+            under_way.stream.forms[self.key] = Form(kept, isinstance(output, tuple))
+            for cell, x in given:
+                (feature,) = under_way.kept((x,))
                 if cell is not None and feature is not None:
                     under_way.pending.append((cell, feature, versions([feature])))
         under_way.done(self.key)

@@ -78,8 +78,8 @@ def returned_names(block: nn.Module) -> list[list[str | None]]:
 def _called(block: nn.Module, function: ast.expr) -> nn.Module | None:
     """The module of a block that is called as self.name(...)."""
     if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name) and function.value.id == "self":
-        found = getattr(block, function.attr, None)
-        return found if isinstance(found, nn.Module) else None
+        inner = getattr(block, function.attr, None)
+        return inner if isinstance(inner, nn.Module) else None
     return None
 
 

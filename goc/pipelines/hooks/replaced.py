@@ -24,7 +24,7 @@ class Replaced:
         self.owner, self.name, self.call = owner, name, call
         self.original: Callable[..., Any] = getattr(owner, name)
         functools.update_wrapper(self, self.original)  # libraries ask a method which arguments it has
-        self.was_own = name in vars(owner)
+        self.was_set = name in vars(owner)
         setattr(owner, name, self)
 
     @torch.compiler.disable(recursive=False)
@@ -35,7 +35,7 @@ class Replaced:
         """The object has its method back, inside of what others wrapped it in."""
         if vars(self.owner).get(self.name) is not self:
             self.call = self.original
-        elif self.was_own:
+        elif self.was_set:
             setattr(self.owner, self.name, self.original)
         else:
             delattr(self.owner, self.name)

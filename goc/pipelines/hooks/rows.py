@@ -46,7 +46,7 @@ class Rows:
         """What a sample's own call is given: its rows, and all that has none."""
         rows = range(sample, self.count, self.samples)
 
-        def own(value: Any) -> Any:
+        def rows_in(value: Any) -> Any:
             if self.is_list(value):
                 return [value[row] for row in rows]
             if not isinstance(value, Tensor) or not self.has(value):
@@ -54,7 +54,7 @@ class Rows:
             parts = [value[row : row + 1] for row in rows]
             return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-        return tree_map(own, arguments, is_leaf=self.is_list)
+        return tree_map(rows_in, arguments, is_leaf=self.is_list)
 
     @torch.compiler.disable
     def together(self, outputs: Sequence[Any]) -> Any:

@@ -242,11 +242,13 @@ def test_a_bad_plan_is_one_line(change: dict[str, Any], tmp_path: Path) -> None:
     assert_one_line(refused.value, path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "null", DEEP, '{"goc_plan": 1}'], ids=lambda text: text[:12])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "null", DEEP, '{"goc_plan": 1}', '{"goc_plan": 9}'], ids=lambda text: text[:15]
+)
 def test_a_text_that_is_no_plan_is_one_line(text: str, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     path.write_text(text)
-    with pytest.raises(PlanError) as refused:
+    with pytest.raises(PlanError, match=r"is no plan of goc\.calibrate") as refused:
         load_plan(path)
     assert_one_line(refused.value, path)
 

@@ -137,15 +137,13 @@ CHECKPOINTS = [
     Checkpoint("an optimizer alone", lambda s: {"opt": s, "args": argparse.Namespace()}, NO_STATE),
     Checkpoint("within itself", cyclic, NO_STATE),
     Checkpoint("a tensor for an entry", lambda s: {"ema": s[BIAS], "x": 1}, NO_STATE),
-    Checkpoint(
-        "two models", lambda s: {p + n: t for p in ("a.", "b.") for n, t in s.items()}, r"models, under a\., b\."
-    ),
+    Checkpoint("two models", lambda s: {p + n: t for p in ("a.", "b.") for n, t in s.items()},
+        r"models, under a\., b\."),
     Checkpoint("a name twice", lambda s: {**s, f"_orig_mod.{BIAS}": s[BIAS]}, f"holds {BIAS} twice"),
     Checkpoint("another model", lambda s: {"w": torch.ones(2)}, "38 more missing; w unexpected"),
     Checkpoint("a tensor missing", lambda s: {n: t for n, t in s.items() if n != LAST}, f"{LAST} missing$"),
-    Checkpoint(
-        "a tensor too many", lambda s: {**s, "blocks.3.attn.qkv.bias": s[BIAS]}, r"blocks\.3\.attn\.qkv\.bias unexp"
-    ),
+    Checkpoint("a tensor too many", lambda s: {**s, "blocks.3.attn.qkv.bias": s[BIAS]},
+        r"blocks\.3\.attn\.qkv\.bias unexp"),
     Checkpoint("no label table", lambda s: {n: t for n, t in s.items() if n != TABLE}, f"{TABLE} missing$"),
     Checkpoint("too few labels", changed(table=lambda t: t[:4].clone()), r"\[4, 16\] instead of \[6, 16\] of another"),
     Checkpoint("a table of one axis", changed(table=lambda t: t[:, 0].clone()), r"\[6\] instead of \[6, 16\]"),
@@ -172,7 +170,7 @@ CHECKPOINTS = [
     Checkpoint("more values than bytes", beyond_its_file, DAMAGED, ".safetensors"),
     Checkpoint("code named safetensors", lambda s: saved(Code()), "would run code", ".safetensors"),
     Checkpoint("a damaged .bin", lambda s: b"PK\x03\x04", DAMAGED, ".bin"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("bad", CHECKPOINTS, ids=str)
@@ -292,11 +290,8 @@ def broken(part: str, file: str, pickle_name: str) -> list[Folder]:
     """What is refused of every model, wherever it is."""
     path, config = f"{part}/{file}", f"{part}/config.json"
     return [
-        Folder(
-            f"{part}: a tensor missing",
-            tensors(path, missing),
-            r"weights are not those of .*config\.json: \S+ missing$",
-        ),
+        Folder(f"{part}: a tensor missing", tensors(path, missing),
+            r"weights are not those of .*config\.json: \S+ missing$"),
         Folder(f"{part}: a tensor too many", tensors(path, extra), r"layers\.99\.weight unexpected$"),
         Folder(f"{part}: another shape", tensors(path, misshapen), r"\S+ of another shape$"),
         Folder(f"{part}: NaN", tensors(path, not_finite), r"values that are not finite \(NaN or infinite\) in \S+$"),
@@ -307,13 +302,10 @@ def broken(part: str, file: str, pickle_name: str) -> list[Folder]:
         Folder(f"{part}: no config", gone(config), r"has no config\.json"),
         Folder(f"{part}: a damaged config", put(config, b"{"), r"its config\.json is damaged"),
         Folder(f"{part}: a config of depth", put(config, DEEP), r"its config\.json is damaged \(nested too deeply"),
-        Folder(
-            f"{part}: a config that is a list",
-            put(config, b"[1]"),
-            r"its config\.json is damaged \(must hold an object",
-        ),
+        Folder(f"{part}: a config that is a list", put(config, b"[1]"),
+            r"its config\.json is damaged \(must hold an object"),
         Folder(f"{part}: absurdly deep", says(config, num_layers=10**12), r"says num_layers=1e\+12: must be at most"),
-    ]
+    ]  # fmt: skip
 
 
 SAFE, DIFFUSERS, ELSEWHERE = "model.safetensors", "diffusion_pytorch_model.safetensors", "which is no folder beside it"
@@ -327,22 +319,17 @@ PIPELINES = [
     Folder("an index of shards that is none", put(f"text_encoder/{SAFE}.index.json", b"{}"), "is damaged .must name"),
     Folder("an adapter", put("text_encoder/adapter_config.json", b"{}"), "has an adapter_config"),
     Folder("another class", index("transformer", ["diffusers", "FluxTransformer2DModel"]), "unexpected"),
-    Folder(
-        "only another precision",
-        moved(f"vae/{DIFFUSERS}", "vae/diffusion_pytorch_model.fp16.safetensors"),
-        "has no weights",
-    ),
+    Folder("only another precision", moved(f"vae/{DIFFUSERS}", "vae/diffusion_pytorch_model.fp16.safetensors"),
+        "has no weights"),
     Folder("no tokenizer folder", gone("tokenizer"), f"part tokenizer, {ELSEWHERE}"),
     Folder("an empty tokenizer folder", emptied("tokenizer_2"), "part tokenizer_2: has no vocabulary: must have"),
-    Folder(
-        "no vocabulary", gone("tokenizer/tokenizer.json"), "part tokenizer: has no vocabulary: must have tokenizer.json"
-    ),
+    Folder("no vocabulary", gone("tokenizer/tokenizer.json"),
+        "part tokenizer: has no vocabulary: must have tokenizer.json"),
     Folder("a damaged vocabulary", put("tokenizer/tokenizer.json", b"\0"), "or damaged"),
     Folder("no scheduler folder", gone("scheduler"), f"part scheduler, {ELSEWHERE}"),
     Folder("a scheduler of nothing", put("scheduler/scheduler_config.json", b"{}"), "names no scheduler"),
-    Folder(
-        "a part up the tree", index("../../../etc", ["diffusers", "AutoencoderKL"]), rf"\.\./\.\./\.\./etc, {ELSEWHERE}"
-    ),
+    Folder("a part up the tree", index("../../../etc", ["diffusers", "AutoencoderKL"]),
+        rf"\.\./\.\./\.\./etc, {ELSEWHERE}"),
     Folder("a part with a root", index("/usr/share", ["diffusers", "AutoencoderKL"]), f"/usr/share, {ELSEWHERE}"),
     Folder("a part that is the folder", index(".", ["diffusers", "AutoencoderKL"]), ELSEWHERE),
     Folder("a part of nothing", index("vae", []), "which must be a library and a class"),
@@ -351,11 +338,8 @@ PIPELINES = [
     Folder("a part half there", index("vae", ["diffusers", None]), "which must be a library and a class"),
     Folder("a part of a word", index("vae", "diffusers"), "or damaged"),
     Folder("a part of Python's", index("vae", ["subprocess", "Popen"]), NO_CLASS),
-    Folder(
-        "a part with its own code",
-        several(put("vae/mine.py", b"import os; os.mkdir('pwned')"), index("vae", ["mine", "X"])),
-        NO_CLASS,
-    ),
+    Folder("a part with its own code", several(put("vae/mine.py", b"import os; os.mkdir('pwned')"),
+        index("vae", ["mine", "X"])), NO_CLASS),
     Folder("code beside a part", put("vae/diffusers.py", b"import os; os.mkdir('pwned')"), NO_CLASS),
     Folder("a part of next year's", index("vae", ["diffusers", "NextYears"]), "or damaged .*NextYears"),
     Folder("a scheduler for a part", index("vae", ["diffusers", "DDIMScheduler"]), "or damaged"),
@@ -366,12 +350,9 @@ PIPELINES = [
     Folder("the class of all pipelines", index("_class_name", "DiffusionPipeline"), "takes no prompt"),
     Folder("a number for a class", index("_class_name", 3), "names no class of diffusers$"),
     Folder("an index of depth", put("model_index.json", DEEP), r"its model_index\.json is damaged \(nested too deeply"),
-    Folder(
-        "an index that is a folder",
-        several(gone("model_index.json"), lambda f: (f / "model_index.json").mkdir()),
-        "has no model_index",
-    ),
-]
+    Folder("an index that is a folder", several(gone("model_index.json"), lambda f: (f / "model_index.json").mkdir()),
+        "has no model_index"),
+]  # fmt: skip
 
 
 @pytest.mark.slow
@@ -392,16 +373,10 @@ CLIPS = [
     *broken("clip", SAFE, "pytorch_model.bin"),
     Folder("no vocabulary", gone("clip/tokenizer.json"), "has no vocabulary: must have tokenizer.json"),
     Folder("no preparation of images", gone("clip/processor_config.json"), "not a CLIP of transformers, or damaged"),
-    Folder(
-        "images of another size",
-        says(
-            "clip/processor_config.json",
-            image_processor={"crop_size": {"height": 8, "width": 8}, "image_processor_type": "CLIPImageProcessor"},
-        ),
-        "or damaged",
-    ),
+    Folder("images of another size", says("clip/processor_config.json", image_processor={
+        "crop_size": {"height": 8, "width": 8}, "image_processor_type": "CLIPImageProcessor"}), "or damaged"),
     Folder("a text encoder", several(gone("clip"), moved("text_encoder", "clip")), r"missing"),
-]
+]  # fmt: skip
 
 
 BLIPS = [

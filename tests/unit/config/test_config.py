@@ -16,7 +16,8 @@ from goc.config import (
     validate,
 )
 from goc.config.settings import OF_GUIDANCE
-from goc.methods import METHODS
+from goc.methods import METHODS, ScheduleConfig
+from goc.methods.schedules import Searched
 from goc.system.errors import ConfigError
 
 
@@ -98,43 +99,28 @@ def test_what_values_are_held_in_stays_where_the_gradient_queue_becomes_reuse_an
     assert identity(config(*reuse, "gradient_weights=[1.0]"))["predictor"]["dtype"] == "bf16"
 
 
-def test_gradient_weights_that_nothing_reads_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"gradient_weights=\[1\.2\]: must be empty with predictor=taylor"):
-        validate(config("method=taylorseer", "gradient_weights=[1.2]"))
-
-
-@pytest.mark.parametrize("method", ["l2c", "smoothcache", "teacache", "magcache"])
-@pytest.mark.parametrize("value", ["nan", "inf", "-0.1"])
-def test_a_threshold_must_be_one(method: str, value: str) -> None:
-    with pytest.raises(ConfigError, match=rf"schedule\.threshold={value}: must be a finite number of at least 0"):
-        validate(config(f"method={method}", f"schedule.threshold={value}"))
+PIPELINE = "model=pipeline model.pipeline=a/b prompts=y"
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("overrides", "message"),
     [
+        ("method=taylorseer gradient_weights=[1.2]", r"gradient_weights=\[1\.2\]: must be empty with predictor=taylor"),
+        *((f"method={method} schedule.threshold={value}", rf"schedule\.threshold={value}: must be a finite number of ")
+          for method in ("l2c", "smoothcache", "teacache", "magcache") for value in ("nan", "inf", "-0.1")),
         ("cache_ratio=1", r"cache_ratio=1\.0: must be in \[0, 1\)"),
         ("cache_ratio=-0.1", r"cache_ratio=-0\.1: must be in \[0, 1\)"),
         ("cache_ratio=nan", r"cache_ratio=nan: must be in \[0, 1\)"),
         ("steps=1", r"steps=1: must be in \[2, 1000\]"),
-        (
-            "sampler=euler",
-            r"sampler=euler: must be one of ddim, ddpm, dpm_solver, unipc with model\.obj",
-        ),
-        (
-            "model=digits_flow sampler=ddim",
-            r"sampler=ddim: must be one of euler, heun, midpoint with",
-        ),
+        ("sampler=euler", r"sampler=euler: must be one of ddim, ddpm, dpm_solver, unipc with model\.obj"),
+        ("model=digits_flow sampler=ddim", r"sampler=ddim: must be one of euler, heun, midpoint with"),
         ("model.objective=score", r"model\.objective=score: must be one of diffusion, flow"),
         ("sampler=dpm_solver sampler.order=4", r"sampler\.order=4: must be one of 2, 3"),
         ("sampler=unipc sampler.spacing=karras", r"sampler\.spacing=karras: must be one of linear, logsnr"),
         ("model=digits_flow sampler=heun evaluations=5", "evaluations=5: must be a multiple of 2 with sampler=heun"),
         ("model=digits_flow sampler=heun method=teacache", "schedule=teacache: not supported with sampler=heun"),
         ("model=digits_flow sampler=midpoint method=l2c", "schedule=l2c: not supported with sampler=midpoint"),
-        (
-            "decision=uniform",
-            "decision=uniform: must be one of dicache, easycache, first_block, seacache, teacache, ver",
-        ),
+        ("decision=uniform", "=uniform: must be one of dicache, easycache, first_block, seacache, teacache, verify"),
         ("decision=verify schedule=fora", "decision=verify: is a method, and schedule=fora another; must be one of th"),
         ("decision=verify site=stack", "site=stack: must be branch with schedule=verify"),
         ("decision=verify model=digits_flow sampler=heun", "schedule=verify: not supported with sampler=heun"),
@@ -168,11 +154,34 @@ def test_a_threshold_must_be_one(method: str, value: str) -> None:
         ("site=block", "site=block: must be one of branch, stack"),
         ("clock=seconds", "clock=seconds: must be one of step, logsnr"),
         ("model.num_heads=5", r"model\.hidden_size=64: must be a multiple of num_heads"),
+        # what a pipeline cannot have
+        (f"{PIPELINE} model.pipeline=null",
+         "model.pipeline=None: must be a folder in diffusers' format, or its name on the hub"),
+        (f"{PIPELINE} prompts=null", "prompts=None: must be a text file with a prompt a line"),
+        (f"{PIPELINE} graphs=true", "graphs=True: must be auto or false with model.objective=pipeline"),
+        (f"{PIPELINE} sampler=ddim", r"sampler=ddim: must be one of scheduler with model.objective=pipeline \(b\)"),
+        (f"{PIPELINE} vae=ema", "vae=ema: must be null with model.objective=pipeline, which has its own"),
+        (f"{PIPELINE} method=l2c", "schedule=l2c: not supported with model.objective=pipeline"),
+        (f"{PIPELINE} method=searched_learned", "predictor=learned: not supported with model.objective=pipeline"),
+        (f"{PIPELINE} method=l2p", "predictor=l2p: not supported with model.objective=pipeline"),
+        (f"{PIPELINE} converged_samples=8", "converged_samples=8: must be 0 or null with model.objective=pipeline"),
+        (f"{PIPELINE} metrics=[fid]", r"model.extractor=null: must be named for metrics=\[fid\]"),
+        (f"{PIPELINE} metrics=[fid] model.extractor=inception", r"model.reference=null: must be named for metrics="),
+        (f"{PIPELINE} metrics=[clip]", r"model.clip=null: must be named for metrics=\[clip\]"),
+        (f"{PIPELINE} metrics=[clip_iqa]", r"model.clip=null: must be named for metrics=\[clip_iqa\]"),
+        (f"{PIPELINE} metrics=[blip_itm] model.clip=x", r"model.blip=null: must be named for metrics=\[blip_itm\]"),
+        (f"{PIPELINE} +model.call.generator=1", "model.call.generator=1: must not be there; seed decides it"),
+        # and what only a pipeline has
+        ("prompts=y", "prompts=y: must be null with model.objective=diffusion; model=pipeline has it"),
+        ("model.pipeline=x", "model.pipeline=x: must be null with model.objective=diffusion; model=pipeline has it"),
+        ("metrics=[clip]", "metrics=clip: not supported with digits, which has no prompts"),
+        ("sampler=scheduler", "sampler=scheduler: must be one of ddim, ddpm, dpm_solver, unipc with"),
+        ("model.reference=null", "model.reference=null: must be named for"),
     ],
-)
-def test_settings_that_cannot_be_run_say_key_value_and_what_is_allowed(override: str, message: str) -> None:
+)  # fmt: skip
+def test_settings_that_cannot_be_run_say_key_value_and_what_is_allowed(overrides: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
-        validate(config(*override.split()))
+        validate(config(*overrides.split()))
     assert "\n" not in str(error.value)
 
 
@@ -196,66 +205,23 @@ def test_the_parts_hold_every_key_once_and_identity_is_two_of_them() -> None:
     parts = [Way, Measurement, Execution, Output]
     keys = [field.name for part in parts for field in fields(part)]
     assert sorted(keys) == sorted(set(keys))
-    own = {f.name for part in (Measurement, Way) for f in fields(part)}
+    distinguishing = {f.name for part in (Measurement, Way) for f in fields(part)}
     # which became steps; as they were before they were settings
     left_out = {"evaluations", "inflection_signal", "class_labels", "selection"}
-    pipeline = config("model=pipeline", "model.pipeline=x", "prompts=y")
-    for found, others in (
-        (config(), {"prompts"}),
-        (pipeline, {"vae", "vae_batch_size", "cfg_channels", "class_labels"}),
-    ):
+    of_denoisers = {"vae", "vae_batch_size", "cfg_channels", "class_labels"}
+    for made, others in ((config(), {"prompts"}), (config(*PIPELINE.split()), of_denoisers)):
         others = others | set(OF_GUIDANCE)
-        assert flat(found).keys() == set(keys) - others - {"plugins", "graphs"}  # said where there are any
-        assert identity(found).keys() == own - left_out - others
+        assert flat(made).keys() == set(keys) - others - {"plugins", "graphs"}  # said where there are any
+        assert identity(made).keys() == distinguishing - left_out - others
 
 
 def test_a_pipelines_settings_are_not_a_denoisers() -> None:
-    pipeline = config("model=pipeline", "model.pipeline=a/b", "prompts=y")
+    pipeline = config(*PIPELINE.split())
     validate(pipeline)
     assert pipeline.measurement.model.name == "b"
     assert {"pipeline", "call", "clip", "blip"} <= flat(pipeline)["model"].keys()
     assert not {"checkpoint", "input_size", "routers"} & flat(pipeline)["model"].keys()
     assert not {"pipeline", "call", "clip", "blip"} & flat(config())["model"].keys()
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ("model.pipeline=null", "model.pipeline=None: must be a folder in diffusers' format, or its name on the hub"),
-        ("prompts=null", "prompts=None: must be a text file with a prompt a line"),
-        ("graphs=true", "graphs=True: must be auto or false with model.objective=pipeline"),
-        ("sampler=ddim", r"sampler=ddim: must be one of scheduler with model.objective=pipeline \(b\)"),
-        ("vae=ema", "vae=ema: must be null with model.objective=pipeline, which has its own"),
-        ("method=l2c", "schedule=l2c: not supported with model.objective=pipeline"),
-        ("method=searched_learned", "predictor=learned: not supported with model.objective=pipeline"),
-        ("method=l2p", "predictor=l2p: not supported with model.objective=pipeline"),
-        ("converged_samples=8", "converged_samples=8: must be 0 or null with model.objective=pipeline"),
-        ("metrics=[fid]", r"model.extractor=null: must be named for metrics=\[fid\]"),
-        ("metrics=[fid] model.extractor=inception", r"model.reference=null: must be named for metrics=\[fid\]"),
-        ("metrics=[clip]", r"model.clip=null: must be named for metrics=\[clip\]"),
-        ("metrics=[clip_iqa]", r"model.clip=null: must be named for metrics=\[clip_iqa\]"),
-        ("metrics=[blip_itm] model.clip=x", r"model.blip=null: must be named for metrics=\[blip_itm\]"),
-        ("+model.call.generator=1", "model.call.generator=1: must not be there; seed decides it"),
-    ],
-)
-def test_what_a_pipeline_cannot_have_is_named(overrides: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        validate(config("model=pipeline", "model.pipeline=a/b", "prompts=y", *overrides.split()))
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("prompts=y", "prompts=y: must be null with model.objective=diffusion; model=pipeline has it"),
-        ("model.pipeline=x", "model.pipeline=x: must be null with model.objective=diffusion; model=pipeline has it"),
-        ("metrics=[clip]", "metrics=clip: not supported with digits, which has no prompts"),
-        ("sampler=scheduler", "sampler=scheduler: must be one of ddim, ddpm, dpm_solver, unipc with"),
-        ("model.reference=null", "model.reference=null: must be named for"),
-    ],
-)
-def test_what_only_a_pipeline_has_is_refused_elsewhere(override: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        validate(config(override))
 
 
 def test_what_guidance_saves_is_in_a_ways_name_and_identity_where_it_saves_any() -> None:
@@ -272,11 +238,24 @@ def test_what_guidance_saves_is_in_a_ways_name_and_identity_where_it_saves_any()
         "none": ("method=none",),
     }
     made = {name: config("cfg_scale=4", *settings) for name, settings in ways.items()}
-    assert [label(own.way) for own in made.values()] == list(ways)
-    assert len({run_id(own) for own in made.values()}) == len(ways)
+    assert [label(one.way) for one in made.values()] == list(ways)
+    assert len({run_id(one) for one in made.values()}) == len(ways)
     assert not {key for key in flat(made["goc"]) if key.startswith(("cfg_cache", "guidance"))}
     assert identity(made["goc+cfg0.5"])["cfg_cache_predictor"] == "reuse"
     assert identity(config("cfg_cache=0", "cfg_cache_predictor=linear", "cfg_cache_start=2")) == identity(config())
+
+
+def test_a_plugins_schedule_that_was_fitted_may_say_so_by_the_old_name() -> None:
+    class Old(ScheduleConfig):
+        found = True
+
+    class Newer(Old):
+        """Of the same plugin."""
+
+    assert Old.fitted
+    assert Newer.fitted
+    assert Searched.found
+    assert not ScheduleConfig.fitted
 
 
 def test_folders_keep_the_names_they_had() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from closeness import relative_difference
-from tiny_pipelines import BLOCKS, MAKERS, STEPS, call
+from tiny_pipelines import BLOCKS, MAKERS, STEPS, caching, call
 from torch import nn
 
 import goc
@@ -75,16 +75,15 @@ def test_half_reused_computes_every_second_time_and_differs(
     pipe: Any, site: str, modules: Any, guidance: float
 ) -> None:
     expected = call(pipe, guidance=guidance)
-    before = Computed(*modules(pipe))
+    without = Computed(*modules(pipe))
     call(pipe, guidance=guidance)
-    before.close()
-    own = Computed(*modules(pipe))
-    cache = goc.enable_cache(pipe, "reuse", 0.5, site=site)
-    samples = call(pipe, guidance=guidance)
-    goc.disable_cache(pipe)
-    own.close()
-    assert own.times == {module: times / 2 for module, times in before.times.items()}
-    assert len(own.times) >= BLOCKS
+    without.close()
+    with_cache = Computed(*modules(pipe))
+    with caching(pipe, "reuse", 0.5, site=site) as cache:
+        samples = call(pipe, guidance=guidance)
+    with_cache.close()
+    assert with_cache.times == {module: times / 2 for module, times in without.times.items()}
+    assert len(with_cache.times) >= BLOCKS
     assert samples.isfinite().all()
     assert relative_difference(samples, expected) > 1e-3
     assert cache.summary().cached_share == 0.5
@@ -96,9 +95,8 @@ def test_without_the_cache_the_samples_are_what_they_were(pipe: Any, site: str) 
     kind = type(pipe)
     cached = []
     for _ in range(2):
-        goc.enable_cache(pipe, "goc", 0.5, site=site)
-        cached.append(call(pipe))
-        goc.disable_cache(pipe)
+        with caching(pipe, "goc", 0.5, site=site):
+            cached.append(call(pipe))
         assert type(pipe) is kind
         assert torch.equal(call(pipe), expected)
     assert torch.equal(*cached)
@@ -112,9 +110,8 @@ def test_calls_of_other_prompts_steps_and_batches_do_not_disturb_each_other(pipe
         calls.append({"batch": 2})
     alone = []
     for settings in calls:
-        goc.enable_cache(pipe, "taylorseer", 0.5, site=site)
-        alone.append(call(pipe, **settings))
-        goc.disable_cache(pipe)
+        with caching(pipe, "taylorseer", 0.5, site=site):
+            alone.append(call(pipe, **settings))
     cache = goc.enable_cache(pipe, "taylorseer", 0.5, site=site)
     for settings, expected in zip(calls, alone, strict=True):
         assert torch.equal(call(pipe, **settings), expected)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from closeness import assert_near
-from tiny_pipelines import BLOCKS, MAKERS, STEPS, call, dit, flux, pixart, prompt, sd3
+from tiny_pipelines import BLOCKS, MAKERS, STEPS, caching, call, dit, flux, pixart, prompt, sd3
 
 import goc
 from goc.caching.calibration import AlignmentRecorder
@@ -35,9 +35,8 @@ def test_a_calibrated_method_works_after_its_plan_was_written_and_read(name: str
     uncached = call(pipe)
     plan = plan_of(pipe, method, **settings)
     assert torch.equal(call(pipe), uncached)
-    goc.enable_cache(pipe, plan=plan)
-    expected = call(pipe)
-    goc.disable_cache(pipe)
+    with caching(pipe, plan=plan):
+        expected = call(pipe)
     plan.save(tmp_path / "plan.json")
     json.loads((tmp_path / "plan.json").read_text())
     cache = goc.enable_cache(pipe, plan=load_plan(tmp_path / "plan.json"))
@@ -86,9 +85,8 @@ def test_cells_that_no_call_has_are_gated_with_their_step() -> None:
 
 def test_corrected_steps_can_be_given_without_a_calibration() -> None:
     pipe = sd3()
-    goc.enable_cache(pipe, "reuse", 0.5)
-    reused = call(pipe)
-    goc.disable_cache(pipe)
+    with caching(pipe, "reuse", 0.5):
+        reused = call(pipe)
     goc.enable_cache(pipe, "goc", 0.5, correct_steps=[1])  # where there is no gradient yet
     assert_near(call(pipe), reused)
 
@@ -101,24 +99,22 @@ def test_smoothcache_is_measured_by_kinds_of_branches() -> None:
 
 def test_a_searched_schedule_is_the_best_of_those_tried() -> None:
     pipe = pixart()
-    found = plan_of(pipe, "searched", search_evaluations=30, cache_ratio=0.5)
-    assert is_whole_steps(found.mask)
-    assert cache_ratio_of(found.mask) == 0.5
+    plan = plan_of(pipe, "searched", search_evaluations=30, cache_ratio=0.5)
+    assert is_whole_steps(plan.mask)
+    assert cache_ratio_of(plan.mask) == 0.5
     asked = {**prompt(pipe), "num_inference_steps": STEPS, "guidance_scale": 3.0, "return_dict": False}
 
     def sample() -> torch.Tensor:
         return pipe(**asked, generator=torch.Generator().manual_seed(2503))[0]
 
     target, distances = sample(), []
-    goc.enable_cache(pipe, plan=found)
-    distances.append((sample() - target).norm())
-    goc.disable_cache(pipe)
-    for interval in (2, 3):
-        goc.enable_cache(pipe, "taylorseer", interval=interval)
+    with caching(pipe, plan=plan):
         distances.append((sample() - target).norm())
-        goc.disable_cache(pipe)
+    for interval in (2, 3):
+        with caching(pipe, "taylorseer", interval=interval):
+            distances.append((sample() - target).norm())
     assert min(distances) == distances[0]
-    assert len(computed_steps_of(found.mask)) == STEPS / 2
+    assert len(computed_steps_of(plan.mask)) == STEPS / 2
 
 
 @pytest.mark.parametrize("site", ["branch", "stack"])
@@ -127,11 +123,10 @@ def test_teacache_skips_more_at_a_larger_threshold(site: str) -> None:
     expected = call(pipe)
     shares = []
     for threshold in (0.0, 0.5, 1e9):
-        cache = goc.enable_cache(pipe, "teacache", threshold=threshold, site=site)
-        samples = call(pipe)
-        shares.append(cache.summary().cached_share)
-        assert torch.equal(samples, expected) == (threshold == 0)
-        goc.disable_cache(pipe)
+        with caching(pipe, "teacache", threshold=threshold, site=site) as cache:
+            samples = call(pipe)
+            shares.append(cache.summary().cached_share)
+            assert torch.equal(samples, expected) == (threshold == 0)
     assert shares[0] == 0 < shares[1] <= shares[2]
     assert shares[2] == pytest.approx((STEPS - 2) / STEPS)
 
@@ -172,13 +167,11 @@ def test_saved_operations_are_those_of_the_skipped_modules(name: str) -> None:
 @pytest.mark.nightly
 def test_compiled_blocks_give_the_same(site: str) -> None:
     pipe = dit()
-    goc.enable_cache(pipe, "goc", 0.5, site=site)
-    expected = call(pipe)
-    goc.disable_cache(pipe)
+    with caching(pipe, "goc", 0.5, site=site):
+        expected = call(pipe)
     for block in pipe.transformer.transformer_blocks:
         block.compile()
     uncached = call(pipe)
-    goc.enable_cache(pipe, "goc", 0.5, site=site)
-    assert_near(call(pipe), expected)
-    goc.disable_cache(pipe)
+    with caching(pipe, "goc", 0.5, site=site):
+        assert_near(call(pipe), expected)
     assert_near(call(pipe), uncached)  # compiled anew, which may round in another way

@@ -8,10 +8,9 @@ import pytest
 import torch
 from closeness import assert_near, relative_difference
 from diffusers import DiTPipeline
-from tiny_pipelines import BLOCKS, MAKERS, call, dit, randomized
+from tiny_pipelines import BLOCKS, MAKERS, caching, call, dit, randomized
 from torch import Tensor
 
-import goc
 from goc.caching.cache import ScheduledCache
 from goc.caching.expansion import Taylor
 from goc.caching.predictor import GradientQueue, Predictor, Reuse
@@ -39,7 +38,7 @@ PREDICTORS: dict[str, Any] = {
 }
 
 
-class OwnDDIM:
+class ProjectDDIM:
     """The project's DDIM as a diffusers scheduler; keeps the last latents."""
 
     def set_timesteps(self, steps: int) -> None:
@@ -57,8 +56,8 @@ class OwnDDIM:
 
 @pytest.fixture(scope="module")
 def model() -> DiT:
-    own = DiT(input_size=8, patch_size=2, in_channels=4, hidden_size=16, depth=BLOCKS, num_heads=2, num_classes=CLASSES)
-    return randomized(own)
+    shape = {"input_size": 8, "patch_size": 2, "in_channels": 4, "hidden_size": 16, "depth": BLOCKS, "num_heads": 2}
+    return randomized(DiT(**shape, num_classes=CLASSES))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +65,7 @@ def pipe(model: DiT) -> Any:
     transformer = diffusers_dit(model)
     for block in transformer.transformer_blocks:
         block.norm1.emb.time_proj.downscale_freq_shift = 0  # the frequencies of the public release
-    made = DiTPipeline(transformer=transformer, vae=dit().vae, scheduler=OwnDDIM())
+    made = DiTPipeline(transformer=transformer, vae=dit().vae, scheduler=ProjectDDIM())
     made.set_progress_bar_config(disable=True)
     return made
 
@@ -76,7 +75,7 @@ def first_noise() -> Tensor:
     return torch.randn(len(LABELS), 4, 8, 8, generator=torch.Generator().manual_seed(7))
 
 
-def own_latents(model: DiT, guidance: float, cache: ScheduledCache) -> Tensor:
+def project_latents(model: DiT, guidance: float, cache: ScheduledCache) -> Tensor:
     """The project's sampler, from the noise that the pipeline starts at."""
     solver = DDIM(NoiseSchedule.respaced(STEPS))
     generation = Generation(model, solver, guidance, 4, 0, lambda x: x, torch.device("cpu"))
@@ -84,6 +83,14 @@ def own_latents(model: DiT, guidance: float, cache: ScheduledCache) -> Tensor:
     with torch.inference_mode():
         *_, last = solver.sample(denoise, first_noise(), no_noise)
     return last
+
+
+def pipeline_latents(pipe: Any, guidance: float, **settings: Any) -> Tensor:
+    """What the pipeline ends with, with a cache."""
+    with caching(pipe, **settings):
+        generator = torch.Generator().manual_seed(7)
+        pipe(class_labels=LABELS, guidance_scale=guidance, num_inference_steps=STEPS, generator=generator)
+    return pipe.scheduler.last[: len(LABELS)]
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
@@ -95,27 +102,15 @@ def test_a_dit_pipeline_gives_what_the_projects_sampler_gives(
     settings: dict[str, Any] = {"interval": 3} if method == "taylorseer" else {}
     mask = taylorseer(STEPS, BLOCKS, 3) if method == "taylorseer" else uniform(STEPS, BLOCKS, 0.5)
     mask = mask[:, :1, :1] if site == "stack" else mask
-    expected = own_latents(model, guidance, ScheduledCache(mask, PREDICTORS[method](mask), site))
-    goc.enable_cache(pipe, method, 0.5, site=site, **settings)
-    try:
-        generator = torch.Generator().manual_seed(7)
-        pipe(class_labels=LABELS, guidance_scale=guidance, num_inference_steps=STEPS, generator=generator)
-    finally:
-        goc.disable_cache(pipe)
-    latents = pipe.scheduler.last[: len(LABELS)]
-    assert_near(latents, expected)
+    expected = project_latents(model, guidance, ScheduledCache(mask, PREDICTORS[method](mask), site))
+    assert_near(pipeline_latents(pipe, guidance, method=method, cache_ratio=0.5, site=site, **settings), expected)
 
 
 def test_a_dit_pipeline_holds_values_in_float8_as_the_project_does(model: DiT, pipe: Any) -> None:
     mask = taylorseer(STEPS, BLOCKS, 3)
-    expected = own_latents(model, 1.0, ScheduledCache(mask, Taylor(mask, 2, dtype=FLOAT8), "branch"))
-    goc.enable_cache(pipe, "taylorseer", 0.5, interval=3, dtype="fp8")
-    try:
-        generator = torch.Generator().manual_seed(7)
-        pipe(class_labels=LABELS, guidance_scale=1.0, num_inference_steps=STEPS, generator=generator)
-    finally:
-        goc.disable_cache(pipe)
-    assert_near(pipe.scheduler.last[: len(LABELS)], expected, 1e-3)  # rounding may tip a value to the next float8
+    expected = project_latents(model, 1.0, ScheduledCache(mask, Taylor(mask, 2, dtype=FLOAT8), "branch"))
+    latents = pipeline_latents(pipe, 1.0, method="taylorseer", cache_ratio=0.5, interval=3, dtype="fp8")
+    assert_near(latents, expected, 1e-3)  # rounding may tip a value to the next float8
 
 
 SHARE = shares(0.2, -0.2, 2.0, STEPS, BLOCKS)
@@ -140,16 +135,10 @@ def test_a_dit_pipeline_selects_the_tokens_that_the_project_selects(
 
     cache = ScheduledCache(mask, predictor(), selection=select(mask))
     cache.draw_from(generators_of(first_noise()))
-    expected = own_latents(model, guidance, cache)
-    own = {"clusters": 5, "propagation": 0.1} if name == "clusca" else {"ratio": 0.2}
-    goc.enable_cache(pipe, cache_ratio=None, interval=4, **settings, **own)
-    try:
-        generator = torch.Generator().manual_seed(7)
-        pipe(class_labels=LABELS, guidance_scale=guidance, num_inference_steps=STEPS, generator=generator)
-    finally:
-        goc.disable_cache(pipe)
-    assert_near(pipe.scheduler.last[: len(LABELS)], expected)
-    without = own_latents(model, guidance, ScheduledCache(mask, predictor()))
+    expected = project_latents(model, guidance, cache)
+    sizes = {"clusters": 5, "propagation": 0.1} if name == "clusca" else {"ratio": 0.2}
+    assert_near(pipeline_latents(pipe, guidance, cache_ratio=None, interval=4, **settings, **sizes), expected)
+    without = project_latents(model, guidance, ScheduledCache(mask, predictor()))
     assert relative_difference(without, expected) > 2e-4
 
 

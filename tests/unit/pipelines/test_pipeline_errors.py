@@ -1,14 +1,12 @@
 """What cannot be: one clear line each, and a pipeline as it was."""
 
-import json
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from closeness import relative_difference
-from tiny_pipelines import MAKERS, call, dit, prompt, randomized, sd3, wan
+from tiny_pipelines import MAKERS, caching, call, dit, prompt, randomized, sd3, wan
 from torch import Tensor, nn
 
 import goc
@@ -59,6 +57,17 @@ def test_a_pipeline_with_a_unet_has_no_transformer() -> None:
         ("dicache", {"retention": 1.0}, "schedule.retention=1.0: must be in"),
         ("easycache", {"threshold": float("nan")}, "schedule.threshold=nan"),
         ("easycache", {"decides_for": "all"}, "schedule.decides_for=all: must be one of sample, batch"),
+        # selections of tokens
+        ("fora", {"selection": "tokens"}, "^selection=tokens: must be one of cluster, duca, none, norm, random, toca$"),
+        ("fora", {"selection": "norm", "site": "stack"}, "^site=stack: must be branch with selection=norm"),
+        ("fora", {"selection": "norm", "site": "block"}, "^site=block: must be one of"),
+        ("goc", {"selection": "toca"}, "^predictor=gradient_queue: must be one of .* with selection=toca"),
+        ("first_block", {"selection": "norm", "site": "branch"}, "^site=branch: must be stack with schedule"),
+        ("none", {"selection": "norm"}, "^selection=norm: must be none where no cell is cached"),
+        ("fora", {"selection": "norm", "ratio": 2.0}, r"^selection\.ratio=2\.0: must be in \(0, 1\]"),
+        ("fora", {"ratio": 0.1}, "^ratio=0.1: method=fora has no such setting; it has .*selection"),
+        ("toca", {"clusters": 3}, "^clusters=3: method=toca has no such setting"),
+        ("duca", {}, "^schedule=duca: not supported in a pipeline, whose stream is not kept"),
     ],
 )
 def test_unknown_methods_and_settings_are_named(pipe: Any, method: str, settings: dict[str, Any], says: str) -> None:
@@ -168,12 +177,11 @@ def test_blocks_and_branches_that_are_not_found_can_be_named() -> None:
     with pytest.raises(StructureError, match=r"branches=\['ff'\]: must be"):
         goc.enable_cache(pipe, "reuse", blocks=["layers"], branches={"ff": ["grow"]})
     for branches, places in ((None, 2), ({"attn": ["mix"], "mlp": ["grow"]}, 4)):
-        cache = goc.enable_cache(pipe, "reuse", 0.5, blocks=["layers"], branches=branches)
-        assert len(cache.layout.places) == places
-        samples = pipe()
-        assert relative_difference(samples, expected) > 1e-3
-        assert cache.summary().calls == {"full": 2, "mixed": 0, "cached": 2}
-        goc.disable_cache(pipe)
+        with caching(pipe, "reuse", 0.5, blocks=["layers"], branches=branches) as cache:
+            assert len(cache.layout.places) == places
+            samples = pipe()
+            assert relative_difference(samples, expected) > 1e-3
+            assert cache.summary().calls == {"full": 2, "mixed": 0, "cached": 2}
         assert torch.equal(pipe(), expected)
 
 
@@ -217,15 +225,6 @@ def test_a_cast_to_bfloat16_leaves_a_plan_valid(planned: tuple[Any, Any]) -> Non
     cast = wan()
     cast.transformer.to(torch.bfloat16)
     goc.enable_cache(cast, plan=plan)
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps({"goc_plan": 9}), json.dumps({"goc_plan": 1})])
-def test_a_file_that_is_no_plan_is_named(content: str, tmp_path: Path) -> None:
-    path = tmp_path / "plan.json"
-    path.write_text(content)
-    with pytest.raises(PlanError, match=r"is no plan of goc\.calibrate") as caught:
-        goc.load_plan(path)
-    the_line(caught)
 
 
 @pytest.mark.parametrize("prompts", [[], "a cat"])

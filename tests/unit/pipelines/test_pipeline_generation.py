@@ -159,13 +159,13 @@ def test_a_sample_whose_steps_are_decided_does_not_depend_on_its_batch(cached: P
 
 def test_psnr_to_the_target_falls_with_the_cache_ratio(uncached: PipelineGeneration, cached: Planned) -> None:
     target, _ = uncached.make(range(4))
-    found = []
+    psnr = []
     for ratio in (1 / 3, 2 / 3):
         made, _ = cached("reuse", ratio).make(range(4))
         numbers, each = distance([(made, target)])
         assert len(each["psnr_image"]) == 4
-        found.append(numbers["psnr_image"])
-    assert found[1] < found[0] - 1
+        psnr.append(numbers["psnr_image"])
+    assert psnr[1] < psnr[0] - 1
 
 
 def test_every_step_is_timed_and_no_image_is_decoded(
@@ -195,14 +195,14 @@ def test_gates_and_schedules_are_measured_once_and_kept(
     plan_of: Callable[..., Plan], pipe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings: list[tuple[str, dict[str, Any]]] = [("goc", {"inflection_threshold": -0.3}), ("smoothcache", {})]
-    plans = [plan_of(method, 0.5, **own) for method, own in settings]
+    plans = [plan_of(method, 0.5, **more) for method, more in settings]
     gated, smooth = plans
     assert gated.alignment is not None
     assert len(gated.describe()["inflection"]["alignment"]) == STEPS
     assert cached_steps_of(gated.mask) == [1, 3, 5]
     assert 0 < smooth.mask.double().mean() < 1
     monkeypatch.setattr(type(pipe.transformer), "forward", None)  # nothing is computed again
-    for plan, (method, own) in zip(plans, settings, strict=True):
-        again = plan_of(method, 0.5, **own)
+    for plan, (method, more) in zip(plans, settings, strict=True):
+        again = plan_of(method, 0.5, **more)
         assert torch.equal(again.mask, plan.mask)
         assert str(again.describe()) == str(plan.describe())  # a NaN equals nothing

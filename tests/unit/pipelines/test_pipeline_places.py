@@ -14,7 +14,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
 )
 from diffusers.callbacks import SD3CFGCutoffCallback
-from tiny_pipelines import STEPS, call, flux, randomized, sd3, text, wan22
+from tiny_pipelines import STEPS, caching, call, flux, randomized, sd3, text, wan22
 from torch import Tensor, nn
 
 import goc
@@ -157,9 +157,8 @@ def test_a_call_whose_operations_cannot_be_counted_is_made_all_the_same() -> Non
     pipe = sd3()
     pipe.transformer.norm_out.register_forward_pre_hook(uncountable)
     expected = call(pipe)
-    goc.enable_cache(pipe, "none", None)
-    assert torch.equal(call(pipe), expected)
-    goc.disable_cache(pipe)
+    with caching(pipe, "none", None):
+        assert torch.equal(call(pipe), expected)
     cache = goc.enable_cache(pipe, "reuse", 0.5)
     call(pipe)
     assert cache.summary().macs_saved is None
@@ -179,12 +178,11 @@ def test_two_transformers_that_take_turns_have_features_of_their_own(site: str) 
         transformer.blocks[-1].ffn.net[0].register_forward_pre_hook(count(index))
     call(pipe)
     uncached, counts[:] = list(counts), [0, 0]
-    cache = goc.enable_cache(pipe, "reuse", 0.5, site=site)
-    samples = call(pipe)
-    assert all(0 < now < before for now, before in zip(counts, uncached, strict=True))
-    assert relative_difference(samples, expected) > 1e-3
-    assert cache.tensors_held() == 0
-    goc.disable_cache(pipe)
+    with caching(pipe, "reuse", 0.5, site=site) as cache:
+        samples = call(pipe)
+        assert all(0 < now < before for now, before in zip(counts, uncached, strict=True))
+        assert relative_difference(samples, expected) > 1e-3
+        assert cache.tensors_held() == 0
     assert torch.equal(call(pipe), expected)
     with pytest.raises(PipelineError, match="two transformers"):
         goc.calibrate(pipe, ["a"], steps=4)

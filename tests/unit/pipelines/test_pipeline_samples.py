@@ -10,7 +10,7 @@ from closeness import assert_near, relative_difference
 from compat.loop import difference
 from compat.pipes import OfPipeline, all_pipelines, build
 from compat.special import TOO_LARGE
-from tiny_pipelines import MAKERS, flux, prompt, sd3, wan, wan22
+from tiny_pipelines import MAKERS, caching, flux, prompt, sd3, wan, wan22
 from torch import Tensor, nn
 
 import goc
@@ -97,9 +97,8 @@ def test_one_sample_with_both_halves_of_guidance_is_one_call_as_before(method: s
     pipe = sd3()
     samples = []
     for decides_for in ("sample", "batch"):
-        goc.enable_cache(pipe, method, threshold=THRESHOLDS["sd3"][method], decides_for=decides_for)
-        samples.append(make(pipe, [1]))
-        goc.disable_cache(pipe)
+        with caching(pipe, method, threshold=THRESHOLDS["sd3"][method], decides_for=decides_for):
+            samples.append(make(pipe, [1]))
     assert torch.equal(*samples)
 
 
@@ -161,9 +160,8 @@ def test_an_error_for_one_of_the_samples_leaves_nothing_behind() -> None:
 
 def together(pipe: Any, why: str, caplog: pytest.LogCaptureFixture) -> None:
     """Check that a pipeline's samples are decided together, and that this is said once, with the reason."""
-    goc.enable_cache(pipe, "easycache", threshold=0.6, decides_for="batch")
-    expected = make(pipe, ALL)
-    goc.disable_cache(pipe)
+    with caching(pipe, "easycache", threshold=0.6, decides_for="batch"):
+        expected = make(pipe, ALL)
     assert not caplog.records
     cache = goc.enable_cache(pipe, "easycache", threshold=0.6)
     with caplog.at_level(logging.WARNING):
@@ -266,12 +264,12 @@ def test_a_samples_own_call_has_its_rows_and_all_that_has_none() -> None:
     given = {"x": latents, "img_ids": positions, "residuals": residuals, "shapes": shapes, "scale": (1, 2)}
     rows = rows_of(given, 3)
     assert rows is not None
-    own = rows.of(1, given)
-    assert own["x"][:, 0, 0].tolist() == [1, 4]
-    assert own["img_ids"] is positions
-    assert own["residuals"][0].tolist() == [1, 4]
-    assert own["shapes"] == [[(1, 4, 4)]] * 2
-    assert own["scale"] == (1, 2)
+    sample = rows.of(1, given)
+    assert sample["x"][:, 0, 0].tolist() == [1, 4]
+    assert sample["img_ids"] is positions
+    assert sample["residuals"][0].tolist() == [1, 4]
+    assert sample["shapes"] == [[(1, 4, 4)]] * 2
+    assert sample["scale"] == (1, 2)
     outputs = [(rows.of(sample, latents), None) for sample in range(3)]
     whole, nothing = rows.together(outputs)
     assert torch.equal(whole, latents)
@@ -304,17 +302,17 @@ def difference_by_samples(name: str) -> tuple[float, str | None] | None:
 @pytest.mark.filterwarnings("ignore")  # diffusers deprecates what its own pipelines use
 @pytest.mark.parametrize("name", SPECIAL)
 def test_rows_are_those_of_the_samples(name: str) -> None:
-    found = difference_by_samples(name)
-    assert found is not None
-    assert found[0] < 1e-5
-    assert found[1] is None
+    difference, together = difference_by_samples(name) or (None, None)
+    assert difference is not None
+    assert difference < 1e-5
+    assert together is None
 
 
 @pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore")
 def test_rows_are_those_of_the_samples_in_every_pipeline() -> None:
-    found = {name: difference_by_samples(name) for name in sorted(set(all_pipelines()) - set(TOO_LARGE))}
-    results = {name: value for name, value in found.items() if value is not None}
+    names = sorted(set(all_pipelines()) - set(TOO_LARGE))
+    results = {name: value for name in names if (value := difference_by_samples(name)) is not None}
     assert {name: value for name, value in results.items() if value[0] > 1e-5} == {}
     alone = [name for name, (_, why) in results.items() if why is None]
     assert len(alone) > 100

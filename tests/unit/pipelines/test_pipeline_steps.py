@@ -14,7 +14,7 @@ from diffusers import (
     PNDMScheduler,
     UniPCMultistepScheduler,
 )
-from tiny_pipelines import MAKERS, call, dit, pixart, prompt, sd3
+from tiny_pipelines import MAKERS, caching, call, dit, pixart, prompt, sd3
 
 import goc
 from goc.pipelines.steps import StepCounter
@@ -103,9 +103,8 @@ def test_a_pipeline_that_starts_at_an_image_has_fewer_steps() -> None:
 def test_each_stream_has_features_of_its_own() -> None:
     """With cond and uncond mixed up, a pair of calls would give what the other's features give."""
     pipe = MAKERS["wan"]()
-    goc.enable_cache(pipe, "reuse", 0.5)
-    both = call(pipe, guidance=1.0)
-    goc.disable_cache(pipe)
+    with caching(pipe, "reuse", 0.5):
+        both = call(pipe, guidance=1.0)
     goc.enable_cache(pipe, "reuse", 0.5)
     guided = call(pipe, guidance=1.0 + 1e-6)  # calls the transformer twice, and hardly uses the second
     assert_near(guided, both, 1e-4)

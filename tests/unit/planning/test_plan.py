@@ -132,7 +132,7 @@ def test_a_clock_that_stands_still_between_two_evaluations_gives_plain_reuse_the
     plan, reuse = (
         replace(chosen, mask=mask) for chosen in (plan, planned(tiny_dit, tmp_path, *heun, "method=reuse")[0])
     )
-    gradient, plain = (latents(replace(generation, new_cache=own.new_cache)) for own in (plan, reuse))
+    gradient, plain = (latents(replace(generation, new_cache=chosen.new_cache)) for chosen in (plan, reuse))
     assert_near(gradient, plain)
 
 

@@ -18,10 +18,15 @@ GUIDED, INTERVAL = "cfg_scale=1.5", "guidance_interval=[0.3,5]"
 CLUSCA = ("method=clusca", "selection.clusters=2")
 
 
-def test_without_a_selection_there_is_none(tiny_dit: DiT, tmp_path: Path) -> None:
-    plan, _ = planned(tiny_dit, tmp_path, "method=reuse")
+def cache_of(model: DiT, folder: Path, *settings: str) -> ScheduledCache:
+    plan, _ = planned(model, folder, *settings)
     cache = plan.new_cache()
     assert isinstance(cache, ScheduledCache)
+    return cache
+
+
+def test_without_a_selection_there_is_none(tiny_dit: DiT, tmp_path: Path) -> None:
+    cache = cache_of(tiny_dit, tmp_path, "method=reuse")
     assert cache.selection is None
     assert not cache.skipped
 
@@ -37,22 +42,16 @@ def test_without_a_selection_there_is_none(tiny_dit: DiT, tmp_path: Path) -> Non
 def test_a_tokens_age_counts_in_the_schedules_intervals(
     tiny_dit: DiT, tmp_path: Path, settings: list[str], interval: float
 ) -> None:
-    plan, _ = planned(tiny_dit, tmp_path, *settings)
-    cache = plan.new_cache()
-    assert isinstance(cache, ScheduledCache)
+    cache = cache_of(tiny_dit, tmp_path, *settings)
     assert isinstance(cache.selection, ToCa)
     assert cache.selection.interval == pytest.approx(interval)
 
 
 def test_settings_of_a_selection_reach_it(tiny_dit: DiT, tmp_path: Path) -> None:
-    plan, _ = planned(tiny_dit, tmp_path, *CLUSCA, "selection.propagation=0.5")
-    cache = plan.new_cache()
-    assert isinstance(cache, ScheduledCache)
+    cache = cache_of(tiny_dit, tmp_path, *CLUSCA, "selection.propagation=0.5")
     assert isinstance(cache.selection, Clusters)
     assert (cache.selection.clusters, cache.selection.propagation) == (2, 0.5)
-    plan, _ = planned(tiny_dit, tmp_path, "method=duca", "schedule.interval=5", "selection.ratio=0.3")
-    cache = plan.new_cache()
-    assert isinstance(cache, ScheduledCache)
+    cache = cache_of(tiny_dit, tmp_path, "method=duca", "schedule.interval=5", "selection.ratio=0.3")
     assert isinstance(cache.selection, ToCa)
     assert cache.selection.bonus == 1.8
     assert cache.skipped
@@ -74,7 +73,7 @@ def test_a_half_that_is_not_always_evaluated_has_a_selection_of_its_own(
     places, cache = caches.halves.places, caches.unconditional
     assert isinstance(cache, ScheduledCache)
     assert {places[place] for place in cache.skipped} == {i for i in places[1:] if i in plan.skipped}
-    own = replace(generation, new_cache=plan.new_cache)
-    together = own.make(range(3))[0]["latents"]
-    assert_near(together[1:2], own.make(range(1, 2))[0]["latents"])
+    cached = replace(generation, new_cache=plan.new_cache)
+    together = cached.make(range(3))[0]["latents"]
+    assert_near(together[1:2], cached.make(range(1, 2))[0]["latents"])
     assert torch.isfinite(together).all()

@@ -1,4 +1,5 @@
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -40,17 +41,11 @@ def latents(
         caches.append(ScheduledCache(mask, queue.build(Cells(mask, gradient_weights=[1.0]))))
         return caches[-1]
 
+    denoiser, solver = prepare(model, CPU, torch_format(precision), compiled), DDIM(NoiseSchedule.respaced(STEPS))
     generation = Generation(
-        prepare(model, CPU, torch_format(precision), compiled),
-        DDIM(NoiseSchedule.respaced(STEPS)),
-        1.5,
-        3,
-        seed=0,
-        decode=decode_pixels,
-        device=CPU,
-        new_cache=new_cache,
+        denoiser, solver, 1.5, 3, seed=0, decode=decode_pixels, device=CPU, new_cache=new_cache,
         autocast=torch_format(precision),
-    )
+    )  # fmt: skip
     made, _ = generation.make(range(samples))
     assert made["latents"].dtype == torch.float32
     return made["latents"]
@@ -79,39 +74,33 @@ def test_the_queues_format_is_a_choice(tiny_dit: DiT, queue_dtype: str | None, h
 
 
 # what makes code of the graphs takes long for whole branches; for the sum it is below
-BACKENDS = pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.nightly)])
+@pytest.fixture(params=["eager", pytest.param("inductor", marks=pytest.mark.nightly)])
+def counted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What torch counts of what it compiles from now on."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=request.param))
+    torch._dynamo.reset()
+    counters.clear()
+    return counters
 
 
 @pytest.mark.slow
-@BACKENDS
-def test_whole_steps_compile_to_three_graphs_that_give_the_same_images(
-    tiny_dit: DiT, backend: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whole_steps_compile_to_three_graphs_that_give_the_same_images(tiny_dit: DiT, counted: Any) -> None:
     """None of them is compiled in a later trajectory."""
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
-    torch._dynamo.reset()
-    counters.clear()
     eager = latents(tiny_dit, "fp32")
     for _ in range(2):
         assert_near(latents(tiny_dit, "fp32", compiled=True), eager)
-        assert counters["stats"]["unique_graphs"] == 3  # attention and MLP of a full step, the sum of a cached one
-    assert not counters["graph_break"]
+        assert counted["stats"]["unique_graphs"] == 3  # attention and MLP of a full step, the sum of a cached one
+    assert not counted["graph_break"]
 
 
 @pytest.mark.slow
-@BACKENDS
-def test_steps_that_are_cached_in_part_compile_to_no_more_graphs(
-    tiny_dit: DiT, backend: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
-    torch._dynamo.reset()
-    counters.clear()
+def test_steps_that_are_cached_in_part_compile_to_no_more_graphs(tiny_dit: DiT, counted: Any) -> None:
     mask = torch.zeros(STEPS, tiny_dit.depth, 2, dtype=torch.bool)
     for step in range(1, STEPS):  # runs of 1 to 5 cached cells
         mask[step].view(-1)[:step] = True
     eager = latents(tiny_dit, "fp32", mask=mask)
     assert_near(latents(tiny_dit, "fp32", compiled=True, mask=mask), eager)
-    assert counters["stats"]["unique_graphs"] == 2
+    assert counted["stats"]["unique_graphs"] == 2
     smaller = latents(tiny_dit, "fp32", compiled=True, mask=mask, samples=3)  # a last shard
     assert_near(smaller, eager[:3])
 

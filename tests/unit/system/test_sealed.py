@@ -26,10 +26,10 @@ def test_a_kept_file_of_another_run_or_a_changed_one_is_made_again(
 ) -> None:
     mine: dict[str, object] = {"seed": 1, "weights": (1.0, 0.5)}
     assert kept(tmp_path, mine, 0.0) == 0.0
-    (own,) = tmp_path.glob("*.safetensors")
-    whole = own.read_bytes()
+    (file,) = tmp_path.glob("*.safetensors")
+    whole = file.read_bytes()
     assert kept(tmp_path, {"seed": 2}, 7.0) == 7.0
-    (other,) = set(tmp_path.glob("*.safetensors")) - {own}
+    (other,) = set(tmp_path.glob("*.safetensors")) - {file}
     flipped = bytearray(whole)
     flipped[-1] ^= 1
     for content, says in (
@@ -37,13 +37,13 @@ def test_a_kept_file_of_another_run_or_a_changed_one_is_made_again(
         (bytes(flipped), "is damaged"),
         (b"", "is damaged"),
     ):
-        own.write_bytes(content)
+        file.write_bytes(content)
         caplog.clear()
         assert kept(tmp_path, mine, 0.0) == 0.0
         (record,) = caplog.records
-        assert f"{own} {says}" in record.getMessage()
+        assert f"{file} {says}" in record.getMessage()
         assert record.getMessage().endswith("it is made again")
-        assert own.read_bytes() == whole
+        assert file.read_bytes() == whole
     caplog.clear()
     assert kept(tmp_path, mine, 9.0) == 0.0
     assert caplog.records == []
@@ -51,12 +51,12 @@ def test_a_kept_file_of_another_run_or_a_changed_one_is_made_again(
 
 def test_a_kept_file_of_an_older_version_is_taken_by_its_key_alone(tmp_path: Path) -> None:
     kept(tmp_path, {"seed": 1}, 0.0)
-    (own,) = tmp_path.glob("*.safetensors")
-    tensors = load_file(own)
-    save_file(tensors, own, {"key": json.dumps({"seed": 1})})
+    (file,) = tmp_path.glob("*.safetensors")
+    tensors = load_file(file)
+    save_file(tensors, file, {"key": json.dumps({"seed": 1})})
     assert kept(tmp_path, {"seed": 1}, 9.0) == 0.0
     for header in ({"key": json.dumps({"seed": 2})}, None):
-        save_file(tensors, own, header)
+        save_file(tensors, file, header)
         assert kept(tmp_path, {"seed": 1}, 9.0) == 9.0
 
 
@@ -66,22 +66,22 @@ def test_a_training_does_not_go_on_from_another_one(tmp_path: Path, caplog: pyte
         parameter = torch.zeros(2, requires_grad=True)
         optimizer, random = torch.optim.Adam([parameter]), torch.Generator()
         with pytest.raises(KeyboardInterrupt), progress_of(tmp_path, key) as progress:  # noqa: PT012
-            found = progress.resume({"": parameter}, optimizer, random)
+            losses_before = progress.resume({"": parameter}, optimizer, random)
             parameter.grad = torch.ones(2)
             optimizer.step()
             progress.keep({"": parameter}, optimizer, random, losses)
             raise KeyboardInterrupt
-        return found
+        return losses_before
 
     assert resumed({"rate": 1}, [3.0]) == []
-    (own,) = tmp_path.glob("*.safetensors")
+    (file,) = tmp_path.glob("*.safetensors")
     assert resumed({"rate": 1}, [3.0, 2.0]) == [3.0]
     resumed({"rate": 2}, [9.0])
-    (other,) = set(tmp_path.glob("*.safetensors")) - {own}
-    flipped = bytearray(own.read_bytes())
+    (other,) = set(tmp_path.glob("*.safetensors")) - {file}
+    flipped = bytearray(file.read_bytes())
     flipped[-1] ^= 1
     for content, says in ((other.read_bytes(), "is of another run"), (bytes(flipped), "is damaged")):
-        own.write_bytes(content)
+        file.write_bytes(content)
         with caplog.at_level(logging.WARNING):
             assert resumed({"rate": 1}, [3.0]) == []
-        assert f"{own} {says}" in caplog.text
+        assert f"{file} {says}" in caplog.text
