@@ -22,34 +22,38 @@ class Report:
     """How one part went.
 
     Args:
-        error: why it has no outcome; a part that was not started for lack of time is `skipped`.
+        error: why it has no outcome. started: whether there was time for it.
     """
 
     name: str
     seconds: float
     outcome: Outcome | None = None
     error: str = ""
-    skipped: bool = False
+    started: bool = True
 
     @property
     def state(self) -> str:
-        """One word for people."""
-        if self.skipped:
+        """For people; `skipped` is what this machine lacks something for."""
+        if not self.started:
+            return "not started"
+        if self.outcome and self.outcome.missing:
             return "skipped"
         return "passed" if self.outcome and not self.outcome.failures else "failed"
 
     @property
     def says(self) -> list[str]:
         """Its error, what is wrong, and what was found."""
-        found = [] if self.outcome is None else [*self.outcome.failures, *self.outcome.findings]
-        return [self.error, *found] if self.error else found
+        said = [self.error]
+        if self.outcome is not None:
+            said += [self.outcome.missing, *self.outcome.failures, *self.outcome.findings]
+        return [line for line in said if line]
 
 
 def write(
     folder: Path, reports: Sequence[Report], extra: Sequence[Table], machine: str, command: str, tiny: bool
 ) -> None:
     """The page and tables.md; extra: tables that are no part's own, shown first. Long ones come last."""
-    tables = [*extra, *(report.outcome.table for report in reports if report.outcome)]
+    tables = [*extra, *(report.outcome.table for report in reports if report.outcome and not report.outcome.missing)]
     tables.sort(key=lambda table: len(table.frame) > LONG)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(resolve(TEMPLATE).read_text(encoding="utf-8")).render(
@@ -83,7 +87,7 @@ def _shown(table: Table) -> dict[str, Any]:
 
 def _bar(column: str, value: Any) -> float | None:
     """Length of a cell's bar in percent, or None: it has none."""
-    return min(100.0, 100.0 * value) if column == BAR else None
+    return min(100.0, 100.0 * value) if column == BAR and not pd.isna(value) else None
 
 
 def _markdown(table: Table) -> str:

@@ -104,11 +104,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a part found: its table, what of it is not as it must be, and what it says in a sentence."""
+    """What a part found: its table, what of it is not as it must be, and what it says in a sentence.
+
+    missing: what this machine lacks for the part, and how to have it; empty: nothing.
+    """
 
     table: Table
     failures: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
+    missing: str = ""
 
 
 @dataclass(frozen=True)

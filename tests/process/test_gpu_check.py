@@ -100,10 +100,20 @@ def test_a_check_that_passes_leaves_its_tables_and_says_so(
     assert "| ms ↓   |\n|:-------|\n| 1      |\n" in (tmp_path / "out" / "tables.md").read_text()
 
 
+def test_a_part_that_this_machine_lacks_something_for_is_no_failure(check: Check, tmp_path: Path) -> None:
+    lacking = partial(Outcome, outcome().table, missing="Triton is not installed")
+    assert check(parts=[Part("fine", 60, lacking)]) == 0
+    shown = (tmp_path / "out" / "index.html").read_text()
+    assert 'class="skipped">skipped<' in shown
+    assert "Triton is not installed" in shown
+    assert "fine.csv" not in shown
+    assert not (tmp_path / "out" / "fine.csv").exists()
+
+
 def test_parts_that_there_is_no_time_for_are_said_and_are_no_success(tmp_path: Path) -> None:
     waiting = Part("waiting", 60, partial(time.sleep, 0.2))  # type: ignore[arg-type]  # gives no outcome
     reports = command.perform([waiting, Part("late", 60, outcome)], tmp_path, "fork", total=command.LEAST_S + 0.1)
-    assert [report.state for report in reports] == ["failed", "skipped"]
+    assert [report.state for report in reports] == ["failed", "not started"]
     assert reports[1].says == ["not started: the 10 s for all parts are spent"]
 
 
@@ -130,7 +140,7 @@ def test_without_a_gpu_it_is_one_line(
 def test_a_part_that_there_is_not_is_one_line(check: Check, capsys: pytest.CaptureFixture[str]) -> None:
     assert check("--only", "gate") != 0
     (line,) = capsys.readouterr().err.splitlines()
-    assert "--only gate: must be of oracles, workers, steps-" in line
+    assert "--only gate: must be of oracles, kernels, workers, " in line
 
 
 def test_a_spawned_process_answers_as_well(tmp_path: Path) -> None:
