@@ -43,6 +43,7 @@ class Setting:
     rows: tuple[str, ...] | None  # of the table of steps; None: all
     compiled_rows: tuple[str, ...]
     worker_precisions: tuple[str, ...]
+    profiled: tuple[Case, ...]
     cfg_scale: float = 1.5
 
     @property
@@ -70,6 +71,7 @@ FULL = Setting(
     rows=None,
     compiled_rows=COMPILED_ROWS,
     worker_precisions=("fp32", "bf16"),
+    profiled=(Case("bf16", 32), Case("bf16", 32, compiled=True)),
 )
 
 TINY = Setting(
@@ -82,6 +84,7 @@ TINY = Setting(
     rows=("none", "reuse 50 %", "goc 50 %", "reuse stack 50 %", "diffusers first block 50 %"),
     compiled_rows=("none", "reuse 50 %", "reuse stack 50 %"),
     worker_precisions=("fp32",),
+    profiled=(Case("bf16", 1),),
 )
 
 
