@@ -21,7 +21,18 @@ from pathlib import Path
 
 import torch
 
-from goc.check import beside, isolated, kernels, oracles, page, step_profile, steps, training, workers
+from goc.check import (
+    beside,
+    isolated,
+    kernels,
+    oracles,
+    page,
+    step_profile,
+    steps,
+    training,
+    transformer_steps,
+    workers,
+)
 from goc.check.page import Report
 from goc.check.setting import FULL, TINY, Part, Setting, Table
 from goc.check.step_table import machine
@@ -41,6 +52,7 @@ def parts_of(setting: Setting, folders: Sequence[Path]) -> list[Part]:
         Part("kernels", 60, partial(kernels.check, setting)),
         Part("workers", 90, partial(workers.check, setting)),
         Part("profile", 120, partial(step_profile.check, setting)),
+        Part("transformers", 90, partial(transformer_steps.check, setting)),
         Part("training", 75, partial(training.check, setting)),
         *(Part(case.name, limits[case.compiled], partial(steps.check, setting, case)) for case in setting.cases),
     ]
