@@ -22,7 +22,8 @@ class Report:
     """How one part went.
 
     Args:
-        error: why it has no outcome. started: whether there was time for it.
+        error: why it has no outcome. started: whether there was time for it. kept: from a check before, which this one
+            goes on with.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Report:
     outcome: Outcome | None = None
     error: str = ""
     started: bool = True
+    kept: bool = False
 
     @property
     def state(self) -> str:

@@ -29,7 +29,7 @@ EXAMPLE = "goc 50 %"
 
 def options(setting: Setting, case: Case) -> list[str]:
     """What is given to benchmark.py steps."""
-    rows = setting.compiled_rows if case.compiled else setting.rows
+    rows = setting.rows if case == setting.cases[0] else setting.few_rows
     named = {
         "--model": setting.model,
         "--image-size": setting.image_size,
