@@ -26,12 +26,12 @@ from pathlib import Path
 
 import torch
 
-from goc.check import beside, isolated, oracles, page
+from goc.check import beside, isolated, oracles, page, verdict
 from goc.check.kept import GOOD, Kept, check_key
-from goc.check.page import Report
 from goc.check.parts import parts_of
-from goc.check.setting import FULL, TINY, Part, Setting, Table
+from goc.check.setting import FULL, TINY, Part, Report, Setting, Table
 from goc.check.step_table import machine
+from goc.check.verdict import Summary
 from goc.system.errors import ConfigError
 from goc.system.files import write_atomically
 
@@ -81,11 +81,20 @@ def write_table(folder: Path, table: Table) -> None:
     write_atomically(folder / f"{table.name}.csv", table.frame.to_csv(index=False).encode())
 
 
-def compared(setting: Setting, reports: Sequence[Report]) -> list[Table]:
-    """The tables over all cases that were measured."""
-    found = {report.name: report.outcome.table.frame for report in reports if report.outcome}
-    measured = {case: found[case.name] for case in setting.cases if case.name in found}
-    return [beside.roofline(setting, measured), beside.memory(measured)] if measured else []
+def show(options: argparse.Namespace, command: str, setting: Setting, reports: Sequence[Report]) -> Summary:
+    """Write the page and the tables over all cases that were measured; returns what the page begins with."""
+    outcomes = {report.name: report.outcome for report in reports if report.outcome}
+    measured = {case: outcomes[case.name].table.frame for case in setting.cases if case.name in outcomes}
+    extra = [verdict.rates(measured), beside.roofline(setting, measured)]
+    known = [part.name for part in parts_of(setting, [])]
+    rated, roofline = (verdict.records(table.frame) for table in extra)
+    first = verdict.summary(setting, reports, rated, roofline, known)
+    if measured:
+        extra.append(beside.memory(measured))
+        for table in extra:
+            write_table(options.out, table)
+    page.write(options.out, first, reports, extra if measured else [], machine(), command, setting.is_tiny)
+    return first
 
 
 def clear(folder: Path, kept: Iterable[str]) -> None:
@@ -95,7 +104,9 @@ def clear(folder: Path, kept: Iterable[str]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = {part.name for setting in (FULL, TINY) for part in parts_of(setting, [])}
-    old = {f"{name}.csv" for name in {*names, "roofline", "memory"}} | {f"{name}.log" for name in names - set(kept)}
+    old = {f"{name}.csv" for name in {*names, "rates", "roofline", "memory"}} | {
+        f"{name}.log" for name in names - set(kept)
+    }
     for name in sorted(old | {"index.html", "tables.md"}):
         (folder / name).unlink(missing_ok=True)
 
@@ -118,13 +129,12 @@ def run(options: argparse.Namespace, command: str) -> int:
     reports: list[Report] = []
     for report in perform(parts, kept, before, "fork" if setting.is_tiny else "spawn"):
         reports.append(report)
-        extra = compared(setting, reports)
-        for table in extra:
-            write_table(options.out, table)
         waiting = [Report(name, 0.0, error="not reached", started=False) for name in names[len(reports) :]]
-        page.write(options.out, [*reports, *waiting], extra, machine(), command, setting.is_tiny)
+        first = show(options, command, setting, [*reports, *waiting])
     states = [report.state for report in reports]
     summary = ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)
+    for answer in first.answers:
+        print(f"{answer.question} {answer.short}")
     print(f"{summary}; written to {options.out / 'index.html'}")
     if set(states) <= set(GOOD):
         kept.forget(names)

@@ -14,8 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from goc.check.page import Report
-from goc.check.setting import Outcome, Setting, Table
+from goc.check.setting import Outcome, Report, Setting, Table
 from goc.check.step_table import machine
 from goc.system.files import PACKAGE, content_key, file_sha256, files_sha256, read_json, write_text
 from goc.system.sealed import json_sha256

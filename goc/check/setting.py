@@ -117,6 +117,40 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Report:
+    """How one part went.
+
+    Args:
+        error: why it has no outcome. started: whether there was time for it. kept: from a check before, which this one
+            goes on with.
+    """
+
+    name: str
+    seconds: float
+    outcome: Outcome | None = None
+    error: str = ""
+    started: bool = True
+    kept: bool = False
+
+    @property
+    def state(self) -> str:
+        """For people; `skipped` is what this machine lacks something for."""
+        if not self.started:
+            return "not started"
+        if self.outcome and self.outcome.missing:
+            return "skipped"
+        return "passed" if self.outcome and not self.outcome.failures else "failed"
+
+    @property
+    def says(self) -> list[str]:
+        """Its error, what is wrong, and what was found."""
+        said = [self.error]
+        if self.outcome is not None:
+            said += [self.outcome.missing, *self.outcome.failures, *self.outcome.findings]
+        return [line for line in said if line]
+
+
+@dataclass(frozen=True)
 class Part:
     """A part, which runs in a process of its own for at most some seconds."""
 
