@@ -4,6 +4,7 @@
     python scripts/benchmark.py overhead    where the time of a run goes, beside the denoiser
     python scripts/benchmark.py steps       full and cached steps of every method and of peers, side by side
     python scripts/benchmark.py pipelines   the same in diffusers' DiT and FLUX
+    python scripts/benchmark.py pipeline    images a second from noise to result.json, and hours for 50,000
     python scripts/benchmark.py precision   what bf16 costs in quality, and what it saves
     python scripts/benchmark.py uncertainty what the error of a FID costs at Inception's size
     python scripts/benchmark.py reports     what a report on a thousand runs costs, and on ten thousand
@@ -37,6 +38,7 @@ import goc.runs.run
 import goc.sampling.generation
 from goc.check import roofline as roofline_estimates
 from goc.check import shapes, step_times, transformers
+from goc.check.pipeline_rates import pipeline
 from goc.check.step_table import check_counts, chosen, machine, model_options, steps
 from goc.config import compose_config
 from goc.metrics.distance import distance
@@ -247,6 +249,7 @@ SUBJECTS = {
     "overhead": overhead,
     "steps": steps,
     "pipelines": pipelines,
+    "pipeline": pipeline,
     "precision": precision,
     "uncertainty": uncertainty,
     "reports": reports,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from goc.check import kernels, oracles, step_profile, steps, training, transformer_steps, workers
+from goc.check import kernels, oracles, pipeline, step_profile, steps, training, transformer_steps, workers
 from goc.check.setting import Case, Part, Setting
 
 
@@ -19,6 +19,7 @@ def parts_of(setting: Setting, folders: Sequence[Path]) -> list[Part]:
         *(_steps(setting, case) for case in telling),
         Part("profile", 120, partial(step_profile.check, setting)),
         Part("transformers", 90, partial(transformer_steps.check, setting)),
+        Part("pipeline", 100, partial(pipeline.check, setting)),
         *(_steps(setting, case) for case in others),
     ]
 

@@ -63,7 +63,7 @@ def summary(setting: Setting, reports: Sequence[Report], rated: Rows, roofline: 
     """All of it; rated: the rows of `rates`, known: all parts that there are."""
     advised = advice(rated)
     return Summary(
-        [right(reports), fast(setting, rated), far(rated, roofline, reports)],
+        [right(reports), fast(setting, rated, reports), far(rated, roofline, reports)],
         advised,
         left_out(reports, known),
         " ".join(["goc run", WAY, *(one.given for one in advised if one.given)]) if advised else "",
@@ -137,8 +137,8 @@ def titled(row: Mapping[str, Any]) -> str:
     return Case(row["precision"], row["batch"], row["compiled"]).title
 
 
-def fast(setting: Setting, rated: Rows) -> Answer:
-    """The best case of `rates`."""
+def fast(setting: Setting, rated: Rows, reports: Sequence[Report]) -> Answer:
+    """The best case of `rates`, and what is left of a rate when images are decoded and measured."""
     question, row = "How fast?", best(rated)
     if row is None:
         return Answer(question, "Not measured", "unknown")
@@ -148,6 +148,7 @@ def fast(setting: Setting, rated: Rows) -> Answer:
     ]
     if row["stack"] > 0:
         lines.append(f"At site=stack: {row['stack']:.3g} images/s, {row['stack_times']:.3g} times.")
+    lines += [line for one in reports if one.name == "pipeline" and one.outcome for line in one.outcome.findings]
     short = f"{row['goc']:.3g} images/s with GOC at 50 %, {row['bare']:.3g} without a cache"
     return Answer(question, short, "plain", lines)
 

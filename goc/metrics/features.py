@@ -2,7 +2,7 @@
 
 import pickle
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -93,22 +93,30 @@ class Extractor:
                 f"{sizes}; these have {channels}, {'x'.join(map(str, size))} pixels"
             )
 
-    @torch.inference_mode()
     def extract(self, images: Tensor) -> Features:
         """Features of one batch of uint8 images [n, C, H, W].
 
         Raises ConfigError for images that it is not made for: digits takes [n, 1, 8, 8], fashion [n, 1, 32, 32],
         inception [n, 3, H, W]; GocError for features that are not finite.
         """
+        outputs = [output.cpu() for output in self.outputs(images)]
+        self.require_finite(outputs)
+        return Features(*outputs)
+
+    @torch.inference_mode()
+    def outputs(self, images: Tensor) -> list[Tensor]:
+        """The same on the extractor's device, in the order of `fields`, maybe before a GPU has made them."""
         channels, height, width = images.shape[1:]
         self.check(channels, (height, width))
         with full_precision():
-            outputs = [output.float().cpu().contiguous() for output in self.network(images.to(self.device))]
+            return [output.float().contiguous() for output in self.network(images.to(self.device))]
+
+    def require_finite(self, outputs: Iterable[Tensor]) -> None:
+        """Raise GocError if an output is not finite."""
         if not all(bool(torch.isfinite(output).all()) for output in outputs):
             raise GocError(
                 f"{self.setting}={self.name}: gives features that are not finite: its weights must be others"
             )
-        return Features(*outputs)
 
 
 @contextmanager

@@ -53,8 +53,12 @@ class KeepFeatures(Keep):
         pictures, count = made["images"], count_of(made)
         everything = made | {name: scored(score, indices, pictures, count) for name, score in self.scores.items()}
         if self.extractor is not None:
-            features = self.extractor.extract(made["images"])
-            everything |= {name: getattr(features, name) for name in self.fields}
+            everything |= zip(self.fields, self.extractor.outputs(pictures), strict=True)
         if self.second is not None:
-            everything[self.second.second_field] = self.second.extract(made["images"]).features
+            everything[self.second.second_field], *_ = self.second.outputs(pictures)
         return {name: everything[name] for name in self.names(indices)}
+
+    def check(self, kept: dict[str, Tensor]) -> None:
+        for extractor, names in ((self.extractor, self.fields), (self.second, (self.second_field,))):
+            if extractor is not None:
+                extractor.require_finite(kept[name] for name in names if name is not None)

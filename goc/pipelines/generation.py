@@ -22,7 +22,7 @@ from goc.pipelines.structure import layout_of
 from goc.pipelines.tokens import PlacesCache
 from goc.pipelines.watch import Watch
 from goc.sampling.frames import FRAMES, side_by_side
-from goc.sampling.generation import check_finite, own_generator
+from goc.sampling.generation import MadeAtOnce, check_finite, own_generator
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class PipelineCalls:
 
 
 @dataclass(frozen=True)
-class PipelineGeneration:
+class PipelineGeneration(MadeAtOnce):
     """Everything that decides what sample i looks like, apart from i; a `goc.sampling.generation.SampleSource`.
 
     new_cache makes a cache with the masks of a plan for the calls' run; None computes everything.

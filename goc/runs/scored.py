@@ -29,6 +29,7 @@ from goc.runs.second import REFERENCE as SECOND_REFERENCE
 from goc.runs.second import Second
 from goc.runs.sources import weights_of_extractor
 from goc.sampling.generate import generate
+from goc.sampling.generation import MadeAtOnce
 from goc.sampling.shards import SampleSet
 from goc.sampling.workers import Workers
 from goc.system.device import choose_device
@@ -57,7 +58,7 @@ class Elsewhere:
     seconds: float | None = None
 
 
-class Pictures:
+class Pictures(MadeAtOnce):
     """Images in their order as what samples come from (`goc.sampling.generation.SampleSource`)."""
 
     evaluations, macs_per_forward = 0, 0.0

@@ -24,6 +24,7 @@ from goc.system.errors import ConfigError, GocError
 
 NewCache = Callable[[], StepCache]
 CACHES_STREAM = (1,)  # of a sample's random numbers: what caches draw
+FINITE = "finite"  # of samples in the making, bool: their values after each step, and those of their images
 
 
 def own_generator(seed: int, index: int, stream: Sequence[int] = ()) -> torch.Generator:
@@ -66,14 +67,36 @@ class SampleSource(Protocol):
     @property
     def macs_per_forward(self) -> float: ...
 
-    def make(self, indices: range) -> tuple[dict[str, Tensor], Any]:
-        """Samples of the given indices as shards keep them (`goc.sampling.shards.Keep`), and what `cost` takes."""
+    def sample(self, indices: range) -> tuple[dict[str, Tensor], Any]:
+        """Samples of the given indices, as far as they must be made before the next; and what `cost` takes."""
+
+    def decoded(self, sampled: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The same as shards keep them (`goc.sampling.shards.Keep`), maybe before a GPU has made them."""
+
+    def check(self, indices: range, made: dict[str, Tensor]) -> None:
+        """Wait for what is `decoded`; raises GocError if it is not finite."""
 
     def cost(self, made_with: Any) -> dict[str, Any]:
         """What a batch cost: cache_ratio, macs_per_image, peak_cache_tensors and _bytes; None: one without a cache."""
 
     def step_seconds(self, samples: int) -> list[float]:
         """How long each step of the sampling loop takes now, for a batch of so many samples."""
+
+
+class MadeAtOnce:
+    """A `SampleSource` whose samples are decoded and checked when they are there, as by `make(indices)`."""
+
+    def make(self, indices: range) -> tuple[dict[str, Tensor], Any]:
+        raise NotImplementedError
+
+    def sample(self, indices: range) -> tuple[dict[str, Tensor], Any]:
+        return self.make(indices)
+
+    def decoded(self, sampled: dict[str, Tensor]) -> dict[str, Tensor]:
+        return sampled
+
+    def check(self, indices: range, made: dict[str, Tensor]) -> None:
+        pass
 
 
 @dataclass(frozen=True)
@@ -185,25 +208,42 @@ class Generation:
         denoise = self.denoiser(labels, cache, self.solver.grid.times)
         return labels, self.solver.sample(denoise, gaussian(), gaussian)
 
-    @torch.inference_mode()
     def make(self, indices: range) -> tuple[dict[str, Tensor], StepCache | None]:
         """Samples [n] of the given indices: latents, labels and uint8 images; and the cache after its last step.
 
         Raises GocError naming the step when values stop being finite.
         """
+        sampled, cache = self.sample(indices)
+        made = self.decoded(sampled)
+        self.check(indices, made)
+        del made[FINITE]
+        return made, cache
+
+    @torch.inference_mode()
+    def sample(self, indices: range) -> tuple[dict[str, Tensor], StepCache | None]:
+        """Latents and labels of the samples, whether they were finite after each step, and the cache after the last."""
         cache = self.batch_cache(len(indices))
         labels, steps = self.trajectory(indices, cache)
         finite = []
         for x in steps:
-            finite.append(torch.isfinite(x).all())  # looked at after the last step: no waiting for a GPU before
-        check_finite(torch.stack(finite).tolist(), indices, self.method, self.divergence_hint)
-        images = self.decode(x)
-        if not torch.isfinite(images).all():  # as numbers of 8 bits they would look like an image
+            finite.append(torch.isfinite(x).all())  # looked at by `check`: no waiting for a GPU before
+        return {"latents": x, "labels": labels, FINITE: torch.stack(finite)}, cache
+
+    @torch.inference_mode()
+    def decoded(self, sampled: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The same with uint8 images."""
+        images = self.decode(sampled["latents"])
+        finite = torch.isfinite(images).all()  # as numbers of 8 bits they would look like an image
+        return sampled | {"images": to_uint8(images), FINITE: torch.cat([sampled[FINITE], finite[None]])}
+
+    def check(self, indices: range, made: dict[str, Tensor]) -> None:
+        *steps, images = made[FINITE].tolist()
+        check_finite(steps, indices, self.method, self.divergence_hint)
+        if not images:
             raise GocError(
                 f"samples {indices.start}..{indices.stop - 1}: their decoded images are not finite, although their "
                 "latents are: must have another vae"
             )
-        return {"latents": x, "labels": labels, "images": to_uint8(images)}, cache
 
     def cost(self, cache: StepCache | None) -> dict[str, Any]:
         """What a batch really cost: what was not computed, MACs per image, and what its cache held at most.

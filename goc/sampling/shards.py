@@ -40,8 +40,11 @@ class Keep:
         return frozenset({"labels", "latents", "images"})
 
     def __call__(self, indices: range, made: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Those tensors, of the samples as they were made (`Generation.make`)."""
+        """Those tensors, of the samples as they were made (`Generation.decoded`), maybe before a GPU has made them."""
         return {name: made[name] for name in self.names(indices)}
+
+    def check(self, kept: dict[str, Tensor]) -> None:
+        """Raise GocError if tensors that are kept, on the CPU, are no numbers."""
 
 
 def header_of(path: Path) -> dict[str, Any]:
@@ -78,7 +81,8 @@ class SampleSet:
         """Held by the worker that makes the shard; free again as soon as that process has ended, however it ends."""
         folder = self.folder / ".locks"
         folder.mkdir(parents=True, exist_ok=True)
-        return Lock(folder / f"{indices.start:06d}.lock")
+        # taken by the thread that samples, and given back by the one that writes
+        return Lock(folder / f"{indices.start:06d}.lock", thread_local=False)
 
     def write(self, indices: range, tensors: dict[str, Tensor], cost: dict[str, Any]) -> None:
         """Put a finished shard on disk; `cost` is kept in its header. Raises GocError if there is no room."""

@@ -62,11 +62,12 @@ MEASURED = {
 
 
 def test_the_best_case_is_that_of_most_images_with_goc() -> None:
-    answer = verdict.fast(FULL, rated(MEASURED))
+    answer = verdict.fast(FULL, rated(MEASURED), [passed("pipeline")])
     assert answer.short == "80 images/s with GOC at 50 %, 45 without a cache"
     assert "bf16, compiled, 32 images: GOC at 50 % is 1.78 times" in answer.lines[0]
-    assert verdict.fast(FULL, []).short == "Not measured"
-    assert verdict.fast(FULL, rated({Case("bf16", 8): steps(3.0, NAN)})).short == "Not measured"
+    assert answer.lines[-1] == "It is quick."
+    assert verdict.fast(FULL, [], []).short == "Not measured"
+    assert verdict.fast(FULL, rated({Case("bf16", 8): steps(3.0, NAN)}), []).short == "Not measured"
 
 
 def test_each_setting_is_advised_from_rates_that_differ_in_it_alone() -> None:
