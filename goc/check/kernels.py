@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -18,6 +18,7 @@ from goc.check.roofline import H100_SXM
 from goc.check.setting import Outcome, Setting, Table
 from goc.models.gated import Add, Gated, add_gated
 from goc.system.device import choose_device, synchronize
+from goc.system.errors import GocError
 
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PAIRS = (("fp32", "fp32"), ("fp32", "bf16"), ("fp32", "fp16"), ("bf16", "bf16"))  # of the stream and the features
@@ -156,8 +157,14 @@ def check(setting: Setting) -> Outcome:
         kernel = importlib.import_module("goc.models.gated_kernel")
     except ImportError as error:
         return Outcome(table([]), missing=f"Triton is not installed: pip install '.[kernels]' ({error})")
+
+    def add(h: Tensor, added: Sequence[Gated]) -> Tensor:
+        if not kernel.fits(h, added):  # it would be added one by one
+            raise GocError("the kernel does not take what it is made for")
+        return cast(Tensor, kernel.add_at_once(h, added))
+
     with torch.inference_mode():
-        rows = list(_rows(setting, kernel.add_at_once, device))
+        rows = list(_rows(setting, add, device))
     failures = [
         f"{row['terms']} terms, {row['stream']} and {row['feature']}, {row['shape']}: an error of {row['error']:.3g}, "
         f"allowed {row['allowed']:.3g}"

@@ -44,7 +44,7 @@ def table(frame: pd.DataFrame, row: PaperRow) -> Table:
         "pipeline",
         "From noise to metrics",
         f"{row.model} at {row.image_size} pixels, DDIM-{row.steps} with guidance, {row.precision}, {row.batch} images "
-        f"at once, without a cache, random weights: each part alone, and the whole, one after the other and overlapped. "
+        "at once, without a cache, random weights: each part alone, and the whole, one after the other and overlapped. "
         f"Hours are for {row.images:,} images; those of the whole are with the metrics.",
         frame,
         COLUMNS,
