@@ -152,7 +152,7 @@ def check(setting: Setting) -> Outcome:
     for precision in size.memory_precisions:
         row = memory(setting, size, precision)
         said = row.get("note") or f"{row['peak_gib']:.3g} GiB above the model, {row['iteration_s']:.3g} s"
-        findings.append(f"{row['training']}, {size.memory_batch} samples in {precision}: {said}.")
+        findings.append(f"{row['training']}, a batch of {size.memory_batch} in {precision}: {said}.")
         rows.append(row)
     return Outcome(table(rows, size), failures, findings)
 

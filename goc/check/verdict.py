@@ -168,7 +168,8 @@ def far(rated: Rows, roofline: Rows, reports: Sequence[Report]) -> Answer:
         if report.name == "profile" and report.outcome:
             profiled = records(report.outcome.table.frame)
             lines += [said(one) for one in profiled if (one["method"], one["case"]) == (BARE, titled(row))]
-    short = f"A full step takes {1 / steps['full']['of_bound']:.2g} times the least that an H100 could"
+    times = 1 / steps["full"]["of_bound"]
+    short = f"A full step takes {times:,.{0 if times > 10 else 1}f} times the least that an H100 could"
     return Answer(question, short, "plain", [*lines, "The bound is an H100 SXM's, whatever card was measured."])
 
 

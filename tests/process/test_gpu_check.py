@@ -398,6 +398,7 @@ def test_the_tiny_check_runs_every_part_and_its_page_names_every_table(tmp_path:
     assert shown.count('class="passed"') + shown.count('class="skipped"') == len(parts)
     assert "Its times mean nothing" in shown
     assert tables["workers"]["equal"].tolist() == tables["workers"]["shards"].tolist() == [8]
-    assert tables["roofline"]["compiled"].tolist() == [False] * 3 + [True] * 3
+    assert tables["roofline"]["compiled"].tolist() == [False] * 2 + [True] * 3  # the first has no reuse at site=stack
     assert (tables["roofline"]["measured_ms"] > 0).all()
-    assert tables[cases[1]]["graphs"].tolist() == [2, 1, 0]  # a full step's two, a cached step's one
+    assert tables[cases[1]]["graphs"].tolist() == [2, 1, 0, 0]  # a full step's two, a cached step's one
+    assert "compile=false" in shown

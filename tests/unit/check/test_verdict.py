@@ -99,7 +99,7 @@ def test_the_bound_is_that_of_the_best_case() -> None:
         )
     ]
     answer = verdict.far(rated(MEASURED), roofline, [])
-    assert answer.short == "A full step takes 2 times the least that an H100 could"
+    assert answer.short == "A full step takes 2.0 times the least that an H100 could"
     assert answer.lines[:2] == [
         "A full step: 36 ms, at least 18 (bound by compute).",
         "A cached step (reuse): 2.7 ms, at least 0.8 (bound by memory).",
