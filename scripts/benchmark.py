@@ -6,6 +6,7 @@
     python scripts/benchmark.py pipelines   the same in diffusers' DiT and FLUX
     python scripts/benchmark.py pipeline    images a second from noise to result.json, and hours for 50,000
     python scripts/benchmark.py precision   what bf16 costs in quality, and what it saves
+    python scripts/benchmark.py held        what a cache holds in 16 and in 8 bits, and what that costs in quality
     python scripts/benchmark.py uncertainty what the error of a FID costs at Inception's size
     python scripts/benchmark.py reports     what a report on a thousand runs costs, and on ten thousand
     python scripts/benchmark.py roofline    least time of these steps on an H100, from the shapes alone
@@ -30,6 +31,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from benchmarks import held_values
 from benchmarks import reports as report_runs
 
 import goc.runs.denoiser
@@ -168,6 +170,13 @@ def precision(settings: list[str]) -> pd.DataFrame:
     return frame.assign(speedup=frame["ms_per_image"].iloc[0] / frame["ms_per_image"])
 
 
+def held(settings: list[str]) -> pd.DataFrame:
+    """What caches hold in fp32, bf16 and fp8, and how far their samples are from uncached ones."""
+    with tempfile.TemporaryDirectory() as root:
+        shared = f"cache_dir={root}/cache"  # one uncached run for all of them
+        return held_values.table(lambda folder, *own: run_in(folder, shared, *own), Path(root), settings)
+
+
 def pipelines(settings: list[str]) -> pd.DataFrame:
     """Full and cached steps of caches in diffusers' DiT and FLUX, small, of this project and of peers, taking turns."""
     parser = argparse.ArgumentParser(prog="benchmark.py pipelines")
@@ -251,6 +260,7 @@ SUBJECTS = {
     "pipelines": pipelines,
     "pipeline": pipeline,
     "precision": precision,
+    "held": held,
     "uncertainty": uncertainty,
     "reports": reports,
     "roofline": roofline,

@@ -12,23 +12,23 @@ from torch import Tensor
 
 from goc.caching.predictor import Cell, Predictor
 from goc.models.network import Terms
+from goc.models.packed import Value
 
 
 class Anchored(Predictor):
     """A predictor that is linear in the last computed features; of two at one time of the clock the newer counts.
 
     Args:
-        mask, clock: as for Predictor.
+        mask, clock, dtype: as for Predictor.
         length: how many computed features it uses, at least 1; as many tensors are held for a cell.
-        dtype: what features are kept in; None = as they come.
     """
 
     def __init__(
         self, mask: Tensor, length: int, clock: Sequence[float] | None = None, dtype: torch.dtype | None = None
     ) -> None:
-        super().__init__(mask, clock)
-        self.length, self.dtype = length, dtype
-        self.features: dict[Cell, list[tuple[int, Tensor]]] = {}  # with their steps, newest first
+        super().__init__(mask, clock, dtype)
+        self.length = length
+        self.features: dict[Cell, list[tuple[int, Value]]] = {}  # with their steps, newest first
 
     @abstractmethod
     def coefficients(self, step: int, cell: Cell, computed: Sequence[int]) -> Sequence[float]:
@@ -40,14 +40,14 @@ class Anchored(Predictor):
             return
         if earlier and self.clock[earlier[0][0]] == self.clock[step]:
             earlier = earlier[1:]
-        self.features[cell] = [(step, feature.to(self.dtype or feature.dtype)), *earlier[: self.length - 1]]
+        self.features[cell] = [(step, self.kept(feature)), *earlier[: self.length - 1]]
 
     def predict(self, step: int, cell: Cell) -> Terms:
         features = self.features[cell] if self.cached_later(step, cell) else self.features.pop(cell)
         weights = self.coefficients(step, cell, [computed for computed, _ in features])
         return [(weight, feature) for weight, (_, feature) in zip(weights, features, strict=False) if weight]
 
-    def held(self) -> list[Tensor]:
+    def held(self) -> list[Value]:
         return [feature for features in self.features.values() for _, feature in features]
 
 

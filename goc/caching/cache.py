@@ -9,6 +9,7 @@ from goc.caching.decision import Decision
 from goc.caching.predictor import Predictor
 from goc.caching.selection import Draws, Selection
 from goc.models.network import MLP, Site, Terms
+from goc.models.packed import Value
 from goc.models.seen import Looked, Seen
 
 
@@ -27,7 +28,7 @@ class StepCache:
         """Announce sampling step `step`, 0 = the noisiest."""
         self.step = step
 
-    def count_held(self, held: Sequence[Tensor]) -> None:
+    def count_held(self, held: Sequence[Value]) -> None:
         """Tensors that are held now: the most of them counts."""
         self.peak_cache_tensors = max(self.peak_cache_tensors, len(held))
         self.peak_cache_bytes = max(self.peak_cache_bytes, sum(tensor.nbytes for tensor in held))
@@ -116,7 +117,7 @@ class ScheduledCache(StepCache):
         if self.selection is not None:
             self.selection.draws = Draws(generators)
 
-    def held(self) -> list[Tensor]:
+    def held(self) -> list[Value]:
         """The tensors held now."""
         others = [] if self.selection is None else self.selection.held()
         return [*self.predictor.held(), *others, *([] if self.stream is None else [self.stream])]

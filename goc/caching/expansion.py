@@ -13,6 +13,7 @@ from torch import Tensor
 
 from goc.caching.predictor import Cell, Predictor, combine, evaluate
 from goc.models.network import Terms
+from goc.models.packed import Value, unpacked
 
 LARGEST = torch.finfo(torch.float32).max
 
@@ -27,13 +28,15 @@ class Taylor(Predictor):
     Args:
         mask: the schedule, bool [evaluations, blocks, 2].
         order: highest derivative, >= 0 (0 is plain reuse).
-        clock: a number for each step, monotonic; None = the step index.
+        clock, dtype: as for Predictor.
     """
 
-    def __init__(self, mask: Tensor, order: int, clock: Sequence[float] | None = None) -> None:
-        super().__init__(mask, clock)
+    def __init__(
+        self, mask: Tensor, order: int, clock: Sequence[float] | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__(mask, clock, dtype)
         self.order = min(order, len(mask) - 1)  # there are no more differences than features before the last step
-        self.differences: dict[Cell, list[Tensor]] = {}
+        self.differences: dict[Cell, list[Value]] = {}
         self.computed: dict[Cell, int] = {}  # the step they were formed in
 
     def factors(self, x: float) -> list[float]:
@@ -41,7 +44,7 @@ class Taylor(Predictor):
         return [x**k / factorial(k) for k in range(self.order + 1)]
 
     def store(self, step: int, cell: Cell, feature: Tensor) -> None:
-        before = self.differences.pop(cell, [])
+        before = [unpacked(difference) for difference in self.differences.pop(cell, [])]
         if not self.cached_later(step, cell):
             return
         differences = [feature]
@@ -51,7 +54,7 @@ class Taylor(Predictor):
         else:
             for older in before[: self.order]:  # each becomes the next higher difference, in place
                 differences.append(older.sub_(differences[-1]).div_(-distance))
-        self.differences[cell], self.computed[cell] = differences, step
+        self.differences[cell], self.computed[cell] = [self.kept(difference) for difference in differences], step
 
     def predict(self, step: int, cell: Cell) -> Terms:
         differences = self.differences[cell]
@@ -64,9 +67,11 @@ class Taylor(Predictor):
         return list(zip(finite, differences, strict=False))
 
     def newest(self, cell: Cell) -> Tensor:
-        return self.differences[cell][0]
+        feature = self.differences[cell][0]
+        assert isinstance(feature, Tensor)  # or a selection is refused
+        return feature
 
-    def held(self) -> list[Tensor]:
+    def held(self) -> list[Value]:
         return [difference for differences in self.differences.values() for difference in differences]
 
     def state(self) -> Hashable:
@@ -81,12 +86,19 @@ class HiCache(Taylor):
     (hicache-pp took -x before version 1.2, and so extrapolated backwards).
 
     Args:
-        mask, order, clock: as for Taylor.
+        mask, order, clock, dtype: as for Taylor.
         sigma: contraction, in (0, 1), for distances in units of the clock; order 1 is Taylor's at sqrt(1/2).
     """
 
-    def __init__(self, mask: Tensor, order: int, sigma: float, clock: Sequence[float] | None = None) -> None:
-        super().__init__(mask, order, clock)
+    def __init__(
+        self,
+        mask: Tensor,
+        order: int,
+        sigma: float,
+        clock: Sequence[float] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(mask, order, clock, dtype)
         self.sigma = sigma
 
     def factors(self, x: float) -> list[float]:
@@ -165,6 +177,6 @@ class FoCa(Predictor):
             del self.tracks[cell]
         return track.value
 
-    def held(self) -> list[Tensor]:
+    def held(self) -> list[Value]:
         terms = [(*track.anchor, *track.slope, *track.local, *track.value) for track in self.tracks.values()]
         return list({id(tensor): tensor for track in terms for _, tensor in track}.values())

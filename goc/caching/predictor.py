@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from goc.models.network import Terms
+from goc.models.packed import FLOAT8, Value, packed, unpacked
 from goc.models.seen import Seen
 
 Cell = tuple[int, int]
@@ -26,7 +27,7 @@ Cell = tuple[int, int]
 
 def combine(parts: Iterable[tuple[float, Terms]]) -> Terms:
     """The weighted sum of some values, as terms: each tensor once, and none with weight zero."""
-    total: dict[int, tuple[float, Tensor]] = {}
+    total: dict[int, tuple[float, Value]] = {}
     for weight, value in parts:
         for coefficient, tensor in value:
             before, _ = total.get(id(tensor), (0.0, tensor))
@@ -34,9 +35,15 @@ def combine(parts: Iterable[tuple[float, Terms]]) -> Terms:
     return [(coefficient, tensor) for coefficient, tensor in total.values() if coefficient]
 
 
-def evaluate(value: Terms, out: Tensor | None = None) -> Tensor:
-    """The sum of a value's terms; `out` is one of its tensors, which is then overwritten with it."""
-    first, *others = sorted(value, key=lambda term: term[1] is not out)
+def evaluate(value: Terms, out: Value | None = None) -> Tensor:
+    """The sum of a value's terms; `out` is one of its tensors, which is then overwritten with it.
+
+    With a packed tensor among them the sum is in float32, and nothing is overwritten.
+    """
+    tensors = [(coefficient, tensor) for coefficient, tensor in value if isinstance(tensor, Tensor)]
+    if len(tensors) < len(value):
+        out, tensors = None, [(coefficient, unpacked(tensor).float()) for coefficient, tensor in value]
+    first, *others = sorted(tensors, key=lambda term: term[1] is not out)
     coefficient, total = first
     if len(others) == 1 and isclose(coefficient + others[0][0], 1.0):  # total + weight (other - total), in one pass
         weight, other = others[0]
@@ -56,13 +63,19 @@ class Predictor(ABC):
     Args:
         mask: the schedule, bool [evaluations, blocks, 2]; True = cached.
         clock: a number for each step, monotonic; None = the step index.
+        dtype: what values are kept in, float8 with a scale for each row; None = as they come.
     """
 
-    def __init__(self, mask: Tensor, clock: Sequence[float] | None = None) -> None:
+    def __init__(self, mask: Tensor, clock: Sequence[float] | None = None, dtype: torch.dtype | None = None) -> None:
         self.steps = len(mask)
+        self.dtype = dtype
         self.mask = mask
         self.cached: list[list[list[bool]]] = mask.tolist()
         self.clock = range(self.steps) if clock is None else clock
+
+    def kept(self, tensor: Tensor) -> Value:
+        """A tensor [N, tokens, hidden] in the format that values are kept in."""
+        return packed(tensor) if self.dtype == FLOAT8 else tensor.to(self.dtype or tensor.dtype)
 
     def cached_next(self, step: int, cell: Cell) -> bool:
         """Whether the cell is cached in the step after this one."""
@@ -94,12 +107,12 @@ class Predictor(ABC):
     def newest(self, cell: Cell) -> Tensor:
         """The tensor [N, tokens, hidden] into which tokens of a cached cell go that are computed after all.
 
-        Only of predictors that can take some tokens of a feature.
+        Only of predictors that can take some tokens of a feature, and keep it in no float8.
         """
         raise NotImplementedError
 
     @abstractmethod
-    def held(self) -> list[Tensor]:
+    def held(self) -> list[Value]:
         """The tensors held now, each once."""
 
     def state(self) -> Hashable:
@@ -109,7 +122,7 @@ class Predictor(ABC):
         """
         return None
 
-    def holding(self, tensors: Sequence[Tensor]) -> Self:
+    def holding(self, tensors: Sequence[Value]) -> Self:
         """The same with other tensors in place of `held`, of other rows."""
         known: dict[int, object] = {id(old): new for old, new in zip(self.held(), tensors, strict=True)}
         return deepcopy(self, known | {id(same): same for same in (self.mask, self.cached, self.clock)})
@@ -118,21 +131,23 @@ class Predictor(ABC):
 class Reuse(Predictor):
     """The feature of the last computed step, unchanged (FORA, arXiv 2407.01425)."""
 
-    def __init__(self, mask: Tensor) -> None:
-        super().__init__(mask)
-        self.feature: dict[Cell, Tensor] = {}
+    def __init__(self, mask: Tensor, dtype: torch.dtype | None = None) -> None:
+        super().__init__(mask, dtype=dtype)
+        self.feature: dict[Cell, Value] = {}
 
     def store(self, step: int, cell: Cell, feature: Tensor) -> None:
         if self.cached_next(step, cell):
-            self.feature[cell] = feature
+            self.feature[cell] = self.kept(feature)
 
     def predict(self, step: int, cell: Cell) -> Terms:
         return [(1.0, self.feature[cell] if self.cached_next(step, cell) else self.feature.pop(cell))]
 
     def newest(self, cell: Cell) -> Tensor:
-        return self.feature[cell]
+        feature = self.feature[cell]
+        assert isinstance(feature, Tensor)  # or a selection is refused
+        return feature
 
-    def held(self) -> list[Tensor]:
+    def held(self) -> list[Value]:
         return list(self.feature.values())
 
     def state(self) -> Hashable:
@@ -160,8 +175,7 @@ class GradientQueue(Predictor):
         mask: the schedule, bool [evaluations, blocks, 2].
         weights: w_1, w_2, ... (the paper uses one).
         correct: bool [evaluations, blocks, 2], where the correction is on; None = everywhere.
-        clock: a number for each step, monotonic; None = the step index.
-        dtype: what values are kept in; None = as they come.
+        clock, dtype: as for Predictor.
     """
 
     def __init__(
@@ -172,8 +186,7 @@ class GradientQueue(Predictor):
         clock: Sequence[float] | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(mask, clock)
-        self.dtype = dtype
+        super().__init__(mask, clock, dtype)
         correct = torch.ones_like(mask) if correct is None else correct
         self.weights = tuple(weights)
         self.correct: list[list[list[bool]]] = correct.tolist()
@@ -219,7 +232,10 @@ class GradientQueue(Predictor):
             self.used[cell] = values[:kept]
 
     def _settle(self, cell: Cell) -> None:
-        """Make the next prediction and each used value one tensor, in place of one that no other value needs."""
+        """Make the next prediction and each used value one tensor, in place of one that no other value needs.
+
+        In float8 they are rounded after that, once: a prediction is made of the feature as it was computed.
+        """
         values = [*self.used.get(cell, [])]
         if cell in self.next:
             values.insert(0, self.next[cell])
@@ -228,6 +244,9 @@ class GradientQueue(Predictor):
                 needed = {id(tensor) for other in values if other is not value for _, tensor in other}
                 free = next((tensor for _, tensor in value if id(tensor) not in needed), None)
                 values[index] = [(1.0, evaluate(value, free))]
+        if self.dtype == FLOAT8:
+            kept = {id(tensor): self.kept(tensor) for ((_, tensor),) in values if isinstance(tensor, Tensor)}
+            values = [[(1.0, kept.get(id(tensor), tensor))] for ((_, tensor),) in values]
         if cell in self.next:
             self.next[cell] = values.pop(0)
         if values:
@@ -235,7 +254,7 @@ class GradientQueue(Predictor):
 
     def store(self, step: int, cell: Cell, feature: Tensor) -> None:
         self.next.pop(cell, None)  # an adaptive cache may compute what could have been cached
-        self._advance(step, cell, [(1.0, feature.to(self.dtype or feature.dtype))])
+        self._advance(step, cell, [(1.0, feature if self.dtype == FLOAT8 else self.kept(feature))])
         self._settle(cell)
 
     def predict(self, step: int, cell: Cell) -> Terms:
@@ -243,6 +262,6 @@ class GradientQueue(Predictor):
         self._advance(step, cell, value)
         return value
 
-    def held(self) -> list[Tensor]:
+    def held(self) -> list[Value]:
         values = [*self.next.values(), *(value for used in self.used.values() for value in used)]
         return list({id(tensor): tensor for value in values for _, tensor in value}.values())

@@ -9,6 +9,7 @@ from torch import Tensor
 from goc.caching.decision import relative, sizes
 from goc.caching.predictor import Cell, Predictor
 from goc.models.network import Terms
+from goc.models.packed import Value
 from goc.models.seen import Seen
 
 LEAST, MOST = 1.0, 1.5  # of the factor, as published
@@ -51,7 +52,7 @@ class ProbeAligned(Predictor):
         weights = factors.repeat(len(self.probe) // self.samples).view(-1, *[1] * (newest.residual.ndim - 1))
         return [(1.0, torch.lerp(older[0].residual, newest.residual, weights))]
 
-    def held(self) -> list[Tensor]:
+    def held(self) -> list[Value]:
         kept = [tensor for steps in self.computed.values() for step in steps for tensor in step]
         return list({id(tensor): tensor for tensor in kept}.values())
 

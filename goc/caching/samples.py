@@ -10,6 +10,7 @@ from goc.caching.cache import AdaptiveCache, StepCache
 from goc.caching.decision import Decision
 from goc.caching.predictor import Predictor, evaluate
 from goc.models.network import Site, Terms
+from goc.models.packed import with_rows
 from goc.models.seen import Looked, Seen
 
 
@@ -40,7 +41,10 @@ class Group:
         if samples == self.samples:
             return self
         at = [self.samples.index(sample) for sample in samples]
-        held = [of_samples(tensor, len(self.samples), at) for tensor in self.predictor.held()]
+        held = [
+            with_rows([value], lambda rows: of_samples(rows[0], len(self.samples), at))
+            for value in self.predictor.held()
+        ]
         return Group(samples, self.computed, self.predictor.holding(held))
 
     @classmethod
@@ -51,7 +55,7 @@ class Group:
             return first
         held = zip(*(group.predictor.held() for group in groups), strict=True)
         samples = [sample for group in groups for sample in group.samples]
-        together = [side_by_side(tensors, groups) for tensors in held]
+        together = [with_rows(values, lambda rows: side_by_side(rows, groups)) for values in held]
         return cls(sorted(samples), first.computed, first.predictor.holding(together))
 
 

@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from goc.config.automatic import settle
 from goc.config.decisions import as_methods
 from goc.config.identity import run_id, way_files
 from goc.config.known import GROUPS, NOT_THERE, check_known, refused
@@ -84,6 +85,7 @@ def from_hydra(node: DictConfig) -> Config:
     read_shape(config.measurement.model)
     normalise(config.way, config.measurement)
     config.files = way_files(config.way, config.measurement)
+    config.chosen = settle(config.execution, config.measurement, config.way)
     return config
 
 

@@ -34,9 +34,10 @@ TOLD_APART = (*(f.name for part in (Measurement, Way) for f in fields(part)), FI
 def flat(config: Config) -> dict[str, Any]:
     """All settings as plain values under the keys that users type, as result.json holds them."""
     parts = (asdict(part) for part in (config.way, config.measurement, config.execution, config.output))
-    settings = {**{key: value for part in parts for key, value in part.items()}, "sampler": plain(config.way.sampler)}
+    settings = {key: value for part in parts for key, value in part.items()}
+    settings |= {"sampler": plain(config.way.sampler), "predictor": config.way.predictor.settings()}
     unused = [key for key in OF_GUIDANCE if key not in config.way.guidance]
-    for key in (*unused, *([] if config.execution.plugins else ["plugins"])):
+    for key in (*unused, *(key for key in ("plugins", "graphs") if not getattr(config.execution, key))):
         del settings[key]
     return _applicable(settings) | ({FILES: dict(config.files)} if config.files else {})
 

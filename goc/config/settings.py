@@ -232,7 +232,11 @@ class Execution:
     """Where and how a run computes, and how long it times; its images are the same up to rounding."""
 
     device: str = _key("auto", "auto, cpu, cuda, cuda:1; with several workers cuda is each one's own GPU")
-    compile: bool = _key(False, "compile the blocks' branches with torch.compile; of a pipeline the blocks")
+    compile: Any = _key(
+        "auto",
+        "compile the blocks' branches with torch.compile; of a pipeline the blocks; auto: on a GPU for long runs",
+    )
+    graphs: Any = _key("auto", "launch a denoiser's steps as CUDA graphs; auto: on a GPU, for many small batches")
     offload: str | None = _key(None, "model: parts of a pipeline are on the GPU only while they work (diffusers)")
     deterministic: bool = _key(False, "refuse operations that have no deterministic algorithm (GPUs)")
     threads: int | None = _key(None, "CPU threads of each process; null: torch's choice")
@@ -275,6 +279,7 @@ class Config:
     """One run. Functions are handed the part they need.
 
     files: SHA-256 of each file that a setting of the way names, by the setting, as it was when the config was made.
+    chosen: what a setting that was `auto` came to, and why, by the setting.
     """
 
     measurement: Measurement
@@ -282,3 +287,4 @@ class Config:
     execution: Execution
     output: Output
     files: dict[str, str] = field(default_factory=dict)
+    chosen: dict[str, str] = field(default_factory=dict)

@@ -241,6 +241,7 @@ def check_run_of_pipeline(config: Config) -> None:
         if part.trained:
             raise ConfigError(f"{group}={part.name}: not supported {why}, as it is trained for a model")
     check_for_pipelines(config.way)
+    _require(config.execution, not config.execution.graphs, "graphs", f"auto or false {why}")
     converged = f"0 or null {why}, whose scheduler's converged solution is not known"
     _require(config.output, not config.output.converged_samples, "converged_samples", converged)
 
@@ -375,6 +376,11 @@ def check_selection(way: Way) -> None:
         raise ConfigError(
             f"predictor={way.predictor.name}: must be one of {takers} with {selected}, which replaces some tokens of "
             "what is held"
+        )
+    if way.predictor.scaled:
+        raise ConfigError(
+            f"predictor.dtype={way.predictor.settings()['dtype']}: not supported with {selected}, which replaces some "
+            "tokens of what is held"
         )
     way.selection.check()
 

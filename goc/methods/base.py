@@ -227,8 +227,20 @@ class PredictorConfig:
 
     def build(self, cells: Cells) -> Predictor:
         """A predictor with empty state for one batch."""
-        settings = {key: value for key, value in asdict(self).items() if key != "name"}
-        return load_object(self.implementation)(cells.mask, clock=cells.clock, **settings)
+        return load_object(self.implementation)(cells.mask, clock=cells.clock, **self.arguments())
+
+    def arguments(self) -> dict[str, Any]:
+        """What its implementation is given by name, beside the mask and the clock."""
+        return {key: value for key, value in asdict(self).items() if key != "name"}
+
+    def settings(self) -> dict[str, Any]:
+        """Its settings as plain values, by which runs and searches are told apart."""
+        return asdict(self)
+
+    @property
+    def scaled(self) -> bool:
+        """Whether what it holds is in a format with a scale, so that no tokens of it can be replaced."""
+        return False
 
     def corrected(self, cells: Cells) -> Tensor:
         """Cells whose stand-in is more than a reused feature, bool as the mask."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from goc.methods.base import PREDICTORS, Cells, Learning, PredictorConfig, ScheduleConfig
 from goc.system.errors import ConfigError
 from goc.system.lazy import LazyModule
-from goc.system.precision import QUEUE_DTYPES
+from goc.system.precision import HELD_DTYPES, SCALED
 
 if TYPE_CHECKING:
     import torch
@@ -34,10 +34,39 @@ RHOS = ("chebyshev", "lagrange")
 CORRECT_SCOPES = ("branch", "block")
 
 
+@dataclass
+class HoldingConfig(PredictorConfig):
+    """A predictor that can keep its values in another format than they come in.
+
+    dtype: fp32, bf16, fp16, or fp8 (e4m3fn, with a scale for each sample). null: what the denoiser gives (precision).
+    """
+
+    dtype: str | None = None
+
+    @property
+    def scaled(self) -> bool:
+        return self.dtype in SCALED
+
+    @property
+    def held_in(self) -> torch.dtype | None:
+        """The format by torch; None: as values come."""
+        return None if self.dtype is None else getattr(torch, HELD_DTYPES[self.dtype])
+
+    def settings(self) -> dict[str, Any]:
+        return {key: value for key, value in super().settings().items() if key != "dtype" or value is not None}
+
+    def arguments(self) -> dict[str, Any]:
+        return {**super().arguments(), "dtype": self.held_in}
+
+    def check(self) -> None:
+        if self.dtype is not None and self.dtype not in HELD_DTYPES:
+            raise ConfigError(f"predictor.dtype={self.dtype}: must be one of {', '.join(HELD_DTYPES)}, or null")
+
+
 @PREDICTORS.register
 @dataclass
-class ReuseConfig(PredictorConfig):
-    """The last computed feature, unchanged."""
+class ReuseConfig(HoldingConfig):
+    """The last computed feature, unchanged. dtype: what it is kept in."""
 
     name: str = "reuse"
     takes_tokens: ClassVar[bool] = True
@@ -51,22 +80,21 @@ class ReuseConfig(PredictorConfig):
         return False
 
     def settled(self, gradient_weights: Sequence[float], schedule: ScheduleConfig) -> PredictorConfig:
-        return GradientQueueConfig().settled(gradient_weights, schedule) if gradient_weights else self
+        return GradientQueueConfig(dtype=self.dtype).settled(gradient_weights, schedule) if gradient_weights else self
 
     def build(self, cells: Cells) -> predictor.Predictor:
-        return predictor.Reuse(cells.mask)
+        return predictor.Reuse(cells.mask, self.held_in)
 
 
 @PREDICTORS.register
 @dataclass
-class GradientQueueConfig(PredictorConfig):
+class GradientQueueConfig(HoldingConfig):
     """The last feature plus weighted past changes (Gradient-Optimized Cache).
 
     gradients: used = between the values used in the last steps, predictions among them (published); computed = between
     computed features alone, which does not diverge. correct_scope: branch = correct wherever a branch is cached;
     block = only where both branches of its block are, as the authors' code does on learned routers. null: block on
-    schedule=l2c, else branch. dtype: what the queue keeps its values in: fp32, bf16 or fp16. null: what the denoiser
-    gives (precision).
+    schedule=l2c, else branch. dtype: what the queue keeps its values in.
     """
 
     name: str = "gradient_queue"
@@ -74,7 +102,6 @@ class GradientQueueConfig(PredictorConfig):
     default_weights: ClassVar[tuple[float, ...]] = (1.0,)
     gradients: str = "used"
     correct_scope: str | None = None
-    dtype: str | None = None
 
     @property
     def anchored(self) -> bool:
@@ -86,23 +113,24 @@ class GradientQueueConfig(PredictorConfig):
 
     def settled(self, gradient_weights: Sequence[float], schedule: ScheduleConfig) -> PredictorConfig:
         if not gradient_weights:
-            return ReuseConfig()
+            return ReuseConfig(dtype=self.dtype)
         return self if self.correct_scope is not None else replace(self, correct_scope=schedule.correct_scope)
 
+    def settings(self) -> dict[str, Any]:
+        return asdict(self)  # it always had a dtype
+
     def check(self) -> None:
+        super().check()
         if self.gradients not in GRADIENTS:
             raise ConfigError(f"predictor.gradients={self.gradients}: must be one of {', '.join(GRADIENTS)}")
-        if self.dtype is not None and self.dtype not in QUEUE_DTYPES:
-            raise ConfigError(f"predictor.dtype={self.dtype}: must be one of {', '.join(QUEUE_DTYPES)}, or null")
         if self.correct_scope not in CORRECT_SCOPES:
             raise ConfigError(
                 f"predictor.correct_scope={self.correct_scope}: must be one of {', '.join(CORRECT_SCOPES)}"
             )
 
     def build(self, cells: Cells) -> predictor.Predictor:
-        dtype = None if self.dtype is None else getattr(torch, QUEUE_DTYPES[self.dtype])
         queue = anchored.AnchoredQueue if self.anchored else predictor.GradientQueue
-        return queue(cells.mask, cells.gradient_weights, self.corrected(cells), cells.clock, dtype)
+        return queue(cells.mask, cells.gradient_weights, self.corrected(cells), cells.clock, self.held_in)
 
     def corrected(self, cells: Cells) -> Tensor:
         mask = cells.mask
@@ -117,8 +145,8 @@ class GradientQueueConfig(PredictorConfig):
 
 @PREDICTORS.register
 @dataclass
-class TaylorConfig(PredictorConfig):
-    """Taylor expansion of the computed features (TaylorSeer). order: its highest derivative."""
+class TaylorConfig(HoldingConfig):
+    """Taylor expansion of the computed features (TaylorSeer). order: its highest derivative; dtype: of differences."""
 
     name: str = "taylor"
     implementation: ClassVar[str] = "goc.caching.expansion:Taylor"
@@ -130,6 +158,7 @@ class TaylorConfig(PredictorConfig):
         return self.order > 0
 
     def check(self) -> None:
+        super().check()
         if self.order < 0:
             raise ConfigError(f"predictor.order={self.order}: must be at least 0")
 

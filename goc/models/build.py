@@ -88,13 +88,14 @@ def require_objective(said: str | None, checkpoint: Path, objective: str) -> Non
         raise GocError(f"model.objective={objective}: must be {said}, which {checkpoint} was trained for")
 
 
-def prepare(model: T, device: torch.device, dtype: torch.dtype | None, compiled: bool) -> T:
+def prepare(model: T, device: torch.device, dtype: torch.dtype | None, compiled: bool, graphs: bool = False) -> T:
     """The model on its device, its linear and convolution weights in the format of its products; changes the argument.
 
     With a 16-bit format (None: float32) the forward pass is to run under autocast: products are in 16 bits, and the
     residual stream, norms and sampler stay in float32. The weights are converted once here, since autocast would do it
     in every step. On a GPU the modulation vectors of a step are made by one product, and what a step adds that is
-    cached whole is added by one kernel.
+    cached whole is added by one kernel; but one by one in graphs, where launches are free, and the kernel's list of
+    addresses cannot be sent.
     """
     model.to(device)
     if dtype is not None:
@@ -103,7 +104,7 @@ def prepare(model: T, device: torch.device, dtype: torch.dtype | None, compiled:
                 module.to(dtype)
     if device.type == "cuda":
         model.stack_modulation()
-        model.add_all = add_on_gpu()
+        model.add_all = add_gated if graphs else add_on_gpu()
     if compiled:
         model.compile_branches()
     return model

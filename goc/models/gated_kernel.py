@@ -12,6 +12,8 @@ import triton.language as tl
 from torch import Tensor
 
 from goc.models.gated import Gated, add_gated
+from goc.models.packed import FLOAT8
+from goc.system.device import reads_float8
 
 BLOCK = 1024  # values of the stream that one program sums up
 
@@ -42,7 +44,12 @@ def sum_kernel(  # type: ignore[no-untyped-def]  # its arguments are of Triton's
     tl.store(at, total.to(h.dtype.element_ty), mask=inside)
 
 
-FORMATS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+FORMATS = {
+    torch.float32: tl.float32,
+    torch.bfloat16: tl.bfloat16,
+    torch.float16: tl.float16,
+    FLOAT8: tl.float8e4nv,
+}
 
 
 def fits(h: Tensor, gated: Sequence[Gated]) -> bool:
@@ -50,6 +57,8 @@ def fits(h: Tensor, gated: Sequence[Gated]) -> bool:
     if torch.is_grad_enabled() or not gated or not h.is_contiguous():
         return False
     _, gate, feature = gated[0]
+    if feature.dtype == FLOAT8 and not reads_float8(h.device):
+        return False
     return {h.dtype, gate.dtype, feature.dtype} <= FORMATS.keys() and all(
         f.shape == h.shape and f.is_contiguous() and f.dtype == feature.dtype
         and g.shape == (len(h), h.shape[2]) and g.stride(1) == 1 and g.dtype == gate.dtype

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from goc.models.counting import counted_macs
-from goc.models.gated import Add, Gated, add_gated
+from goc.models.gated import Add, Gated, add_gated, gated_by
+from goc.models.packed import Value, unpacked
 from goc.models.seen import Seen
 from goc.system.errors import ConfigError
 
@@ -21,7 +22,7 @@ ATTENTION, MLP = 0, 1
 BRANCHES = 2
 
 Site = Literal["branch", "stack"]
-Terms = Sequence[tuple[float, Tensor]]  # a value as a weighted sum of tensors of the same shape
+Terms = Sequence[tuple[float, Value]]  # a value as a weighted sum of tensors of the same shape
 
 
 class FeatureCache(Protocol):
@@ -263,7 +264,7 @@ class Network(nn.Module):
                 if terms is not None:
                     if terms:
                         gate = self.gate(index, branch, modulation) if gate is None else gate
-                        waiting += [(coefficient, gate, tensor) for coefficient, tensor in terms]
+                        waiting += gated_by(gate, terms)
                     continue
                 computed = True
                 h, waiting = add_gated(h, waiting), []
@@ -292,5 +293,5 @@ class Network(nn.Module):
         if start is not h:
             h.copy_(start)
         for coefficient, tensor in terms:
-            h.add_(tensor, alpha=coefficient)
+            h.add_(unpacked(tensor), alpha=coefficient)
         return h

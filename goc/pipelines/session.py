@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from goc.caching.cache import ScheduledCache, StepCache
+from goc.models.packed import Value
 from goc.pipelines.forward_pass import ForwardPass, Stream
 from goc.pipelines.hooks.replaced import replaced
 from goc.pipelines.operations import Operations
@@ -279,11 +280,11 @@ class PipelineCache:
         record.saved_macs += done.saved - (own if cached.operations.whole else 0)
         held = self._held()
         record.tensors_held = max(record.tensors_held, len(held))
-        record.bytes_held = max(record.bytes_held, sum(tensor.nbytes for tensor in held))
+        record.bytes_held = max(record.bytes_held, sum(value.nbytes for value in held))
         if done.stream.last == len(self.timesteps) - 1:
             done.stream.cache = StepCache(cached.layout.site)  # nothing comes after it
 
-    def _held(self) -> list[Tensor]:
+    def _held(self) -> list[Value]:
         caches = [stream.cache for cached in self.transformers for stream in cached.streams.values()]
         return [tensor for cache in caches if isinstance(cache, ScheduledCache) for tensor in cache.held()]
 

@@ -11,6 +11,7 @@ from goc.caching.cache import ScheduledCache, StepCache
 from goc.caching.selection import Draws, Selection, square
 from goc.methods import Partial
 from goc.models.network import ATTENTION, BRANCHES, MLP
+from goc.models.packed import Value
 from goc.pipelines.structure import Layout, StructureError
 from goc.planning.plan import Plan
 
@@ -133,7 +134,7 @@ class PlacesCache(ScheduledCache):
             own += rows * selection.own_macs(tokens, hidden)[self.step]
         return own
 
-    def held(self) -> list[Tensor]:
+    def held(self) -> list[Value]:
         return [*super().held(), *(tensor for selection in self.kinds.values() for tensor in selection.held())]
 
 

@@ -165,7 +165,7 @@ class DenoiserMeasurements:
 
         depends_on = SEARCH_DEPENDS_ON + (() if way.inflection_threshold is None else GATING)
         method = {
-            "predictor": asdict(way.predictor),
+            "predictor": way.predictor.settings(),
             **({"selection": asdict(way.selection)} if way.selection.selects else {}),
             **{key: getattr(way, key) for key in depends_on if getattr(way, key) is not None},
             **way.guidance,

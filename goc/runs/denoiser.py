@@ -20,6 +20,7 @@ from goc.runs.sources import Source, Sources
 from goc.sampling.calibrate import Calibration
 from goc.sampling.converged import Converged, converged
 from goc.sampling.generation import Generation, SampleSource
+from goc.sampling.graphs import Graphs
 from goc.sampling.labels import given_labels, label_file
 from goc.sampling.options import plain
 from goc.system.device import torch_format
@@ -52,7 +53,10 @@ class LoadedDenoiser(Loaded):
         if vae_folder is not None:
             vae = load_vae(vae_folder, model.in_channels, device)
             decode, scale = latent_decoder(vae, measurement.vae_batch_size), upsampling(vae)
-        uncached = loaded_generation(measurement, way, checkpoint, device, compiled, decode)
+        graphs = bool(config.execution.graphs)
+        if graphs and device.type != "cuda":
+            raise ConfigError(f"graphs=true: must be auto or false with device={device}, which is no CUDA GPU")
+        uncached = loaded_generation(measurement, way, checkpoint, device, compiled, decode, graphs)
         key = trajectory_key(measurement, way, compiled, str(sources.weights()["model_sha256"]), uncached.model)
         return cls(config, uncached, key, extractor, scale * model.input_size)
 
@@ -61,7 +65,11 @@ class LoadedDenoiser(Loaded):
         return make_plan(way, model, calibration_of(way, self.uncached, self.key, cache_dir))
 
     def cached(self, plan: Plan, method: str, divergence_hint: str) -> SampleSource:
-        return replace(self.uncached, new_cache=plan.new_cache, method=method, divergence_hint=divergence_hint)
+        new_cache = plan.new_cache
+        graphs = None if self.uncached.graphs is None else Graphs(new_cache)
+        return replace(
+            self.uncached, new_cache=new_cache, method=method, divergence_hint=divergence_hint, graphs=graphs
+        )
 
     def samples_key(self) -> dict[str, Any]:
         return {**super().samples_key(), "vae_batch_size": self.config.measurement.vae_batch_size}
@@ -97,6 +105,7 @@ def loaded_generation(
     device: torch.device,
     compiled: bool,
     decode: Decoder = decode_pixels,
+    graphs: bool = False,
 ) -> Generation:
     """Generation without a cache, by the denoiser of a checkpoint, which is loaded to the device."""
     model = measurement.model
@@ -105,8 +114,9 @@ def loaded_generation(
         denoiser = load_model(model.shape(), checkpoint, model.objective)
     else:
         denoiser = load_network(model.network, model.shape(), checkpoint, model.objective)
-    prepare(denoiser, device, torch_format(measurement.precision), compiled)
-    return uncached_generation(measurement, way, denoiser, device, decode)
+    prepare(denoiser, device, torch_format(measurement.precision), compiled, graphs)
+    generation = uncached_generation(measurement, way, denoiser, device, decode)
+    return replace(generation, graphs=Graphs()) if graphs else generation
 
 
 def calibration_alone(config: Config, device: torch.device, compiled: bool) -> Calibration:

@@ -95,6 +95,7 @@ def measure(
         "threads": torch.get_num_threads(),
         "workers": workers,
         "tuned_on": tuned_on(way, measurement),
+        "chosen": config.chosen,
     }
     return Result(folder, content), {**scores.influence, **each}
 

@@ -119,6 +119,9 @@ def carry_out(
         warn_of_labels(config.measurement)
         for note in notes:
             log.warning("%s", note)
+        if device.type == "cuda":
+            for setting, why in config.chosen.items():
+                log.info("%s=auto: %s", setting, why)
     generated = generate_all(config, folder, sources, workers, loaded, extractor, plan)
     if workers.leads:
         hashes = {**sources.weights(), REFERENCE: None if reference is None else reference.sha256}

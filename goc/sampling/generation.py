@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from goc.caching.selection import partly_of
 from goc.models.cost import forward_macs, image_macs, looking_macs
 from goc.models.decoder import to_uint8
 from goc.models.network import Network
+from goc.sampling.graphs import Around, Graphs
 from goc.sampling.guidance import Denoiser, guided_denoiser, halved_denoiser
 from goc.sampling.solvers import Solver
 from goc.system.device import synchronize
@@ -121,6 +122,7 @@ class Generation:
     method: str = "none"  # for messages
     divergence_hint: str = ""
     autocast: torch.dtype | None = None  # the format of the denoiser's products; None: as the weights are
+    graphs: Graphs | None = field(default=None, compare=False)  # of `make`; the same bits
 
     def __post_init__(self) -> None:
         if self.cfg_scale != 1.0 and not self.model.null_label:
@@ -156,10 +158,12 @@ class Generation:
 
         return labels, gaussian
 
-    def denoiser(self, labels: Tensor, cache: StepCache | None, times: np.ndarray) -> Denoiser:
+    def denoiser(
+        self, labels: Tensor, cache: StepCache | None, times: np.ndarray, around: Around | None = None
+    ) -> Denoiser:
         """What a solver asks in each of its evaluations: the network, guided, for samples with these labels [n].
 
-        times [evaluations]: what the network is given in them.
+        times [evaluations]: what the network is given in them. around: makes another one of the network.
         """
         if isinstance(cache, HalfCaches):
             return self.halved_denoiser(labels, cache, times)
@@ -173,7 +177,8 @@ class Generation:
                 return cache.network(x, lambda rows: evaluated(x[rows], t, y[rows], None))
             return evaluated(x, t, y, cache)
 
-        guided = guided_denoiser(model, times, labels, self.model.num_classes, self.cfg_scale, self.cfg_channels)
+        network = model if around is None else around(model)
+        guided = guided_denoiser(network, times, labels, self.model.num_classes, self.cfg_scale, self.cfg_channels)
 
         def denoise(x: Tensor, i: int) -> Tensor:
             if cache is not None:
@@ -200,12 +205,42 @@ class Generation:
         cache = for_batch(self.new_cache, samples)
         return cache.for_batch(samples) if isinstance(cache, HalfCaches) else cache
 
-    def trajectory(self, indices: range, cache: StepCache | None) -> tuple[Tensor, Iterator[Tensor]]:
-        """Labels [n] of the samples with these indices, and an iterator over x [n, C, H, W] after each step."""
+    def batch_start(self, samples: int) -> tuple[StepCache | None, Around | None]:
+        """What a batch of so many samples begins with: an empty cache, or the one whose evaluations are replayed."""
+        graphs = self.own_graphs
+        if graphs is None or samples not in graphs.sizes:
+            return self.batch_cache(samples), None
+        return graphs.sizes[samples].cache, graphs.sizes[samples].replayed
+
+    @property
+    def own_graphs(self) -> Graphs | None:
+        """The graphs, if they are of this generation's caches, and not of one that it was made from."""
+        return self.graphs if self.graphs is not None and self.graphs.new_cache is self.new_cache else None
+
+    def capture(self, indices: range, cache: StepCache | None, latents: Tensor) -> None:
+        """Capture what makes latents [n, C, H, W] as these, with a cache as this, where that is due."""
+        graphs = self.own_graphs
+        if graphs is None or not graphs.due(len(indices), cache):
+            return
+
+        def sample(indices: range, cache: StepCache | None, around: Around) -> Tensor:
+            *_, x = self.trajectory(indices, cache, around)[1]
+            return x
+
+        other = range(indices.stop, indices.stop + len(indices))
+        graphs.prove(self.batch_cache(len(indices)), (other, indices), sample, latents)
+
+    def trajectory(
+        self, indices: range, cache: StepCache | None, around: Around | None = None
+    ) -> tuple[Tensor, Iterator[Tensor]]:
+        """Labels [n] of the samples with these indices, and an iterator over x [n, C, H, W] after each step.
+
+        around: as for `denoiser`.
+        """
         labels, gaussian = self.drawn(indices)
         if cache is not None:
             cache.draw_from([own_generator(self.seed, index, CACHES_STREAM) for index in indices])
-        denoise = self.denoiser(labels, cache, self.solver.grid.times)
+        denoise = self.denoiser(labels, cache, self.solver.grid.times, around)
         return labels, self.solver.sample(denoise, gaussian(), gaussian)
 
     def make(self, indices: range) -> tuple[dict[str, Tensor], StepCache | None]:
@@ -222,11 +257,13 @@ class Generation:
     @torch.inference_mode()
     def sample(self, indices: range) -> tuple[dict[str, Tensor], StepCache | None]:
         """Latents and labels of the samples, whether they were finite after each step, and the cache after the last."""
-        cache = self.batch_cache(len(indices))
-        labels, steps = self.trajectory(indices, cache)
+        cache, around = self.batch_start(len(indices))
+        labels, steps = self.trajectory(indices, cache, around)
         finite = []
         for x in steps:
             finite.append(torch.isfinite(x).all())  # looked at by `check`: no waiting for a GPU before
+        if around is None:
+            self.capture(indices, cache, x)
         return {"latents": x, "labels": labels, FINITE: torch.stack(finite)}, cache
 
     @torch.inference_mode()
@@ -314,8 +351,7 @@ class Generation:
 
     @torch.inference_mode()
     def step_seconds(self, samples: int) -> list[float]:
-        cache = self.batch_cache(samples)
-        _, trajectory = self.trajectory(range(samples), cache)
+        _, trajectory = self.trajectory(range(samples), *self.batch_start(samples))
         seconds = []
         for _ in range(self.solver.steps):
             synchronize(self.device)

@@ -33,6 +33,11 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     return device
 
 
+def reads_float8(device: torch.device) -> bool:
+    """Whether compiled kernels can read float8 (e4m3fn) there: on GPUs from compute capability 8.9 on."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 9)
+
+
 def synchronize(device: torch.device) -> None:
     """Wait for a GPU to finish what it was given."""
     if device.type == "cuda":

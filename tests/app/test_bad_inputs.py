@@ -65,6 +65,7 @@ REFUSED = [
     Bad("a depth", ("model.depth=13",), r"does not fit the model.*blocks\.12"),
     Bad("an extractor", ("model.extractor=vgg",), r"model\.extractor=vgg.*digits"),
     Bad("a device", ("device=tpu",), "device=tpu: must be auto, cpu"),
+    Bad("graphs on a CPU", ("graphs=true", "device=cpu"), r"^error: graphs=true: must be auto or false with dev"),
     # methods
     Bad("an interval", ("schedule.interval=9", "method=fora"), r"schedule\.interval=9: must be in \[1, 5\]"),
     Bad("no router", ("method=l2c",), r"schedule\.router=null.*steps=5.*goc train router model=\.\.\. steps=5"),

@@ -125,6 +125,10 @@ REFUSED = [
     Bad("decay that is none", ("method=barycache", "predictor.decay=nan"), r"^predictor\.decay=nan: must be in \(0, 1"),
     Bad("no first step", ("method=dpcache", "schedule.first_steps=0"), r"^schedule\.first_steps=0: must be in \[1, 2"),
     Bad("an annealing", ("method=budcache", "schedule.search_evaluations=0"), r"^schedule\.search_evaluations=0: must"),
+    Bad("held in what is no format", ("method=taylorseer", "predictor.dtype=fp4"),
+        r"^predictor\.dtype=fp4: must be one of fp32, bf16, fp16, fp8, or null$"),
+    Bad("held as it comes", ("method=foca", "+predictor.dtype=fp8"), r"^predictor\.dtype=fp8: no such setting; p"),
+    Bad("tokens in float8", ("method=toca", "predictor.dtype=fp8"), r"^predictor\.dtype=fp8: not supported with selec"),
     # selections of tokens
     Bad("tokens of no cache", ("method=none", "selection=toca"), r"^selection=toca: must be none where no cell is"),
     Bad("tokens at ratio 0", ("method=toca", "cache_ratio=0"), r"^selection=toca: must be none where no cell is cac"),

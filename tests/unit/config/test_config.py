@@ -81,6 +81,23 @@ def test_settings_that_change_the_images_make_another_run(override: str) -> None
     assert run_id(config(override)) != run_id(config())
 
 
+@pytest.mark.parametrize("method", ["reuse", "taylorseer", "hicache"])
+def test_what_values_are_held_in_is_part_of_a_run_only_where_it_is_said(method: str) -> None:
+    assert "dtype" not in identity(config(f"method={method}"))["predictor"]
+    assert identity(config(f"method={method}", "predictor.dtype=null")) == identity(config(f"method={method}"))
+    narrow = config(f"method={method}", "predictor.dtype=fp8")
+    assert identity(narrow)["predictor"]["dtype"] == "fp8"
+    assert run_id(narrow) != run_id(config(f"method={method}"))
+    without = config(f"method={method}", "predictor.dtype=fp8", "cache_ratio=0")
+    assert identity(without) == identity(config("method=none"))  # which holds nothing
+
+
+def test_what_values_are_held_in_stays_where_the_gradient_queue_becomes_reuse_and_back() -> None:
+    queue, reuse = ("method=goc", "predictor.dtype=bf16"), ("method=reuse", "predictor.dtype=bf16")
+    assert identity(config(*queue, "gradient_weights=[]")) == identity(config(*reuse))
+    assert identity(config(*reuse, "gradient_weights=[1.0]"))["predictor"]["dtype"] == "bf16"
+
+
 def test_gradient_weights_that_nothing_reads_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"gradient_weights=\[1\.2\]: must be empty with predictor=taylor"):
         validate(config("method=taylorseer", "gradient_weights=[1.2]"))
@@ -188,7 +205,7 @@ def test_the_parts_hold_every_key_once_and_identity_is_two_of_them() -> None:
         (pipeline, {"vae", "vae_batch_size", "cfg_channels", "class_labels"}),
     ):
         others = others | set(OF_GUIDANCE)
-        assert flat(found).keys() == set(keys) - others - {"plugins"}  # said where there are any
+        assert flat(found).keys() == set(keys) - others - {"plugins", "graphs"}  # said where there are any
         assert identity(found).keys() == own - left_out - others
 
 
@@ -206,6 +223,7 @@ def test_a_pipelines_settings_are_not_a_denoisers() -> None:
     [
         ("model.pipeline=null", "model.pipeline=None: must be a folder in diffusers' format, or its name on the hub"),
         ("prompts=null", "prompts=None: must be a text file with a prompt a line"),
+        ("graphs=true", "graphs=True: must be auto or false with model.objective=pipeline"),
         ("sampler=ddim", r"sampler=ddim: must be one of scheduler with model.objective=pipeline \(b\)"),
         ("vae=ema", "vae=ema: must be null with model.objective=pipeline, which has its own"),
         ("method=l2c", "schedule=l2c: not supported with model.objective=pipeline"),

@@ -15,6 +15,7 @@ from goc.caching.expansion import Taylor
 from goc.caching.schedule import uniform
 from goc.models import gated
 from goc.models.dit import adaln_linear
+from goc.models.packed import packed
 
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -63,6 +64,22 @@ def test_the_kernel_adds_what_is_added_one_by_one(
     assert result is given
     # rounded once, to the stream's format
     assert ((result.double() - exact).abs() <= tolerance * (1 + exact.abs()) * count**0.5).all()
+
+
+@pytest.mark.parametrize("gates", ["fp32", "bf16"])
+def test_the_kernel_reads_float8_as_it_is_held(kernel: ModuleType, gates: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    shape, gate = (3, 7, 33), torch.randn(3, 33).to(FORMATS[gates])
+    held = [(0.37, packed(torch.randn(shape) * size)) for size in (1e-3, 1.0, 30.0)]
+    h, added = torch.randn(shape), gated.gated_by(gate, held)
+    exact = summed(h, [(c, gate, value.unpacked()) for c, value in held])
+    with torch.inference_mode():
+        assert kernel.fits(h, added)
+        assert_near(kernel.add_at_once(h.clone(), added).double(), exact)
+        # GPUs before compute capability 8.9 have no float8
+        monkeypatch.setattr(kernel, "reads_float8", lambda device: False)
+        assert not kernel.fits(h, added)
+        assert_near(kernel.add_at_once(h.clone(), added).double(), exact)
 
 
 def test_what_the_kernel_cannot_read_is_added_one_by_one(kernel: ModuleType) -> None:

@@ -21,6 +21,7 @@ from goc.check.contenders import ORDER
 from goc.check.peers import add_taylorseer, diffusers_dit, predicted
 from goc.models.dit import DiT
 from goc.models.network import Site
+from goc.models.packed import FLOAT8
 from goc.pipelines.enable import attach
 from goc.pipelines.session import Run
 from goc.pipelines.tokens import generators_of
@@ -103,6 +104,18 @@ def test_a_dit_pipeline_gives_what_the_projects_sampler_gives(
         goc.disable_cache(pipe)
     latents = pipe.scheduler.last[: len(LABELS)]
     assert_near(latents, expected)
+
+
+def test_a_dit_pipeline_holds_values_in_float8_as_the_project_does(model: DiT, pipe: Any) -> None:
+    mask = taylorseer(STEPS, BLOCKS, 3)
+    expected = own_latents(model, 1.0, ScheduledCache(mask, Taylor(mask, 2, dtype=FLOAT8), "branch"))
+    goc.enable_cache(pipe, "taylorseer", 0.5, interval=3, dtype="fp8")
+    try:
+        generator = torch.Generator().manual_seed(7)
+        pipe(class_labels=LABELS, guidance_scale=1.0, num_inference_steps=STEPS, generator=generator)
+    finally:
+        goc.disable_cache(pipe)
+    assert_near(pipe.scheduler.last[: len(LABELS)], expected, 1e-3)  # rounding may tip a value to the next float8
 
 
 SHARE = shares(0.2, -0.2, 2.0, STEPS, BLOCKS)
