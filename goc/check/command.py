@@ -6,11 +6,12 @@
     goc check --fresh     nothing of a check that was stopped is gone on with
 
 It checks the authors' trajectories in fp32 (oracles), the kernel of a cached step (kernels), that one and two workers
-make the same bytes (workers), and that trainings have the CPU's losses (training); and it measures full and cached
-steps of DiT-XL/2-256 with random weights (steps-...), beside a textbook implementation, peers and the roofline, what
-those steps consist of (profile), and caches in FLUX's and Wan's transformers (transformers). Each part is a process of
-its own with a limit of time: what goes wrong in one is a line of the page. The exit code is 0 if all parts that were
-asked for ran and passed, or lack something on this machine.
+make the same bytes (workers), that CUDA graphs have the bits of steps without (graphs), and that trainings have the
+CPU's losses (training). It measures full and cached steps of DiT-XL/2-256 with random weights (steps-...), beside a
+textbook implementation, peers and the roofline, what those steps consist of (profile), caches in FLUX's and Wan's
+transformers (transformers), and images a second from noise to metrics (pipeline). Each part is a process of its own
+with a limit of time: what goes wrong in one is a line of the page. The exit code is 0 if all parts that were asked for
+ran and passed, or lack something on this machine.
 
 A check that was stopped, or in which a part failed, goes on when the same command is given again: parts that passed
 are kept, until all have, for the same code, setting and machine.

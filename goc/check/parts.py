@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from goc.check import kernels, oracles, pipeline, step_profile, steps, training, transformer_steps, workers
+from goc.check import graphs, kernels, oracles, pipeline, step_profile, steps, training, transformer_steps, workers
 from goc.check.setting import Case, Part, Setting
 
 
@@ -15,6 +15,7 @@ def parts_of(setting: Setting, folders: Sequence[Path]) -> list[Part]:
         Part("oracles", 75, partial(oracles.check, setting, folders)),
         Part("kernels", 60, partial(kernels.check, setting)),
         Part("workers", 90, partial(workers.check, setting)),
+        Part("graphs", 60, partial(graphs.check, setting)),
         Part("training", 75, partial(training.check, setting)),
         *(_steps(setting, case) for case in telling),
         Part("profile", 120, partial(step_profile.check, setting)),

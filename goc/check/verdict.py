@@ -14,6 +14,7 @@ COMPARED = {
     "oracles": "Sampling, beside the output of the methods' public implementations",
     "kernels": "The kernel of a cached step, beside float64",
     "workers": "One worker, beside two on the same card",
+    "graphs": "Steps as CUDA graphs, beside kernel by kernel",
     "training": "Trainings, beside a CPU",
 }
 STEPS = {"full": "A full step", "cached": "A cached step (reuse)", "cached, stack": "A cached step at site=stack"}
@@ -61,12 +62,12 @@ class Summary:
 
 def summary(setting: Setting, reports: Sequence[Report], rated: Rows, roofline: Rows, known: Sequence[str]) -> Summary:
     """All of it; rated: the rows of `rates`, known: all parts that there are."""
-    advised = advice(rated)
+    advised = [*advice(rated), *graphs(reports)]
     return Summary(
         [right(reports), fast(setting, rated, reports), far(rated, roofline, reports)],
         advised,
         left_out(reports, known),
-        " ".join(["goc run", WAY, *(one.given for one in advised if one.given)]) if advised else "",
+        " ".join(["goc run", WAY, *(one.given for one in advised if one.given)]) if rated else "",
     )
 
 
@@ -216,6 +217,22 @@ def site(rated: Rows) -> Advice | None:
         return None
     slow, quick = sorted([("site=stack", row["stack"]), ("site=branch", row["goc"])], key=lambda one: float(one[1]))
     return chosen("site", quick, slow, titled(row), " Speed alone: the two make different images.")
+
+
+def graphs(reports: Sequence[Report]) -> list[Advice]:
+    """Advice on CUDA graphs, with the batches for which they were quicker with GOC at 50 %."""
+    (rows, *_) = [*(records(one.outcome.table.frame) for one in reports if one.name == "graphs" and one.outcome), []]
+    measured = [row for row in rows if row["method"] == GOC and row["times"] > 0]
+    if not measured:
+        return []
+    quicker = [images(row["batch"]) for row in measured if row["times"] > 1 + CLOSE]
+    why = "; ".join(
+        f"{images(row['batch'])}: {row['graph_images_per_s']:.3g} images/s, with graphs=false "
+        f"{row['eager_images_per_s']:.3g}"
+        for row in measured
+    )
+    use = f"graphs=true with {' and '.join(quicker)}" if quicker else "graphs=false"
+    return [Advice("graphs", use, f"{why} (bf16, not compiled, GOC at 50 %).")]
 
 
 def chosen(setting: str, quick: tuple[str, float], slow: tuple[str, float], alike: str, note: str) -> Advice:

@@ -390,7 +390,7 @@ def test_the_tiny_check_runs_every_part_and_its_page_names_every_table(tmp_path:
     folder = tmp_path / "outputs" / "gpu_check"
     tables = {path.stem: pd.read_csv(path) for path in folder.glob("*.csv")}
     cases = [case.name for case in TINY.cases]
-    parts = {"oracles", "kernels", "workers", "training", "profile", "transformers", "pipeline", *cases}
+    parts = {"oracles", "kernels", "workers", "training", "profile", "transformers", "pipeline", "graphs", *cases}
     assert set(tables) | {"kernels"} == parts | {"rates", "roofline", "memory"}  # the kernels' part may lack Triton
     shown = (folder / "index.html").read_text()
     assert all(f"({name}.csv)" in shown for name in tables)

@@ -118,3 +118,13 @@ def test_what_was_not_run_is_all_said() -> None:
         "profile: no time",
         "steps-bf16-8: not asked for (--only)",
     ]
+
+
+def test_graphs_are_advised_for_the_batches_that_they_are_quicker_with() -> None:
+    columns = ("method", "batch", "graph_images_per_s", "eager_images_per_s", "times")
+    rows = [("none", 1, 9.0, 3.0, 3.0), ("goc 50 %", 1, 8.0, 4.0, 2.0), ("goc 50 %", 32, 57.0, 56.5, 1.009)]
+    report = Report("graphs", 1.0, Outcome(Table("graphs", "", "", pd.DataFrame(rows, columns=list(columns)), {})))
+    (advice,) = verdict.graphs([passed("oracles"), report])
+    assert advice.use == "graphs=true with 1 image"
+    assert advice.why.startswith("1 image: 8 images/s, with graphs=false 4; 32 images: 57 images/s")
+    assert verdict.graphs([passed("oracles")]) == verdict.graphs([passed("oracles"), Report("graphs", 1.0)]) == []
