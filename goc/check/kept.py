@@ -6,7 +6,7 @@ All are forgotten when a check comes to its end.
 
 import json
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -29,12 +29,17 @@ def check_key(setting: Setting, oracles: Sequence[Path]) -> str:
     return content_key(
         {
             "setting": asdict(setting),
-            "code": files_sha256(PACKAGE, sorted(PACKAGE.rglob("*.py"))),
+            "code": files_sha256(PACKAGE, _package_files()),
             "libraries": [_version(name) for name in MEASURED_WITH],
             "device": [platform.node(), machine()],
             "oracles": [[str(file), file_sha256(file)] for of in oracles for file in sorted(of.glob("*.safetensors"))],
         }
     )
+
+
+def _package_files() -> Iterator[Path]:
+    """The code and what is shipped with it, as the embedded models."""
+    yield from (path for path in sorted(PACKAGE.rglob("*")) if path.is_file() and path.suffix != ".pyc")
 
 
 def _version(package: str) -> str | None:
