@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,8 @@ from safetensors.torch import load_file, save_file
 from goc.check import beside, command, isolated, oracles, page, steps, workers
 from goc.check.contenders import Workload, own_contenders
 from goc.check.kept import Kept
-from goc.check.setting import TINY, Case, Outcome, Part, Table
+from goc.check.parts import parts_of
+from goc.check.setting import FULL, TINY, Case, Outcome, Part, Table
 from goc.models.dit import DiT
 from goc.system.command import run_command
 
@@ -144,6 +146,13 @@ def test_a_part_that_there_is_not_is_one_line(check: Check, capsys: pytest.Captu
     assert check("--only", "gate") != 0
     (line,) = capsys.readouterr().err.splitlines()
     assert "--only gate: must be of oracles, kernels, workers, " in line
+
+
+def test_every_part_can_be_sent_to_a_process_of_its_own() -> None:
+    for setting in (FULL, TINY):
+        for part in parts_of(setting, []):
+            sent = pickle.loads(pickle.dumps(part.run))
+            assert (sent.func, sent.args) == (part.run.func, part.run.args), part.name  # type: ignore[attr-defined]
 
 
 def test_a_spawned_process_answers_as_well(tmp_path: Path) -> None:
