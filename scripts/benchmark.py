@@ -25,8 +25,10 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -35,6 +37,7 @@ from benchmarks import held_values
 from benchmarks import reports as report_runs
 
 import goc.runs.denoiser
+import goc.runs.made
 import goc.runs.measure
 import goc.runs.run
 import goc.sampling.generation
@@ -121,16 +124,17 @@ def overhead(settings: list[str]) -> pd.DataFrame:
     watch.time(goc.sampling.generation, "draw", "noise and labels")
     watch.time(SampleSet, "write", "writing shards")
     watch.time(SampleSet, "read", "reading shards")
-    watch.time(Extractor, "extract", "features")
-    watch.time(goc.runs.measure, "evaluate", "metrics")
-    watch.time(goc.runs.measure, "distance", "distance to uncached")
+    watch.time(Extractor, "outputs", "features")
+    watch.time(goc.runs.made, "evaluate", "metrics")
+    watch.time(goc.runs.made, "distance", "distance to uncached")
     watch.time(goc.runs.denoiser, "decode_pixels", "decoding")
     watch.time(goc.runs.measure, "leave", "pictures and results")
     watch.time(goc.runs.run, "sources_of", "hashing files")
     watch.time(goc.runs.run, "load", "loading")
     watch.time(Loaded, "reference", "loading")
     watch.time(goc.runs.run, "run", "sampler and the rest")
-    with tempfile.TemporaryDirectory() as folder:
+    in_turn = partial(goc.runs.run.generate, overlapped=False)  # one after the other, so that each time is its part's
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(goc.runs.run, "generate", in_turn):
         run_in(Path(folder), "num_samples=2000", "latency_repeats=0", *settings)
     frame = pd.DataFrame(watch.seconds.items(), columns=["part", "seconds"]).sort_values("seconds", ascending=False)
     frame["share"] = frame["seconds"] / frame["seconds"].sum()

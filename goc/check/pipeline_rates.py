@@ -30,6 +30,7 @@ from goc.system.precision import PRECISIONS
 COLUMNS = ["part", "images_per_s", "seconds_a_batch", "error_s", "of_sampler", "hours", "hours_error"]
 SAMPLER, DECODE, FEATURES, WRITING, METRICS = "sampler", "VAE decode", "features", "writing", "metrics"
 WHOLE = IN_TURN, OVERLAPPED = "one after the other", "overlapped"
+TURNS = 2  # of these two
 
 
 @dataclass(frozen=True)
@@ -52,23 +53,42 @@ class Seconds:
         return Seconds(self.mean + other.mean, math.hypot(self.error, other.error))
 
 
-def timed(work: Callable[[], object], device: torch.device, repeats: int) -> Seconds:
-    """What some work takes, from an idle device to an idle device, after once that is not timed."""
-    times = []
-    for _ in range(1 + repeats):
-        synchronize(device)
-        start = time.perf_counter()
-        work()
-        synchronize(device)
-        times.append(time.perf_counter() - start)
-    return Seconds.of(times[1:])
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """What some work takes, from an idle device to an idle device."""
+    synchronize(device)
+    start = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def alone(parts: Parts, row: PaperRow, folder: Path) -> dict[str, list[float]]:
+    """Seconds a batch of each part by itself; the decoder also in other formats, which a run does not use.
+
+    The parts take turns, so that a machine that is slower for a while is slower for all; the first turn does not count.
+    """
+    device, indices = parts.generation.device, range(row.batch)
+    sampled, made_with = parts.generation.sample(indices)
+    made = parts.generation.decoded(sampled)
+    later = range(row.images, row.images + row.batch)  # of these neither latents nor images are kept
+    kept = parts.keep(later, made)
+    samples, cost = SampleSet(folder, row.batch, row.batch), parts.generation.cost(made_with)
+
+    def write() -> None:
+        samples.write(later, {name: tensor.cpu() for name, tensor in kept.items()}, cost)
+
+    works: dict[str, Callable[[], object]] = {SAMPLER: partial(parts.generation.sample, indices)}
+    works |= {f"{DECODE}{name}": partial(f, sampled["latents"]) for name, f in decoders(parts.vae, row, device).items()}
+    works |= {FEATURES: partial(parts.keep, later, made), WRITING: write}
+    turns = [{name: seconds_of(work, device) for name, work in works.items()} for _ in range(1 + row.batches)]
+    return {name: [turn[name] for turn in turns[1:]] for name in works}
 
 
 class TimedSamples(SampleSet):
     """Samples on disk that know when each shard was there."""
 
-    def __init__(self, folder: Path, row: PaperRow) -> None:
-        super().__init__(folder, (2 + row.batches) * row.batch, row.batch)
+    def __init__(self, folder: Path, shards: int, batch: int) -> None:
+        super().__init__(folder, shards * batch, batch)
         self.written: list[float] = []
 
     def write(self, indices: range, tensors: dict[str, Tensor], cost: dict[str, Any]) -> None:
@@ -76,29 +96,15 @@ class TimedSamples(SampleSet):
         self.written.append(time.perf_counter())
 
 
-def alone(parts: Parts, row: PaperRow, folder: Path) -> dict[str, Seconds]:
-    """Seconds a batch of each part by itself; the decoder also in other formats, which a run does not use."""
-    device, indices = parts.generation.device, range(row.batch)
-    sampled, made_with = parts.generation.sample(indices)
-    made = parts.generation.decoded(sampled)
-    later = range(row.images, row.images + row.batch)  # of these neither latents nor images are kept
-    kept = parts.keep(later, made)
-    samples, cost = SampleSet(folder, row.batch, row.batch), parts.generation.cost(made_with)
-    seconds = {SAMPLER: timed(lambda: parts.generation.sample(indices), device, row.batches)}
-    for name, decode in decoders(parts.vae, row, device).items():
-        seconds[f"{DECODE}{name}"] = timed(partial(decode, sampled["latents"]), device, row.batches)
-    seconds[FEATURES] = timed(lambda: parts.keep(later, made), device, row.batches)
-    seconds[WRITING] = timed(
-        lambda: samples.write(later, {name: tensor.cpu() for name, tensor in kept.items()}, cost), device, row.batches
-    )
+def together(parts: Parts, row: PaperRow, folder: Path) -> dict[str, list[float]]:
+    """Seconds between a batch's shard on disk and the next one's, as a run makes them; both ways in turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in WHOLE}
+    for turn in range(TURNS):
+        for name, between in seconds.items():
+            samples = TimedSamples(folder / f"{name} {turn}", 2 + -(-row.batches // TURNS), row.batch)
+            generate(parts.generation, samples, parts.keep, Workers(), overlapped=name == OVERLAPPED)
+            between += np.diff(samples.written[1:]).tolist()  # until the first one, what is made once is made
     return seconds
-
-
-def together(parts: Parts, row: PaperRow, folder: Path, overlapped: bool) -> Seconds:
-    """Seconds between a batch's shard on disk and the next one's, as a run makes them."""
-    samples = TimedSamples(folder, row)
-    generate(parts.generation, samples, parts.keep, Workers(), overlapped)
-    return Seconds.of(np.diff(samples.written[1:]).tolist())  # until the first one, what is made once is made
 
 
 def measure(row: PaperRow) -> pd.DataFrame:
@@ -111,10 +117,9 @@ def measure(row: PaperRow) -> pd.DataFrame:
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root)
         parts = load_parts(row, folder)
-        seconds = alone(parts, row, folder / "alone")
-        seconds |= {name: together(parts, row, folder / name, name == OVERLAPPED) for name in WHOLE}
+        times = alone(parts, row, folder / "alone") | together(parts, row, folder / "together")
         metrics = Seconds.of(score_seconds(row, folder / METRICS))
-    return table(row, seconds, metrics)
+    return table(row, {name: Seconds.of(of_part) for name, of_part in times.items()}, metrics)
 
 
 def table(row: PaperRow, seconds: Mapping[str, Seconds], metrics: Seconds) -> pd.DataFrame:

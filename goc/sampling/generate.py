@@ -33,8 +33,8 @@ def generate(
     having made those of workers that died; the others end when there is nothing left to take. Shows progress, rate and
     ETA. A signal to stop is obeyed between two shards (interrupt.py), when what was made is on disk.
 
-    overlapped: whether a shard is decoded and written while the next one is sampled: the same bytes in less time, with
-    the samples of two shards in memory.
+    overlapped: whether a shard is decoded and written while the next one is sampled: the same bytes, with the samples
+    of two shards in memory.
     """
     own_share_first = samples.shards[workers.rank :: workers.count]
     own_share_first += [indices for indices in samples.shards if indices not in own_share_first]
@@ -90,4 +90,5 @@ def generate(
             pending = left
         background.wait()
         progress.update(samples.made() - progress.n)
+        stop.check()
     return count

@@ -229,11 +229,11 @@ def test_a_run_a_sweep_and_a_training_name_what_to_make_smaller(
     run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Generation, "make", lambda *_: allocate_too_much())
+        patch.setattr(Generation, "sample", lambda *_: allocate_too_much())
         assert_refused(run_here(*TINY, check=False), r"^error: batch_size=4: out of memory \(.*bytes\); choose a small")
     with monkeypatch.context() as patch:  # one job of a sweep; the others go on
-        whole = Generation.make
-        patch.setattr(Generation, "make", lambda self, i: allocate_too_much() if len(i) == 2 else whole(self, i))
+        whole = Generation.sample
+        patch.setattr(Generation, "sample", lambda self, i: allocate_too_much() if len(i) == 2 else whole(self, i))
         sweep = run_here(*SWEEP, "batch_size=2,4", "inflection_threshold=null", check=False)
     assert sweep.returncode == 1
     assert "batch_size=2: out of memory" in sweep.stderr

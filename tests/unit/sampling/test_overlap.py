@@ -77,18 +77,15 @@ def test_the_next_batch_begins_before_the_last_is_written_and_no_further_one_doe
     tiny_dit: DiT, tmp_path: Path, before_sampling: Callable[[Before], None]
 ) -> None:
     begun = [Event() for _ in range(3)]
-    samples = Watched(tmp_path)
-
-    def sampling(shard: int) -> None:
-        begun[shard].set()
-        assert set(range(shard - 1)) <= set(samples.on_disk())
 
     def writing(shard: int) -> None:
         if shard < 2:
             assert begun[shard + 1].wait(PATIENCE_S), "was not sampled while the batch before it was written"
+        if shard == 0:
+            assert not begun[2].wait(0.1), "a third batch is in memory"
 
-    samples.before = writing
-    before_sampling(sampling)
+    samples = Watched(tmp_path, writing)
+    before_sampling(lambda shard: begun[shard].set())
     assert generate(generation(tiny_dit), samples, KEEP, Workers()) == 12
     assert samples.on_disk() == [0, 1, 2]
 
@@ -182,6 +179,17 @@ def test_told_to_stop_it_ends_after_the_shard_in_hand_with_all_on_disk(
     with pytest.raises(StoppedError, match="stopped by SIGTERM after the shard in hand; the same command goes on"):
         generate(generation(tiny_dit), samples, KEEP, Workers())
     assert samples.on_disk() == [0, 1]
+
+
+def test_told_to_stop_while_the_last_shard_is_written_it_does(tiny_dit: DiT, tmp_path: Path) -> None:
+    def writing(shard: int) -> None:
+        if shard == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    samples = Watched(tmp_path, writing)
+    with pytest.raises(StoppedError, match="stopped by SIGTERM"):
+        generate(generation(tiny_dit), samples, KEEP, Workers())
+    assert samples.on_disk() == [0, 1, 2]
 
 
 def test_interrupted_it_ends_when_the_shard_before_is_on_disk(
