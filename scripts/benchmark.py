@@ -33,7 +33,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import torch
-from benchmarks import held_values, pipeline_steps
+from benchmarks import held_values
 from benchmarks import reports as report_runs
 
 import goc.runs.denoiser
@@ -42,10 +42,9 @@ import goc.runs.measure
 import goc.runs.run
 import goc.sampling.generation
 from goc.check import roofline as roofline_estimates
-from goc.check import step_times
+from goc.check import shapes, step_times, transformers
 from goc.check.pipeline_rates import pipeline
 from goc.check.step_table import check_counts, chosen, machine, model_options, steps
-from goc.cli.random_weights import randomize
 from goc.config import compose_config
 from goc.metrics.distance import distance
 from goc.metrics.errors import standard_error
@@ -185,7 +184,7 @@ def held(settings: list[str]) -> pd.DataFrame:
 def pipelines(settings: list[str]) -> pd.DataFrame:
     """Full and cached steps of caches in diffusers' DiT and FLUX, small, of this project and of peers, taking turns."""
     parser = argparse.ArgumentParser(prog="benchmark.py pipelines")
-    names = [shape.name for shape in pipeline_steps.SHAPES]
+    names = [shape.name for shape in shapes.SMALL]
     parser.add_argument("--models", nargs="+", choices=names, default=names, help="default both")
     parser.add_argument("--batch", type=int, default=1, help="samples (default 1)")
     parser.add_argument("--steps", type=int, default=6, help="of a trajectory (default 6)")
@@ -196,12 +195,10 @@ def pipelines(settings: list[str]) -> pd.DataFrame:
     device = choose_device("auto")
     configure(device, "fp32", deterministic=False, threads=None)
     tables = []
-    for shape in (shape for shape in pipeline_steps.SHAPES if shape.name in options.models):
-        model = shape.make()
-        randomize(model, seed=0)
-        weights = model.to(device).state_dict()
-        load = pipeline_steps.PipelineLoad(shape, weights, options.batch, options.steps, device)
-        entries = chosen(list(pipeline_steps.contenders(load)), options.rows)
+    for shape in (shape for shape in shapes.SMALL if shape.name in options.models):
+        base = shape.random(device, torch.float32)
+        load = transformers.PipelineLoad(shape, base, options.batch, options.steps, device)
+        entries = chosen(list(transformers.contenders(load)), options.rows)
         tables.append(step_times.table(entries, load, options.repeats).assign(model=shape.name))
     frame = pd.concat(tables, ignore_index=True)
     return frame[["model", *step_times.COLUMNS]]

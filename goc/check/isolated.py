@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from goc.system.errors import one_line
 Result = TypeVar("Result")
 Start = Literal["fork", "spawn"]  # a forked process starts at once, but cannot use CUDA if the first one does
 LONGEST = 300  # characters of an error's line
+LOOK_S = 0.5  # between looks for the process that waits
 ENDING_S = 5.0  # that a process has to end in after its answer
 
 
@@ -40,7 +42,7 @@ def run(function: Callable[[], Result], seconds: float, log: Path, start: Start)
     began = time.monotonic()
     context: Any = multiprocessing.get_context(start)
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(function, sender, log))
+    process = context.Process(target=_answer, args=(function, sender, log, os.getpid()))
     process.start()
     sender.close()
     try:
@@ -61,9 +63,10 @@ def run(function: Callable[[], Result], seconds: float, log: Path, start: Start)
     return Ended(result, error, time.monotonic() - began)
 
 
-def _answer(function: Callable[[], Any], sender: Connection, log: Path) -> None:
+def _answer(function: Callable[[], Any], sender: Connection, log: Path, parent: int) -> None:
     """In the new process: send (result, "") or (None, why not)."""
     os.setsid()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     with log.open("w", buffering=1, encoding="utf-8") as file:
         for number in (1, 2):
             os.dup2(file.fileno(), number)
@@ -75,6 +78,13 @@ def _answer(function: Callable[[], Any], sender: Connection, log: Path) -> None:
             answer = None, shortened(one_line(error))
         sender.send(answer)
         sender.close()
+
+
+def _end_with(parent: int) -> None:
+    """End this process, and what it started, soon after the process that waits for its answer was killed."""
+    while os.getppid() == parent:
+        time.sleep(LOOK_S)
+    os.killpg(os.getpid(), signal.SIGKILL)
 
 
 def shortened(text: str) -> str:

@@ -1,7 +1,6 @@
-"""index.html of scripts/gpu_check.py: how each part went, then every table; and the tables as Markdown."""
+"""index.html of goc check: what a stranger asks first, how each part went, every table; and the same as Markdown."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,8 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
-from goc.check.setting import Outcome, Table
+from goc.check.setting import Report, Table
+from goc.check.verdict import Summary
 from goc.system.files import resolve, write_atomically
 
 TEMPLATE = "asset:report/gpu_check.html"
@@ -17,42 +17,21 @@ LONG = 30  # rows
 BAR = "of_bound"  # the column that is drawn as a bar, too
 
 
-@dataclass(frozen=True)
-class Report:
-    """How one part went.
-
-    Args:
-        error: why it has no outcome; a part that was not started for lack of time is `skipped`.
-    """
-
-    name: str
-    seconds: float
-    outcome: Outcome | None = None
-    error: str = ""
-    skipped: bool = False
-
-    @property
-    def state(self) -> str:
-        """One word for people."""
-        if self.skipped:
-            return "skipped"
-        return "passed" if self.outcome and not self.outcome.failures else "failed"
-
-    @property
-    def says(self) -> list[str]:
-        """Its error, what is wrong, and what was found."""
-        found = [] if self.outcome is None else [*self.outcome.failures, *self.outcome.findings]
-        return [self.error, *found] if self.error else found
-
-
 def write(
-    folder: Path, reports: Sequence[Report], extra: Sequence[Table], machine: str, command: str, tiny: bool
+    folder: Path,
+    first: Summary,
+    reports: Sequence[Report],
+    extra: Sequence[Table],
+    machine: str,
+    command: str,
+    tiny: bool,
 ) -> None:
     """The page and tables.md; extra: tables that are no part's own, shown first. Long ones come last."""
-    tables = [*extra, *(report.outcome.table for report in reports if report.outcome)]
+    tables = [*extra, *(report.outcome.table for report in reports if report.outcome and not report.outcome.missing)]
     tables.sort(key=lambda table: len(table.frame) > LONG)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(resolve(TEMPLATE).read_text(encoding="utf-8")).render(
+        first=first,
         reports=reports,
         tables=[_shown(table) for table in tables],
         machine=machine,
@@ -60,8 +39,18 @@ def write(
         tiny=tiny,
     )
     write_atomically(folder / "index.html", page.encode())
-    parts = [f"`{command}`, {machine}", *(_markdown(table) for table in tables)]
+    parts = [f"`{command}`, {machine}", *_first(first), *(_markdown(table) for table in tables)]
     write_atomically(folder / "tables.md", ("\n\n".join(parts) + "\n").encode())
+
+
+def _first(first: Summary) -> Iterator[str]:
+    """What the page begins with, as Markdown."""
+    for answer in first.answers:
+        yield "\n".join([f"**{answer.question} {answer.short}.**", "", *(f"- {line}" for line in answer.lines)])
+    if first.advice:
+        yield "\n".join(f"- {one.setting}: {one.use}. {one.why}" for one in first.advice)
+    if first.left_out:
+        yield "\n".join(["Not run:", "", *(f"- {line}" for line in first.left_out)])
 
 
 def cell(value: Any) -> str:
@@ -83,7 +72,7 @@ def _shown(table: Table) -> dict[str, Any]:
 
 def _bar(column: str, value: Any) -> float | None:
     """Length of a cell's bar in percent, or None: it has none."""
-    return min(100.0, 100.0 * value) if column == BAR else None
+    return min(100.0, 100.0 * value) if column == BAR and not pd.isna(value) else None
 
 
 def _markdown(table: Table) -> str:

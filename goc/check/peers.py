@@ -229,6 +229,11 @@ def peers(workload: Workload) -> Iterator[Entry]:
             yield name, reason(error)
 
 
+def is_peer(row: str) -> bool:
+    """Whether a row of a table is of another project, by its name."""
+    return row.startswith(("diffusers", "cache-dit"))
+
+
 def reason(error: Exception) -> str:
     """One line that says why a peer has no numbers."""
     if isinstance(error, ImportError):

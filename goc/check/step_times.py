@@ -6,11 +6,11 @@ import json
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -78,6 +78,29 @@ def peak_of_trace(trace: dict[str, Any]) -> int:
     return peak
 
 
+def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
+    """Most bytes allocated at once in a call, above what was there before; exact.
+
+    That of torch's allocator, on a CPU by its profiler: resident memory would count what the allocator kept.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    return peak_of_trace(trace_of(profiler))
+
+
+def trace_of(profiler: profile) -> dict[str, Any]:
+    """What a profiler saw, as Chrome's trace format has it; times in microseconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        return cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8")))
+
+
 def walk(contender: Contender, workload: Load, measured: Measured) -> None:
     """One trajectory, not timed: how many tensors are held after a step, and whether all values are finite."""
     contender.drop()
@@ -92,29 +115,14 @@ def walk(contender: Contender, workload: Load, measured: Measured) -> None:
 
 
 def measure_memory(contender: Contender, workload: Load, measured: Measured) -> None:
-    """The first trajectory, which also warms up: tensors held, and peak memory above what was there before.
-
-    The peak is exact: that of torch's allocator, on a CPU by its profiler (resident memory would count what the
-    allocator kept from other contenders).
-    """
+    """The first trajectory, which also warms up: tensors held, and peak memory above what was there before."""
     if workload.compiled or workload.device.type == "cuda":
         before = graphs_compiled()
         for _ in contender.start():  # compiling and tuning would count otherwise
             pass
         measured.graphs = graphs_compiled() - before
-    if workload.device.type == "cuda":
         contender.drop()
-        torch.cuda.reset_peak_memory_stats(workload.device)
-        before = torch.cuda.memory_allocated(workload.device)
-        walk(contender, workload, measured)
-        measured.peak_bytes = torch.cuda.max_memory_allocated(workload.device) - before
-        return
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        walk(contender, workload, measured)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(path))
-        measured.peak_bytes = peak_of_trace(json.loads(path.read_text(encoding="utf-8")))
+    measured.peak_bytes = peak_bytes(lambda: walk(contender, workload, measured), workload.device)
 
 
 def time_steps(contender: Contender, workload: Load, measured: Measured) -> None:

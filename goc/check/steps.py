@@ -7,10 +7,11 @@ from unittest import mock
 
 import torch
 
+from goc.check.peers import is_peer
 from goc.check.setting import Case, Outcome, Setting, Table
 from goc.check.step_table import steps
 
-COLUMNS = {
+STEP_COLUMNS = {
     "method": "row",
     "cached_share": "cached steps of 20, share",
     "full_median_ms": "full step, ms ↓",
@@ -20,18 +21,15 @@ COLUMNS = {
     "speedup": "speed-up ↑",
     "ideal": "speed-up if cached steps were free",
     "peak_mib": "peak above the model, MiB ↓",
-    "graphs": "graphs",
-    "recompiled": "compiled too late",
     "note": "why no numbers",
 }
-OF_COMPILING = ("graphs", "recompiled")
-PEERS = ("diffusers", "cache-dit")  # how their rows begin
+COMPILED_COLUMNS = {**STEP_COLUMNS, "graphs": "graphs", "recompiled": "compiled too late"}
 EXAMPLE = "goc 50 %"
 
 
 def options(setting: Setting, case: Case) -> list[str]:
     """What is given to benchmark.py steps."""
-    rows = setting.compiled_rows if case.compiled else setting.rows
+    rows = setting.rows if case == setting.cases[0] else setting.few_rows
     named = {
         "--model": setting.model,
         "--image-size": setting.image_size,
@@ -61,7 +59,7 @@ def check(setting: Setting, case: Case) -> Outcome:
         frame[f"{kind}_median_ms"] = 1e3 * frame[f"{kind}_median_s"]
     failures, findings = [], []
     for row in frame.to_dict("records"):
-        if row["note"] and not row["method"].startswith(PEERS):
+        if row["note"] and not is_peer(row["method"]):
             failures.append(f"{row['method']}: {row['note']}")
         if row["recompiled"] > 0:
             failures.append(f"{row['method']}: {row['recompiled']:.0f} graphs compiled in timed trajectories")
@@ -78,6 +76,6 @@ def check(setting: Setting, case: Case) -> Outcome:
         "DDIM-20 with the row's schedule, against the same model uncached. Random weights. docs/performance.md says "
         "what the rows are.",
         frame,
-        {name: title for name, title in COLUMNS.items() if case.compiled or name not in OF_COMPILING},
+        COMPILED_COLUMNS if case.compiled else STEP_COLUMNS,
     )
     return Outcome(table, failures, findings)

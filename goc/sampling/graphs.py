@@ -31,7 +31,8 @@ def cuda_capture() -> Capture:
 
     def capture(compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        # another thread may copy the shard before to the CPU meanwhile
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             output = compute()
         return graph.replay, output
 

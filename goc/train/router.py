@@ -34,6 +34,7 @@ from goc.sampling.options import SamplerConfig
 from goc.sampling.solvers import Solver, no_noise
 from goc.sampling.training import DONE, Progress, progress_of
 from goc.system.arguments import check_numbers, check_out
+from goc.system.device import choose_device
 from goc.system.errors import ConfigError, memory_for
 from goc.system.files import file_sha256, resolve, room_for
 
@@ -81,7 +82,8 @@ def learn(
 ) -> list[float]:
     """One batch's uncached trajectory from noise x [N, C, H, W], adding to the logits' gradient in every odd step.
 
-    guidance: the arguments of `guided_denoiser` behind the model. Returns the error of each odd step.
+    guidance: the arguments of `guided_denoiser` behind the model. The logits are on the CPU, so that a seed draws the
+    same gates for every device. Returns the error of each odd step.
     """
     recorder, errors, steps = FeatureRecorder(), [], solver.steps
     teacher = guided_denoiser(lambda x, t, y: model(x, t, y, recorder), *guidance)
@@ -91,7 +93,7 @@ def learn(
         with torch.no_grad():
             target = teacher(x, i)
         if i % 2:
-            gates = straight_through(logits[steps - 1 - i])
+            gates = straight_through(logits[steps - 1 - i]).to(x.device)
             student = guided_denoiser(partial(mixed_forward, model, earlier=earlier, gates=gates), *guidance)
             error = F.mse_loss(student(x, i)[:, : x.shape[1]], target[:, : x.shape[1]])
             (error + penalty * logits[steps - 1 - i].sigmoid().mean()).backward()
@@ -104,20 +106,28 @@ def learn(
 
 
 def train(
-    config: Config, model: DiT, iterations: int, batch: int, penalty: float, rate: float, progress: Progress
-) -> Tensor:
-    """Router logits [steps, depth, 2], indexed by the authors' router number r = steps - 1 - i.
+    config: Config,
+    model: DiT,
+    device: torch.device,
+    iterations: int,
+    batch: int,
+    penalty: float,
+    rate: float,
+    progress: Progress | None = None,
+) -> tuple[Tensor, list[float]]:
+    """Router logits [steps, depth, 2], indexed by the authors' router number r = steps - 1 - i, and each loss.
 
-    progress: of this training, which goes on where it was stopped, to the same logits.
+    model: on the device. progress: of this training, if it is kept on disk: then it goes on where it was stopped, to
+    the same logits.
     """
     measurement = config.measurement
-    generation = uncached_generation(measurement, config.way, model, torch.device("cpu"))
+    generation = uncached_generation(measurement, config.way, model, device)
     solver = generation.solver
     torch.manual_seed(measurement.seed)
     logits = torch.full((solver.steps, model.depth, BRANCHES), INITIAL_LOGIT, requires_grad=True)
     optimizer = torch.optim.Adam([logits], lr=rate)
     random = torch.default_generator  # which the gates are drawn from
-    losses = progress.resume({"": logits}, optimizer, random)
+    losses = [] if progress is None else progress.resume({"": logits}, optimizer, random)
     bar = trange(len(losses), iterations, initial=len(losses), total=iterations, desc="router", unit="batch")
     for iteration in bar:
         labels, gaussian = generation.drawn(range(iteration * batch, (iteration + 1) * batch))
@@ -126,10 +136,11 @@ def train(
         errors = learn(model, solver, guidance, gaussian(), logits, penalty)
         optimizer.step()
         losses.append(sum(errors) / len(errors))
-        progress.keep({"": logits}, optimizer, random, losses)
+        if progress is not None:
+            progress.keep({"": logits}, optimizer, random, losses)
         ratio = cache_ratio_of(l2c(logits.detach().sigmoid(), PUBLISHED_THRESHOLD))
         bar.set_postfix(error=f"{losses[-1]:.2e}", cached=f"{ratio:.1%}")
-    return logits.detach()
+    return logits.detach(), losses
 
 
 def check_sampler(sampler: SamplerConfig) -> None:
@@ -161,14 +172,17 @@ def main() -> int:
     if model.network is not None:
         raise ConfigError(f"model.network={model.network}: must be null here, as routers are trained in DiT's blocks")
     checkpoint = resolve(model.checkpoint)
-    denoiser = load_model(model.shape(), checkpoint, model.objective)
+    device = choose_device(config.execution.device)
+    denoiser = load_model(model.shape(), checkpoint, model.objective).to(device)
     measurement, steps = config.measurement, config.way.steps
     out = args.out or Path("outputs/routers") / model.name / f"router-{config.way.sampler.name}{steps}.pt"
     trained = {key: value for key, value in vars(args).items() if key not in ("out", "settings")}
     depends_on = {**trajectory_key(measurement, config.way, False, file_sha256(checkpoint), denoiser), **trained}
+    if device.type != "cpu":  # other losses, to rounding
+        depends_on["device"] = str(device)
     cache_dir, progress_key = Path(config.output.cache_dir), {**depends_on, "router": True, "seed": measurement.seed}
     with progress_of(cache_dir, progress_key) as progress, memory_for(f"--batch={args.batch}"):
-        logits = train(config, denoiser, args.iterations, args.batch, args.penalty, args.rate, progress)
+        logits, _ = train(config, denoiser, device, args.iterations, args.batch, args.penalty, args.rate, progress)
         settings = {"model": model.name, "num_sampling_steps": steps, "cfg_scale": measurement.cfg_scale}
         with room_for(out, DONE):
             save_router(out, logits, argparse.Namespace(**settings, seed=measurement.seed, **trained))

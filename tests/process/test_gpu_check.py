@@ -1,7 +1,9 @@
 """goc check: it tells what is wrong, one part's trouble is no other's, and its page has every table."""
 
 import json
+import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -20,7 +22,9 @@ from safetensors.torch import load_file, save_file
 
 from goc.check import beside, command, isolated, oracles, page, steps, workers
 from goc.check.contenders import Workload, own_contenders
-from goc.check.setting import TINY, Case, Outcome, Part, Table
+from goc.check.kept import Kept
+from goc.check.parts import parts_of
+from goc.check.setting import FULL, TINY, Case, Outcome, Part, Table
 from goc.models.dit import DiT
 from goc.system.command import run_command
 
@@ -100,11 +104,22 @@ def test_a_check_that_passes_leaves_its_tables_and_says_so(
     assert "| ms ↓   |\n|:-------|\n| 1      |\n" in (tmp_path / "out" / "tables.md").read_text()
 
 
+def test_a_part_that_this_machine_lacks_something_for_is_no_failure(check: Check, tmp_path: Path) -> None:
+    lacking = partial(Outcome, outcome().table, missing="Triton is not installed")
+    assert check(parts=[Part("fine", 60, lacking)]) == 0
+    shown = (tmp_path / "out" / "index.html").read_text()
+    assert 'class="skipped">skipped<' in shown
+    assert "Triton is not installed" in shown
+    assert "fine.csv" not in shown
+    assert not (tmp_path / "out" / "fine.csv").exists()
+
+
 def test_parts_that_there_is_no_time_for_are_said_and_are_no_success(tmp_path: Path) -> None:
     waiting = Part("waiting", 60, partial(time.sleep, 0.2))  # type: ignore[arg-type]  # gives no outcome
-    reports = command.perform([waiting, Part("late", 60, outcome)], tmp_path, "fork", total=command.LEAST_S + 0.1)
-    assert [report.state for report in reports] == ["failed", "skipped"]
-    assert reports[1].says == ["not started: the 10 s for all parts are spent"]
+    parts = [waiting, Part("late", 60, outcome)]
+    reports = list(command.perform(parts, Kept(tmp_path, "key"), {}, "fork", total=command.LEAST_S + 0.1))
+    assert [report.state for report in reports] == ["failed", "not started"]
+    assert reports[1].says == ["not started: the 10 s for all parts are spent; the same command goes on with it"]
 
 
 def test_what_an_earlier_check_left_is_taken_away(check: Check, tmp_path: Path) -> None:
@@ -130,12 +145,102 @@ def test_without_a_gpu_it_is_one_line(
 def test_a_part_that_there_is_not_is_one_line(check: Check, capsys: pytest.CaptureFixture[str]) -> None:
     assert check("--only", "gate") != 0
     (line,) = capsys.readouterr().err.splitlines()
-    assert "--only gate: must be of oracles, workers, steps-" in line
+    assert "--only gate: must be of oracles, kernels, workers, " in line
+
+
+def test_every_part_can_be_sent_to_a_process_of_its_own() -> None:
+    for setting in (FULL, TINY):
+        for part in parts_of(setting, []):
+            sent = pickle.loads(pickle.dumps(part.run))
+            assert (sent.func, sent.args) == (part.run.func, part.run.args), part.name  # type: ignore[attr-defined]
 
 
 def test_a_spawned_process_answers_as_well(tmp_path: Path) -> None:
     ended = isolated.run(partial(Case, "bf16", 8), 60, tmp_path / "log", "spawn")
     assert (ended.result, ended.error) == (Case("bf16", 8), "")
+
+
+# ---------------------------------------------------------------- going on
+
+
+def counted(notes: Path, name: str, number: float = 0.1) -> Outcome:
+    """A part that leaves a line each time it runs; its table has what a file must not lose."""
+    with notes.open("a") as file:
+        file.write(f"{name}\n")
+    frame = pd.DataFrame({"a": [number + 0.2, float("nan")], "is": [True, False], "note": ["", "x"], "n": [1, 2]})
+    return Outcome(Table(name, name, "", frame, {"a": "ms ↓"}), findings=[f"{name} is fine."])
+
+
+def stuck_after(notes: Path) -> Outcome:
+    notes.write_text(f"{notes.read_text()}{os.getpid()}\n")
+    time.sleep(60)
+    return outcome()
+
+
+def test_a_killed_check_goes_on_where_it_was_and_what_it_ran_ends_with_it(
+    check: Check, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes, out = tmp_path / "notes", tmp_path / "out"
+    one, two = (Part(name, 60, partial(counted, notes, name)) for name in ("one", "two"))
+    process = multiprocessing.get_context("fork").Process(
+        target=check, kwargs={"parts": [one, Part("two", 60, partial(stuck_after, notes))]}
+    )
+    process.start()
+    until(lambda: notes.exists() and notes.read_text().count("\n") == 2)
+    table, page_of_killed = (out / "one.csv").read_bytes(), (out / "index.html").read_text()
+    process.kill()
+    process.join()
+    until(lambda: not is_running(notes.read_text().split()[-1]))
+    assert "not reached" in page_of_killed
+    notes.unlink()
+    assert check(parts=[one, two]) == 0
+    assert notes.read_text() == "two\n"
+    assert (out / "one.csv").read_bytes() == table
+    assert "one                     passed        kept  one is fine." in capsys.readouterr().out
+    assert "one is fine." in (out / "index.html").read_text()
+    notes.unlink()
+    assert check(parts=[one, two]) == 0  # it came to its end: the next one begins anew
+    assert notes.read_text() == "one\ntwo\n"
+
+
+def until(happened: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_what_failed_is_run_again_and_so_is_all_with_fresh(check: Check, tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    parts = [Part("one", 60, partial(counted, notes, "one")), Part("broken", 60, broken)]
+    for options, count in (((), 1), ((), 1), (("--fresh",), 2), ((), 2)):
+        assert check(*options, parts=parts) == 1
+        assert notes.read_text().count("one") == count
+    parts[1] = Part("broken", 60, partial(counted, notes, "broken"))
+    assert check(parts=parts) == 0
+    assert notes.read_text().split()[2:] == ["broken"]
+
+
+def test_a_part_that_is_damaged_on_disk_or_of_other_code_is_run_again(
+    check: Check, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes, file = tmp_path / "notes", tmp_path / "out" / "unfinished" / "one.json"
+    parts = [Part("one", 60, partial(counted, notes, "one")), Part("broken", 60, broken)]
+    check(parts=parts)
+    for content, reason in (
+        (file.read_text().replace("is fine", "is fast"), "is damaged (its checksum does not match): one is run again"),
+        (file.read_text()[:-40], "is damaged ("),
+        ("[]", "is damaged ("),
+    ):
+        file.write_text(content)
+        notes.unlink()
+        check(parts=parts)
+        assert notes.read_text() == "one\n"
+        assert reason in capsys.readouterr().out
+    monkeypatch.setattr(command, "check_key", lambda *_: "another")
+    check(parts=parts)
+    assert notes.read_text() == "one\none\n"
+    assert "is of other code, another setting or another machine: one is run again" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- oracles
@@ -294,12 +399,15 @@ def test_the_tiny_check_runs_every_part_and_its_page_names_every_table(tmp_path:
     folder = tmp_path / "outputs" / "gpu_check"
     tables = {path.stem: pd.read_csv(path) for path in folder.glob("*.csv")}
     cases = [case.name for case in TINY.cases]
-    assert set(tables) == {"oracles", "workers", *cases, "roofline", "memory"}
+    parts = {"oracles", "kernels", "workers", "training", "profile", "transformers", "pipeline", "graphs", *cases}
+    assert set(tables) | {"kernels"} == parts | {"rates", "roofline", "memory"}  # the kernels' part may lack Triton
     shown = (folder / "index.html").read_text()
     assert all(f"({name}.csv)" in shown for name in tables)
-    assert shown.count('class="passed"') == 2 + len(cases)
+    assert shown.count('class="failed"') == shown.count('class="not-started"') == 0
+    assert shown.count('class="passed"') + shown.count('class="skipped"') == len(parts)
     assert "Its times mean nothing" in shown
     assert tables["workers"]["equal"].tolist() == tables["workers"]["shards"].tolist() == [8]
-    assert tables["roofline"]["compiled"].tolist() == [False] * 3 + [True] * 3
+    assert tables["roofline"]["compiled"].tolist() == [False] * 2 + [True] * 3  # the first has no reuse at site=stack
     assert (tables["roofline"]["measured_ms"] > 0).all()
-    assert tables[cases[1]]["graphs"].tolist() == [2, 1, 0]  # a full step's two, a cached step's one
+    assert tables[cases[1]]["graphs"].tolist() == [2, 1, 0, 0]  # a full step's two, a cached step's one
+    assert "compile=false" in shown

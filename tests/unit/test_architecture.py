@@ -61,7 +61,10 @@ def test_no_imports_go_in_a_circle() -> None:
 
 
 def test_the_rooms_are_few_and_know_few_others() -> None:
-    """A bound, so that it is noticed when the house grows: it was 24 rooms on 13 levels with 115 arrows."""
+    """A bound, so that it is noticed when the house grows: it was 24 rooms on 13 levels with 115 arrows.
+
+    More than one in ten are those of goc check, which measures everything.
+    """
     arrows = {
         (room(module), room(name))
         for module in MODULES
@@ -72,7 +75,7 @@ def test_the_rooms_are_few_and_know_few_others() -> None:
     levels: dict[str, int] = {}
     for name in ROOMS:  # from the ground up
         levels[name] = 1 + max((levels[other] for importer, other in arrows if importer == name), default=0)
-    assert (len(ROOMS), max(levels.values()), len(arrows)) <= (20, 11, 87)
+    assert (len(ROOMS), max(levels.values()), len(arrows)) <= (20, 11, 92)
 
 
 def test_caching_knows_nothing_of_hydra_files_or_pictures() -> None:

@@ -1,10 +1,11 @@
-"""What scripts/benchmark.py pipelines compares: caches in transformers of diffusers, this project's and others'.
+"""Caches in transformers of diffusers (shapes.py), this project's and others': what is timed of them.
 
-DiT and FLUX, small and with random weights; all contenders share a transformer's tensors, and go through the same steps
-of a loop that is a pipeline's without its text encoders and decoder.
+For `goc check` and scripts/benchmark.py pipelines. All contenders share a transformer's random weights, and go through
+the same steps of a loop that is a pipeline's without its text encoders and decoder.
 """
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -13,7 +14,6 @@ from typing import Any
 import torch
 
 # isort: split  (goc first: it lets torchvision, which diffusers imports, be imported)
-from diffusers import DiTTransformer2DModel, FluxTransformer2DModel
 from diffusers.models.cache_utils import CacheMixin
 from torch import Tensor, nn
 
@@ -33,7 +33,6 @@ from goc.check.contenders import (
     seer_taylor,
 )
 from goc.check.peers import (
-    BLOCK,
     DiTWithCache,
     add_cache_dit,
     add_first_block,
@@ -41,93 +40,27 @@ from goc.check.peers import (
     predicted,
     reason,
 )
+from goc.check.shapes import Shape
 from goc.models.network import Site
 from goc.pipelines.enable import attach
 from goc.pipelines.session import PipelineCache, Run
 
 BASELINE = "none"
-TEXT, SIDE = 64, 16  # tokens of FLUX's text, and image tokens a side of both
-HEADS, HEAD = 4, 64
-FLUX_BLOCK = r"single_transformer_blocks\.\d+"
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A transformer that everyone works on.
-
-    make: builds it, with random weights. call: from it, the input and a timestep, its output. branches: patterns of the
-    modules that diffusers' TaylorSeer predicts, and of those that it leaves out. last: the layer whose output "lite"
-    predicts in place of all blocks, and the blocks' patterns.
-    """
-
-    name: str
-    make: Callable[[], Any]
-    call: Callable[[Any, Tensor, Tensor], Tensor]
-    noise: Callable[[int], Tensor]
-    tokens: tuple[int, ...]
-    branches: tuple[list[str], list[str] | None]
-    last: tuple[list[str], list[str]]
-
-
-def make_dit() -> Any:
-    """Four blocks of 256 channels on the 256 tokens of DiT-S/2 at 256x256."""
-    return DiTTransformer2DModel(
-        num_attention_heads=HEADS, attention_head_dim=HEAD, in_channels=4, out_channels=8, num_layers=4,
-        sample_size=2 * SIDE, patch_size=2, num_embeds_ada_norm=1000, norm_eps=1e-6,
-    )  # fmt: skip
-
-
-def call_dit(model: Any, x: Tensor, t: Tensor) -> Tensor:
-    """The noise that DiT finds in x [N, 4, 32, 32]."""
-    labels = torch.arange(len(x), device=x.device)
-    return model(x, timestep=t.expand(len(x)), class_labels=labels, return_dict=False)[0][:, :4]
-
-
-def make_flux() -> Any:
-    """Five blocks of 256 channels, double and single ones as in FLUX, on 256 image and 64 text tokens."""
-    return FluxTransformer2DModel(
-        in_channels=64, num_layers=2, num_single_layers=3, attention_head_dim=HEAD, num_attention_heads=HEADS,
-        joint_attention_dim=64, pooled_projection_dim=64, axes_dims_rope=(16, 24, 24),
-    )  # fmt: skip
-
-
-def call_flux(model: Any, x: Tensor, t: Tensor) -> Tensor:
-    """The velocity that FLUX finds for x [N, tokens, 64]."""
-    places = torch.cartesian_prod(torch.arange(1), torch.arange(SIDE), torch.arange(SIDE)).to(x)
-    return model(
-        hidden_states=x,
-        timestep=t.expand(len(x)) / 1000,
-        encoder_hidden_states=x.new_ones(len(x), TEXT, 64),
-        pooled_projections=x.new_ones(len(x), 64),
-        img_ids=places,
-        txt_ids=x.new_zeros(TEXT, 3),
-        return_dict=False,
-    )[0]
-
-
-SHAPES = (
-    Shape(
-        "dit", make_dit, call_dit, lambda batch: torch.randn(batch, 4, 2 * SIDE, 2 * SIDE), (SIDE**2,),
-        branches=([rf"{BLOCK}\.(attn1|ff)"], None), last=(["proj_out_2"], [BLOCK]),
-    ),
-    Shape(
-        "flux", make_flux, call_flux, lambda batch: torch.randn(batch, SIDE**2, 64), (SIDE**2, TEXT, SIDE**2 + TEXT),
-        branches=([rf"{BLOCK}\.(attn|ff|ff_context)", rf"{FLUX_BLOCK}\.proj_out"],
-                  [rf"{FLUX_BLOCK}\.(attn|proj_mlp)"]),
-        last=(["proj_out"], [BLOCK, FLUX_BLOCK]),
-    ),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class PipelineLoad:
-    """What every contender has to do: a shape on its device, the samples, the steps."""
+    """What every contender has to do: a shape on its device, the samples, the steps.
+
+    base: a transformer of the shape.
+    """
 
     shape: Shape
-    weights: dict[str, Tensor]
+    base: Any
     batch: int
     steps: int
     device: torch.device
+    dtype: torch.dtype = torch.float32
     compiled: bool = False
 
     @property
@@ -136,10 +69,9 @@ class PipelineLoad:
         return self.shape.tokens
 
     def model(self) -> Any:
-        """A transformer on the weights' tensors."""
-        model = self.shape.make().to(self.device)
-        model.load_state_dict(self.weights, assign=True)
-        return model.eval().requires_grad_(False)
+        """A copy of the base that has its tensors."""
+        shared = (*self.base.parameters(), *self.base.buffers())
+        return copy.deepcopy(self.base, {id(tensor): tensor for tensor in shared})
 
 
 class Loop:
@@ -170,7 +102,7 @@ class Diffusers(Contender):
     def start(self) -> Iterator[Tensor]:
         self.drop()
         torch.manual_seed(0)
-        x = self.load.shape.noise(self.load.batch).to(self.load.device)
+        x = torch.randn(self.load.batch, *self.load.shape.noise).to(self.load.device, self.load.dtype)
         with self.sampling():
             for step, t in enumerate(self.loop.scheduler.timesteps.to(x)):
                 self.computed = False
@@ -249,7 +181,7 @@ class CacheDiT(Diffusers):
 
 def contenders(load: PipelineLoad) -> Iterator[Entry]:
     """Every row of a shape, or (its name, why there is none)."""
-    half, dtype, shape = evenly(0.5), torch.float32, load.shape
+    half, dtype, shape = evenly(0.5), load.dtype, load.shape
     own: Sequence[tuple[str, CachedSteps, Callable[[Tensor], Predictor], Site]] = [
         ("idle", never, Reuse, "branch"),
         ("reuse 50 %", half, Reuse, "branch"),
@@ -268,7 +200,7 @@ def contenders(load: PipelineLoad) -> Iterator[Entry]:
         ("diffusers taylorseer lite", lambda name: Hooked(
             name, load, predicted, lambda model: add_taylorseer(model, *shape.last, dtype))),
         ("diffusers first block 50 %", lambda name: Hooked(
-            name, load, half, lambda model: add_first_block(model, model.transformer_blocks))),
+            name, load, half, lambda model: add_first_block(model, getattr(model, shape.first)))),
         ("cache-dit 50 %", lambda name: CacheDiT(name, load, half, 0)),
         ("cache-dit taylor 50 %", lambda name: CacheDiT(name, load, half, ORDER)),
     ]  # fmt: skip
