@@ -27,8 +27,10 @@ from goc.system.plugins import source_of
 
 FILES = "files"  # of flat settings: the hashes of `way_files`
 
-# runs that differ in one of these have folders of their own: a compiled run makes the same images, but is timed apart
-TOLD_APART = (*(f.name for part in (Measurement, Way) for f in fields(part)), FILES, "compile")
+# such runs make the same images but for rounding, and are timed apart
+TIMED_APART = ("compile", "graphs")
+# runs that differ in one of these have folders of their own
+TOLD_APART = (*(f.name for part in (Measurement, Way) for f in fields(part)), FILES, *TIMED_APART)
 
 # of these (by the part of the settings), what decides no image, and what older runs had no setting for, with what
 # stands for theirs: neither counts in the name of a folder
@@ -97,7 +99,7 @@ def _applicable(settings: dict[str, Any]) -> dict[str, Any]:
 
 def identity(config: Config) -> dict[str, Any]:
     """What decides which images a run makes: its measurement and its way, as plain values."""
-    return {key: value for key, value in distinguishing(flat(config)).items() if key != "compile"}
+    return {key: value for key, value in distinguishing(flat(config)).items() if key not in TIMED_APART}
 
 
 def distinguishing(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from composing import config_of
 
-from goc.config import automatic, flat, run_id
+from goc.config import automatic, flat, identity, run_id
 from goc.models.dit import DiT
 from goc.system.errors import ConfigError
 
@@ -45,34 +45,34 @@ def test_operations_are_the_models_own_count(on_a_card: None) -> None:
 
 @pytest.mark.parametrize("settings", [(*LONG, "num_samples=2000"), ("num_samples=50000",), (*LONG, "device=cpu")])
 def test_a_short_run_is_not_compiled(on_a_card: None, settings: tuple[str, ...]) -> None:
-    own = config_of(*settings)
-    assert own.execution.compile is False
-    assert own.chosen["compile"].startswith("false, as ")
-    assert run_id(own) == run_id(config_of(*settings, "compile=false"))
+    config = config_of(*settings)
+    assert config.execution.compile is False
+    assert config.chosen["compile"].startswith("false, as ")
+    assert run_id(config) == run_id(config_of(*settings, "compile=false"))
 
 
 def test_without_what_compiling_needs_a_long_run_is_not_compiled(
     on_a_card: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(automatic, "lacks", lambda: "a C compiler")
-    own = config_of(*LONG)
-    assert own.execution.compile is False
-    assert own.chosen["compile"] == "false, as torch.compile needs a C compiler on a GPU"
+    config = config_of(*LONG)
+    assert config.execution.compile is False
+    assert config.chosen["compile"] == "false, as torch.compile needs a C compiler on a GPU"
 
 
 def test_networks_that_are_not_ours_are_compiled_only_where_that_is_said(on_a_card: None) -> None:
-    own = config_of(*LONG)
-    own.measurement.model.network = "module:Class"
-    refused = automatic.unasked("cuda", own.measurement)
+    config = config_of(*LONG)
+    config.measurement.model.network = "module:Class"
+    refused = automatic.unasked("cuda", config.measurement)
     assert refused is not None
     assert refused[0] is False
 
 
 @pytest.mark.parametrize(("typed", "compiled"), [("true", True), ("yes", True), ("1", True), ("off", False)])
 def test_what_was_typed_before_auto_is_typed_still(typed: str, compiled: bool) -> None:
-    own = config_of(f"compile={typed}")
-    assert own.execution.compile is compiled
-    assert "compile" not in own.chosen
+    config = config_of(f"compile={typed}")
+    assert config.execution.compile is compiled
+    assert "compile" not in config.chosen
 
 
 @pytest.mark.parametrize("bad", ["maybe", "2", "null", "[true]"])
@@ -92,10 +92,11 @@ def test_anything_else_is_refused(bad: str) -> None:
         ((*LONG, "batch_size=8", "graphs=false"), False),
     ],
 )
-def test_graphs_are_for_many_small_batches_and_no_part_of_a_run(
+def test_graphs_are_for_many_small_batches_of_the_same_samples_in_a_folder_of_their_own(
     on_a_card: None, settings: tuple[str, ...], graphs: bool
 ) -> None:
-    own = config_of(*settings, "compile=false")
-    assert own.execution.graphs is graphs
-    assert flat(own).get("graphs", False) is graphs
-    assert run_id(own) == run_id(config_of(*settings, "compile=false", "graphs=false"))
+    config, without = config_of(*settings, "compile=false"), config_of(*settings, "compile=false", "graphs=false")
+    assert config.execution.graphs is graphs
+    assert flat(config).get("graphs", False) is graphs
+    assert identity(config) == identity(without)
+    assert (run_id(config) == run_id(without)) is not graphs
