@@ -141,7 +141,7 @@ def test_jobs_that_will_be_refused_are_told_before_the_first_one_runs(
 ) -> None:
     finished = run_here("-m", *settings, *QUICK, "metrics=[]", check=False)
     (told,) = [line for line in finished.stdout.splitlines() if line.startswith("WARNING: a job will be refused: ")]
-    assert "predictor.order=1: no such setting; predictor=reuse has none" in told
+    assert "predictor.order=1: no such setting; predictor=reuse has dtype" in told
     assert finished.stdout.index(told) < finished.stdout.index("#0 :")
     assert finished.returncode == 1
     assert len(list((tmp_path / "outputs").rglob("result.json"))) == 1  # the others run
