@@ -137,16 +137,16 @@ class SampleCaches(Decided):
         self.mask[torch.tensor(self.skipped), self.step] = True
         self.groups = [part for group in self.groups for part in self.parted(group)]
         for group in self.groups:
-            own = self.rows(group.samples, len(seen.latents))
+            rows = self.rows(group.samples, len(seen.latents))
             alone = len(group.samples) == self.samples
-            group.predictor.see(self.step, seen if alone else seen.of(own, len(group.samples)))
+            group.predictor.see(self.step, seen if alone else seen.of(rows, len(group.samples)))
 
     def parted(self, group: Group) -> list[Group]:
         """A group's samples by what is done with them in this step."""
-        found = dict[tuple[bool, bool], list[int]]()
+        kinds = dict[tuple[bool, bool], list[int]]()
         for sample in group.samples:
-            found.setdefault((self.skipped[sample], self.checking[sample]), []).append(sample)
-        parts = [(skips, group.some(samples)) for (skips, _), samples in found.items()]
+            kinds.setdefault((self.skipped[sample], self.checking[sample]), []).append(sample)
+        parts = [(skips, group.some(samples)) for (skips, _), samples in kinds.items()]
         return [part if skips else replace(part, computed=(*part.computed, self.step)) for skips, part in parts]
 
     def parts(self, rows: int) -> list[tuple[list[int], StepCache]]:
@@ -154,7 +154,7 @@ class SampleCaches(Decided):
         for group in self.groups:
             first = group.samples[0]
             kinds.setdefault((self.skipped[first], self.checking[first]), []).append(group)
-        parts = [Part(self, groups, *kind) for kind, groups in sorted(kinds.items(), key=lambda found: found[0])]
+        parts = [Part(self, groups, *kind) for kind, groups in sorted(kinds.items(), key=lambda item: item[0])]
         return [(self.rows(part.samples, rows), part) for part in parts]
 
     def network(self, x: Tensor, compute: Callable[[list[int]], Tensor]) -> Tensor:
@@ -168,15 +168,15 @@ class SampleCaches(Decided):
         for rows, part in self.parts(len(x)):
             terms = part.lookup(0, 0)
             if terms is None:
-                own = compute(rows)
-                added = own.clone()
+                values = compute(rows)
+                added = values.clone()
                 added[:, :channels] -= x[rows]
                 part.store(0, 0, added)
             else:
-                own = evaluate(terms).clone()
-                own[:, :channels] += x[rows]
-            output = own.new_empty(len(x), *own.shape[1:]) if output is None else output
-            output[rows] = own
+                values = evaluate(terms).clone()
+                values[:, :channels] += x[rows]
+            output = values.new_empty(len(x), *values.shape[1:]) if output is None else output
+            output[rows] = values
         assert output is not None
         if not all(self.skipped):
             self.decision.computed(seen, output[:, :channels])
@@ -201,11 +201,13 @@ class Part(Decided):
     def lookup(self, block: int, branch: int) -> Terms | None:
         if not self.skips:
             return None
-        found = [group.predictor.predict(self.step, (block, branch)) for group in self.groups]
-        return found[0] if len(found) == 1 else [(1.0, side_by_side([evaluate(terms) for terms in found], self.groups))]
+        predictions = [group.predictor.predict(self.step, (block, branch)) for group in self.groups]
+        if len(predictions) == 1:
+            return predictions[0]
+        return [(1.0, side_by_side([evaluate(terms) for terms in predictions], self.groups))]
 
     def store(self, block: int, branch: int, feature: Tensor) -> None:
         for group in self.groups:
             at = [self.samples.index(sample) for sample in group.samples]
-            own = feature if len(self.groups) == 1 else of_samples(feature, len(self.samples), at)
-            group.predictor.store(self.step, (block, branch), own)
+            features = feature if len(self.groups) == 1 else of_samples(feature, len(self.samples), at)
+            group.predictor.store(self.step, (block, branch), features)
