@@ -172,7 +172,21 @@ class ScheduledCache(StepCache):
         return h
 
 
-class AdaptiveCache(ScheduledCache):
+class Decided(StepCache):
+    """Of a rule that decides as it runs."""
+
+    decision: Decision
+
+    @property
+    def first_blocks(self) -> int:
+        return self.decision.blocks
+
+    @property
+    def of_all(self) -> bool:
+        return self.decision.of_all
+
+
+class AdaptiveCache(Decided, ScheduledCache):
     """Decides as it runs whether to skip a step; `mask` then says what was done.
 
     Args:
@@ -193,14 +207,6 @@ class AdaptiveCache(ScheduledCache):
         super().__init__(torch.zeros_like(possible), predictor, site)
         self.possible: list[bool] = possible.flatten(1).all(dim=1).tolist()
         self.decision, self.per_sample = decision, per_sample
-
-    @property
-    def first_blocks(self) -> int:
-        return self.decision.blocks
-
-    @property
-    def of_all(self) -> bool:
-        return self.decision.of_all
 
     @property
     def skipping(self) -> bool:

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from goc.caching.cache import AdaptiveCache, StepCache
-from goc.caching.decision import Decision
+from goc.caching.cache import AdaptiveCache, Decided, StepCache
 from goc.caching.predictor import Predictor, evaluate
-from goc.models.network import Site, Terms
+from goc.models.network import Terms
 from goc.models.packed import with_rows
 from goc.models.seen import Looked, Seen
 
@@ -74,22 +73,6 @@ def side_by_side(tensors: Sequence[Tensor], groups: Sequence[Group]) -> Tensor:
     return x[:, sorted(range(len(samples)), key=samples.__getitem__)].flatten(0, 1)
 
 
-class Decided(StepCache):
-    """Of a rule that decides as it runs."""
-
-    def __init__(self, decision: Decision, site: Site) -> None:
-        super().__init__(site)
-        self.decision = decision
-
-    @property
-    def first_blocks(self) -> int:
-        return self.decision.blocks
-
-    @property
-    def of_all(self) -> bool:
-        return self.decision.of_all
-
-
 class SampleCaches(Decided):
     """Decides for each sample of a batch; its rows in the denoiser (two with guidance) are treated alike.
 
@@ -99,8 +82,8 @@ class SampleCaches(Decided):
     """
 
     def __init__(self, fresh: AdaptiveCache, samples: int) -> None:
-        super().__init__(fresh.decision, fresh.site)
-        self.possible, self.samples = fresh.possible, samples
+        super().__init__(fresh.site)
+        self.decision, self.possible, self.samples = fresh.decision, fresh.possible, samples
         self.mask = fresh.mask.new_zeros(samples, *fresh.mask.shape)  # what was skipped of each
         self.groups = [Group(list(range(samples)), (), fresh.predictor)]
         self.skipped, self.checking = [False] * samples, [False] * samples  # in this step
@@ -187,7 +170,8 @@ class Part(Decided):
     """The cache of samples that all skip this step, or all compute it, for their rows."""
 
     def __init__(self, whole: SampleCaches, groups: Sequence[Group], skips: bool, checks: bool) -> None:
-        super().__init__(whole.decision, whole.site)
+        super().__init__(whole.site)
+        self.decision = whole.decision
         self.step, self.groups, self.skips, self.checking = whole.step, groups, skips, checks
         self.samples = sorted(sample for group in groups for sample in group.samples)
 
