@@ -73,9 +73,9 @@ def memory(settings: list[str]) -> pd.DataFrame:
     rows = []
     for count in SIZES:
         with tempfile.TemporaryDirectory() as folder:
-            own = ["steps=2", "latency_repeats=0", "converged_samples=0", *settings, f"num_samples={count}"]
-            own.append(f"cache_dir={folder}/cache")
-            command = [sys.executable, str(RUN), *own, f"hydra.run.dir={folder}/run"]
+            arguments = ["steps=2", "latency_repeats=0", "converged_samples=0", *settings, f"num_samples={count}"]
+            arguments.append(f"cache_dir={folder}/cache")
+            command = [sys.executable, str(RUN), *arguments, f"hydra.run.dir={folder}/run"]
             peak = subprocess.run([sys.executable, "-c", script, *command], check=False, capture_output=True, text=True)
         if peak.returncode:
             raise GocError((peak.stderr.strip().splitlines() or ["the run failed"])[0].removeprefix("error: "))
@@ -158,14 +158,14 @@ def precision(settings: list[str]) -> pd.DataFrame:
             result = run_in(folder, "num_samples=2000", "metrics=[isc,fid]", "save_images=npz", *choice, *settings)
             images = torch.from_numpy(np.load(folder / "run" / "images.npz")["arr_0"])
             exact = images if exact is None else exact
-            own, other = ({"latents": pixels, "images": pixels} for pixels in (images, exact))
+            made, reference = ({"latents": pixels, "images": pixels} for pixels in (images, exact))
             rows.append(
                 {
                     "precision": form,
                     "method": method,
                     "fid": result["metrics"]["fid"],
                     "is": result["metrics"]["is"],
-                    "psnr_to_fp32_uncached": distance([(own, other)])[0]["psnr"],
+                    "psnr_to_fp32_uncached": distance([(made, reference)])[0]["psnr"],
                     "psnr_to_uncached": result["distance"].get("psnr"),
                     "ms_per_image": result["cost"]["ms_per_image"],
                 }
@@ -178,7 +178,7 @@ def held(settings: list[str]) -> pd.DataFrame:
     """What caches hold in fp32, bf16 and fp8, and how far their samples are from uncached ones."""
     with tempfile.TemporaryDirectory() as root:
         shared = f"cache_dir={root}/cache"  # one uncached run for all of them
-        return held_values.table(lambda folder, *own: run_in(folder, shared, *own), Path(root), settings)
+        return held_values.table(lambda folder, *choice: run_in(folder, shared, *choice), Path(root), settings)
 
 
 def pipelines(settings: list[str]) -> pd.DataFrame:
@@ -227,9 +227,9 @@ def uncertainty(settings: list[str]) -> pd.DataFrame:
             yield scale * torch.randn(count, size, generator=generator)
 
     start = time.perf_counter()
-    own = moments(features())
+    statistics = moments(features())
     middle = time.perf_counter()
-    influence = FrechetInfluence.of(own, np.zeros(size), np.diag(scale.numpy() ** 2.0))(features())
+    influence = FrechetInfluence.of(statistics, np.zeros(size), np.diag(scale.numpy() ** 2.0))(features())
     end = time.perf_counter()
     row = {"samples": options.samples, "features": size, "moments_s": middle - start, "influence_s": end - middle}
     return pd.DataFrame([{**row, "error": standard_error(influence)}])

@@ -152,27 +152,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.names:
         if name not in known:
             raise GocError(f"{name}: diffusers {diffusers.__version__} has no such transformer or pipeline")
-    found = []
+    results = []
     for one in rows(options.names or known, not options.no_peers, options.workers):
-        found.append(one)
+        results.append(one)
         for column, result in one.results.items():
             print(f"{one.name}, {column}: {result.verdict} {result.why}".rstrip(), flush=True)
         if one.missing:
             print(f"{one.name}: {one.missing}", flush=True)
     if options.out is not None:
         options.out.write_text(
-            json.dumps([asdict(one) for one in sorted(found, key=lambda one: one.name)], indent=1), encoding="utf-8"
+            json.dumps([asdict(one) for one in sorted(results, key=lambda one: one.name)], indent=1), encoding="utf-8"
         )
     if not options.names and not options.no_peers:
-        write(found)
-    ours = [one.results[site] for one in found for site in SITES if site in one.results]
+        write(results)
+    ours = [one.results[site] for one in results for site in SITES if site in one.results]
     return int(any(result.verdict not in (RIGHT, REFUSED) for result in ours))
 
 
-def write(found: Sequence[Row]) -> None:
+def write(results: Sequence[Row]) -> None:
     """The page and its tables."""
-    of_classes = [one for one in found if one.name in classes()]
-    of_pipelines = [one for one in found if one.name not in classes()]
+    of_classes = [one for one in results if one.name in classes()]
+    of_pipelines = [one for one in results if one.name not in classes()]
     about = ABOUT.format(
         version=diffusers.__version__, classes=right_somewhere(of_classes), all_classes=len(of_classes),
         pipelines=right_somewhere(of_pipelines), all_pipelines=len(of_pipelines), absent=ABSENT,
@@ -181,8 +181,8 @@ def write(found: Sequence[Row]) -> None:
     tables = {
         "classes": verdicts(of_classes, (*SITES, *PEERS), "classes"),
         "pipelines": verdicts(of_pipelines, SITES, "pipelines"),
-        "reasons": reasons(found, (*SITES, *PEERS)),
-        "untried": untried(found),
+        "reasons": reasons(results, (*SITES, *PEERS)),
+        "untried": untried(results),
     }
     for name, lines in tables.items():
         with (DOCS / "tables" / f"compatibility-{name}.csv").open("w", encoding="utf-8", newline="") as file:

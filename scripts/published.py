@@ -38,11 +38,11 @@ def cells(row: Published) -> tuple[str, ...]:
     """A row's texts. A cost that its source gives as a speed-up in FLOPs is told as one."""
     said = "" if row.speedup is None else f"{row.speedup:g}x"
     flops = said if row.flops_t is None else f"{row.flops_t:.2f}"
-    own = "" if row.cells is None or row.gmacs is None else f"{row.gmacs:.0f}"
+    gmacs = "" if row.cells is None or row.gmacs is None else f"{row.gmacs:.0f}"
     cached = f"{row.cached:.0%}" if row.cached else ""
     numbers = (f"{row.numbers[name]:g}" if name in row.numbers else "" for name in SHOWN)
     source = row.source.split(",")[0] + ("" if row.is_first_hand else " *")
-    return (f"`{row.method}`", GROUP.sub("", row.settings), cached, flops, own, *numbers, source)
+    return (f"`{row.method}`", GROUP.sub("", row.settings), cached, flops, gmacs, *numbers, source)
 
 
 def tables() -> dict[str, list[tuple[str, ...]]]:
@@ -51,12 +51,12 @@ def tables() -> dict[str, list[tuple[str, ...]]]:
     for row in read_published():
         title = f"{row.model}, {row.sampler} with {row.steps} steps, {row.samples:,} samples"
         kinds.setdefault(title, {}).setdefault(row.method, []).append(row)
-    found = {}
+    by_title = {}
     for title, methods in kinds.items():
-        lines = [cells(row) for own in methods.values() for row in own]
+        lines = [cells(row) for published in methods.values() for row in published]
         shown = [place for place, head in enumerate(HEADS) if head == "source" or any(line[place] for line in lines)]
-        found[title] = [tuple(line[place] for place in shown) for line in (HEADS, *lines)]
-    return found
+        by_title[title] = [tuple(line[place] for place in shown) for line in (HEADS, *lines)]
+    return by_title
 
 
 def write(docs: Path) -> None:

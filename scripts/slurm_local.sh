@@ -22,8 +22,8 @@ die() {
 # ours: the folder is absent, or nobody else can have put anything into it
 ours() { [[ ! -e $folder || (-d $folder && -O $folder && $((8#$(stat -c %a "$folder") & 8#022)) -eq 0) ]]; }
 
-# own_pid NAME: the process of one of this folder's daemons, if it lives. A pid file may be older than the machine's last start.
-own_pid() {
+# daemon_pid NAME: the process of one of this folder's daemons, if it lives. A pid file may be older than the machine's last start.
+daemon_pid() {
   local pid
   pid=$(cat "$folder/$1.pid" 2>/dev/null) && [[ -n $pid ]] || return 1
   [[ $(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline") == "$1 "*"$folder/"* ]] && echo "$pid"
@@ -39,7 +39,7 @@ wait_for() {
 }
 
 idle() { [[ $(timeout 5 sinfo --noheader --partition=debug --format=%T 2>/dev/null) =~ ^(idle|mixed|allocated)$ ]]; }
-running() { own_pid munged >/dev/null && own_pid slurmctld >/dev/null && own_pid slurmd >/dev/null && idle; }
+running() { daemon_pid munged >/dev/null && daemon_pid slurmctld >/dev/null && daemon_pid slurmd >/dev/null && idle; }
 no_jobs() { [[ -z $(timeout 5 squeue --noheader 2>/dev/null) ]]; }
 gone() { ! kill -0 "$1" 2>/dev/null; }
 
@@ -100,12 +100,12 @@ CONF
 
 end_daemons() {
   local name pid
-  if own_pid slurmctld >/dev/null; then
+  if daemon_pid slurmctld >/dev/null; then
     timeout 10 scancel --user="$(id -un)" --full 2>/dev/null || true
     wait_for no_jobs || say "slurm_local: some jobs did not end"
   fi
   for name in $DAEMONS; do
-    if pid=$(own_pid "$name"); then
+    if pid=$(daemon_pid "$name"); then
       kill "$pid"
       wait_for gone "$pid" || kill -9 "$pid"
     fi

@@ -134,26 +134,26 @@ class ScheduledCache(StepCache):
 
     def store(self, block: int, branch: int, feature: Tensor) -> None:
         self.predictor.store(self.step, (block, branch), feature)
-        if (found := self.selection_of(block, branch)) is not None:
-            selection, own = found
-            selection.stored(own, feature)
+        if (entry := self.selection_of(block, branch)) is not None:
+            selection, index = entry
+            selection.stored(index, feature)
 
     def selected(self, block: int, branch: int) -> Tensor | None:
-        selection, own = self.selection_of(block, branch) or (None, block)
-        if selection is None or not selection.asked[self.step][own]:
+        selection, index = self.selection_of(block, branch) or (None, block)
+        if selection is None or not selection.asked[self.step][index]:
             return None
         held = self.predictor.newest((block, branch))
-        count = selection.count(own, held.shape[1])
+        count = selection.count(index, held.shape[1])
         if count == 0:
-            selection.passed(own)
+            selection.passed(index)
             return None
-        return selection.choose(own, count, held)
+        return selection.choose(index, count, held)
 
     def refresh(self, block: int, branch: int, tokens: Tensor, fresh: Tensor) -> None:
-        found = self.selection_of(block, branch)
-        assert found is not None  # it named the tokens
-        selection, own = found
-        selection.write(own, self.predictor.newest((block, branch)), tokens, fresh)
+        entry = self.selection_of(block, branch)
+        assert entry is not None  # it named the tokens
+        selection, index = entry
+        selection.write(index, self.predictor.newest((block, branch)), tokens, fresh)
 
     def wants_attention(self, block: int) -> bool:
         return self.selection is not None and self.selection.attention_wanted[self.step][block]
@@ -172,7 +172,21 @@ class ScheduledCache(StepCache):
         return h
 
 
-class AdaptiveCache(ScheduledCache):
+class Decided(StepCache):
+    """Of a rule that decides as it runs."""
+
+    decision: Decision
+
+    @property
+    def first_blocks(self) -> int:
+        return self.decision.blocks
+
+    @property
+    def of_all(self) -> bool:
+        return self.decision.of_all
+
+
+class AdaptiveCache(Decided, ScheduledCache):
     """Decides as it runs whether to skip a step; `mask` then says what was done.
 
     Args:
@@ -193,14 +207,6 @@ class AdaptiveCache(ScheduledCache):
         super().__init__(torch.zeros_like(possible), predictor, site)
         self.possible: list[bool] = possible.flatten(1).all(dim=1).tolist()
         self.decision, self.per_sample = decision, per_sample
-
-    @property
-    def first_blocks(self) -> int:
-        return self.decision.blocks
-
-    @property
-    def of_all(self) -> bool:
-        return self.decision.of_all
 
     @property
     def skipping(self) -> bool:

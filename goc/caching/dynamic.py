@@ -67,8 +67,8 @@ def dynamic_programming(errors: Tensor, count: int, first: int = 1) -> tuple[int
         best = torch.cat([torch.full((1, steps), torch.inf, dtype=torch.float64), total])
         choices.append(choice)
     b, a_last = divmod(int((best + until[:, :, steps]).argmin()), steps)
-    found = [a_last]
+    computed = [a_last]
     for choice in reversed(choices):
-        found.append(b - 1)
-        b = int(choice[b - 1, found[-2]])
-    return (*range(first - 1), *reversed(found))
+        computed.append(b - 1)
+        b = int(choice[b - 1, computed[-2]])
+    return (*range(first - 1), *reversed(computed))

@@ -75,7 +75,7 @@ class Taylor(Predictor):
         return [difference for differences in self.differences.values() for difference in differences]
 
     def state(self) -> Hashable:
-        return tuple((cell, self.computed[cell], len(own)) for cell, own in self.differences.items())
+        return tuple((cell, self.computed[cell], len(differences)) for cell, differences in self.differences.items())
 
 
 class HiCache(Taylor):

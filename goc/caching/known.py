@@ -27,11 +27,11 @@ def resized(computed: tuple[int, ...], count: int, steps: int) -> tuple[int, ...
 
 def by_rule(steps: int, count: int) -> dict[str, tuple[int, ...]]:
     """The even schedule of `count` computed steps, and those of FORA and TaylorSeer that come closest to as many."""
-    found = {"even": tuple(computed_steps_of(uniform(steps, 1, 1 - count / steps)))}
+    schedules = {"even": tuple(computed_steps_of(uniform(steps, 1, 1 - count / steps)))}
     for name, rule in (("fora", fora), ("taylorseer", taylorseer)):
         each = (tuple(computed_steps_of(rule(steps, 1, interval))) for interval in range(1, steps + 1))
-        found[name] = resized(min(each, key=lambda own: abs(len(own) - count)), count, steps)
-    return found
+        schedules[name] = resized(min(each, key=lambda schedule: abs(len(schedule) - count)), count, steps)
+    return schedules
 
 
 def by_programming(products: Tensor, count: int, clock: Sequence[float] | None) -> dict[str, tuple[int, ...]]:
@@ -41,6 +41,6 @@ def by_programming(products: Tensor, count: int, clock: Sequence[float] | None) 
     """
     orders = {"dynamic_reuse": 0, "dynamic_anchored": 1, "dynamic_taylor": 2}
     errors = {name: extrapolation_errors(products, order, clock) for name, order in orders.items()}
-    found = {name: dynamic_programming(of_order, count) for name, of_order in errors.items()}
+    schedules = {name: dynamic_programming(of_order, count) for name, of_order in errors.items()}
     absolute = extrapolation_errors(products, 2, clock, scaled=False)
-    return found | {"dpcache": dynamic_programming(absolute, count, min(3, count))}
+    return schedules | {"dpcache": dynamic_programming(absolute, count, min(3, count))}

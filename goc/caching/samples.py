@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from goc.caching.cache import AdaptiveCache, StepCache
-from goc.caching.decision import Decision
+from goc.caching.cache import AdaptiveCache, Decided, StepCache
 from goc.caching.predictor import Predictor, evaluate
-from goc.models.network import Site, Terms
+from goc.models.network import Terms
 from goc.models.packed import with_rows
 from goc.models.seen import Looked, Seen
 
@@ -74,22 +73,6 @@ def side_by_side(tensors: Sequence[Tensor], groups: Sequence[Group]) -> Tensor:
     return x[:, sorted(range(len(samples)), key=samples.__getitem__)].flatten(0, 1)
 
 
-class Decided(StepCache):
-    """Of a rule that decides as it runs."""
-
-    def __init__(self, decision: Decision, site: Site) -> None:
-        super().__init__(site)
-        self.decision = decision
-
-    @property
-    def first_blocks(self) -> int:
-        return self.decision.blocks
-
-    @property
-    def of_all(self) -> bool:
-        return self.decision.of_all
-
-
 class SampleCaches(Decided):
     """Decides for each sample of a batch; its rows in the denoiser (two with guidance) are treated alike.
 
@@ -99,8 +82,8 @@ class SampleCaches(Decided):
     """
 
     def __init__(self, fresh: AdaptiveCache, samples: int) -> None:
-        super().__init__(fresh.decision, fresh.site)
-        self.possible, self.samples = fresh.possible, samples
+        super().__init__(fresh.site)
+        self.decision, self.possible, self.samples = fresh.decision, fresh.possible, samples
         self.mask = fresh.mask.new_zeros(samples, *fresh.mask.shape)  # what was skipped of each
         self.groups = [Group(list(range(samples)), (), fresh.predictor)]
         self.skipped, self.checking = [False] * samples, [False] * samples  # in this step
@@ -137,16 +120,16 @@ class SampleCaches(Decided):
         self.mask[torch.tensor(self.skipped), self.step] = True
         self.groups = [part for group in self.groups for part in self.parted(group)]
         for group in self.groups:
-            own = self.rows(group.samples, len(seen.latents))
+            rows = self.rows(group.samples, len(seen.latents))
             alone = len(group.samples) == self.samples
-            group.predictor.see(self.step, seen if alone else seen.of(own, len(group.samples)))
+            group.predictor.see(self.step, seen if alone else seen.of(rows, len(group.samples)))
 
     def parted(self, group: Group) -> list[Group]:
         """A group's samples by what is done with them in this step."""
-        found = dict[tuple[bool, bool], list[int]]()
+        kinds = dict[tuple[bool, bool], list[int]]()
         for sample in group.samples:
-            found.setdefault((self.skipped[sample], self.checking[sample]), []).append(sample)
-        parts = [(skips, group.some(samples)) for (skips, _), samples in found.items()]
+            kinds.setdefault((self.skipped[sample], self.checking[sample]), []).append(sample)
+        parts = [(skips, group.some(samples)) for (skips, _), samples in kinds.items()]
         return [part if skips else replace(part, computed=(*part.computed, self.step)) for skips, part in parts]
 
     def parts(self, rows: int) -> list[tuple[list[int], StepCache]]:
@@ -154,7 +137,7 @@ class SampleCaches(Decided):
         for group in self.groups:
             first = group.samples[0]
             kinds.setdefault((self.skipped[first], self.checking[first]), []).append(group)
-        parts = [Part(self, groups, *kind) for kind, groups in sorted(kinds.items(), key=lambda found: found[0])]
+        parts = [Part(self, groups, *kind) for kind, groups in sorted(kinds.items(), key=lambda item: item[0])]
         return [(self.rows(part.samples, rows), part) for part in parts]
 
     def network(self, x: Tensor, compute: Callable[[list[int]], Tensor]) -> Tensor:
@@ -168,15 +151,15 @@ class SampleCaches(Decided):
         for rows, part in self.parts(len(x)):
             terms = part.lookup(0, 0)
             if terms is None:
-                own = compute(rows)
-                added = own.clone()
+                values = compute(rows)
+                added = values.clone()
                 added[:, :channels] -= x[rows]
                 part.store(0, 0, added)
             else:
-                own = evaluate(terms).clone()
-                own[:, :channels] += x[rows]
-            output = own.new_empty(len(x), *own.shape[1:]) if output is None else output
-            output[rows] = own
+                values = evaluate(terms).clone()
+                values[:, :channels] += x[rows]
+            output = values.new_empty(len(x), *values.shape[1:]) if output is None else output
+            output[rows] = values
         assert output is not None
         if not all(self.skipped):
             self.decision.computed(seen, output[:, :channels])
@@ -187,7 +170,8 @@ class Part(Decided):
     """The cache of samples that all skip this step, or all compute it, for their rows."""
 
     def __init__(self, whole: SampleCaches, groups: Sequence[Group], skips: bool, checks: bool) -> None:
-        super().__init__(whole.decision, whole.site)
+        super().__init__(whole.site)
+        self.decision = whole.decision
         self.step, self.groups, self.skips, self.checking = whole.step, groups, skips, checks
         self.samples = sorted(sample for group in groups for sample in group.samples)
 
@@ -201,11 +185,13 @@ class Part(Decided):
     def lookup(self, block: int, branch: int) -> Terms | None:
         if not self.skips:
             return None
-        found = [group.predictor.predict(self.step, (block, branch)) for group in self.groups]
-        return found[0] if len(found) == 1 else [(1.0, side_by_side([evaluate(terms) for terms in found], self.groups))]
+        predictions = [group.predictor.predict(self.step, (block, branch)) for group in self.groups]
+        if len(predictions) == 1:
+            return predictions[0]
+        return [(1.0, side_by_side([evaluate(terms) for terms in predictions], self.groups))]
 
     def store(self, block: int, branch: int, feature: Tensor) -> None:
         for group in self.groups:
             at = [self.samples.index(sample) for sample in group.samples]
-            own = feature if len(self.groups) == 1 else of_samples(feature, len(self.samples), at)
-            group.predictor.store(self.step, (block, branch), own)
+            features = feature if len(self.groups) == 1 else of_samples(feature, len(self.samples), at)
+            group.predictor.store(self.step, (block, branch), features)

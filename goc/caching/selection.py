@@ -42,8 +42,8 @@ class Draws:
 
     def uniform(self, rows: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """Numbers in [0, 1), float32 [rows, *shape]."""
-        own = torch.stack([torch.rand(shape, generator=generator) for generator in self.generators])
-        return own.repeat(rows // len(own), *[1] * len(shape)).to(device)
+        numbers = torch.stack([torch.rand(shape, generator=generator) for generator in self.generators])
+        return numbers.repeat(rows // len(numbers), *[1] * len(shape)).to(device)
 
 
 def square(tokens: int) -> tuple[int, int] | None:
@@ -130,8 +130,8 @@ class Selection(ABC):
         """The tensors held now."""
         return []
 
-    def own_macs(self, tokens: int, hidden: int) -> list[int]:
-        """Multiply-accumulates of its own matrix products in each step, for one row of so many tokens."""
+    def macs(self, tokens: int, hidden: int) -> list[int]:
+        """Multiply-accumulates of its matrix products in each step, for one row of so many tokens."""
         return [0] * len(self.asked)
 
 
@@ -299,7 +299,7 @@ class Clusters(Selection):
     def held(self) -> list[Tensor]:
         return [tensor for tensor in (self.labels, self.centroids) if tensor is not None]
 
-    def own_macs(self, tokens: int, hidden: int) -> list[int]:
+    def macs(self, tokens: int, hidden: int) -> list[int]:
         means = self.ITERATIONS * tokens
         spoken = self.clusters if self.propagation else 0
         works = zip(self.clustered, self.asked, strict=True)
@@ -336,4 +336,4 @@ def partly_of(selection: Selection | None, mask: Tensor, skipped: Sequence[int],
     if selection is None:
         return Partly(torch.zeros(mask.shape[:2], dtype=torch.long), skipped)
     tokens, hidden = model.macs.stream
-    return Partly(selection.counts(tokens), skipped, sum(selection.own_macs(tokens, hidden)))
+    return Partly(selection.counts(tokens), skipped, sum(selection.macs(tokens, hidden)))

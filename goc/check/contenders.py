@@ -258,7 +258,7 @@ def project(
     return Project(name, workload, cached_steps, lambda: ScheduledCache(mask, predictor(mask), site))
 
 
-def own_contenders(workload: Workload) -> Sequence[Contender]:
+def project_contenders(workload: Workload) -> Sequence[Contender]:
     """The bare model, the idle machinery, the project's methods at both sites, and the textbook's two."""
     half, three_quarters = evenly(0.5), evenly(0.75)
     return [

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from goc.check.contenders import Project, Workload, own_contenders
+from goc.check.contenders import Project, Workload, project_contenders
 from goc.check.random_model import random_model
 from goc.check.setting import Outcome, Setting, Table, images
 from goc.models.gated import add_gated
@@ -54,12 +54,12 @@ def compared(contender: Project, work: Workload, capture: Callable[[], Capture],
     eager = step_ms(plain, batch, cached, repeats)  # as without graphs
     model.add_all = add_gated  # as with graphs
     graphs = Graphs(plain.new_cache, capture)
-    own = replace(plain, graphs=graphs)
+    graphed = replace(plain, graphs=graphs)
     for _ in range(CAPTURED_AFTER):
-        own.make(given)
+        graphed.make(given)
     other = range(batch, 2 * batch)
-    same = torch.equal(own.make(other)[0]["latents"], plain.make(other)[0]["latents"])
-    replayed = dict.fromkeys(eager, float("nan")) if graphs.off else step_ms(own, batch, cached, repeats)
+    same = torch.equal(graphed.make(other)[0]["latents"], plain.make(other)[0]["latents"])
+    replayed = dict.fromkeys(eager, float("nan")) if graphs.off else step_ms(graphed, batch, cached, repeats)
     model.add_all = kernel
     return {
         "method": contender.name,
@@ -93,7 +93,7 @@ def rows(setting: Setting, capture: Callable[[], Capture]) -> Iterator[dict[str,
     model, device, dtype = random_model(setting.model, setting.image_size, PRECISION, compiled=False)
     for batch in BATCHES[setting.is_tiny]:
         work = Workload(model, batch, setting.cfg_scale, setting.steps, device, dtype)
-        contenders = {entry.name: entry for entry in own_contenders(work)}
+        contenders = {entry.name: entry for entry in project_contenders(work)}
         for name in METHODS[setting.is_tiny]:
             contender = contenders[name]
             assert isinstance(contender, Project)
@@ -102,23 +102,23 @@ def rows(setting: Setting, capture: Callable[[], Capture]) -> Iterator[dict[str,
 
 def check(setting: Setting) -> Outcome:
     """All rows. Other bits are a failure, and so is an evaluation that cannot be captured."""
-    found = list(rows(setting, computed_again if setting.is_tiny else cuda_capture))
+    all_rows = list(rows(setting, computed_again if setting.is_tiny else cuda_capture))
     failures = []
-    for row in found:
+    for row in all_rows:
         named = f"{row['method']}, {images(row['batch'])}"
         if not row["same"]:
             failures.append(f"{named}: a batch made by graphs has other bits")
         if row["note"]:
             failures.append(f"{named}: launched kernel by kernel, as {row['note']}")
-    kept = [row for row in found if not row["note"]]
-    findings = [f"{sum(row['same'] for row in kept)} of {len(found)} trajectories have the same bits as graphs."]
+    kept = [row for row in all_rows if not row["note"]]
+    findings = [f"{sum(row['same'] for row in kept)} of {len(all_rows)} trajectories have the same bits as graphs."]
     if kept:
         best = max(kept, key=lambda row: float(row["times"]))
         findings.append(
             f"Most is gained with {images(best['batch'])} ({best['method']}): {best['graph_images_per_s']:.3g} "
             f"images/s with graphs, {best['eager_images_per_s']:.3g} without."
         )
-    return Outcome(table(pd.DataFrame(found, columns=list(COLUMNS))), failures, findings)
+    return Outcome(table(pd.DataFrame(all_rows, columns=list(COLUMNS))), failures, findings)
 
 
 def table(frame: pd.DataFrame) -> Table:

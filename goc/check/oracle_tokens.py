@@ -38,8 +38,8 @@ class FromFile(Clusters):
             return
         self.labels = self.of_clusters[self.step]
         if self.centroids is not None:
-            own, _ = k_means(h, self.centroids, self.ITERATIONS)
-            if not torch.equal(own[self.full], self.labels[self.full]):
+            labels, _ = k_means(h, self.centroids, self.ITERATIONS)
+            if not torch.equal(labels[self.full], self.labels[self.full]):
                 self.others.append(self.step)
         belongs = F.one_hot(self.labels, self.clusters).to(h.dtype).transpose(1, 2)
         sizes = belongs.sum(dim=-1, keepdim=True)
@@ -72,20 +72,20 @@ class Watched(ScheduledCache):
         asked = branch == MLP and selection is not None and selection.asked[self.step][block]
         if isinstance(selection, Scored) and branch == MLP and selection.possible[self.step, block]:
             scores = selection.scores(block, self.predictor.newest((block, branch)))
-        own = super().selected(block, branch)
-        if asked and not self._same(own, self.tokens[self.step, block], scores):
+        tokens = super().selected(block, branch)
+        if asked and not self._same(tokens, self.tokens[self.step, block], scores):
             self.others.append((self.step, block))
-        return own
+        return tokens
 
     @staticmethod
-    def _same(own: Tensor | None, expected: Tensor, scores: Tensor | None) -> bool:
+    def _same(tokens: Tensor | None, expected: Tensor, scores: Tensor | None) -> bool:
         """Whether these are the tokens [2n, count] of a file [2n, width], -1 = none, but for ties by score."""
         for row, there in enumerate(expected):
-            found, wanted = set([] if own is None else own[row].tolist()), set(there[there >= 0].tolist())
-            if len(found) != len(wanted):
+            chosen, wanted = set([] if tokens is None else tokens[row].tolist()), set(there[there >= 0].tolist())
+            if len(chosen) != len(wanted):
                 return False
-            if scores is not None and found != wanted:
-                exchanged = scores[row, sorted(found ^ wanted)]
+            if scores is not None and chosen != wanted:
+                exchanged = scores[row, sorted(chosen ^ wanted)]
                 if exchanged.max() - exchanged.min() > TIE:
                     return False
         return True
@@ -143,13 +143,13 @@ def kinds_of(cache: StepCache | None) -> Tensor | None:
 
 def disagreement(cache: StepCache | None, data: dict[str, Tensor]) -> str:
     """What a cache did that its case does not say, in a few words; empty: nothing."""
-    own = kinds_of(cache)
-    if own is None:
+    kinds = kinds_of(cache)
+    if kinds is None:
         return ""
-    kinds = data["block_kinds"].cpu()
-    if not torch.equal(own, kinds):
-        step, block = torch.nonzero(own != kinds)[0].tolist()
-        return f"block {block} of step {step} is of kind {own[step, block]}, not {kinds[step, block]}"
+    expected = data["block_kinds"].cpu()
+    if not torch.equal(kinds, expected):
+        step, block = torch.nonzero(kinds != expected)[0].tolist()
+        return f"block {block} of step {step} is of kind {kinds[step, block]}, not {expected[step, block]}"
     if not isinstance(cache, Watched):
         return ""
     if isinstance(cache.selection, FromFile) and cache.selection.others:

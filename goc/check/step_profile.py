@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from goc.check.contenders import Contender, Workload, own_contenders
+from goc.check.contenders import Contender, Workload, project_contenders
 from goc.check.random_model import random_model
 from goc.check.roofline import H100_SXM, estimates
 from goc.check.setting import Case, Outcome, Setting, Table
@@ -111,7 +111,7 @@ def rows(setting: Setting, case: Case) -> Iterator[dict[str, Any]]:
     work = Workload(model, case.batch, setting.cfg_scale, setting.steps, device, dtype, case.compiled)
     bounds = estimates(model, case.batch, setting.cfg_scale != 1, case.precision, H100_SXM)
     least = {bound["step"]: bound["least_ms"] for bound in bounds}
-    contenders = {entry.name: entry for entry in own_contenders(work)}
+    contenders = {entry.name: entry for entry in project_contenders(work)}
     seen = {name: watched(contenders[name], work) for name in (FULL, CACHED, STACK)}
     for name, step, bound in ROWS:
         step_ms, trace = seen[name][step]
@@ -145,14 +145,14 @@ COLUMNS = {
 
 def check(setting: Setting) -> Outcome:
     """All cases of the setting. That the profiler saw no work is a failure: then nothing is known of a step's parts."""
-    found = [row for case in setting.profiled for row in rows(setting, case)]
+    all_rows = [row for case in setting.profiled for row in rows(setting, case)]
     failures = [
         f"{row['case']}, {row['method']}, {row['step']}: the profiler saw no kernel"
-        for row in found
+        for row in all_rows
         if not row["launches"]
     ]
-    findings = [said(row) for row in found if row["method"] == FULL]
-    return Outcome(table(pd.DataFrame(found, columns=list(COLUMNS))), failures, findings)
+    findings = [said(row) for row in all_rows if row["method"] == FULL]
+    return Outcome(table(pd.DataFrame(all_rows, columns=list(COLUMNS))), failures, findings)
 
 
 def said(row: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from goc.check import step_times
-from goc.check.contenders import Contender, Entry, Workload, own_contenders
+from goc.check.contenders import Contender, Entry, Workload, project_contenders
 from goc.check.peers import peers
 from goc.check.random_model import random_model
 from goc.system.arguments import check_numbers
@@ -52,7 +52,7 @@ def steps(settings: list[str]) -> pd.DataFrame:
     parser.add_argument("--rows", nargs="+", help="only these, and what they are measured against (default all)")
     options = parser.parse_args(settings)
     work = workload(options)
-    return step_times.table(chosen([*own_contenders(work), *peers(work)], options.rows), work, options.repeats)
+    return step_times.table(chosen([*project_contenders(work), *peers(work)], options.rows), work, options.repeats)
 
 
 def chosen(entries: Sequence[Entry], rows: list[str] | None) -> Sequence[Entry]:

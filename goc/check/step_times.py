@@ -165,34 +165,34 @@ def measure(contenders: Sequence[Contender], workload: Load, repeats: int) -> di
 def rows(contenders: Sequence[Contender], results: dict[str, Measured], workload: Load) -> Iterator[dict[str, Any]]:
     """The table's rows; ratios and speed-ups are of medians unless their name says otherwise."""
     for contender in contenders:
-        own, base = results[contender.name], results[contender.baseline]
-        if own.note:
-            yield {"method": contender.name, "note": own.note}
+        measured, base = results[contender.name], results[contender.baseline]
+        if measured.note:
+            yield {"method": contender.name, "note": measured.note}
             continue
-        full, baseline = median(own.full), median(base.full or own.full)
-        cached = median(own.cached) if own.cached else None
+        full, baseline = median(measured.full), median(base.full or measured.full)
+        cached = median(measured.cached) if measured.cached else None
         count = len(contender.cached_steps(SCHEDULE_STEPS))
         share = count / SCHEDULE_STEPS
         seconds = (SCHEDULE_STEPS - count) * full + count * (cached or 0.0)
         yield {
             "method": contender.name,
             "cached_share": share,
-            "full_min_s": min(own.full),
+            "full_min_s": min(measured.full),
             "full_median_s": full,
-            "cached_min_s": min(own.cached, default=None),
+            "cached_min_s": min(measured.cached, default=None),
             "cached_median_s": cached,
-            "cached_of_full_min": min(own.cached) / min(own.full) if own.cached else None,
+            "cached_of_full_min": min(measured.cached) / min(measured.full) if measured.cached else None,
             "cached_of_full_median": cached / full if cached is not None else None,
             "full_of_baseline": full / baseline,
             "images_per_s": workload.batch / seconds,
             "speedup": SCHEDULE_STEPS * baseline / seconds,
             "ideal": 1 / (1 - share),
-            "tensors_held": own.tensors_held,
-            "held_mib": own.bytes_held / MIB,
-            "peak_mib": own.peak_bytes / MIB,
-            "cached_steps_timed": len(own.cached),
-            "graphs": own.graphs,
-            "recompiled": own.recompiled,
+            "tensors_held": measured.tensors_held,
+            "held_mib": measured.bytes_held / MIB,
+            "peak_mib": measured.peak_bytes / MIB,
+            "cached_steps_timed": len(measured.cached),
+            "graphs": measured.graphs,
+            "recompiled": measured.recompiled,
             "note": "",
         }
 

@@ -182,7 +182,7 @@ class CacheDiT(Diffusers):
 def contenders(load: PipelineLoad) -> Iterator[Entry]:
     """Every row of a shape, or (its name, why there is none)."""
     half, dtype, shape = evenly(0.5), load.dtype, load.shape
-    own: Sequence[tuple[str, CachedSteps, Callable[[Tensor], Predictor], Site]] = [
+    caches: Sequence[tuple[str, CachedSteps, Callable[[Tensor], Predictor], Site]] = [
         ("idle", never, Reuse, "branch"),
         ("reuse 50 %", half, Reuse, "branch"),
         ("goc 50 %", half, goc_queue, "branch"),
@@ -192,7 +192,7 @@ def contenders(load: PipelineLoad) -> Iterator[Entry]:
         (f"taylorseer stack {INTERVAL}", seer, seer_taylor, "stack"),
     ]
     yield Diffusers(BASELINE, load)
-    for name, cached_steps, predictor, site in own:
+    for name, cached_steps, predictor, site in caches:
         yield Project(name, load, cached_steps, predictor, site)
     makers: Sequence[tuple[str, Callable[[str], Contender]]] = [
         ("diffusers taylorseer", lambda name: Hooked(

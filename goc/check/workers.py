@@ -50,10 +50,10 @@ def started(command: Sequence[str], logs: Sequence[Path]) -> Iterator[list["subp
 
 def shards(folder: Path, settings: Sequence[str], count: int) -> dict[str, Path]:
     """The files of samples that `count` workers make in a folder, by name; raises GocError if one of them fails."""
-    own = [f"hydra.run.dir={folder}/run", f"cache_dir={folder}/cache"]
+    folders = [f"hydra.run.dir={folder}/run", f"cache_dir={folder}/cache"]
     folder.mkdir(parents=True)
     logs = [folder / f"worker-{rank}.txt" for rank in range(count)]
-    with started([sys.executable, "-m", "goc", "run", *RUN, *settings, *own], logs) as workers:
+    with started([sys.executable, "-m", "goc", "run", *RUN, *settings, *folders], logs) as workers:
         codes = [worker.wait() for worker in workers]
     for rank, (code, log) in enumerate(zip(codes, logs, strict=True)):
         if code:

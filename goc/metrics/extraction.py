@@ -59,18 +59,18 @@ class Sums:
 
     def add(self, batch: Features) -> None:
         """Take in the next images."""
-        own = batch.features[-self.count % self.every :: self.every]
-        self.features[self.kept : self.kept + len(own)] = own
+        features = batch.features[-self.count % self.every :: self.every]
+        self.features[self.kept : self.kept + len(features)] = features
         self.plain.add(batch.features)
         if batch.spatial is not None:
             self.spatial.add(batch.spatial)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that there is to save, but for what they are of."""
-        found = {"counts": torch.tensor([self.plain.count, self.spatial.count]), "features": self.features[: self.kept]}
+        saved = {"counts": torch.tensor([self.plain.count, self.spatial.count]), "features": self.features[: self.kept]}
         for of, moments in self.moments().items():
-            found |= {f"mu{of}": torch.from_numpy(moments.mu), f"products{of}": torch.from_numpy(moments.products)}
-        return found
+            saved |= {f"mu{of}": torch.from_numpy(moments.mu), f"products{of}": torch.from_numpy(moments.products)}
+        return saved
 
     def moments(self) -> dict[str, Moments]:
         """Those that there are, by the endings of their names."""

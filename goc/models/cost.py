@@ -42,12 +42,12 @@ class Partly:
     """What a selection adds to a schedule's cost. Attention that shows its probabilities needs no product more.
 
     counts: tokens of cached MLPs that are computed after all, int64 [evaluations, blocks]. skipped: evaluations whose
-    cached cells need not even their gates. own: MACs of the selection itself, for one row.
+    cached cells need not even their gates. selection_macs: MACs of the selection itself, for one row.
     """
 
     counts: Tensor
     skipped: Sequence[int] = ()
-    own: int = 0
+    selection_macs: int = 0
 
     def macs(self, model: Network, mask: Tensor) -> int:
         """MACs beside those of a schedule, bool [evaluations, blocks, 2], in all evaluations of one row."""
@@ -55,7 +55,7 @@ class Partly:
         modulations = macs.cells[:, MLP] - macs.stream[0] * macs.token  # shift and scale, as of a computed branch
         of_tokens = int(self.counts.sum()) * macs.token + int(((self.counts > 0) * modulations).sum())
         without_gates = int((mask[list(self.skipped)] * macs.gates).sum())
-        return of_tokens - without_gates + self.own
+        return of_tokens - without_gates + self.selection_macs
 
     def share(self, model: Network, mask: Tensor) -> float:
         """The share of a mask's cells that is computed after all, a token of one as its share of the tokens."""

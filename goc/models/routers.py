@@ -35,8 +35,8 @@ def load_router(path: Path, steps: int, depth: int) -> Tensor:
         raise GocError(f"schedule.router={path}: is for {len(routers)} steps, not for steps={steps}")
     cells = {tuple(logits.shape) for logits in routers.values()}
     if cells != {(BRANCHES * depth,)}:
-        found = ", ".join(str(shape[0] // BRANCHES) for shape in sorted(cells))
-        raise GocError(f"schedule.router={path}: is for a model of depth {found}, not {depth}")
+        depths = ", ".join(str(shape[0] // BRANCHES) for shape in sorted(cells))
+        raise GocError(f"schedule.router={path}: is for a model of depth {depths}, not {depth}")
     return torch.stack([routers[r] for r in range(steps)]).float().view(steps, depth, BRANCHES).sigmoid()
 
 

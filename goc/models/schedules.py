@@ -62,16 +62,16 @@ def _check_computed(key: str, path: str, content: Mapping[str, Any]) -> None:
 
 def _entries(key: str, path: str, content: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
     """A front's entries by how many evaluations they compute; raises ConfigError."""
-    front, found = content[FRONT], dict[int, dict[str, Any]]()
+    front, entries = content[FRONT], dict[int, dict[str, Any]]()
     for name, entry in front.items() if isinstance(front, dict) else ():
         if not isinstance(entry, dict) or not isinstance(entry.get("computed"), list):
             raise ConfigError(f"{key}={path}: not a front's JSON (the entry {name} has no computed steps)")
         if name != str(len(entry["computed"])):
             raise ConfigError(f"{key}={path}: the entry {name} computes {len(entry['computed'])} evaluations")
-        found[len(entry["computed"])] = entry
-    if not found:
+        entries[len(entry["computed"])] = entry
+    if not entries:
         raise ConfigError(f"{key}={path}: not a front's JSON (it must have entries by computed evaluations)")
-    return found
+    return entries
 
 
 def read_front(path: str, evaluations: int) -> dict[int, tuple[int, ...]]:

@@ -22,7 +22,7 @@ from goc.pipelines.structure import layout_of
 from goc.pipelines.tokens import PlacesCache
 from goc.pipelines.watch import Watch
 from goc.sampling.frames import FRAMES, side_by_side
-from goc.sampling.generation import MadeAtOnce, check_finite, own_generator
+from goc.sampling.generation import MadeAtOnce, check_finite, sample_generator
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class PipelineCalls:
         arguments = {
             **self.common(),
             "prompt": [self.prompts[index % len(self.prompts)] for index in indices],
-            "generator": [own_generator(seed, index) for index in indices],
+            "generator": [sample_generator(seed, index) for index in indices],
             "output_type": "np",
             "return_dict": False,
         }

@@ -131,7 +131,7 @@ class PlacesCache(ScheduledCache):
             selection = self.kinds[kind]
             if selection.looks_at_stream:
                 selection.finished(self.part(streams, kind, tokens, "stream"))
-            macs += rows * selection.own_macs(tokens, hidden)[self.step]
+            macs += rows * selection.macs(tokens, hidden)[self.step]
         return macs
 
     def held(self) -> list[Value]:

@@ -36,10 +36,10 @@ def generate(
     overlapped: whether a shard is decoded and written while the next one is sampled: the same bytes, with the samples
     of two shards in memory.
     """
-    own_share_first = samples.shards[workers.rank :: workers.count]
-    own_share_first += [indices for indices in samples.shards if indices not in own_share_first]
+    share_first = samples.shards[workers.rank :: workers.count]
+    share_first += [indices for indices in samples.shards if indices not in share_first]
     samples.remove_copies()
-    pending = [indices for indices in own_share_first if not samples.finished(indices, keep.names(indices))]
+    pending = [indices for indices in share_first if not samples.finished(indices, keep.names(indices))]
     if not pending:
         return 0
 

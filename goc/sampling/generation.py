@@ -28,7 +28,7 @@ CACHES_STREAM = (1,)  # of a sample's random numbers: what caches draw
 FINITE = "finite"  # of samples in the making, bool: their values after each step, and those of their images
 
 
-def own_generator(seed: int, index: int, stream: Sequence[int] = ()) -> torch.Generator:
+def sample_generator(seed: int, index: int, stream: Sequence[int] = ()) -> torch.Generator:
     """Sample `index`'s own random generator (CPU); stream: another one, for what has no say in its noise."""
     state = np.random.SeedSequence([seed, index], spawn_key=stream).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
@@ -36,7 +36,7 @@ def own_generator(seed: int, index: int, stream: Sequence[int] = ()) -> torch.Ge
 
 def draw(seed: int, index: int, num_classes: int) -> tuple[torch.Generator, int]:
     """Sample `index`'s own random generator (CPU), and its class label, drawn from it first."""
-    generator = own_generator(seed, index)
+    generator = sample_generator(seed, index)
     return generator, int(torch.randint(num_classes, (), generator=generator))
 
 
@@ -207,19 +207,19 @@ class Generation:
 
     def batch_start(self, samples: int) -> tuple[StepCache | None, Around | None]:
         """What a batch of so many samples begins with: an empty cache, or the one whose evaluations are replayed."""
-        graphs = self.own_graphs
+        graphs = self.valid_graphs
         if graphs is None or samples not in graphs.sizes:
             return self.batch_cache(samples), None
         return graphs.sizes[samples].cache, graphs.sizes[samples].replayed
 
     @property
-    def own_graphs(self) -> Graphs | None:
+    def valid_graphs(self) -> Graphs | None:
         """The graphs, if they are of this generation's caches, and not of one that it was made from."""
         return self.graphs if self.graphs is not None and self.graphs.new_cache is self.new_cache else None
 
     def capture(self, indices: range, cache: StepCache | None, latents: Tensor) -> None:
         """Capture what makes latents [n, C, H, W] as these, with a cache as this, where that is due."""
-        graphs = self.own_graphs
+        graphs = self.valid_graphs
         if graphs is None or not graphs.due(len(indices), cache):
             return
 
@@ -239,7 +239,7 @@ class Generation:
         """
         labels, gaussian = self.drawn(indices)
         if cache is not None:
-            cache.draw_from([own_generator(self.seed, index, CACHES_STREAM) for index in indices])
+            cache.draw_from([sample_generator(self.seed, index, CACHES_STREAM) for index in indices])
         denoise = self.denoiser(labels, cache, self.solver.grid.times, around)
         return labels, self.solver.sample(denoise, gaussian(), gaussian)
 
@@ -339,13 +339,13 @@ class Generation:
             return 1 - computed / (2 * self.evaluations)
 
         cost: dict[str, Any] = {
-            "cache_ratio": not_computed([own["cache_ratio"] for _, own in each]),
-            "macs_per_image": sum(own["macs_per_image"] for _, own in each),
+            "cache_ratio": not_computed([half["cache_ratio"] for _, half in each]),
+            "macs_per_image": sum(half["macs_per_image"] for _, half in each),
         }
         for held in ("peak_cache_tensors", "peak_cache_bytes"):
-            cost[held] = getattr(caches, held) + sum(own[held] for _, own in each)
-        if all("cache_ratios" in own for _, own in each):
-            samples = zip(*(own["cache_ratios"] for _, own in each), strict=True)
+            cost[held] = getattr(caches, held) + sum(half[held] for _, half in each)
+        if all("cache_ratios" in half for _, half in each):
+            samples = zip(*(half["cache_ratios"] for _, half in each), strict=True)
             cost["cache_ratios"] = [not_computed(ratios) for ratios in samples]
         return cost
 

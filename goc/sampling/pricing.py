@@ -20,7 +20,7 @@ def price(samples: SampleSet, uncached: SampleSource) -> dict[str, Any]:
     macs, full = average("macs_per_image"), uncached.cost(None)["macs_per_image"]
     held = ("peak_cache_tensors", "peak_cache_bytes")
     ratio = average("cache_ratio")
-    each = [own for _, cost in shards for own in cost.get("cache_ratios", [])]
+    each = [ratio for _, cost in shards for ratio in cost.get("cache_ratios", [])]
     return {
         "cache_ratio": ratio,
         **spread(each),
@@ -46,8 +46,12 @@ def latency(cached: SampleSource, uncached: SampleSource, samples: int, repeats:
     """Milliseconds per image of the sampling loop in batches of `samples`; None without repeats."""
     if repeats == 0:
         return {"ms_per_image": None, "ms_per_image_uncached": None, "latency_ratio": None}
-    own, reference = side_by_side([cached, uncached], samples, repeats)
-    return {"ms_per_image": 1000 * own, "ms_per_image_uncached": 1000 * reference, "latency_ratio": own / reference}
+    seconds, reference = side_by_side([cached, uncached], samples, repeats)
+    return {
+        "ms_per_image": 1000 * seconds,
+        "ms_per_image_uncached": 1000 * reference,
+        "latency_ratio": seconds / reference,
+    }
 
 
 def side_by_side(generations: Sequence[SampleSource], samples: int, repeats: int) -> list[float]:
@@ -58,7 +62,7 @@ def side_by_side(generations: Sequence[SampleSource], samples: int, repeats: int
     """
     fastest: list[list[float]] = [[] for _ in generations]
     for _ in range(repeats):
-        for generation, own in zip(generations, fastest, strict=True):
+        for generation, best in zip(generations, fastest, strict=True):
             seconds = generation.step_seconds(samples)
-            own[:] = map(min, own or [math.inf] * len(seconds), seconds)
-    return [sum(own) / samples for own in fastest]
+            best[:] = map(min, best or [math.inf] * len(seconds), seconds)
+    return [sum(best) / samples for best in fastest]

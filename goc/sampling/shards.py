@@ -109,7 +109,7 @@ class SampleSet:
             raise UnusableError(f"is damaged ({error})") from error
         if about["sha256"] != tensors_sha256(tensors):
             raise UnusableError("is damaged (checksum does not match)")
-        if not self._own(about):
+        if not self._matches(about):
             raise GocError(
                 f"{path}: of another run, with other weights, another schedule or another calibration; "
                 f"move {self.folder} away, or choose another name"
@@ -118,7 +118,7 @@ class SampleSet:
             raise UnusableError("is a copy of another shard (samples {} to {})".format(*about[SAMPLES]))
         return tensors, about["cost"]
 
-    def _own(self, about: dict[str, Any]) -> bool:
+    def _matches(self, about: dict[str, Any]) -> bool:
         """Whether a shard is this run's by what its header says; older ones do not say."""
         return None in (self.identity, of := about.get(OF)) or of == self.identity
 
@@ -144,11 +144,11 @@ class SampleSet:
         Which of them the samples are is not known, so all of these are made again, with a warning each. What another
         worker is making is left.
         """
-        found = {indices: about for indices in self.shards if (about := self._said(indices)) and self._own(about)}
-        if all(SAMPLES in about for about in found.values()):
+        headers = {indices: about for indices in self.shards if (about := self._said(indices)) and self._matches(about)}
+        if all(SAMPLES in about for about in headers.values()):
             return
-        counts = Counter(about["sha256"] for about in found.values())
-        for indices, about in found.items():
+        counts = Counter(about["sha256"] for about in headers.values())
+        for indices, about in headers.items():
             if SAMPLES in about or counts[about["sha256"]] == 1:
                 continue
             with contextlib.suppress(Timeout), self.lock(indices).acquire(blocking=False):

@@ -108,18 +108,18 @@ def place(environment: Mapping[str, str]) -> Place | None:
 
 
 @cache
-def _connect(own: Place, timeout_s: float) -> Store:
+def _connect(worker: Place, timeout_s: float) -> Store:
     """The store where the workers of this process's job meet, one connection a process."""
     patience = timedelta(seconds=timeout_s)
-    hosts = own.rank == 0 and not own.hosted
+    hosts = worker.rank == 0 and not worker.hosted
     try:
-        store = TCPStore(own.address, own.port, None, hosts, patience, wait_for_workers=False)
+        store = TCPStore(worker.address, worker.port, None, hosts, patience, wait_for_workers=False)
     except RuntimeError as error:
-        where = f"{own.address}:{own.port}"
+        where = f"{worker.address}:{worker.port}"
         raise GocError(
-            f"worker 0 of {own.count} did not come to {where} within worker_timeout_s={timeout_s:g}"
+            f"worker 0 of {worker.count} did not come to {where} within worker_timeout_s={timeout_s:g}"
         ) from error
-    return PrefixStore(f"goc/{own.attempt}", store)
+    return PrefixStore(f"goc/{worker.attempt}", store)
 
 
 def join(timeout_s: float) -> Workers:
@@ -127,7 +127,7 @@ def join(timeout_s: float) -> Workers:
 
     timeout_s: how long they are waited for. Raises GocError when the leader does not come.
     """
-    own = place(os.environ)
-    if own is None or own.count == 1:
+    worker = place(os.environ)
+    if worker is None or worker.count == 1:
         return Workers()
-    return Workers(own.rank, own.count, own.local_rank, timeout_s, _connect(own, timeout_s))
+    return Workers(worker.rank, worker.count, worker.local_rank, timeout_s, _connect(worker, timeout_s))

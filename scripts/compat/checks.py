@@ -143,15 +143,15 @@ def _half(called: Called, site: str) -> None:
     ]
     with counted(modules) as uncached:
         expected = called.call()
-    with counted(modules) as own, Enabled(called.pipe, "reuse", 0.5, site=site):
+    with counted(modules) as half, Enabled(called.pipe, "reuse", 0.5, site=site):
         called.call()  # a pass whose operations cannot be counted begins anew, once
-        own.clear()
+        half.clear()
         cached = called.call()
     check(sum(uncached.values()) > 0, "no place is computed")
     low, high = called.half
     check(
-        all(low * times <= own[module] <= high * times for module, times in uncached.items()),
-        f"half reused: {own.total()} of {uncached.total()} calls of its modules are computed",
+        all(low * times <= half[module] <= high * times for module, times in uncached.items()),
+        f"half reused: {half.total()} of {uncached.total()} calls of its modules are computed",
     )
     check(bool(cached.isfinite().all()), "half reused: not finite")
     check(difference(cached, expected) > CHANGED, "half reused: nothing changes")

@@ -69,11 +69,11 @@ def check_peer(name: str, make: Callable[[], Loop], others: list[dict[str, Any]]
     except Exception as error:  # whatever another project says is this one's result
         return Result(REFUSED, line(error))
     try:
-        with counted(leaves) as own:
+        with counted(leaves) as cached_calls:
             cached = loop()
-        if torch.equal(cached, ordinary) and own == before:
+        if torch.equal(cached, ordinary) and cached_calls == before:
             return Result(NOTHING)
-        check(difference(cached, ordinary) > CHANGED and own.total() < before.total(), "nothing is saved")
+        check(difference(cached, ordinary) > CHANGED and cached_calls.total() < before.total(), "nothing is saved")
         for residuals, expected in uncached.items():
             drift = difference(expected[1:], expected[:1].expand_as(expected[1:]))
             far = difference(renewed(name, make, loop)(steps=4, still=True, residuals=residuals), expected)

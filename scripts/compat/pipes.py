@@ -27,7 +27,7 @@ from compat.zoo import ZOO
 @functools.cache
 def all_pipelines() -> dict[str, type]:
     """All pipelines of the installed diffusers that have a transformer, by name; not the deprecated ones."""
-    found = {}
+    kinds = {}
     for module in pkgutil.walk_packages(pipelines.__path__, f"{pipelines.__name__}."):
         if ".deprecated" in module.name:
             continue
@@ -37,8 +37,8 @@ def all_pipelines() -> dict[str, type]:
             continue
         for name, kind in vars(inside).items():
             if inspect.isclass(kind) and issubclass(kind, DiffusionPipeline) and kind.__module__ == inside.__name__:
-                found[name] = kind
-    return {name: kind for name, kind in sorted(found.items()) if transformer_class(kind)}
+                kinds[name] = kind
+    return {name: kind for name, kind in sorted(kinds.items()) if transformer_class(kind)}
 
 
 def transformer_class(kind: type) -> str:

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from goc.check import beside, command, isolated, oracles, page, steps, workers
-from goc.check.contenders import Workload, own_contenders
+from goc.check.contenders import Workload, project_contenders
 from goc.check.kept import Kept
 from goc.check.parts import parts_of
 from goc.check.setting import FULL, TINY, Case, Outcome, Part, Table
@@ -298,7 +298,7 @@ def any_device(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("any_device")
 @torch.inference_mode()
 def test_every_method_keeps_all_its_tensors_on_the_models_device() -> None:
-    for contender in own_contenders(Workload(on_meta(), batch=2, cfg_scale=1.5, steps=8, device=META)):
+    for contender in project_contenders(Workload(on_meta(), batch=2, cfg_scale=1.5, steps=8, device=META)):
         assert {x.device for x in contender.start()} == {META}, contender.name
 
 
@@ -360,9 +360,9 @@ def test_a_row_of_ours_without_numbers_and_late_graphs_are_failures(
     columns: dict[str, list[float]], failures: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(steps, "steps", lambda settings: steps_table(**columns))
-    found = steps.check(TINY, Case("bf16", 8))
-    assert found.failures == failures
-    assert found.findings[0].startswith("goc 50 %: a cached step takes 5 ms, a full one 20 ms")
+    outcome = steps.check(TINY, Case("bf16", 8))
+    assert outcome.failures == failures
+    assert outcome.findings[0].startswith("goc 50 %: a cached step takes 5 ms, a full one 20 ms")
 
 
 def test_measured_steps_stand_beside_the_least_times_of_their_case() -> None:

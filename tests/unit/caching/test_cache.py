@@ -155,5 +155,5 @@ def test_an_adaptive_cache_skips_exactly_while_the_accumulated_change_is_below_t
 
 def test_an_adaptive_run_is_the_fixed_run_of_the_mask_it_found(tiny_dit: DiT) -> None:
     for make in (Reuse, lambda mask: GradientQueue(mask, [1.0, 0.5]), lambda mask: Taylor(mask, 2)):
-        cache, found = adaptive(tiny_dit, 0.5, make)
-        assert torch.equal(found, trajectory(tiny_dit, ScheduledCache(cache.mask, make(cache.mask))))
+        cache, states = adaptive(tiny_dit, 0.5, make)
+        assert torch.equal(states, trajectory(tiny_dit, ScheduledCache(cache.mask, make(cache.mask))))

@@ -98,23 +98,23 @@ def test_checked_blocks_count_as_computed(tiny_dit: DiT) -> None:
     ratios = made.cost(cache)["cache_ratios"]
     assert ratios == pytest.approx(expected.tolist())
     quartiles = {name: np.quantile(ratios, at) for name, at in [("min", 0), ("q25", 0.25), ("q75", 0.75), ("max", 1)]}
-    found = spread(ratios)
-    assert {name: found[f"cache_ratio_{name}"] for name in quartiles} == pytest.approx(quartiles)
-    assert found["cache_ratio_std"] == pytest.approx(np.std(ratios))
+    statistics = spread(ratios)
+    assert {name: statistics[f"cache_ratio_{name}"] for name in quartiles} == pytest.approx(quartiles)
+    assert statistics["cache_ratio_std"] == pytest.approx(np.std(ratios))
 
 
 def test_a_prediction_is_checked_after_some_and_computed_after_an_error_or_after_many() -> None:
     """Errors are 1 in the steps named as wrong, where the rule tolerates 0.3; in others 0."""
 
     def skipped(wrong: set[int], least: int, most: int) -> list[int]:
-        rule, x, found = Verify(0.3, 1.0, least, most, 20), torch.ones(1, 2, 3), []
+        rule, x, steps = Verify(0.3, 1.0, least, most, 20), torch.ones(1, 2, 3), []
         for step in range(1, 20):
             (skips,) = rule.allows(step, Seen(x, x, x, lambda: x))
             rule.done([skips])
-            found += [step] if skips else []
+            steps += [step] if skips else []
             if skips and rule.checks(0):
                 rule.checked([0], x * (2 if step in wrong else 1), x)
-        return found
+        return steps
 
     assert skipped(set(), 2, 4) == [step for step in range(1, 20) if step % 5]
     assert skipped({3}, 2, 4) == [step for step in range(1, 20) if step not in (4, 9, 14, 19)]
@@ -222,8 +222,8 @@ def test_the_filter_is_that_of_diffusers(noise: float) -> None:
     latents = torch.randn(2, 3, 4, 6, 8, generator=torch.Generator().manual_seed(0))
     ours = wiener(latents, noise, 3.0)
     sigma = noise / (1 + noise)
-    for row, own in zip(latents, ours, strict=True):
-        assert_near(own, _apply_sea_filter(row.movedim(0, -1), sigma, 3.0).movedim(-1, 0), 1e-5)
+    for row, filtered in zip(latents, ours, strict=True):
+        assert_near(filtered, _apply_sea_filter(row.movedim(0, -1), sigma, 3.0).movedim(-1, 0), 1e-5)
 
 
 def test_seacache_skips_no_more_in_a_row_than_it_may() -> None:

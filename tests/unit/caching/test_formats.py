@@ -50,8 +50,8 @@ def smooth() -> Tensor:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.02), (FLOAT8, 0.2)])
 def test_values_are_near_those_of_float32(name: str, dtype: torch.dtype, tolerance: float) -> None:
     forms = (dtype, None)
-    own, exact = (torch.stack(used_values(PREDICTORS[name](MASK, dtype=form), MASK, smooth())) for form in forms)
-    assert 0 < relative_difference(own, exact) < tolerance
+    rounded, exact = (torch.stack(used_values(PREDICTORS[name](MASK, dtype=form), MASK, smooth())) for form in forms)
+    assert 0 < relative_difference(rounded, exact) < tolerance
 
 
 @pytest.mark.parametrize("name", PREDICTORS)
@@ -93,8 +93,8 @@ def test_samples_held_in_float8_are_near_those_held_as_they_come(tiny_dit: DiT, 
         def new_cache(predictor: Callable[[], Predictor] = predictor) -> ScheduledCache:
             return ScheduledCache(mask, predictor(), site)
 
-        own = replace(generation(tiny_dit), new_cache=new_cache)
-        made, cache = own.make(range(3))
+        cached = replace(generation(tiny_dit), new_cache=new_cache)
+        made, cache = cached.make(range(3))
         assert isinstance(cache, ScheduledCache)
         latents.append(made["latents"])
         held.append(cache.peak_cache_bytes)
@@ -110,11 +110,11 @@ def test_samples_that_decide_for_themselves_part_and_join_in_float8(tiny_dit: Di
     def new_cache() -> AdaptiveCache:
         return AdaptiveCache(possible, PREDICTORS[name](possible, dtype=FLOAT8), TeaCache(1.0), "stack", True)
 
-    own = replace(generation(tiny_dit), new_cache=new_cache)
-    together, cache = own.make(range(8))
+    cached = replace(generation(tiny_dit), new_cache=new_cache)
+    together, cache = cached.make(range(8))
     assert isinstance(cache, SampleCaches)
     assert len({str(mask.tolist()) for mask in cache.mask}) > 1  # they part
     for sample in range(8):
-        alone, _ = own.make(range(sample, sample + 1))
+        alone, _ = cached.make(range(sample, sample + 1))
         # rounding may tip a value to the next float8, which is no more than a few hundredths of one of many
         assert_near(alone["latents"][0], together["latents"][sample], 1e-3)

@@ -228,8 +228,8 @@ def test_of_two_values_at_one_time_the_gradient_queue_knows_the_newer(
         for weight, (now, before) in zip(weights, itertools.pairwise(times), strict=False):
             value += weight * (history[now] - history[before]) * (clock[step] - times[0]) / (now - before)
         used.append(value)
-    found = used_values(GradientQueue(mask, weights, clock=clock), mask, features)
-    for value, expected in zip(found, used, strict=True):
+    values = used_values(GradientQueue(mask, weights, clock=clock), mask, features)
+    for value, expected in zip(values, used, strict=True):
         torch.testing.assert_close(value, expected)
 
 
@@ -241,9 +241,9 @@ def test_of_two_features_at_one_time_taylor_expands_about_the_newer(
     cached, _, clock = case
     mask = one_cell(cached)
     features = torch.tensor([[3.0 - 2.0 * now] for now in clock], dtype=torch.float64)  # linear in the clock
-    found = used_values(Taylor(mask, order, clock), mask, features)
+    values = used_values(Taylor(mask, order, clock), mask, features)
     computed: list[float] = []
-    for step, value in enumerate(found):
+    for step, value in enumerate(values):
         known = len(set(computed)) > 1 if order else False
         if not cached[step] or known or (computed and computed[-1] == clock[step]):
             torch.testing.assert_close(value, features[step])

@@ -96,8 +96,8 @@ def test_l2c_caches_improbable_cells_of_odd_steps_and_counts_router_steps_from_t
 def test_smoothcache_reads_both_published_forms() -> None:
     shared = smoothcache({"attn": [1, 0, 1], "mlp": [1, 0, 0]}, depth=2)
     assert torch.nonzero(shared).tolist() == [[1, 0, 0], [1, 0, 1], [1, 1, 0], [1, 1, 1], [2, 0, 1], [2, 1, 1]]
-    own = smoothcache({"attn-0": [1, 0], "mlp-0": [1, 1], "attn-1": [1, 1], "mlp-1": [1, 0]}, depth=2)
-    assert torch.nonzero(own).tolist() == [[1, 0, 0], [1, 1, 1]]
+    by_block = smoothcache({"attn-0": [1, 0], "mlp-0": [1, 1], "attn-1": [1, 1], "mlp-1": [1, 0]}, depth=2)
+    assert torch.nonzero(by_block).tolist() == [[1, 0, 0], [1, 1, 1]]
 
 
 @pytest.mark.parametrize(
@@ -136,8 +136,8 @@ def test_smoothcache_reuses_while_the_error_is_small_and_at_most_lookahead_steps
 @given(st.integers(0, 100), st.floats(0, 0.9))
 def test_bisection_finds_the_threshold_closest_to_a_ratio(seed: int, target: float) -> None:
     probabilities = torch.rand(10, 3, 2, generator=torch.Generator().manual_seed(seed))
-    found = cache_ratio_of(
+    ratio = cache_ratio_of(
         l2c(probabilities, closest_threshold(lambda t: l2c(probabilities, t), probabilities, target))
     )
     best = min(abs(cache_ratio_of(l2c(probabilities, t)) - target) for t in [-1.0, *probabilities.flatten().tolist()])
-    assert abs(found - target) == pytest.approx(best)
+    assert abs(ratio - target) == pytest.approx(best)

@@ -74,9 +74,9 @@ def made(
     count: int = 3,
 ) -> Tensor:
     """x of all steps [steps, n, C, H, W]."""
-    own = generation(model, lambda: ScheduledCache(mask, predictor(mask), selection=selection))
+    cached = generation(model, lambda: ScheduledCache(mask, predictor(mask), selection=selection))
     with torch.inference_mode():
-        return torch.stack(list(own.trajectory(range(count), own.batch_cache(count))[1]))
+        return torch.stack(list(cached.trajectory(range(count), cached.batch_cache(count))[1]))
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -113,17 +113,17 @@ def test_selected_tokens_alone_are_computed_and_stay_in_what_is_held(name: str, 
             seen.append((self.step, block, branch))
 
     seen: list[tuple[int, int, int]] = []
-    own = generation(model, lambda: Watched(MASK, Reuse(MASK), selection=EVERY[name](MASK)))
-    own.make(range(2))
+    cached = generation(model, lambda: Watched(MASK, Reuse(MASK), selection=EVERY[name](MASK)))
+    cached.make(range(2))
     assert seen == [(i, block, MLP) for i, block in product(range(STEPS), range(DEPTH)) if MASK[i, block, MLP]]
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_sample_is_what_it_is_whatever_is_beside_it(name: str, model: DiT) -> None:
-    own = generation(model, lambda: ScheduledCache(MASK, Reuse(MASK), selection=EVERY[name](MASK)))
-    together = own.make(range(4))[0]["latents"]
+    cached = generation(model, lambda: ScheduledCache(MASK, Reuse(MASK), selection=EVERY[name](MASK)))
+    together = cached.make(range(4))[0]["latents"]
     for index in range(4):
-        assert_near(together[index : index + 1], own.make(range(index, index + 1))[0]["latents"])
+        assert_near(together[index : index + 1], cached.make(range(index, index + 1))[0]["latents"])
 
 
 @pytest.mark.parametrize("name", ["random", "cluster"])
@@ -131,17 +131,17 @@ def test_draws_come_from_a_samples_own_seed_and_have_no_say_in_its_noise(name: s
     def tokens(seed: int, scale: float) -> tuple[list[Tensor], Tensor]:
         class Watched(ScheduledCache):
             def selected(self, block: int, branch: int) -> Tensor | None:
-                own = super().selected(block, branch)
-                if own is not None:
-                    found.append(own)
-                return own
+                chosen = super().selected(block, branch)
+                if chosen is not None:
+                    selections.append(chosen)
+                return chosen
 
-        found: list[Tensor] = []
-        own = generation(model, lambda: Watched(MASK, Reuse(MASK), selection=EVERY[name](MASK)), seed, scale)
-        first = own.drawn(range(2))[1]()
-        own.make(range(2))
-        assert torch.equal(first, own.drawn(range(2))[1]())
-        return found, first
+        selections: list[Tensor] = []
+        cached = generation(model, lambda: Watched(MASK, Reuse(MASK), selection=EVERY[name](MASK)), seed, scale)
+        first = cached.drawn(range(2))[1]()
+        cached.make(range(2))
+        assert torch.equal(first, cached.drawn(range(2))[1]())
+        return selections, first
 
     def same(some: list[Tensor], others: list[Tensor]) -> bool:
         return all(torch.equal(one, other) for one, other in zip(some, others, strict=True))
@@ -151,8 +151,8 @@ def test_draws_come_from_a_samples_own_seed_and_have_no_say_in_its_noise(name: s
     assert same(guided, tokens(0, 1.5)[0])
     assert not same(guided, tokens(1, 1.5)[0])
     if name == "random":  # both halves of guidance have the same tokens, and the unguided run has them too
-        assert all(torch.equal(*own.chunk(2)) for own in guided)
-        assert same([own[:2] for own in guided], tokens(0, 1.0)[0])
+        assert all(torch.equal(*chosen.chunk(2)) for chosen in guided)
+        assert same([chosen[:2] for chosen in guided], tokens(0, 1.0)[0])
     assert not torch.equal(guided[0][0], guided[0][1])
     assert not torch.equal(guided[0], guided[1])
 
@@ -176,23 +176,23 @@ def test_a_run_costs_what_torch_counts(name: str, model: DiT) -> None:
     elif name == "nothing selected":
         selection, skipped = None, [2]
         mask = whole_steps([1, 2], STEPS, DEPTH)
-    own = generation(
+    cached = generation(
         model, lambda: ScheduledCache(mask, predictor(mask), selection=selection, skipped=skipped), scale=1.0
     )
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        _, cache = own.make(range(1))
-    cost = own.cost(cache)
+        _, cache = cached.make(range(1))
+    cost = cached.cost(cache)
     assert counter.get_total_flops() // 2 == cost["macs_per_image"]
     full = image_macs(model, torch.zeros_like(mask), guided=False)
-    assert replace(own, cfg_scale=1.5).cost(cache)["macs_per_image"] == 2 * cost["macs_per_image"]
+    assert replace(cached, cfg_scale=1.5).cost(cache)["macs_per_image"] == 2 * cost["macs_per_image"]
     assert cost["macs_per_image"] < full
     assert 0 < cost["cache_ratio"] <= mask.double().mean().item()
     assert (cost["cache_ratio"] < mask.double().mean().item()) is (selection is not None)
 
 
 def test_half_the_tokens_of_every_mlp_are_a_quarter_of_a_cached_step(model: DiT) -> None:
-    own = generation(model, lambda: ScheduledCache(MASK, Reuse(MASK), selection=Random(MASK, HALF)))
-    cost = own.cost(own.make(range(1))[1])
+    cached = generation(model, lambda: ScheduledCache(MASK, Reuse(MASK), selection=Random(MASK, HALF)))
+    cost = cached.cost(cached.make(range(1))[1])
     assert cost["cache_ratio"] == pytest.approx(0.75 * MASK.double().mean().item())
 
 
@@ -289,9 +289,9 @@ def test_a_token_of_every_cluster_is_drawn_evenly() -> None:
     assert counts[1].tolist() == [6000, 0, 0, 0, 0, 0, 0]  # none is in it
     assert counts[3].tolist() == [0, 0, 0, 0, 0, 0, 6000]
     for cluster in (0, 2):
-        own = (labels[0] == cluster).nonzero().flatten().tolist()
-        assert all(1850 < counts[cluster][token] < 2150 for token in own)
-        assert counts[cluster].sum() == counts[cluster][own].sum()
+        tokens = (labels[0] == cluster).nonzero().flatten().tolist()
+        assert all(1850 < counts[cluster][token] < 2150 for token in tokens)
+        assert counts[cluster].sum() == counts[cluster][tokens].sum()
     assert members(labels[:1], torch.ones(1, 4)).tolist() == [[5, 0, 4, 6]]  # rounding up leaves the cluster not
 
 

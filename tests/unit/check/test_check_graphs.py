@@ -9,7 +9,7 @@ import torch
 from tapes import tape_capture
 
 from goc.check import graphs
-from goc.check.contenders import Project, Workload, own_contenders
+from goc.check.contenders import Project, Workload, project_contenders
 from goc.check.setting import TINY
 from goc.models.dit import DiT
 from goc.sampling.graphs import Trajectory
@@ -24,7 +24,7 @@ def work(tiny_dit: DiT) -> Iterator[Workload]:
 
 
 def contender(work: Workload, name: str) -> Project:
-    (one,) = [entry for entry in own_contenders(work) if entry.name == name]
+    (one,) = [entry for entry in project_contenders(work) if entry.name == name]
     assert isinstance(one, Project)
     return one
 

@@ -210,8 +210,8 @@ def weights_of(model: DiT, value: float) -> dict[str, torch.Tensor]:
 
 def dotless(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """As latent diffusion's LitEma names what it averages: without dots, and without buffers."""
-    own = {f"diffusion_model.{name}".replace(".", ""): t for name, t in state.items() if name != "pos_embed"}
-    return {f"model_ema.{name}": tensor for name, tensor in own.items()}
+    weights = {f"diffusion_model.{name}".replace(".", ""): t for name, t in state.items() if name != "pos_embed"}
+    return {f"model_ema.{name}": tensor for name, tensor in weights.items()}
 
 
 AVERAGED = {

@@ -88,10 +88,10 @@ def test_what_the_kernel_cannot_read_is_added_one_by_one(kernel: ModuleType) -> 
     transposed = (1.0, gate, tensor.transpose(1, 2).contiguous().transpose(1, 2))
     wide = (1.0, gate, tensor.double())
     ungated = [(c, torch.ones(1, 1), f) for c, _, f in added]  # of a network whose branches have no gates
-    for own in ([transposed, *others], [*others, wide], ungated, []):
+    for unfit in ([transposed, *others], [*others, wide], ungated, []):
         with torch.inference_mode():
-            assert not kernel.fits(h, own)
-            assert_near(kernel.add_at_once(h.clone(), own), summed(h, own).float())
+            assert not kernel.fits(h, unfit)
+            assert_near(kernel.add_at_once(h.clone(), unfit), summed(h, unfit).float())
     learned = [(c, g.clone().requires_grad_(), f) for c, g, f in added]
     kernel.add_at_once(h, learned).sum().backward()  # training
     assert_near(learned[0][1].grad, added[0][2].sum(dim=1))
@@ -104,8 +104,8 @@ def test_a_model_gives_with_the_kernel_what_it_gives_without(kernel: ModuleType,
     for block in model.blocks:
         torch.nn.init.normal_(adaln_linear(block).weight)
     model.stack_modulation()  # as on a GPU: gates are parts of one product
-    own = replace(generation(model), new_cache=lambda: ScheduledCache(mask, Taylor(mask, order)))
-    expected = own.make(range(2))[0]["latents"]
+    cached = replace(generation(model), new_cache=lambda: ScheduledCache(mask, Taylor(mask, order)))
+    expected = cached.make(range(2))[0]["latents"]
     calls: list[int] = []
 
     def add(h: Tensor, added: list[gated.Gated]) -> Tensor:
@@ -114,7 +114,7 @@ def test_a_model_gives_with_the_kernel_what_it_gives_without(kernel: ModuleType,
         return kernel.add_at_once(h, added)
 
     model.add_all = add
-    assert_near(own.make(range(2))[0]["latents"], expected)
+    assert_near(cached.make(range(2))[0]["latents"], expected)
     assert len(calls) == mask.all(dim=(1, 2)).sum()
     assert max(calls) == 6 * (1 + min(order, 1))  # after two computed steps a slope is known
 

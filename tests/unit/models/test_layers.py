@@ -16,26 +16,26 @@ GELU = partial(nn.GELU, approximate="tanh")
 
 
 @pytest.mark.parametrize(
-    ("own", "timms"),
+    ("layer", "timms"),
     [
         (Attention(48, 3), timm.Attention(48, num_heads=3, qkv_bias=True)),
         (Mlp(48), timm.Mlp(48, hidden_features=192, act_layer=GELU)),
     ],
     ids=["attention", "mlp"],
 )
-def test_a_layer_is_timms_and_the_same_in_slices(own: Attention | Mlp, timms: nn.Module) -> None:
-    own.load_state_dict(timms.state_dict())
+def test_a_layer_is_timms_and_the_same_in_slices(layer: Attention | Mlp, timms: nn.Module) -> None:
+    layer.load_state_dict(timms.state_dict())
     with torch.inference_mode():
         expected = timms(X)
-        assert own(X).equal(expected)
-        assert_near(own.in_slices(X), expected)
+        assert layer(X).equal(expected)
+        assert_near(layer.in_slices(X), expected)
 
 
 def test_patches_are_embedded_as_by_timms_convolution() -> None:
-    timms, own = timm.PatchEmbed(8, 2, 3, 48), PatchEmbed(2, 3, 48)
-    own.load_state_dict(timms.state_dict())
+    timms, embedding = timm.PatchEmbed(8, 2, 3, 48), PatchEmbed(2, 3, 48)
+    embedding.load_state_dict(timms.state_dict())
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert_near(own(images), timms(images))
+    assert_near(embedding(images), timms(images))
 
 
 @pytest.mark.parametrize(("grid", "hidden_size"), [(4, 64), (16, 1152)])

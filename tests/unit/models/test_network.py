@@ -119,7 +119,7 @@ def test_samples_that_decide_for_themselves_are_what_they_are_alone(plain: Netwo
     x, _, _ = inputs(2)
     together, mask = run(x, torch.tensor([1, 2]))
     alone = [run(x[i : i + 1], torch.tensor([i + 1])) for i in range(2)]
-    assert torch.equal(mask, torch.cat([own for _, own in alone]))
+    assert torch.equal(mask, torch.cat([single for _, single in alone]))
     assert mask[0].sum() > mask[1].sum() > 0
     assert_near(together, torch.cat([output for output, _ in alone]), 1e-5)
 

@@ -27,8 +27,8 @@ def test_packing_what_was_packed_changes_no_bit() -> None:
 def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:
     x = torch.randn(4, 3, 5) * torch.tensor([1e-3, 1.0, 1e5, 0.0]).view(-1, 1, 1)
     together = packed(x).unpacked()
-    for row, own in enumerate(x):
-        assert torch.equal(packed(own[None]).unpacked()[0], together[row])
+    for row, alone in enumerate(x):
+        assert torch.equal(packed(alone[None]).unpacked()[0], together[row])
 
 
 @pytest.mark.parametrize("bad", [float("inf"), -float("inf"), float("nan")])
@@ -46,9 +46,9 @@ def test_it_takes_a_quarter_of_float32_and_a_scale_a_row() -> None:
 
 def test_rows_of_packed_values_are_chosen_with_their_scales() -> None:
     x = torch.randn(4, 3, 2) * torch.tensor([1e-6, 1.0, 1e3, 1e6]).view(-1, 1, 1)
-    rows = with_rows([packed(x)], lambda own: own[0][[2, 0]])
+    rows = with_rows([packed(x)], lambda parts: parts[0][[2, 0]])
     assert torch.equal(unpacked(rows), packed(x).unpacked()[[2, 0]])
-    joined = with_rows([packed(x[:1]), packed(x[1:])], lambda own: torch.cat([*own]))
+    joined = with_rows([packed(x[:1]), packed(x[1:])], lambda parts: torch.cat([*parts]))
     assert torch.equal(unpacked(joined), packed(x).unpacked())
 
 

@@ -84,10 +84,10 @@ def test_parts_are_loaded_as_the_pipeline_itself_loads_them(tiny_pipeline: Path)
     )  # fmt: skip
     ours = load_pipeline(tiny_pipeline, torch.bfloat16, CPU)
     for name in ("transformer", "vae", "text_encoder", "text_encoder_2"):
-        own, expected = getattr(ours, name).state_dict(), getattr(theirs, name).state_dict()
-        assert own.keys() == expected.keys()
+        loaded, expected = getattr(ours, name).state_dict(), getattr(theirs, name).state_dict()
+        assert loaded.keys() == expected.keys()
         # diffusers leaves some of them in the format of the file
-        assert all(torch.equal(own[key], tensor.to(torch.bfloat16)) for key, tensor in expected.items())
+        assert all(torch.equal(loaded[key], tensor.to(torch.bfloat16)) for key, tensor in expected.items())
         assert not getattr(ours, name).training
 
 

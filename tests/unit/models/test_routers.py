@@ -29,12 +29,12 @@ def test_the_published_router_caches_22_percent_at_threshold_0_1(data: Path) -> 
 
 
 def test_published_smoothcache_files_are_read(data: Path) -> None:
-    found = {}
+    read = {}
     for path in sorted(data.glob("*.json")):
         mask = smoothcache(json.loads(path.read_text()), 28)
-        found[path.stem] = len(mask), round(cache_ratio_of(mask), 3)
+        read[path.stem] = len(mask), round(cache_ratio_of(mask), 3)
     # the share of zeros in each file
-    assert found == {
+    assert read == {
         "30-N-3-threshold-0.35": (30, 0.467),
         "50-N-2-l2c": (50, 0.237),
         "50-N-3-threshold-0.18": (50, 0.52),

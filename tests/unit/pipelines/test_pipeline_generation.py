@@ -19,7 +19,7 @@ from goc.pipelines.generation import PipelineCalls, PipelineGeneration
 from goc.pipelines.method import way_of
 from goc.pipelines.planning import pipeline_plan
 from goc.planning.plan import Plan
-from goc.sampling.generation import own_generator
+from goc.sampling.generation import sample_generator
 from goc.system.errors import GocError
 
 STEPS = 6
@@ -86,7 +86,7 @@ def test_latents_and_images_are_what_the_pipeline_gives_by_itself(uncached: Pipe
     made, _ = uncached.make(range(2, 3))
 
     def itself(output_type: str) -> Any:
-        given = {"generator": own_generator(0, 2), "guidance_scale": 3.0, "num_inference_steps": STEPS}
+        given = {"generator": sample_generator(0, 2), "guidance_scale": 3.0, "num_inference_steps": STEPS}
         return pipe(PROMPTS[2], output_type=output_type, **given).images
 
     assert torch.equal(made["latents"], itself("latent"))

@@ -156,20 +156,20 @@ def test_on_the_digits_it_is_known_twenty_times_better_than_50_steps_come_to_it(
     config = compose_config([f"model={name}", "steps=50"])
     model, way = config.measurement.model, config.way
     denoiser = load_model(model.shape(), resolve(model.checkpoint), model.objective)
-    own = replace(generation(denoiser, cfg_scale=1.0), solver=way.sampler.solver(way.steps))
-    solution = converged(own, model.objective, KEY, 4, tmp_path)
-    assert solution.accuracy < relative(own.make(range(4))[0]["latents"], solution.latents) / 20
+    source = replace(generation(denoiser, cfg_scale=1.0), solver=way.sampler.solver(way.steps))
+    solution = converged(source, model.objective, KEY, 4, tmp_path)
+    assert solution.accuracy < relative(source.make(range(4))[0]["latents"], solution.latents) / 20
 
 
 @pytest.mark.slow
 def test_the_accuracy_reported_is_the_error_of_the_coarser_grid(smooth_dit: DiT, tmp_path: Path) -> None:
-    own = generation(smooth_dit)
-    solution = converged(own, DIFFUSION, KEY, 6, tmp_path)
+    source = generation(smooth_dit)
+    solution = converged(source, DIFFUSION, KEY, 6, tmp_path)
     full = NoiseSchedule.respaced(1000)
     coarse = NoiseSchedule.at(converging_grid(INTERVALS).timesteps[::2])
-    labels, gaussian = own.drawn(range(6))
+    labels, gaussian = source.drawn(range(6))
     x = gaussian()
-    denoisers = [own.denoiser(labels, None, grid.times) for grid in (full, coarse)]
+    denoisers = [source.denoiser(labels, None, grid.times) for grid in (full, coarse)]
     with torch.inference_mode():
         truth, less = (
             solve(denoise, x, DiffusionEquation(grid)) for denoise, grid in zip(denoisers, (full, coarse), strict=True)

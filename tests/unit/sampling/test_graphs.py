@@ -39,14 +39,14 @@ def sampled(model: DiT, name: str, site: Site, sampler: str = "ddim") -> Generat
     if site == "stack":
         mask = mask[:, :1, :1]
     new_predictor = PREDICTORS[name]
-    own = replace(generation(model, sampler), solver=SAMPLERS[sampler]().solver(STEPS))
+    uncached = replace(generation(model, sampler), solver=SAMPLERS[sampler]().solver(STEPS))
     if new_predictor is None:
-        return own
-    return replace(own, new_cache=lambda: ScheduledCache(mask, new_predictor(mask), site))
+        return uncached
+    return replace(uncached, new_cache=lambda: ScheduledCache(mask, new_predictor(mask), site))
 
 
-def graphed(own: Generation, capture: Callable[[], Capture] = tape_capture) -> Generation:
-    return replace(own, graphs=Graphs(own.new_cache, capture))
+def graphed(plain: Generation, capture: Callable[[], Capture] = tape_capture) -> Generation:
+    return replace(plain, graphs=Graphs(plain.new_cache, capture))
 
 
 def count_calls(model: DiT, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -67,31 +67,31 @@ def test_replayed_trajectories_are_those_of_no_graphs_bit_for_bit(
     tiny_dit: DiT, name: str, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = sampled(tiny_dit, name, site)
-    own = graphed(plain)
+    replaying = graphed(plain)
     batches = [range(2), range(2, 4), range(4, 6), range(6, 9), range(6), range(9, 12), range(12, 15), range(6, 8)]
     replays = [False, False, True, False, False, False, True, True]
     calls = count_calls(tiny_dit, monkeypatch)
     for indices, replayed in zip(batches, replays, strict=True):
         expected, cache = plain.make(indices)
         before = calls[0]
-        made, own_cache = own.make(indices)
+        made, replaying_cache = replaying.make(indices)
         assert (calls[0] == before) is replayed
         for field, tensor in expected.items():
             assert torch.equal(made[field], tensor), field
-        assert own.cost(own_cache) == plain.cost(cache)
-    assert own.graphs is not None
-    assert own.graphs.sizes.keys() == {2, 3}
-    each = {len(trajectory.evaluations) for trajectory in own.graphs.sizes.values()}
+        assert replaying.cost(replaying_cache) == plain.cost(cache)
+    assert replaying.graphs is not None
+    assert replaying.graphs.sizes.keys() == {2, 3}
+    each = {len(trajectory.evaluations) for trajectory in replaying.graphs.sizes.values()}
     assert each == {1 if name == "none" else STEPS}  # without a cache all evaluations are the same
 
 
 def test_a_solver_that_draws_replays_as_well(tiny_dit: DiT) -> None:
     plain = sampled(tiny_dit, "goc", "branch", "ddpm")
-    own = graphed(plain)
+    replaying = graphed(plain)
     for indices in (range(2), range(2), range(2, 4)):
-        assert torch.equal(own.make(indices)[0]["latents"], plain.make(indices)[0]["latents"])
-    assert own.graphs is not None
-    assert own.graphs.sizes.keys() == {2}
+        assert torch.equal(replaying.make(indices)[0]["latents"], plain.make(indices)[0]["latents"])
+    assert replaying.graphs is not None
+    assert replaying.graphs.sizes.keys() == {2}
 
 
 def test_an_output_stays_as_it_is_for_solvers_that_keep_it() -> None:
@@ -120,11 +120,11 @@ def test_what_cannot_be_captured_is_computed_as_ever_and_said_once(
     tiny_dit: DiT, capture: Callable[[], Capture], why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain = sampled(tiny_dit, "goc", "branch")
-    own = graphed(plain, capture)
+    replaying = graphed(plain, capture)
     with caplog.at_level(logging.WARNING, logger="goc"):
         for first in range(0, 10, 2):
             indices = range(first, first + 2)
-            assert torch.equal(own.make(indices)[0]["latents"], plain.make(indices)[0]["latents"])
+            assert torch.equal(replaying.make(indices)[0]["latents"], plain.make(indices)[0]["latents"])
     (line,) = [record.getMessage() for record in caplog.records if record.name == "goc.sampling.graphs"]
     assert line.startswith("graphs: steps are launched kernel by kernel, as ")
     assert re.search(why, line)
@@ -137,20 +137,20 @@ def test_caches_that_decide_as_they_run_are_not_captured(tiny_dit: DiT, caplog: 
     def new_cache() -> StepCache:
         return AdaptiveCache(possible, Reuse(possible), TeaCache(1.0), "stack")
 
-    own = graphed(replace(sampled(tiny_dit, "none", "branch"), new_cache=new_cache))
+    replaying = graphed(replace(sampled(tiny_dit, "none", "branch"), new_cache=new_cache))
     for _ in range(4):
-        own.make(range(2))
-    assert own.graphs is not None
-    assert not own.graphs.sizes
+        replaying.make(range(2))
+    assert replaying.graphs is not None
+    assert not replaying.graphs.sizes
     assert [record.getMessage() for record in caplog.records if record.name == "goc.sampling.graphs"] == [
         "graphs: steps are launched kernel by kernel, as what this cache computes is not known beforehand"
     ]
 
 
 def test_a_generation_made_of_another_one_does_not_take_its_graphs(tiny_dit: DiT) -> None:
-    own = graphed(sampled(tiny_dit, "none", "branch"))
+    replaying = graphed(sampled(tiny_dit, "none", "branch"))
     for _ in range(3):
-        own.make(range(2))
+        replaying.make(range(2))
     other = sampled(tiny_dit, "reuse", "branch")
-    cached = replace(own, new_cache=other.new_cache)
+    cached = replace(replaying, new_cache=other.new_cache)
     assert torch.equal(cached.make(range(2))[0]["latents"], other.make(range(2))[0]["latents"])

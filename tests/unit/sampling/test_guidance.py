@@ -35,9 +35,9 @@ CACHES = ["reuse", "goc", "taylorseer", "goc_stack", "goc_logsnr", *DECIDING]
 
 def made(plan: Plan, generation: Generation, indices: range = range(4)) -> tuple[Tensor, dict[str, float]]:
     """The samples' latents, and what they cost."""
-    own = replace(generation, new_cache=plan.new_cache if plan.spares else None)
-    tensors, cache = own.make(indices)
-    return tensors["latents"], own.cost(cache)
+    cached = replace(generation, new_cache=plan.new_cache if plan.spares else None)
+    tensors, cache = cached.make(indices)
+    return tensors["latents"], cached.cost(cache)
 
 
 def by_hand(model: DiT, generation: Generation, kinds: list[str], linear: bool = False) -> Tensor:
@@ -105,9 +105,9 @@ def test_the_difference_of_the_halves_is_predicted_as_by_hand(
 @pytest.mark.parametrize("method", ["none", "goc", "teacache"])
 def test_what_saves_nothing_changes_no_bit(tiny_dit: DiT, tmp_path: Path, settings: list[str], method: str) -> None:
     plan, generation = planned(tiny_dit, tmp_path, GUIDED, f"method={method}")
-    own, _ = planned(tiny_dit, tmp_path, GUIDED, f"method={method}", *settings)
-    assert own.halves is None
-    assert torch.equal(made(own, generation)[0], made(plan, generation)[0])
+    spared, _ = planned(tiny_dit, tmp_path, GUIDED, f"method={method}", *settings)
+    assert spared.halves is None
+    assert torch.equal(made(spared, generation)[0], made(plan, generation)[0])
 
 
 @pytest.mark.parametrize("method", [method for method in CACHES if method not in DECIDING])
@@ -117,11 +117,11 @@ def test_halves_that_always_go_together_are_as_one(tiny_dit: DiT, tmp_path: Path
     together = halves([True] * EVALUATIONS, [False] * EVALUATIONS)
     assert together.complete
     one, cost = made(plan, generation)
-    own, own_cost = made(replace(plan, halves=together), generation)
-    assert_near(own, one)
-    assert own_cost["cache_ratio"] == pytest.approx(cost["cache_ratio"])
+    halved, halved_cost = made(replace(plan, halves=together), generation)
+    assert_near(halved, one)
+    assert halved_cost["cache_ratio"] == pytest.approx(cost["cache_ratio"])
     for name in ("macs_per_image", "peak_cache_bytes"):
-        assert own_cost[name] == cost[name]
+        assert halved_cost[name] == cost[name]
 
 
 @pytest.mark.parametrize("settings", [(INTERVAL,), ("cfg_cache=0.5", LINEAR), (INTERVAL, "cfg_cache=0.4")])
@@ -137,9 +137,9 @@ def test_halves_that_always_go_together_are_as_one(tiny_dit: DiT, tmp_path: Path
 def test_every_cache_works_on_halves_and_alone_as_in_a_batch(
     tiny_dit: DiT, tmp_path: Path, settings: tuple[str, ...], method: str, solver: str
 ) -> None:
-    own = [*SOLVERS[solver], GUIDED, *settings]
-    plan, generation = planned(tiny_dit, tmp_path, *own, f"method={method}", "cache_ratio=0.5")
-    without, _ = planned(tiny_dit, tmp_path, *own, "method=none")
+    common = [*SOLVERS[solver], GUIDED, *settings]
+    plan, generation = planned(tiny_dit, tmp_path, *common, f"method={method}", "cache_ratio=0.5")
+    without, _ = planned(tiny_dit, tmp_path, *common, "method=none")
     x, cost = made(plan, generation)
     alone = [made(plan, generation, range(i, i + 1)) for i in range(4)]
     assert_near(x, torch.cat([one for one, _ in alone]))
@@ -195,20 +195,20 @@ def test_macs_are_those_that_the_network_really_does(tiny_dit: DiT, tmp_path: Pa
 @pytest.mark.parametrize("ratio", [0.0, 0.2, 0.5, 0.8, 0.99])
 @pytest.mark.parametrize("start", [1, 3])
 def test_the_unconditional_half_is_left_out_evenly(count: int, ratio: float, start: int) -> None:
-    found = halves([True] * count, [False] * count, ratio, start)
+    chosen = halves([True] * count, [False] * count, ratio, start)
     wanted = max(count - round(ratio * count), 1, min(start, count))
-    assert len(found.places) == wanted
-    assert found.places[:start] == list(range(min(start, count)))
-    gaps = [b - a for a, b in pairwise([*found.places[start - 1 :], count])]
+    assert len(chosen.places) == wanted
+    assert chosen.places[:start] == list(range(min(start, count)))
+    gaps = [b - a for a, b in pairwise([*chosen.places[start - 1 :], count])]
     assert not gaps or max(gaps) - min(gaps) <= 1
 
 
 def test_cached_evaluations_go_with_the_one_before() -> None:
     """Shares are of what is computed, so that costs multiply; the first guided evaluation is always complete."""
     cached = [False, True] * 6
-    found = halves([True] * 12, cached, 0.5)
-    assert found.places == [0, 1, 4, 5, 8, 9]
-    assert [i for i, measured in enumerate(found.measured) if measured] == [0, 4, 8]
+    chosen = halves([True] * 12, cached, 0.5)
+    assert chosen.places == [0, 1, 4, 5, 8, 9]
+    assert [i for i, measured in enumerate(chosen.measured) if measured] == [0, 4, 8]
     late = halves([False] * 3 + [True] * 6 + [False] * 3, cached, 0.5)
     assert late.places == [3, 6, 7]
     assert late.guided == (False,) * 3 + (True,) * 6 + (False,) * 3

@@ -15,7 +15,7 @@ from closeness import assert_near, relative_difference
 from torch import Tensor
 
 from goc.check import peers, roofline, step_times
-from goc.check.contenders import CachedSteps, Contender, Project, Workload, evenly, own_contenders
+from goc.check.contenders import CachedSteps, Contender, Project, Workload, evenly, project_contenders
 from goc.models.cost import forward_macs
 from goc.models.dit import DiT
 from goc.system.command import run_command
@@ -46,8 +46,8 @@ def inference() -> Iterator[None]:
 
 
 def contender(workload: Workload, name: str) -> Contender:
-    (found,) = [entry for entry in own_contenders(workload) if entry.name == name]
-    return found
+    (named,) = [entry for entry in project_contenders(workload) if entry.name == name]
+    return named
 
 
 def available_peers(workload: Workload) -> list[Contender]:
@@ -68,17 +68,17 @@ def test_goc_differs_from_reuse_in_the_textbook(workload: Workload) -> None:
     assert relative_difference(goc, reuse) > 1e-2
 
 
-def cached_steps_found(entry: Contender) -> list[int]:
+def observed_cached_steps(entry: Contender) -> list[int]:
     return [step for step, _ in enumerate(entry.start()) if entry.was_cached()]
 
 
 @pytest.mark.parametrize("repeat", [1, 2])
 def test_the_cached_steps_that_are_found_are_those_of_the_schedule(workload: Workload, repeat: int) -> None:
-    for entry in [*own_contenders(workload), *available_peers(workload)]:
+    for entry in [*project_contenders(workload), *available_peers(workload)]:
         for _ in range(repeat):
-            found = cached_steps_found(entry)
+            steps = observed_cached_steps(entry)
             entry.drop()
-        assert found == entry.cached_steps(STEPS), entry.name
+        assert steps == entry.cached_steps(STEPS), entry.name
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_the_cached_steps_that_are_found_are_those_of_the_schedule(workload: Wor
     [("none", []), ("idle", []), ("goc 50 %", [1, 3, 5, 7]), ("goc 75 %", [1, 2, 3, 5, 6, 7])],
 )
 def test_cached_steps(workload: Workload, name: str, expected: list[int]) -> None:
-    assert cached_steps_found(contender(workload, name)) == expected
+    assert observed_cached_steps(contender(workload, name)) == expected
 
 
 def test_diffusers_model_has_the_projects_weights_and_computes_the_same(tiny_dit: DiT) -> None:
@@ -157,7 +157,7 @@ def test_a_method_that_there_is_no_memory_for_is_a_row_with_its_reason(workload:
 
 
 def test_held_tensors_are_those_that_the_caches_count(workload: Workload) -> None:
-    for entry in own_contenders(workload):
+    for entry in project_contenders(workload):
         if isinstance(entry, Project) and entry.new_cache:
             cache = entry.new_cache()
             entry.new_cache = lambda cache=cache: cache
@@ -191,7 +191,7 @@ def test_ratios_speed_up_and_images_per_second(workload: Workload) -> None:
 
 
 def test_chosen_rows_come_with_what_they_are_measured_against(workload: Workload) -> None:
-    entries = [*own_contenders(workload), *peers.peers(workload)]
+    entries = [*project_contenders(workload), *peers.peers(workload)]
     names = [step_times.name_of(entry) for entry in benchmark.chosen(entries, ["diffusers taylorseer", "goc 50 %"])]
     assert names == ["none", "goc 50 %", "diffusers none", "diffusers taylorseer"]
 
@@ -210,7 +210,7 @@ def test_graphs_are_counted_when_they_are_compiled(
     model.compile_branches()
     work = replace(workload, compiled=True)
     names = ("none", "reuse 50 %", "goc 50 %")
-    table = step_times.table([entry for entry in own_contenders(work) if entry.name in names], work, 1)
+    table = step_times.table([entry for entry in project_contenders(work) if entry.name in names], work, 1)
     assert table["graphs"].tolist() == [2, 1, 0]  # a full step's two; a cached step's, which the queue shares
     assert table["recompiled"].tolist() == [0, 0, 0]
 

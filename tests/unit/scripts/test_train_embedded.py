@@ -45,13 +45,13 @@ def test_a_training_that_was_stopped_makes_the_same_denoiser(
 
     steps: list[object] = []
     loss = f"{objective}_loss"
-    own = getattr(train_embedded, loss)
+    compute_loss = getattr(train_embedded, loss)
 
     def fails_once(*arguments: object) -> Tensor:
         steps.append(arguments)
         if len(steps) == 4:
             raise KeyboardInterrupt
-        return own(*arguments)
+        return compute_loss(*arguments)
 
     monkeypatch.setattr(train_embedded, loss, fails_once)
     with pytest.raises(KeyboardInterrupt):
