@@ -133,12 +133,13 @@ class Generation:
 
         return labels, gaussian
 
-    def denoiser(self, labels: Tensor, cache: StepCache | None, times: np.ndarray) -> Denoiser:
+    def denoiser(self, labels: Tensor, cache: StepCache | None, times: np.ndarray | Tensor) -> Denoiser:
         """What a solver asks in each of its evaluations: the network, guided, for samples with these labels [n].
 
-        times [evaluations]: what the network is given in them.
+        times [evaluations]: what the network is given in them; of a tensor, gradients flow to it.
         """
         if isinstance(cache, HalfCaches):
+            assert isinstance(times, np.ndarray)  # nothing is trained where the halves do not go together
             return self.halved_denoiser(labels, cache, times)
 
         def evaluated(x: Tensor, t: Tensor, y: Tensor, within: StepCache | None) -> Tensor:
