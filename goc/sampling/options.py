@@ -94,11 +94,7 @@ class TimedConfig(SamplerConfig):
         """What its file says; None: it has none. Raises ConfigError for one of another solver, or of other steps."""
         if self.timesteps is None:
             return None
-        return timesteps.read_times(self.timesteps, plain(self.without_times()), self.span, steps)
-
-    def without_times(self) -> TimedConfig:
-        """The same solver at its own times."""
-        return replace(self, timesteps=None)
+        return timesteps.read_times(self.timesteps, plain(replace(self, timesteps=None)), self.span, steps)
 
     def solver(self, steps: int) -> solvers.Solver:
         times = self.times(steps)
