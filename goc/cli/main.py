@@ -22,6 +22,7 @@ COMMANDS = {
     "random-weights": ("goc.cli.random_weights", "random weights in the released formats, to try what needs those"),
     "train weights": ("goc.train.weights", "weights of predictor=learned, for a model, a sampler and a schedule"),
     "train front": ("goc.train.front", "schedules and weights of method=front, for several cache ratios at once"),
+    "train timesteps": ("goc.train.timesteps", "the times of a solver's evaluations, for as many as you name"),
     "train router": ("goc.train.router", "a router of Learning-to-Cache, for a model and a number of steps"),
     "check": ("goc.check.command", "on a GPU: is it right there, and how fast; tables and a page"),
     "track": ("goc.tracking.__main__", "log finished runs to Weights & Biases"),

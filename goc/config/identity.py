@@ -58,7 +58,7 @@ def flat(config: Config) -> dict[str, Any]:
 
 def files_of(way: Way, measurement: Measurement) -> Iterator[tuple[str, str]]:
     """Each file that a normalised way's method is read from: the setting that names it, and its path."""
-    for group, part in (("schedule", way.schedule), ("predictor", way.predictor)):
+    for group, part in (("schedule", way.schedule), ("predictor", way.predictor), ("sampler", way.sampler)):
         for key, stand_in in part.reads.items():
             named = getattr(part, key)
             if named is None and stand_in is not None:

@@ -122,7 +122,7 @@ def _settle_name(model: ModelConfig) -> None:
 
 
 def _settle_files(way: Way, measurement: Measurement) -> None:
-    """Name the files of a schedule and of learned weights, whose own schedule is taken unless another one is named."""
+    """Name the files of a way; of learned weights, the schedule that they are for is taken unless another is named."""
     schedule, predictor = way.schedule, way.predictor
     model, cfg_scale = measurement.model, measurement.cfg_scale
 
@@ -133,7 +133,7 @@ def _settle_files(way: Way, measurement: Measurement) -> None:
     predictor = predictor.with_paths(filled, schedule.weights_file or model.weights or TRAINED_WEIGHTS)
     if predictor.schedule_file is not None:
         schedule = schedule.of_weights(predictor.schedule_file)
-    way.schedule, way.predictor = schedule, predictor
+    way.schedule, way.predictor, way.sampler = schedule, predictor, way.sampler.with_paths(filled)
 
 
 def evaluations_of(way: Way) -> range:
@@ -316,6 +316,7 @@ def check_way(way: Way) -> None:
         raise ConfigError(f"evaluations={way.evaluations}: must be {which if possible.step > 1 else ''}{within}")
     _require(way, fewest <= way.steps <= TRAINING_STEPS, "steps", f"in [{fewest}, {TRAINING_STEPS}]")
     sampler.check()
+    sampler.check_steps(way.steps)
     if sampler.evaluations_per_step > 1 and not way.schedule.several_evaluations:
         raise ConfigError(
             f"schedule={way.schedule.name}: not supported with sampler={sampler.name}, "

@@ -124,8 +124,9 @@ class Network(nn.Module):
     def tokens(self, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The residual stream before the first block, h [N, tokens, hidden], and the blocks' condition [N, ...].
 
-        x: noisy latents [N, C, H, W]. t: timesteps in 0..999 (times in [0, 1] with flow matching), [N] or one for all
-        [1]. y: labels [N]. h must be a tensor of its own. Row i of both must be of sample i alone.
+        x: noisy latents [N, C, H, W]. t: timesteps in 0..999, whole but for sampler.timesteps (times in [0, 1] with
+        flow matching), [N] or one for all [1]. y: labels [N]. h must be a tensor of its own. Row i of both must be of
+        sample i alone.
         """
         raise NotImplementedError
 

@@ -68,9 +68,9 @@ def _of_any_model(settings: Mapping[str, Any], model: str) -> dict[str, Any]:
     """Settings without the model and its files, also where a found schedule's or learned weights' file has its name."""
 
     def part(options: Any) -> Any:
-        if not isinstance(options, Mapping) or not options.get("path"):
-            return options
-        return {**options, "path": PurePath(options["path"]).name.replace(model, "{model}")}
+        named = {} if not isinstance(options, Mapping) else {key: options.get(key) for key in ("path", "timesteps")}
+        names = {key: PurePath(path).name.replace(model, "{model}") for key, path in named.items() if path}
+        return {**options, **names} if names else options
 
     return {key: part(value) for key, value in settings.items() if key not in ("model", FILES)}
 

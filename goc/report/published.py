@@ -180,6 +180,8 @@ class Published:
             return False
         if self.method != run["method"] and not self._is_method(run[DISTINGUISHING]):
             return False
+        if setting_of(run[DISTINGUISHING], "sampler.timesteps") is not None:  # learned times were never published
+            return False
         if pd.isna(run["cached"]):  # of images that were made elsewhere
             return False
         if self.cached is not None and abs(self.cached - run["cached"]) > (SAME_RATIO if self.shares is None else 1e-6):

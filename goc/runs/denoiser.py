@@ -22,7 +22,7 @@ from goc.sampling.converged import Converged, converged
 from goc.sampling.generation import Generation, SampleSource
 from goc.sampling.graphs import Graphs
 from goc.sampling.labels import given_labels, label_file
-from goc.sampling.options import plain
+from goc.sampling.options import keyed
 from goc.system.device import torch_format
 from goc.system.errors import ConfigError
 from goc.system.files import file_sha256, resolve
@@ -76,9 +76,7 @@ class LoadedDenoiser(Loaded):
 
     def converged(self, count: int) -> Converged:
         objective, cache_dir = self.config.measurement.model.objective, Path(self.config.output.cache_dir)
-        # what it depends on apart from the seeds is the key without the way
-        key = {name: value for name, value in self.key.items() if name not in ("sampler", "steps", "batch_size")}
-        return converged(self.uncached, objective, key, count, cache_dir)
+        return converged(self.uncached, objective, solution_key(self.key), count, cache_dir)
 
 
 def uncached_generation(
@@ -130,17 +128,32 @@ def calibration_alone(config: Config, device: torch.device, compiled: bool) -> C
     return calibration_of(way, generation, key, config.output.cache_dir)
 
 
+def solution_key(key: dict[str, Any]) -> dict[str, Any]:
+    """What the converged solution depends on apart from the seeds: a trajectory's key without the way."""
+    return {name: value for name, value in key.items() if name not in ("sampler", "steps", "batch_size")}
+
+
+def trained_for(measurement: Measurement, model_sha256: str) -> dict[str, Any]:
+    """What a solver's times are learned for besides the solver: a model and its guidance."""
+    guidance = ("cfg_scale", "cfg_channels") if measurement.cfg_scale != 1 else ("cfg_scale",)
+    return {"model_sha256": model_sha256, **{key: getattr(measurement, key) for key in guidance}}
+
+
 def trajectory_key(
     measurement: Measurement, way: Way, compiled: bool, model_sha256: str, model: Network
 ) -> dict[str, Any]:
-    """All that uncached trajectories depend on apart from the seeds; compiled ones are kept apart from others."""
+    """All that uncached trajectories depend on apart from the seeds; compiled ones are kept apart from others.
+
+    Raises ConfigError where the sampler's times were trained for another model or guidance.
+    """
     labels = given_labels(measurement.class_labels, model.num_classes)
     settings = measurement.model
     network = {"network": settings.network, "source": settings.network_source, "shape": settings.shape()}
+    way.sampler.check_model(trained_for(measurement, model_sha256))
     return {
         "weights": model_sha256,
         "num_heads": settings.num_heads,
-        "sampler": plain(way.sampler),
+        "sampler": keyed(way.sampler),
         "steps": way.steps,
         "cfg_scale": measurement.cfg_scale,
         "cfg_channels": measurement.cfg_channels,

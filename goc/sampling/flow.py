@@ -13,11 +13,13 @@ import numpy as np
 class FlowTimes:
     """The times of the network's evaluations; float64 [evaluations], in [0, 1], never falling.
 
-    steps: how many steps of equal length they belong to.
+    steps: how many steps they belong to. starts: of these, float64 [steps], where their lengths differ: they rise from
+    0, the last step ends at 1, and each has one evaluation, at its start; `times` is what the network is given there.
     """
 
     times: np.ndarray
     steps: int
+    starts: np.ndarray | None = None
 
     @classmethod
     def of(cls, steps: int, within: Sequence[float]) -> "FlowTimes":
@@ -30,10 +32,16 @@ class FlowTimes:
         return len(self.times)
 
     @property
+    def lengths(self) -> np.ndarray:
+        """Of the steps, float64 [steps]."""
+        return np.full(self.steps, 1.0 / self.steps) if self.starts is None else np.diff(self.starts, append=1.0)
+
+    @property
     def log_snr(self) -> np.ndarray:
         """Logarithm of the signal-to-noise ratio, ln(t / (1 - t)); equal where two evaluations are at one time.
 
         It is infinite at both ends, which are taken a quarter of a step inside.
         """
-        inside = np.clip(self.times, 0.25 / self.steps, 1.0 - 0.25 / self.steps)
+        at, lengths = self.times if self.starts is None else self.starts, self.lengths
+        inside = np.clip(at, 0.25 * lengths[0], 1.0 - 0.25 * lengths[-1])
         return np.log(inside / (1.0 - inside))

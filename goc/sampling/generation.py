@@ -159,13 +159,15 @@ class Generation:
         return labels, gaussian
 
     def denoiser(
-        self, labels: Tensor, cache: StepCache | None, times: np.ndarray, around: Around | None = None
+        self, labels: Tensor, cache: StepCache | None, times: np.ndarray | Tensor, around: Around | None = None
     ) -> Denoiser:
         """What a solver asks in each of its evaluations: the network, guided, for samples with these labels [n].
 
-        times [evaluations]: what the network is given in them. around: makes another one of the network.
+        times [evaluations]: what the network is given in them; of a tensor, gradients flow to it. around: makes another
+        network of the network.
         """
         if isinstance(cache, HalfCaches):
+            assert isinstance(times, np.ndarray)  # nothing is trained where the halves do not go together
             return self.halved_denoiser(labels, cache, times)
 
         def evaluated(x: Tensor, t: Tensor, y: Tensor, within: StepCache | None) -> Tensor:

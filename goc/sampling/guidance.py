@@ -25,7 +25,7 @@ def guide(output: Tensor, scale: float, channels: int) -> Tensor:
 
 def guided_denoiser(
     model: Callable[[Tensor, Tensor, Tensor], Tensor],
-    times: np.ndarray,
+    times: np.ndarray | Tensor,
     labels: Tensor,
     null_label: int,
     cfg_scale: float,

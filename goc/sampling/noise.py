@@ -20,7 +20,7 @@ def linear_betas() -> np.ndarray:
 class NoiseSchedule:
     """A respaced schedule of T steps; every array is float64 [T], indexed by sampling step i (0 = noisiest)."""
 
-    timesteps: np.ndarray  # the training timestep that the network is given in each step, int64
+    timesteps: np.ndarray  # the training timestep that the network is given in each step, int64; float64 of `between`
     alphas_cumprod: np.ndarray  # alpha-bar at the step
     alphas_cumprod_prev: np.ndarray  # alpha-bar after the update (1 after the last)
 
@@ -36,6 +36,19 @@ class NoiseSchedule:
         """A schedule of these training timesteps, int64 [T], falling."""
         alphas_cumprod = np.cumprod(1.0 - linear_betas())[timesteps]
         return cls(timesteps.copy(), alphas_cumprod, np.append(alphas_cumprod[1:], 1.0))
+
+    @classmethod
+    def between(cls, times: np.ndarray, given: np.ndarray) -> "NoiseSchedule":
+        """A schedule at training timesteps that need not be whole: float64 [T], falling, in [0, 999].
+
+        Between two whole ones the log signal-to-noise ratio is linear in the timestep. given: what the network is given
+        as the timestep, float64 [T].
+        """
+        trained = np.cumprod(1.0 - linear_betas())
+        log_snr = np.interp(times, np.arange(TRAINING_STEPS), np.log(trained / (1.0 - trained)))
+        nearest = np.rint(times).astype(np.int64)
+        alphas_cumprod = np.where(times == nearest, trained[nearest], 1.0 / (1.0 + np.exp(-log_snr)))
+        return cls(given.copy(), alphas_cumprod, np.append(alphas_cumprod[1:], 1.0))
 
     def __len__(self) -> int:
         return len(self.timesteps)

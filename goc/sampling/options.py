@@ -5,20 +5,23 @@ What they mean is in goc/sampling, which is loaded only when a solver is made, s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from goc.models.objective import DIFFUSION, FLOW, PIPELINE
-from goc.sampling.noise import NoiseSchedule
+from goc.models.plans import plan_sha256
+from goc.sampling.noise import TRAINING_STEPS, NoiseSchedule
 from goc.system.errors import ConfigError
 from goc.system.lazy import LazyModule
 from goc.system.registry import Options
 
 if TYPE_CHECKING:
-    from goc.sampling import multistep, solvers
+    from goc.sampling import flow, multistep, solvers, timesteps
+    from goc.sampling.timesteps import Times
 else:
     multistep, solvers = LazyModule("goc.sampling.multistep"), LazyModule("goc.sampling.solvers")
+    flow, timesteps = LazyModule("goc.sampling.flow"), LazyModule("goc.sampling.timesteps")
 
 ORDERS = (2, 3)
 SPACINGS = ("linear", "logsnr")
@@ -26,7 +29,7 @@ SPACINGS = ("linear", "logsnr")
 
 @dataclass
 class SamplerConfig:
-    """Which solver, with its settings. title: its name in tables."""
+    """Which solver, with its settings. title: its name in tables. reads: settings that name a file it is read from."""
 
     name: str = "ddim"
     title: ClassVar[str] = ""
@@ -34,9 +37,20 @@ class SamplerConfig:
     deterministic: ClassVar[bool] = True
     evaluations_per_step: ClassVar[int] = 1
     fewest_steps: ClassVar[int] = 2
+    reads: ClassVar[Mapping[str, str | None]] = {}
 
     def check(self) -> None:
         """Raise ConfigError on a setting that does not exist."""
+
+    def check_steps(self, steps: int) -> None:
+        """Raise ConfigError on a setting that cannot be run with so many steps."""
+
+    def check_model(self, model: Mapping[str, Any]) -> None:
+        """Raise ConfigError on a file that is of another model or guidance, by their names."""
+
+    def with_paths(self, fill: Callable[[str], str]) -> SamplerConfig:
+        """The same with its files' paths as `fill` makes them of ones with {model}, {steps}, ... in them."""
+        return self
 
     def solver(self, steps: int) -> solvers.Solver:
         """The solver with so many steps."""
@@ -54,15 +68,78 @@ class SamplerConfig:
 SAMPLERS: Options[SamplerConfig] = Options("sampler")
 
 
+@dataclass
+class TimedConfig(SamplerConfig):
+    """A solver of one evaluation a step, which may be at any times.
+
+    timesteps: a file with these, as goc train timesteps writes it; null: the solver's own. span: the times of noise and
+    of data, between which they are.
+    """
+
+    reads: ClassVar[Mapping[str, str | None]] = {"timesteps": None}
+    span: ClassVar[tuple[float, float]] = (TRAINING_STEPS - 1, 0.0)
+    timesteps: str | None = None
+
+    def with_paths(self, fill: Callable[[str], str]) -> SamplerConfig:
+        return self if self.timesteps is None else replace(self, timesteps=fill(self.timesteps))
+
+    def check_steps(self, steps: int) -> None:
+        self.times(steps)
+
+    def check_model(self, model: Mapping[str, Any]) -> None:
+        if self.timesteps is not None:
+            timesteps.check_trained_for(self.timesteps, model)
+
+    def times(self, steps: int) -> Times | None:
+        """What its file says; None: it has none. Raises ConfigError for one of another solver, or of other steps."""
+        if self.timesteps is None:
+            return None
+        return timesteps.read_times(self.timesteps, plain(replace(self, timesteps=None)), self.span, steps)
+
+    def solver(self, steps: int) -> solvers.Solver:
+        times = self.times(steps)
+        return self.own_solver(steps) if times is None else self.solver_at(times)
+
+    def own_solver(self, steps: int) -> solvers.Solver:
+        """The solver with so many steps of its own."""
+        raise NotImplementedError
+
+    def solver_at(self, times: Times) -> solvers.Solver:
+        """The solver with its evaluations at these times."""
+        raise NotImplementedError
+
+    def kind(self) -> str:
+        return self.title if self.timesteps is None else f"{self.title}(learned)"
+
+
+@dataclass
+class DiffusionConfig(TimedConfig):
+    """A solver that takes the noise levels and timesteps of its steps from a schedule."""
+
+    def own_solver(self, steps: int) -> solvers.Solver:
+        return self.on(self.schedule(steps))
+
+    def solver_at(self, times: Times) -> solvers.Solver:
+        return self.on(NoiseSchedule.between(times.points, times.given))
+
+    def schedule(self, steps: int) -> NoiseSchedule:
+        """The noise levels and timesteps of its own steps."""
+        return NoiseSchedule.respaced(steps)
+
+    def on(self, schedule: NoiseSchedule) -> solvers.Solver:
+        """The solver on a schedule."""
+        raise NotImplementedError
+
+
 @SAMPLERS.register
 @dataclass
-class DDIMConfig(SamplerConfig):
+class DDIMConfig(DiffusionConfig):
     """DDIM, eta = 0."""
 
     title: ClassVar[str] = "DDIM"
 
-    def solver(self, steps: int) -> solvers.Solver:
-        return solvers.DDIM(NoiseSchedule.respaced(steps))
+    def on(self, schedule: NoiseSchedule) -> solvers.Solver:
+        return solvers.DDIM(schedule)
 
 
 @SAMPLERS.register
@@ -79,7 +156,7 @@ class DDPMConfig(SamplerConfig):
 
 
 @dataclass
-class MultistepConfig(SamplerConfig):
+class MultistepConfig(DiffusionConfig):
     """A multistep solver: one evaluation a step, whatever its order.
 
     order: 2 or 3. spacing: of its steps, linear in the timestep as DDIM's, or even in logsnr.
@@ -93,12 +170,18 @@ class MultistepConfig(SamplerConfig):
             raise ConfigError(f"sampler.order={self.order}: must be one of {', '.join(map(str, ORDERS))}")
         if self.spacing not in SPACINGS:
             raise ConfigError(f"sampler.spacing={self.spacing}: must be one of {', '.join(SPACINGS)}")
+        if self.timesteps is not None and self.spacing != MultistepConfig.spacing:
+            raise ConfigError(
+                f"sampler.spacing={self.spacing}: must be {MultistepConfig.spacing} with sampler.timesteps, which say "
+                "where all steps are"
+            )
 
     def schedule(self, steps: int) -> NoiseSchedule:
-        """The noise levels and timesteps of its steps."""
         return multistep.even_in_log_snr(steps) if self.spacing == "logsnr" else NoiseSchedule.respaced(steps)
 
     def kind(self) -> str:
+        if self.timesteps is not None:
+            return f"{self.title}{self.order}(learned)"
         return f"{self.title}{self.order}" + ("(logsnr)" if self.spacing == "logsnr" else "")
 
 
@@ -110,8 +193,8 @@ class DPMSolverConfig(MultistepConfig):
     name: str = "dpm_solver"
     title: ClassVar[str] = "DPM-Solver"
 
-    def solver(self, steps: int) -> solvers.Solver:
-        return multistep.dpm_solver(self.schedule(steps), self.order)
+    def on(self, schedule: NoiseSchedule) -> solvers.Solver:
+        return multistep.dpm_solver(schedule, self.order)
 
 
 @SAMPLERS.register
@@ -122,8 +205,8 @@ class UniPCConfig(MultistepConfig):
     name: str = "unipc"
     title: ClassVar[str] = "UniPC"
 
-    def solver(self, steps: int) -> solvers.Solver:
-        return multistep.unipc(self.schedule(steps), self.order)
+    def on(self, schedule: NoiseSchedule) -> solvers.Solver:
+        return multistep.unipc(schedule, self.order)
 
 
 @dataclass
@@ -136,14 +219,18 @@ class FlowConfig(SamplerConfig):
 
 @SAMPLERS.register
 @dataclass
-class EulerConfig(FlowConfig):
+class EulerConfig(FlowConfig, TimedConfig):
     """Euler's method, one evaluation a step."""
 
     name: str = "euler"
     title: ClassVar[str] = "Euler"
+    span: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
-    def solver(self, steps: int) -> solvers.Solver:
+    def own_solver(self, steps: int) -> solvers.Solver:
         return solvers.Euler(steps)
+
+    def solver_at(self, times: Times) -> solvers.Solver:
+        return solvers.Euler(flow.FlowTimes(times.given, len(times.given), times.points))
 
 
 @SAMPLERS.register
@@ -190,9 +277,17 @@ def fitting(objective: str) -> list[str]:
 
 
 def plain(sampler: SamplerConfig) -> str | dict[str, Any]:
-    """A sampler as result.json holds it: its name, with its settings if it has any."""
-    settings = asdict(sampler)
+    """A sampler as result.json holds it: its name, with its settings if it has any; a file's only if it names one."""
+    settings = {key: value for key, value in asdict(sampler).items() if key not in sampler.reads or value is not None}
     return settings if len(settings) > 1 else sampler.name
+
+
+def keyed(sampler: SamplerConfig) -> str | dict[str, Any]:
+    """What trajectories depend on of a sampler: as `plain`, with its files' SHA-256 in place of their paths."""
+    settings = plain(sampler)
+    if isinstance(settings, str):
+        return settings
+    return {key: plan_sha256(value) if key in sampler.reads else value for key, value in settings.items()}
 
 
 def kind_of(sampler: str | Mapping[str, Any]) -> str:

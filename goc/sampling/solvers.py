@@ -129,19 +129,21 @@ class DDPM(DiffusionSolver):
 
 
 class FlowSolver(Solver):
-    """A fixed-step method for dx/dt = v(x, t) from t = 0 to 1, in equal steps."""
+    """A method for dx/dt = v(x, t) from t = 0 to 1, in so many equal steps, or in those of a grid."""
 
     within: Sequence[float]  # where in a step its evaluations are
 
-    def __init__(self, steps: int) -> None:
-        super().__init__(FlowTimes.of(steps, self.within))
+    def __init__(self, steps: int | FlowTimes) -> None:
+        grid = steps if isinstance(steps, FlowTimes) else FlowTimes.of(steps, self.within)
+        super().__init__(grid)
+        self.lengths = grid.lengths.tolist()
 
     def __init_subclass__(cls) -> None:
         cls.evaluations_per_step = len(cls.within)
 
     def sample(self, denoise: Denoiser, x: Tensor, noise: Noise) -> Iterator[Tensor]:
-        channels, dt = x.shape[1], 1.0 / self.steps
-        for step in range(self.steps):
+        channels = x.shape[1]
+        for step, dt in enumerate(self.lengths):
             first = step * self.evaluations_per_step
 
             def velocity(x: Tensor, evaluation: int, first: int = first) -> Tensor:

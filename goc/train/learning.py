@@ -1,7 +1,7 @@
-"""The training of weights on computed features, through the whole sampler; and whether it was for the better."""
+"""The training of a few numbers through the whole sampler: the weights on computed features, or a solver's times."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -69,6 +69,41 @@ def weighted_denoiser(
     return denoise
 
 
+def descend(
+    parameter: Tensor,
+    ends: Callable[[Sequence[int]], Tensor],
+    targets: Tensor,
+    calibration: Calibration,
+    iterations: int,
+    batch: int,
+    rate: float,
+    what: str,
+    progress: Progress | None = None,
+) -> list[float]:
+    """Adam with cosine decay on the mean distance to the targets [samples, C, H, W]; the loss of each iteration.
+
+    parameter: what is trained, in place. ends: where samples with these indices end, through which gradients flow to
+    it; they are drawn from the calibration's in an order that its seed decides. what: for the progress bar.
+    progress: of this training, if it is kept on disk: then it goes on where it was stopped, to the same numbers.
+    """
+    optimizer = torch.optim.Adam([parameter], lr=rate)
+    order = torch.Generator().manual_seed(calibration.seed)
+    losses = [] if progress is None else progress.resume({"": parameter}, optimizer, order)
+    bar = trange(len(losses), iterations, initial=len(losses), total=iterations, desc=what, unit="batch")
+    for iteration in bar:
+        optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * iteration / iterations)) / 2
+        chosen = torch.randperm(calibration.samples, generator=order)[:batch].tolist()
+        loss = mean_distance(ends(chosen), targets[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        if progress is not None:
+            progress.keep({"": parameter}, optimizer, order, losses)
+        bar.set_postfix(distance=f"{losses[-1]:.4f}")
+    return losses
+
+
 def train(
     plan: Plan,
     calibration: Calibration,
@@ -80,10 +115,8 @@ def train(
     begin: Tensor | None = None,
     targets: Tensor | None = None,
 ) -> tuple[Tensor, list[float]]:
-    """Weights [evaluations, K] on the CPU, and the loss of each iteration.
+    """Weights [evaluations, K] on the CPU, and the loss of each iteration, by `descend`.
 
-    Adam with cosine decay; batches are drawn from the calibration's samples in an order that its seed decides.
-    progress: of this training, if it is kept on disk: then it goes on where it was stopped, to the same weights.
     begin: the weights at its start; None: as the plan's predictor does. targets: where the samples end without a cache
     [samples, C, H, W]; None: they are made.
     """
@@ -91,24 +124,14 @@ def train(
     targets = (final_latents(calibration, None) if targets is None else targets).clone()
     begin = start(plan, LENGTH) if begin is None else begin.clone()
     weights = begin.to(generation.device).requires_grad_()
-    optimizer = torch.optim.Adam([weights], lr=rate)
-    order = torch.Generator().manual_seed(calibration.seed)
-    losses = [] if progress is None else progress.resume({"": weights}, optimizer, order)
-    bar = trange(len(losses), iterations, initial=len(losses), total=iterations, desc="weights", unit="batch")
-    for iteration in bar:
-        optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * iteration / iterations)) / 2
-        chosen = torch.randperm(calibration.samples, generator=order)[:batch].tolist()
+
+    def ends(chosen: Sequence[int]) -> Tensor:
         labels, gaussian = generation.drawn(chosen)
         denoise = weighted_denoiser(generation, labels, plan.site, cached, weights, keep)
         *_, x = generation.solver.sample(denoise, gaussian(), no_noise)
-        loss = mean_distance(x, targets[chosen])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-        if progress is not None:
-            progress.keep({"": weights}, optimizer, order, losses)
-        bar.set_postfix(distance=f"{losses[-1]:.4f}")
+        return x
+
+    losses = descend(weights, ends, targets, calibration, iterations, batch, rate, "weights", progress)
     return weights.detach().cpu(), losses
 
 

@@ -27,6 +27,7 @@ JOBS = {
     "digits_guidance": 132,  # 11 ways on 6 models at 2 scales
     "digits_models": 204,  # 35 ways on 3 diffusion models (one of them named twice), 32 on 3 flow models
     "digits_ratios": 672,  # 14 ways on 6 models, with 2 numbers of steps, at 4 ratios
+    "digits_rivals": 102,  # with 4 numbers of evaluations 4 solvers, 2 learned, 11 caches, on flow 1, 1 and 5; and 6
     "digits_tradeoff": 95,  # 19 methods at 5 ratios
     "fashion": 112,  # 58 ways of diffusion, 54 of flow matching
     "paper_ablation": 3,
@@ -46,6 +47,7 @@ FEWER = {
     "digits_guidance": "cfg_scale=4 steps=6 guidance_interval=[0.28,2.9]",
     "digits_models": "steps=4 cache_ratio=0.5 method=goc",
     "digits_ratios": "model=digits steps=20 cache_ratio=0.75 method=searched_learned",
+    "digits_rivals": "steps=5 cache_ratio=0.6 method=goc",
     "digits_search": "hydra.sweeper.n_trials=4",
     "digits_tradeoff": "cache_ratio=0.67 method=none,l2c_goc,teacache,goc_stack_logsnr",  # test_plan.py: all
     "fashion": "steps=4 cache_ratio=0.5 method=goc",
@@ -62,6 +64,7 @@ ROWS = {
     "digits_guidance": 14,  # 7 ways in one interval, on one model of each objective
     "digits_models": 12,  # 3 models are one here
     "digits_ratios": 4,  # learned weights with their own schedule and with the one named; two predictors on even steps
+    "digits_rivals": 8,  # DDIM, UniPC's two spacings, DPM-Solver, Euler; learned times of three
     "digits_search": 4,  # Optuna's trials
     "digits_tradeoff": 4,
     "fashion": 10,  # steps and ratios are the same here: a way and solver each

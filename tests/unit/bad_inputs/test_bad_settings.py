@@ -32,7 +32,7 @@ REFUSED = [
     Bad("with one plus", ("+cfg_scal=4",), r"^cfg_scal=4: no such setting; did you mean cfg_scale\?$"),
     Bad("without a plus", ("num_sampels=32",), r"^num_sampels=32: no such setting; did you mean num_samples\?$"),
     Bad("of the model", ("+model.num_class=3",), r"^model\.num_class=3: no such .*did you mean model\.num_classes\?$"),
-    Bad("of a sampler without", ("+sampler.eta=1",), r"^sampler\.eta=1: no such setting; sampler=ddim has none$"),
+    Bad("of a sampler without", ("sampler=ddpm", "+sampler.eta=1"), r"^sampler\.eta=1: .*; sampler=ddpm has none$"),
     Bad("of a sampler with", ("sampler=unipc", "+sampler.ordr=3"), r"^sampler\.ordr=3: .*did you mean sampler\.order"),
     Bad("of another predictor", ("predictor=reuse", "+predictor.order=2"), r"but predictor=taylor or hicache has it$"),
     Bad("of another, plain", ("predictor=reuse", "predictor.order=2"), r"^predictor\.order=2: no such setting; predic"),
@@ -42,7 +42,7 @@ REFUSED = [
     Bad("nested", ("+a.b.c=1",), r"^a\.b\.c=1: no such setting; --help lists all$"),
     Bad("as a group", ("+foo/bar=x",), r"^foo/bar=x: no such setting"),
     Bad("a group's name", ("methud=goc",), r"^methud=goc: no such setting; did you mean method\?$"),
-    Bad("in a mapping", ("++sampler={eta:1}",), r"no such setting; sampler=ddim has none$"),
+    Bad("in a mapping", ("++sampler={eta:1}",), r"no such setting; sampler=ddim has timesteps$"),
     Bad("without its part", ("+threshold=0.1",), r"^threshold=0\.1: no such setting; did you mean schedule\.threshold"),
     # an option under the name of another
     Bad("forged sampler", ("sampler.name=zzz",), r"^sampler\.name=zzz: must be ddim; sampler=NAME chooses one of ddim"),

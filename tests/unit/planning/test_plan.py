@@ -30,11 +30,24 @@ pytestmark = pytest.mark.slow
 SOLVERS = {
     "euler": ["model=digits_flow"],
     "heun": ["model=digits_flow", "sampler=heun"],
-    "unipc": ["sampler=unipc", "sampler.spacing=logsnr"],  # which caches cannot tell from ddim: a few are enough
+    # which caches cannot tell from ddim: a few are enough
+    "unipc": ["sampler=unipc", "sampler.spacing=logsnr"],
+    "dpm_solver": ["sampler=dpm_solver", "sampler.order=3"],
 }
+MULTISTEP = ("unipc", "dpm_solver")
 ONE_EVALUATION = ("l2c", "l2c_goc", "teacache", "first_block", "dicache", "seacache", "easycache", "speca",
                   "toca", "duca")  # fmt: skip
-FEW = ("reuse", "goc_logsnr", "taylorseer_lite_logsnr", "smoothcache", "l2c", "teacache")
+FEW = (
+    "reuse",
+    "goc",
+    "goc_logsnr",
+    "taylorseer",
+    "taylorseer_lite_logsnr",
+    "smoothcache",
+    "l2c",
+    "teacache",
+    "searched",
+)
 
 
 def write_weights(path: Path, **trained_for: object) -> Path:
@@ -54,7 +67,7 @@ def latents(generation: Generation) -> Tensor:
 @pytest.mark.parametrize(
     ("method", "solver"),
     [(method, solver) for method in METHODS for solver in SOLVERS
-     if method != "none" and (solver != "unipc" or method in FEW)],
+     if method != "none" and (solver not in MULTISTEP or method in FEW)],
 )  # fmt: skip
 def test_every_method_caches_evaluations_of_every_solver(
     tiny_dit: DiT, tmp_path: Path, method: str, solver: str

@@ -234,6 +234,14 @@ def test_nothing_is_beside_another_model_guidance_or_solver(tmp_path: Path) -> N
         assert published.beside(frame.assign(**change), with_error).empty
 
 
+def test_a_solver_at_learned_times_repeats_no_published_number(tmp_path: Path) -> None:
+    assert not beside(tmp_path, run("none", 2.3)).empty
+    learned = run("none", 2.3)
+    learned["config"]["sampler"] = {"name": "ddim", "timesteps": "times.json"}
+    (tmp_path / "learned").mkdir()
+    assert beside(tmp_path / "learned", learned).empty
+
+
 # ---------------------------------------------------------------- in the report
 
 
