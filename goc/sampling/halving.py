@@ -14,6 +14,7 @@ STARTS = 12  # of the local search's
 AROUND = 4  # schedules, the closest ones, near which others are proposed
 POOL = 2000  # schedules at most that are compared by what is expected of them
 PROPOSED = 6  # of these, before the surrogate learns of them
+HOPE, DOUBT = 2.0, 3.0  # standard deviations below what is expected: of what is tried next, and of what never will be
 TINY = float(np.finfo(float).tiny)
 WORST = 2.0  # logarithm of how many times as far as the best a schedule counts at most
 
@@ -100,9 +101,9 @@ def halving(race: Race, known: Sequence[Steps], steps: int, count: int, seed: in
 
     Those that are known are measured on all samples, as far as the budget goes, so that no one of them is closer than
     the best. Then come starts of the local search; and then, again and again, what a surrogate expects to be closest:
-    of the schedules near the best ones those with the smallest mean less one standard deviation of the logarithm of
-    their distance (a lower confidence bound: Srinivas et al., arXiv 0912.3995). It ends where even that is above the
-    best one's, or with the budget.
+    of the schedules near the best ones those with the smallest mean less HOPE standard deviations of the logarithm of
+    their distance (a lower confidence bound: Srinivas et al., arXiv 0912.3995). It ends where even the mean less DOUBT
+    of them is above the best one's for all, or with the budget.
     """
     random = np.random.default_rng(seed)
     for schedule in dict.fromkeys(known):
@@ -114,9 +115,8 @@ def halving(race: Race, known: Sequence[Steps], steps: int, count: int, seed: in
         surrogate = Surrogate(schedules, values, errors, steps)
         pool = near([schedules[i] for i in np.argsort(values, kind="stable")], race, steps, random)
         mean, deviation = surrogate.expected(pool)
-        bound = (mean - deviation).round(6)
-        going = bool(bound.min() <= 0)
-        for i in np.argsort(bound, kind="stable")[:PROPOSED]:
+        going = bool((mean - DOUBT * deviation).min() <= 0)
+        for i in np.argsort((mean - HOPE * deviation).round(6), kind="stable")[:PROPOSED]:
             going = going and race.tried(pool[i])
 
 
