@@ -157,7 +157,7 @@ for _name, _method in {
                         "predictor.length predictor.decay", site="stack", settings={"length": 2}, paper="2608.28670"),
     "searched": Method("searched", "taylor", "a schedule found on calibration seeds for this model and ratio, with a "
                        "Taylor expansion"),
-    "halving": Method("halving", "taylor", "the same, from all schedules that are known, by successive halving"),
+    "halving": Method("halving", "taylor", "the same, from all that are known, as a surrogate proposes"),
     "searched_goc": Method("searched", "gradient_queue", "a searched schedule with the gradient queue between computed "
                            "features", settings=COMPUTED),
     "searched_learned": Method("searched", "learned", "a searched schedule with weights trained for each of its cached "

@@ -557,10 +557,10 @@ class BudCache(Searched):
 @SCHEDULES.register
 @dataclass
 class Halving(Searched):
-    """The whole steps whose samples end closest to the uncached ones, by successive halving from known schedules.
+    """The whole steps whose samples end closest to the uncached ones, searched from known schedules with a surrogate.
 
-    path: a schedule's JSON that takes the place of a search. search_evaluations, search_samples: it measures as many
-    samples in all as trying so many schedules on so many samples would.
+    path: a schedule's JSON that takes the place of a search. search_evaluations, search_samples: it measures at most as
+    many samples in all as trying so many schedules on so many samples would.
     """
 
     name: str = "halving"

@@ -1,4 +1,4 @@
-"""A search over schedules by successive halving: many on a few samples, and all samples for what is good there."""
+"""A search over schedules: a few samples for each that a surrogate proposes, and all for what is not clearly worse."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,12 +6,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from goc.sampling.local_search import Steps, neighbours, starts
+from goc.sampling.surrogate import Surrogate
 
-RUNGS = (1 / 12, 1 / 4, 1)  # shares of the samples
-KEPT = 1 / 3  # of the schedules on a rung, those that go on to the next one
-MOVES = 24  # schedules that are tried from one
+FIRST = 1 / 4  # share of the samples that a schedule is measured on before it may go out
 CLEARLY = 2.0  # standard errors of the mean of paired differences
-HOTTEST, COLDEST = 0.05, 0.001  # temperatures, as shares of the smallest mean distance
+STARTS = 12  # of the local search's
+AROUND = 4  # schedules, the closest ones, near which others are proposed
+POOL = 2000  # schedules at most that are compared by what is expected of them
+PROPOSED = 6  # of these, before the surrogate learns of them
+HOPE, DOUBT = 2.0, 3.0  # standard deviations below what is expected: of what is tried next, and of what never will be
+TINY = float(np.finfo(float).tiny)
+WORST = 2.0  # logarithm of how many times as far as the best a schedule counts at most
 
 # distances of some samples with a schedule
 Measure = Callable[[Steps, range], Sequence[float]]
@@ -59,73 +64,73 @@ class Race:
             return False
         return bool(differences.mean() > CLEARLY * differences.std(ddof=1) / math.sqrt(len(differences)))
 
-    def sift(self, schedules: Sequence[Steps]) -> None:
-        """Measure schedules rung by rung: after each, the best share of them goes on, but for what is clearly worse."""
-        field = list(schedules)
-        for rung in sorted({max(1, round(share * self.samples)) for share in RUNGS}):
-            field = [schedule for schedule in field if self.measured(schedule, rung)]
-            field.sort(key=lambda schedule: (self.mean(schedule, rung), schedule))
-            field = field[: math.ceil(len(field) * KEPT)]
-            if best := self.ranked():
-                field = [schedule for schedule in field if not self.clearly_worse(schedule, best[0])]
+    def tried(self, schedule: Steps) -> bool:
+        """Measure a schedule on the first share of the samples, and on all unless it is clearly worse than the best.
+
+        One that was out goes on to all samples. False: the budget does not allow it.
+        """
+        if schedule not in self.distances:
+            if not self.measured(schedule, max(1, round(FIRST * self.samples))):
+                return False
+            if (best := self.ranked()) and self.clearly_worse(schedule, best[0]):
+                return True
+        return self.measured(schedule, self.samples)
+
+    def compared(self) -> tuple[list[Steps], np.ndarray, np.ndarray]:
+        """All schedules, how far they are on their samples beside the best, and the standard error of that.
+
+        The former as a logarithm. Both [schedules]; the error is of what is not known of the other samples.
+        """
+        best = np.array(self.distances[self.ranked()[0]])
+        values, errors = [], []
+        for own in map(np.array, self.distances.values()):
+            pairs = best[: len(own)]
+            if not (np.isfinite(own).all() and np.isfinite(pairs).all()):
+                ratio, error = math.inf, 0.0
+            else:
+                ratio = (own.mean() + TINY) / (pairs.mean() + TINY)
+                spread = (own - pairs).std(ddof=1) if len(own) > 1 else own.mean()
+                error = spread / (own.mean() + TINY) * math.sqrt((1 - len(own) / self.samples) / len(own))
+            values.append(min(math.log(ratio), WORST))
+            errors.append(min(error, WORST))
+        return [*self.distances], np.array(values), np.array(errors)
 
 
 def halving(race: Race, known: Sequence[Steps], steps: int, count: int, seed: int) -> None:
-    """Race schedules of `count` computed steps against each other until the budget is spent, or none is left.
+    """Race schedules of `count` computed steps against each other until none is expected to be closer than the best.
 
     Those that are known are measured on all samples, as far as the budget goes, so that no one of them is closer than
-    the best. Then come the starts of the local search; and then, again and again, moves from a schedule that was
-    measured on all samples: one computed step elsewhere between its neighbours; where there are no more of these, two,
-    one after the other; and then one or two of them anywhere. Which schedule is drawn with the probability
-    exp(-d / temperature), where d is how much farther it ends than the best: annealing as BudCache's (arXiv
-    2606.13496), in proportion. The temperature falls with the budget; at its end moves are from the best.
+    the best. Then come starts of the local search; and then, again and again, what a surrogate expects to be closest:
+    of the schedules near the best ones those with the smallest mean less HOPE standard deviations of the logarithm of
+    their distance (a lower confidence bound: Srinivas et al., arXiv 0912.3995). It ends where even the mean less DOUBT
+    of them is above the best one's for all, or with the budget.
     """
     random = np.random.default_rng(seed)
     for schedule in dict.fromkeys(known):
         race.measured(schedule, race.samples)
-    race.sift([schedule for schedule in starts(steps, count, random) if schedule not in race.distances])
-    most, spent = math.comb(steps - 1, count - 1), set[Steps]()
-    while race.left and len(race.distances) < most:
-        before = race.left
-        ranked = [schedule for schedule in race.ranked() if schedule not in spent]
-        if not ranked:
-            break
-        here = drawn(race, ranked, random)
-        moves = fresh(here, steps, race.distances, random)
-        if len(moves) < MOVES:
-            spent.add(here)
-        race.sift(moves)
-        if moves and race.left == before:
-            break  # it does not allow for one more
+    going = all(race.tried(schedule) for schedule in starts(steps, count, random)[:STARTS])
+    most = math.comb(steps - 1, count - 1)
+    while going and race.left and len(race.distances) < most and race.mean(race.ranked()[0]) > 0:
+        schedules, values, errors = race.compared()
+        surrogate = Surrogate(schedules, values, errors, steps)
+        pool = near([schedules[i] for i in np.argsort(values, kind="stable")], race, steps, random)
+        mean, deviation = surrogate.expected(pool)
+        going = bool((mean - DOUBT * deviation).min() <= 0)
+        for i in np.argsort((mean - HOPE * deviation).round(6), kind="stable")[:PROPOSED]:
+            going = going and race.tried(pool[i])
 
 
-def drawn(race: Race, ranked: Sequence[Steps], random: np.random.Generator) -> Steps:
-    """One of some schedules, the closest first, by Boltzmann's distribution at a temperature that falls."""
-    means = np.array([race.mean(schedule) for schedule in ranked])
-    cooled = 1 - race.left / race.total
-    temperature = means[0] * HOTTEST * (COLDEST / HOTTEST) ** cooled
-    if not (np.isfinite(means[0]) and temperature > 0):
-        return ranked[0]
-    weights = np.exp((means[0] - means) / temperature)
-    return ranked[int(random.choice(len(ranked), p=weights / weights.sum()))]
+def near(ranked: Sequence[Steps], race: Race, steps: int, random: np.random.Generator) -> list[Steps]:
+    """Schedules that a race has not measured on all samples, one or two moves of a computed step from the best ones.
 
-
-def fresh(here: Steps, steps: int, tried: dict[Steps, list[float]], random: np.random.Generator) -> list[Steps]:
-    """Up to MOVES schedules near one that were not tried yet; fewer where hardly any are left."""
-    near = neighbours(here, steps)
+    At most POOL, drawn at random if there are more; of the best ones that have any. Not empty while one is untried.
+    """
     found = dict[Steps, None]()
-    for around in (near, (schedule for one in near for schedule in neighbours(one, steps))):
-        if len(found) < MOVES:  # the second is longer
-            each = [*dict.fromkeys(own for own in around if own not in tried and own not in found)]
-            found |= dict.fromkeys(each[i] for i in random.permutation(len(each))[: MOVES - len(found)])
-    cached = [step for step in range(1, steps) if step not in here]
-    movable = here[1:]
-    for _ in range(4 * MOVES):
-        if len(found) == MOVES:
+    for place, here in enumerate(ranked):
+        if place >= AROUND and found:
             break
-        number = min(1 + int(random.integers(2)), len(movable), len(cached))
-        old, new = (random.choice(places, number, replace=False).tolist() for places in (movable, cached))
-        schedule = tuple(sorted({*here} - {*old} | {*new}))
-        if schedule not in tried:
-            found.setdefault(schedule)
-    return list(found)
+        one = neighbours(here, steps)
+        both = [*one, *(schedule for nearer in one for schedule in neighbours(nearer, steps))]
+        found |= dict.fromkeys(own for own in both if len(race.distances.get(own, ())) < race.samples)
+    pool = list(found)
+    return [pool[i] for i in sorted(random.permutation(len(pool))[:POOL])]

@@ -27,6 +27,7 @@ from goc.system.stopping import keeping
 
 KIND = "search"
 HALVING = "halving"
+SURROGATE = "gaussian process"  # what proposes schedules to it, as its files say
 RIVALS = 12  # of the schedule that was found, that are said beside it
 DIGITS = 7  # of a distance, as it is kept
 TRIED = "the schedules tried so far are kept"
@@ -216,7 +217,9 @@ def searched(
     key = {**run, "method": method, "seed": calibration.seed, "samples": calibration.samples}
     if how != "local":  # which files of an older version do not say
         key["how"] = how
-    search = {"schedules": evaluations} | ({"known": known, "spent": spent} if how == HALVING else {})
+    search: dict[str, Any] = {"schedules": evaluations}
+    if how == HALVING:
+        search |= {"known": known, "spent": spent, "proposed": SURROGATE}
     asked = json.loads(json.dumps({**key, **search}))
     path = shared_path(calibration.cache_dir, KIND, {**key, "computed": count}).with_suffix(".json")
     named = f"{evaluations}-{content_key(search)[:8]}" if how == HALVING else f"{evaluations}"

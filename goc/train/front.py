@@ -3,9 +3,9 @@
     goc train front model=digits steps=20 --evaluations 4,5,7,10     (settings as run.py's, --help for its own)
     python run.py -m method=front cache_ratio=0.5,0.65,0.75,0.8
 
-For each number, from the smallest on, a schedule is searched by successive halving (schedule=halving), from all that
-are known and from those that were found for fewer evaluations. The closest ones are trained for a while as
-predictor=learned is, from the known linear predictor that ends closest on each; the one that is closest then is trained
+For each number, from the smallest on, a schedule is searched as schedule=halving does, from all that are known
+and from those that were found for fewer evaluations. The closest ones are trained for a while as predictor=learned is,
+from the known linear predictor that ends closest on each; the one that is closest then is trained
 to its end. Whatever ends closest on samples apart, that no training has seen, is written: the known predictor, or the
 trained weights. How many evaluations of the denoiser that will take is said at the beginning, and how many it took at
 the end. A front that is stopped goes on where it was.

@@ -1,11 +1,11 @@
-"""Successive halving over schedules: never behind a start, within its budget, and better than trying each on all."""
+"""The search from known schedules: never behind one, within its budget, and better than trying each on all samples."""
 
 import math
 
 import numpy as np
 import pytest
 
-from goc.sampling.halving import RUNGS, Race, halving
+from goc.sampling.halving import FIRST, Race, halving
 from goc.sampling.local_search import Steps, local_search
 
 STEPS, COUNT, SAMPLES, TRIES = 20, 5, 24, 60
@@ -59,14 +59,14 @@ def test_it_stays_within_its_budget_and_measures_nothing_twice() -> None:
         assert len(counting.asked) == len(set(counting.asked)) == budget - race.left
         assert race.left >= 0
         assert all(schedule[0] == 0 and len(schedule) == COUNT for schedule in race.distances)
-        assert race.left < max(1, round(RUNGS[0] * SAMPLES)) or budget <= 10 * SAMPLES
+        assert race.left < SAMPLES or budget == TRIES * SAMPLES
 
 
 def test_it_is_deterministic_and_another_seed_tries_others() -> None:
     (first, one), (_, same), (_, other) = raced([EVEN]), raced([EVEN]), raced([EVEN], seed=1)
     assert one.asked == same.asked
     assert one.asked != other.asked
-    assert len(first.distances) > TRIES  # more schedules than on all samples each
+    assert len(first.distances) > (first.total - first.left) / SAMPLES  # some went out before
 
 
 def test_it_finds_closer_ones_than_local_search_with_as_many_samples() -> None:
@@ -81,12 +81,36 @@ def test_it_finds_closer_ones_than_local_search_with_as_many_samples() -> None:
     assert wins >= 4
 
 
-def test_what_diverges_is_the_worst_and_all_may_be_tried() -> None:
+def test_what_is_clearly_worse_costs_a_share_of_the_samples_and_one_that_was_out_may_come_back() -> None:
+    race = Race(Counting(), SAMPLES, 10 * SAMPLES)
+    few = round(FIRST * SAMPLES)
+    assert race.tried(BEST)
+    assert race.tried(POOR)
+    assert [len(race.distances[schedule]) for schedule in (BEST, POOR)] == [SAMPLES, few]
+    assert race.ranked() == [BEST]
+    assert race.tried(POOR)
+    assert race.ranked() == [BEST, POOR]
+    assert race.left == 8 * SAMPLES
+
+
+def test_what_diverges_is_the_worst() -> None:
     def measure(schedule: Steps, indices: range) -> list[float]:
         return [math.inf if schedule[1] > 2 else 1.0 + schedule[1] for _ in indices]
 
     race = Race(measure, 4, 10_000)
     halving(race, [(0, 3, 4)], 6, 3, seed=0)
-    assert len(race.distances) == math.comb(5, 2)
     assert race.ranked()[0][1] == 1
     assert race.left > 0
+    every = Race(lambda schedule, indices: [math.inf for _ in indices], 4, 10_000)
+    halving(every, [(0, 3, 4)], 6, 3, seed=0)
+    assert every.left > 0
+
+
+def test_it_ends_where_nothing_closer_is_expected_or_possible() -> None:
+    race, _ = raced([EVEN], budget=1000 * SAMPLES)
+    assert race.left > 900 * SAMPLES
+    assert race.ranked()[0] == min(map(tuple, race.distances), key=race.mean)
+    exact = Race(lambda schedule, indices: [float(schedule != EVEN) for _ in indices], SAMPLES, 1000 * SAMPLES)
+    halving(exact, [EVEN], STEPS, COUNT, seed=0)
+    assert exact.ranked()[0] == EVEN
+    assert len(exact.distances) < 20
