@@ -58,10 +58,10 @@ class SweepLauncher(BaseSubmititLauncher):
         """submitit's executor with this launcher's settings."""
         import submitit
 
-        own = f"{self._EXECUTOR}_"
+        prefix = f"{self._EXECUTOR}_"
         common = OmegaConf.structured(BaseQueueConf).keys()
-        settings = {name if name in common else own + name: value for name, value in self.params.items()}
-        retries = {own + "max_num_timeout": settings.pop(own + "max_num_timeout", 0)}
+        settings = {name if name in common else prefix + name: value for name, value in self.params.items()}
+        retries = {prefix + "max_num_timeout": settings.pop(prefix + "max_num_timeout", 0)}
         executor = submitit.AutoExecutor(settings.pop("submitit_folder"), cluster=self._EXECUTOR, **retries)
         executor.update_parameters(**settings)
         return executor

@@ -33,8 +33,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
     place = (DOCS / page.file.src_uri).parent
     folder = REPOSITORY if page.file.src_uri == START else place
 
-    def link(found: re.Match[str]) -> str:
-        text, target, anchor = found[1], found[2], found[3] or ""
+    def link(match: re.Match[str]) -> str:
+        text, target, anchor = match[1], match[2], match[3] or ""
         path = (folder / target).resolve()
         if path.is_dir() and (path / "README.md").exists():
             path /= "README.md"
@@ -47,7 +47,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
             return f"[{text}]({config.repo_url.rstrip('/')}/blob/HEAD/{name}{anchor})"
         return text if name in text else f"{text} (`{name}`)"
 
-    return LINK.sub(link, TABLE.sub(lambda found: table(folder / found[1]), markdown))
+    return LINK.sub(link, TABLE.sub(lambda match: table(folder / match[1]), markdown))
 
 
 def on_page_content(content: str, page: Any, files: Any, **_: Any) -> str:
@@ -55,11 +55,11 @@ def on_page_content(content: str, page: Any, files: Any, **_: Any) -> str:
     if not page.file.src_uri.endswith(".ipynb"):
         return content
 
-    def link(found: re.Match[str]) -> str:
-        target = os.path.normpath(os.path.join(os.path.dirname(page.file.src_uri), f"{found[1]}.md"))
+    def link(match: re.Match[str]) -> str:
+        target = os.path.normpath(os.path.join(os.path.dirname(page.file.src_uri), f"{match[1]}.md"))
         if files.get_file_from_path(target) is None:
             log.warning("%s links to %s, which does not exist", page.file.src_uri, target)
-        return f"{found[1]}.html"
+        return f"{match[1]}.html"
 
     return IN_NOTEBOOK.sub(link, SAID.sub("", content))
 

@@ -73,5 +73,5 @@ def annealing(
                 here = there
         while value(best := min(around(here), key=value)) < value(here):
             here = best
-    found = min(values, key=lambda schedule: (values[schedule], schedule))
-    return found, values[found]
+    best = min(values, key=lambda schedule: (values[schedule], schedule))
+    return best, values[best]

@@ -34,32 +34,32 @@ class Race:
 
     def measured(self, schedule: Steps, samples: int) -> bool:
         """Measure a schedule on the first samples, if that is not done; false: the budget does not allow it."""
-        own = self.distances.get(schedule, [])
-        missing = range(len(own), samples)
+        distances = self.distances.get(schedule, [])
+        missing = range(len(distances), samples)
         if len(missing) > self.left:
             return False
         if missing:
-            self.distances[schedule] = [*own, *self.measure(schedule, missing)]
+            self.distances[schedule] = [*distances, *self.measure(schedule, missing)]
             self.left -= len(missing)
         return True
 
     def mean(self, schedule: Steps, samples: int | None = None) -> float:
         """A schedule's mean distance over the first of its samples; None: all."""
-        own = self.distances[schedule][:samples]
-        return sum(own) / len(own)
+        distances = self.distances[schedule][:samples]
+        return sum(distances) / len(distances)
 
     def ranked(self) -> list[Steps]:
         """The schedules that were measured on all samples, the closest first."""
-        whole = [schedule for schedule, own in self.distances.items() if len(own) == self.samples]
+        whole = [schedule for schedule, distances in self.distances.items() if len(distances) == self.samples]
         return sorted(whole, key=lambda schedule: (self.mean(schedule), schedule))
 
     def clearly_worse(self, schedule: Steps, best: Steps) -> bool:
         """Whether paired differences of a schedule's distances to another one's leave no doubt; it may have fewer."""
-        own = np.array(self.distances[schedule])
-        other = np.array(self.distances[best][: len(own)])
-        if not (np.isfinite(own).all() and np.isfinite(other).all()):
-            return not np.isfinite(own).all()
-        differences = own - other
+        distances = np.array(self.distances[schedule])
+        other = np.array(self.distances[best][: len(distances)])
+        if not (np.isfinite(distances).all() and np.isfinite(other).all()):
+            return not np.isfinite(distances).all()
+        differences = distances - other
         if len(differences) < 2:
             return False
         return bool(differences.mean() > CLEARLY * differences.std(ddof=1) / math.sqrt(len(differences)))
@@ -83,14 +83,16 @@ class Race:
         """
         best = np.array(self.distances[self.ranked()[0]])
         values, errors = [], []
-        for own in map(np.array, self.distances.values()):
-            pairs = best[: len(own)]
-            if not (np.isfinite(own).all() and np.isfinite(pairs).all()):
+        for distances in map(np.array, self.distances.values()):
+            pairs = best[: len(distances)]
+            if not (np.isfinite(distances).all() and np.isfinite(pairs).all()):
                 ratio, error = math.inf, 0.0
             else:
-                ratio = (own.mean() + TINY) / (pairs.mean() + TINY)
-                spread = (own - pairs).std(ddof=1) if len(own) > 1 else own.mean()
-                error = spread / (own.mean() + TINY) * math.sqrt((1 - len(own) / self.samples) / len(own))
+                ratio = (distances.mean() + TINY) / (pairs.mean() + TINY)
+                spread = (distances - pairs).std(ddof=1) if len(distances) > 1 else distances.mean()
+                error = (
+                    spread / (distances.mean() + TINY) * math.sqrt((1 - len(distances) / self.samples) / len(distances))
+                )
             values.append(min(math.log(ratio), WORST))
             errors.append(min(error, WORST))
         return [*self.distances], np.array(values), np.array(errors)
@@ -125,12 +127,12 @@ def near(ranked: Sequence[Steps], race: Race, steps: int, random: np.random.Gene
 
     At most POOL, drawn at random if there are more; of the best ones that have any. Not empty while one is untried.
     """
-    found = dict[Steps, None]()
+    untried = dict[Steps, None]()
     for place, here in enumerate(ranked):
-        if place >= AROUND and found:
+        if place >= AROUND and untried:
             break
         one = neighbours(here, steps)
         both = [*one, *(schedule for nearer in one for schedule in neighbours(nearer, steps))]
-        found |= dict.fromkeys(own for own in both if len(race.distances.get(own, ())) < race.samples)
-    pool = list(found)
+        untried |= dict.fromkeys(schedule for schedule in both if len(race.distances.get(schedule, ())) < race.samples)
+    pool = list(untried)
     return [pool[i] for i in sorted(random.permutation(len(pool))[:POOL])]

@@ -22,16 +22,16 @@ def starts(steps: int, count: int, random: np.random.Generator) -> list[Steps]:
     """
     powers = np.exp(np.linspace(-1, 1, 9) * np.log(1.5))
     powers = powers[np.argsort(np.abs(np.log(powers)), kind="stable")]  # the even one first
-    found: dict[Steps, None] = {}
+    chosen: dict[Steps, None] = {}
     for tried in range(4 * STARTS):
         power = powers[tried % len(powers)]
         places = steps * (np.arange(count) / count) ** power
         if tried >= len(powers):
             places += random.normal(0.0, JITTER * steps / count, count)
-        found.setdefault(separate(places, steps))
-        if len(found) == STARTS:
+        chosen.setdefault(separate(places, steps))
+        if len(chosen) == STARTS:
             break
-    return list(found)
+    return list(chosen)
 
 
 def separate(places: np.ndarray, steps: int) -> Steps:
@@ -45,12 +45,12 @@ def separate(places: np.ndarray, steps: int) -> Steps:
 
 def neighbours(schedule: Steps, steps: int) -> list[Steps]:
     """All schedules that differ in one computed step: it lies elsewhere between the computed ones beside it."""
-    found = []
+    moves = []
     for j in range(1, len(schedule)):
         before, after = schedule[j - 1], schedule[j + 1] if j + 1 < len(schedule) else steps
         others = (place for place in range(before + 1, after) if place != schedule[j])
-        found += [(*schedule[:j], place, *schedule[j + 1 :]) for place in others]
-    return found
+        moves += [(*schedule[:j], place, *schedule[j + 1 :]) for place in others]
+    return moves
 
 
 def local_search(
@@ -79,5 +79,5 @@ def local_search(
                 break
         else:
             break  # everything was tried
-    found = min(values, key=lambda schedule: (values[schedule], schedule))
-    return found, values[found]
+    best = min(values, key=lambda schedule: (values[schedule], schedule))
+    return best, values[best]

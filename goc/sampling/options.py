@@ -98,9 +98,9 @@ class TimedConfig(SamplerConfig):
 
     def solver(self, steps: int) -> solvers.Solver:
         times = self.times(steps)
-        return self.own_solver(steps) if times is None else self.solver_at(times)
+        return self.usual_solver(steps) if times is None else self.solver_at(times)
 
-    def own_solver(self, steps: int) -> solvers.Solver:
+    def usual_solver(self, steps: int) -> solvers.Solver:
         """The solver with so many steps of its own."""
         raise NotImplementedError
 
@@ -116,7 +116,7 @@ class TimedConfig(SamplerConfig):
 class DiffusionConfig(TimedConfig):
     """A solver that takes the noise levels and timesteps of its steps from a schedule."""
 
-    def own_solver(self, steps: int) -> solvers.Solver:
+    def usual_solver(self, steps: int) -> solvers.Solver:
         return self.on(self.schedule(steps))
 
     def solver_at(self, times: Times) -> solvers.Solver:
@@ -226,7 +226,7 @@ class EulerConfig(FlowConfig, TimedConfig):
     title: ClassVar[str] = "Euler"
     span: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
-    def own_solver(self, steps: int) -> solvers.Solver:
+    def usual_solver(self, steps: int) -> solvers.Solver:
         return solvers.Euler(steps)
 
     def solver_at(self, times: Times) -> solvers.Solver:

@@ -107,14 +107,14 @@ class Trials:
 
     def each(self, schedule: Steps, indices: range) -> list[float]:
         """The relative distances of some of a schedule's samples, of which those before are measured."""
-        own = self.known.setdefault(_name(schedule), [])
-        if missing := range(len(own), indices.stop):
+        distances = self.known.setdefault(_name(schedule), [])
+        if missing := range(len(distances), indices.stop):
             target = self.target[missing.start : missing.stop]
             latents = final_latents(self.calibration, self.cache_of(schedule), missing)
-            own += [kept(distance) for distance in relative_distances(latents, target).tolist()]
+            distances += [kept(distance) for distance in relative_distances(latents, target).tolist()]
             with room_for(self.path, TRIED):
                 write_text(self.path, as_text(summed({"key": self.key, "distances": _without_infinity(self.known)})))
-        return own[indices.start : indices.stop]
+        return distances[indices.start : indices.stop]
 
 
 def kept(distance: float) -> float:
@@ -132,10 +132,10 @@ def by_moves(trials: Trials, count: int, asked: dict[str, Any]) -> dict[str, Any
             progress.update()
             return distance
 
-        found, distance = moves(objective, trials.steps, count, evaluations, trials.calibration.seed)
+        best, distance = moves(objective, trials.steps, count, evaluations, trials.calibration.seed)
         # of the denoiser, guided if that is asked for
         evaluated = trials.calibration.samples * (trials.steps + count * int(progress.n))
-    return {"computed": list(found), "distance": distance, "denoiser_evaluations": evaluated}
+    return {"computed": list(best), "distance": distance, "denoiser_evaluations": evaluated}
 
 
 def by_halving(trials: Trials, count: int, asked: dict[str, Any]) -> dict[str, Any]:
@@ -143,15 +143,15 @@ def by_halving(trials: Trials, count: int, asked: dict[str, Any]) -> dict[str, A
     samples, steps, known = trials.calibration.samples, trials.steps, [*map(tuple, asked["known"])]
     budget = budget_of(samples, asked["schedules"], asked["spent"], count)
     race = raced(trials.each, samples, budget, known, steps, count, trials.calibration.seed)
-    found, *others = race.ranked()
-    begun = [schedule for schedule in dict.fromkeys(known) if schedule in (found, *others)]
+    best, *others = race.ranked()
+    begun = [schedule for schedule in dict.fromkeys(known) if schedule in (best, *others)]
 
     def told(schedules: Sequence[Steps]) -> list[list[Any]]:
         return [[list(schedule), race.mean(schedule)] for schedule in schedules if math.isfinite(race.mean(schedule))]
 
     return {
-        "computed": list(found),
-        "distance": race.mean(found),
+        "computed": list(best),
+        "distance": race.mean(best),
         "rivals": told(others[:RIVALS]),
         "begun_with": told(begun),
         "tried": len(race.distances),
@@ -223,19 +223,19 @@ def searched(
     asked = json.loads(json.dumps({**key, **search}))
     path = shared_path(calibration.cache_dir, KIND, {**key, "computed": count}).with_suffix(".json")
     named = f"{evaluations}-{content_key(search)[:8]}" if how == HALVING else f"{evaluations}"
-    found_path = path.with_name(f"{path.stem}-found{named}.json")
-    if shipped is not None and (own := _found(shipped, read_plan, asked, count)) is not None:
-        return own
-    if (own := _found(found_path, _whole, asked, count)) is not None:
-        return own
-    if found_path.exists():
-        log.warning("%s is damaged, or of another search: it is made again", found_path)
+    result_path = path.with_name(f"{path.stem}-found{named}.json")
+    if shipped is not None and (content := _made_before(shipped, read_plan, asked, count)) is not None:
+        return content
+    if (content := _made_before(result_path, _whole, asked, count)) is not None:
+        return content
+    if result_path.exists():
+        log.warning("%s is damaged, or of another search: it is made again", result_path)
     with Lock(path.with_suffix(".lock")), keeping(f"{TRIED}; the same command goes on from there"):
         trials = Trials(path, key, calibration, cache_of)
         tried = (by_halving if how == HALVING else by_moves)(trials, count, asked)
     content = summed({"evaluations": steps, **tried, "searched": asked})
-    with room_for(found_path, TRIED):
-        write_text(found_path, as_text(content))
+    with room_for(result_path, TRIED):
+        write_text(result_path, as_text(content))
     return content
 
 
@@ -253,14 +253,14 @@ def _whole(path: Path) -> Any:
     return content
 
 
-def _found(path: P, read: Callable[[P], Any], asked: dict[str, Any], count: int) -> dict[str, Any] | None:
+def _made_before(path: P, read: Callable[[P], Any], asked: dict[str, Any], count: int) -> dict[str, Any] | None:
     """What is in a file of `searched`, if it is there and of this very search."""
     try:
         content = read(path)
-        own = content.get("searched") == asked and len(content["computed"]) == count
+        matches = content.get("searched") == asked and len(content["computed"]) == count
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return content if own else None
+    return content if matches else None
 
 
 def _known(path: Path, key: dict[str, Any]) -> dict[str, Any]:
@@ -268,8 +268,8 @@ def _known(path: Path, key: dict[str, Any]) -> dict[str, Any]:
     try:
         content = _whole(path)
         if content["key"] == json.loads(json.dumps(key)):
-            found = content["distances"].items()
-            return {name: _with_infinity(distance) for name, distance in found}
+            distances = content["distances"].items()
+            return {name: _with_infinity(distance) for name, distance in distances}
         reason = "is of another search"
     except FileNotFoundError:
         return {}

@@ -143,22 +143,22 @@ class Maker:
         with memory_for(f"--batch={effort.batch}"):
             return shared_tensors(self.calibration.cache_dir, KIND, key, {"weights", "losses"}, make)["weights"]
 
-    def entry(self, count: int, found: Sequence[Steps]) -> dict[str, Any]:
+    def entry(self, count: int, others: Sequence[Steps]) -> dict[str, Any]:
         """What a front says of one number of evaluations."""
         effort = self.effort
-        search = halved(self.config.way, self.config.measurement.model, self.calibration, count, found)
-        each = [search["computed"], *(own for own, _ in search["rivals"])][: effort.rivals]
-        contenders: list[Steps] = [tuple(own) for own in each]
+        search = halved(self.config.way, self.config.measurement.model, self.calibration, count, others)
+        each = [search["computed"], *(schedule for schedule, _ in search["rivals"])][: effort.rivals]
+        contenders: list[Steps] = [tuple(schedule) for schedule in each]
         log_snr = self.calibration.generation.solver.grid.log_snr.tolist()
         few, seen = self.targets[: len(effort.seen_of_starts)], self.targets[: len(effort.seen)]
-        starts = {own: best_start(self.plan(own), self.calibration, few, log_snr) for own in contenders}
-        begun = {own: weights for own, (weights, _) in starts.items()}
+        starts = {schedule: best_start(self.plan(schedule), self.calibration, few, log_snr) for schedule in contenders}
+        begun = {schedule: weights for schedule, (weights, _) in starts.items()}
         computed, compared = contenders[0], []
         if len(contenders) > 1:
-            begun = {own: self.trained(own, weights, effort.short) for own, weights in begun.items()}
+            begun = {schedule: self.trained(schedule, weights, effort.short) for schedule, weights in begun.items()}
             compared = [
-                (distance_of(self.plan(own), weights, self.calibration, effort.seen, seen), own)
-                for own, weights in begun.items()
+                (distance_of(self.plan(schedule), weights, self.calibration, effort.seen, seen), schedule)
+                for schedule, weights in begun.items()
             ]
             computed = min(compared)[1]
         plan, (start, name) = self.plan(computed), starts[computed]
@@ -167,7 +167,7 @@ class Maker:
         chosen, distances = 1, list[float]()
         if held:
             chosen, distances = better(plan, self.calibration, held, self.targets[effort.samples :], each_weights)
-        own_share = effort.weights(self.steps, count, len(contenders))
+        share = effort.weights(self.steps, count, len(contenders))
         return {
             "computed": list(computed),
             "weights": rows_of(each_weights[chosen], computed),
@@ -175,10 +175,10 @@ class Maker:
             "start": name,
             "held_distances": distances,  # of the start, of the trained weights
             "kept": ("start", "trained")[chosen],
-            "compared": [[list(own), distance] for distance, own in compared],
+            "compared": [[list(schedule), distance] for distance, schedule in compared],
             "searched": search["computed"],
             "begun_with": search["begun_with"],
-            "denoiser_evaluations": search["denoiser_evaluations"] - search["searched"]["spent"] + own_share,
+            "denoiser_evaluations": search["denoiser_evaluations"] - search["searched"]["spent"] + share,
         }
 
 
@@ -215,10 +215,10 @@ def main() -> int:
         return 0
     out = args.out or Path(fill(OWN_FRONT, config.way, config.measurement.model.name, config.measurement.cfg_scale))
     maker = maker_of(config, effort)
-    front, found = dict[str, Any](), list[Steps]()
+    front, schedules = dict[str, Any](), list[Steps]()
     for count in counts:
-        front[str(count)] = entry = maker.entry(count, found)
-        found.append(tuple(entry["searched"]))
+        front[str(count)] = entry = maker.entry(count, schedules)
+        schedules.append(tuple(entry["searched"]))
         print(line_of(count, entry), flush=True)
     spent = config.way.calibration_samples * steps + effort.targets(steps)
     took = spent + sum(entry["denoiser_evaluations"] for entry in front.values())

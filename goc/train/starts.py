@@ -72,12 +72,12 @@ def best_start(plan: Plan, calibration: Calibration, targets: Tensor, log_snr: l
     Of the calibration's first samples, on the plan's schedule of whole steps.
     """
     cell = plan.mask[:, :1, :1]
-    found = []
+    candidates = []
     for name, predictor in linear_predictors(cell, log_snr):
         weights = as_weights(predictor, cell.flatten().tolist(), LENGTH)
         if weights is not None and torch.isfinite(weights).all():
-            found.append((distance_of(plan, weights, calibration, range(len(targets)), targets), name, weights))
-    _, name, weights = min(found, key=lambda one: one[:2])
+            candidates.append((distance_of(plan, weights, calibration, range(len(targets)), targets), name, weights))
+    _, name, weights = min(candidates, key=lambda one: one[:2])
     return weights, name
 
 

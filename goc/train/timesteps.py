@@ -77,8 +77,8 @@ def main() -> int:
             name: distance_of(learned.sampler, times, calibration, indices, targets) for name, times in each.items()
         }
 
-    own = own_times(learned.sampler, way.steps)
-    known = {OWN: own, **{name: Times(points, points) for name, points in learned.known(way.steps).items()}}
+    usual = usual_times(learned.sampler, way.steps)
+    known = {OWN: usual, **{name: Times(points, points) for name, points in learned.known(way.steps).items()}}
     begun = closest(distances(known, range(min(SEEN, args.samples))))
     parameters = learned.parameters(known[begun].points).to(device).requires_grad_()
     training = {name: getattr(args, name) for name in ("iterations", "batch", "samples", "held", "rate", "target")}
@@ -90,7 +90,7 @@ def main() -> int:
         losses = descend(
             parameters, ends, targets, calibration, args.iterations, args.batch, args.rate, "times", progress
         )
-        each, kept = {OWN: own, begun: known[begun], TRAINED: learned.plain(parameters)}, TRAINED
+        each, kept = {OWN: usual, begun: known[begun], TRAINED: learned.plain(parameters)}, TRAINED
         if args.held:
             apart = distances(each, range(args.samples, args.samples + args.held))
             training["held_distances"], kept = apart, closest(apart)
@@ -136,13 +136,13 @@ def targets_of(config: Config, calibration: Calibration, count: int, sampler: Ti
     if steps is None:
         objective, generation = config.measurement.model.objective, calibration.seeded()
         return converged(generation, objective, solution_key(calibration.key), count, calibration.cache_dir).latents
-    generation = replace(calibration.generation, solver=sampler.own_solver(steps))
+    generation = replace(calibration.generation, solver=sampler.usual_solver(steps))
     return final_latents(replace(calibration, generation=generation), None, range(count)).clone()
 
 
-def own_times(sampler: TimedConfig, steps: int) -> Times:
+def usual_times(sampler: TimedConfig, steps: int) -> Times:
     """The solver's own times."""
-    points = np.asarray(sampler.own_solver(steps).grid.times, dtype=np.float64)
+    points = np.asarray(sampler.usual_solver(steps).grid.times, dtype=np.float64)
     return Times(points, points)
 
 

@@ -47,7 +47,7 @@ def test_a_solvers_own_times_in_a_file_give_its_very_samples_and_others_give_oth
     tiny_dit: DiT, tmp_path: Path, name: str, model: str
 ) -> None:
     path, settings = tmp_path / "times.json", (f"model={model}", f"sampler={name}", "method=none", "steps=6")
-    points = np.asarray(sampler(name).own_solver(6).grid.times, dtype=np.float64)
+    points = np.asarray(sampler(name).usual_solver(6).grid.times, dtype=np.float64)
     write_times(path, Times(points, points))
     own = samples(tiny_dit, *settings)
     assert torch.equal(samples(tiny_dit, *settings, f"sampler.timesteps={path}"), own)
@@ -69,7 +69,7 @@ def test_between_whole_timesteps_the_noise_level_is_between_theirs(time: float) 
 @pytest.mark.parametrize("name", TIMED)
 def test_a_solvers_coefficients_are_all_that_it_does(name: str) -> None:
     """On a nonlinear network, where another order of the outputs would show."""
-    solver = sampler(name).own_solver(5)
+    solver = sampler(name).usual_solver(5)
     x, outputs, seen = torch.randn(2, 1, 2, 2, dtype=torch.float64), list[Tensor](), list[Tensor]()
 
     def denoise(x: Tensor, i: int) -> Tensor:
