@@ -46,8 +46,8 @@ def closest(frame: pd.DataFrame) -> pd.DataFrame:
     rows = frame[frame["method"].isin(WAYS) & frame[DISTANCE].notna()]
     rows = rows.assign(series=rows["method"].map(WAYS), far=beyond(rows, DISTANCE))
     fronts = [
-        own[pareto(own["evaluations"].to_numpy(float), own[DISTANCE].to_numpy(float), lower=True)]
-        for _, own in rows.groupby("series", sort=False)
+        group[pareto(group["evaluations"].to_numpy(float), group[DISTANCE].to_numpy(float), lower=True)]
+        for _, group in rows.groupby("series", sort=False)
     ]
     return pd.concat(fronts).sort_values("evaluations") if fronts else rows
 
@@ -56,8 +56,8 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
     """Distance against evaluations, a line a way, with standard errors; what is far beyond is marked at the frame."""
     figure, axis = plt.subplots(figsize=(8, 4.6), layout="constrained")
     for name, look in LOOKS.items():
-        own = rows[rows["series"] == name]
-        axis.errorbar(own["evaluations"], own[DISTANCE], own[f"{DISTANCE}_se"], label=name, capsize=2, **look)
+        group = rows[rows["series"] == name]
+        axis.errorbar(group["evaluations"], group[DISTANCE], group[f"{DISTANCE}_se"], label=name, capsize=2, **look)
     axis.set_xscale("log")
     cut_at_frame(axis, rows, rows["far"].to_numpy(), DISTANCE)
     mark_beyond(axis, rows[rows["far"]], "evaluations", DISTANCE, LOOKS)
@@ -82,9 +82,9 @@ def main() -> int:
     parser.add_argument("folders", nargs="+", type=Path, help="with finished runs, such as outputs/digits_budget")
     parser.add_argument("--picture", type=Path, required=True, help="draw to this file")
     options = parser.parse_args()
-    found = find(options.folders)
-    tell(found.skipped)
-    frame = over_seeds(table([result for _, result in found.runs])) if found.runs else pd.DataFrame()
+    collected = find(options.folders)
+    tell(collected.skipped)
+    frame = over_seeds(table([result for _, result in collected.runs])) if collected.runs else pd.DataFrame()
     rows = closest(frame) if len(frame) else frame
     if not len(rows):
         raise GocError(f"no finished runs there of {', '.join(WAYS)} whose {DISTANCE} distance was measured")

@@ -30,8 +30,8 @@ from goc.sampling.shards import SampleSet
 from goc.system.command import run_command
 
 FIXED = "fora"
-ALL, LEAST, MOST, AT_OWN = "all samples", "computed least", "computed most", "{}, at its own cost"
-SHARES = [ALL, LEAST, MOST, AT_OWN.format(LEAST), AT_OWN.format(MOST)]
+ALL, LEAST, MOST, AT_COST = "all samples", "computed least", "computed most", "{}, at its own cost"
+SHARES = [ALL, LEAST, MOST, AT_COST.format(LEAST), AT_COST.format(MOST)]
 COLUMNS = ["models", "decision", "MACs", "evaluations", "distance", *SHARES]
 
 
@@ -63,9 +63,9 @@ class Share:
     error: float
 
     @classmethod
-    def over(cls, own: np.ndarray, other: np.ndarray) -> "Share":
-        """Of the shares that samples' own distances have of others [n]."""
-        logs = np.log(own) - np.log(other)
+    def over(cls, distances: np.ndarray, other: np.ndarray) -> "Share":
+        """Of the shares that samples' distances [n] have of others."""
+        logs = np.log(distances) - np.log(other)
         return cls(float(logs.mean()), float(logs.std(ddof=1)) / math.sqrt(len(logs)))
 
     @classmethod
@@ -90,22 +90,22 @@ def fixed_at(fixed: list[Ran], macs: float) -> np.ndarray | None:
     return np.exp((1 - place) * np.log(low.distances) + place * np.log(high.distances))
 
 
-def shares(own: Ran, fixed: list[Ran]) -> Iterator[tuple[str, Share]]:
+def shares(decided: Ran, fixed: list[Ran]) -> Iterator[tuple[str, Share]]:
     """A decision's shares by column, of one model; fixed: by cost, ascending."""
-    at_mean = fixed_at(fixed, own.macs)
+    at_mean = fixed_at(fixed, decided.macs)
     if at_mean is None:
         return
-    yield ALL, Share.over(own.distances, at_mean)
-    low, high = np.quantile(own.evaluations, [1 / 3, 2 / 3])
-    for name, chosen in ((LEAST, own.evaluations <= low), (MOST, own.evaluations >= high)):
+    yield ALL, Share.over(decided.distances, at_mean)
+    low, high = np.quantile(decided.evaluations, [1 / 3, 2 / 3])
+    for name, chosen in ((LEAST, decided.evaluations <= low), (MOST, decided.evaluations >= high)):
         # a quantile that half of the samples share tells nothing apart
         if min(chosen.sum(), (~chosen).sum()) < len(chosen) / 5:
             continue
-        yield name, Share.over(own.distances[chosen], at_mean[chosen])
-        of_third = own.macs * own.evaluations[chosen].mean() / own.evaluations.mean()
-        at_own = fixed_at(fixed, of_third)
-        if at_own is not None:
-            yield AT_OWN.format(name), Share.over(own.distances[chosen], at_own[chosen])
+        yield name, Share.over(decided.distances[chosen], at_mean[chosen])
+        of_third = decided.macs * decided.evaluations[chosen].mean() / decided.evaluations.mean()
+        at_cost = fixed_at(fixed, of_third)
+        if at_cost is not None:
+            yield AT_COST.format(name), Share.over(decided.distances[chosen], at_cost[chosen])
 
 
 def rows(results: list[Result]) -> Iterator[dict[str, Any]]:
@@ -118,9 +118,9 @@ def rows(results: list[Result]) -> Iterator[dict[str, Any]]:
     about: dict[tuple[str, str], list[Ran]] = defaultdict(list)
     for (family, _), methods in runs.items():
         fixed = sorted(methods.pop(FIXED, []), key=lambda ran: ran.macs)
-        for method, (own,) in methods.items():
-            about[family, method].append(own)
-            for column, share in shares(own, fixed):
+        for method, (run,) in methods.items():
+            about[family, method].append(run)
+            for column, share in shares(run, fixed):
                 cells[family, method][column].append(share)
     for (family, method), models in sorted(about.items()):
         row: dict[str, Any] = {"models": family, "decision": method}
@@ -129,9 +129,9 @@ def rows(results: list[Result]) -> Iterator[dict[str, Any]]:
         row["evaluations"] = f"{np.mean([ran.evaluations.mean() for ran in models]):.1f} ± {spread:.2f}"
         row["distance"] = f"{np.mean([ran.distances.mean() for ran in models]):.4f}"
         for column in SHARES:
-            found = cells[family, method][column]
-            fewer = f" ({len(found)} of {len(models)})" if len(found) < len(models) else ""
-            row[column] = f"{Share.mean(found)}{fewer}" if found else ""
+            values = cells[family, method][column]
+            fewer = f" ({len(values)} of {len(models)})" if len(values) < len(models) else ""
+            row[column] = f"{Share.mean(values)}{fewer}" if values else ""
         yield row
 
 

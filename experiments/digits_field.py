@@ -69,27 +69,28 @@ def tables(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The table of each family of models, by MACs."""
     for axis in ("macs", "time"):
         rows[f"at_{axis}"] = math.nan
-        for _, own in rows.groupby("model"):
-            whole = own[own["whole"]]
-            rows.loc[own.index, f"at_{axis}"] = [
-                distance / reached(whole, axis, cost) for distance, cost in zip(own["distance"], own[axis], strict=True)
+        for _, group in rows.groupby("model"):
+            whole = group[group["whole"]]
+            rows.loc[group.index, f"at_{axis}"] = [
+                distance / reached(whole, axis, cost)
+                for distance, cost in zip(group["distance"], group[axis], strict=True)
             ]
-    found = {}
+    tables = {}
     for family, of_family in rows.groupby("models"):
         cells: list[dict[str, Any]] = []
-        for _, own in of_family.groupby(["way", "steps"]):
-            mean = own.mean(numeric_only=True)
+        for _, group in of_family.groupby(["way", "steps"]):
+            mean = group.mean(numeric_only=True)
             cells.append({
-                "way": own["way"].iloc[0], "steps": own["steps"].iloc[0],
+                "way": group["way"].iloc[0], "steps": group["steps"].iloc[0],
                 "MACs": f"{mean['macs']:.1f}", "time": f"{mean['time']:.1f}",
-                "to converged": with_error(mean["distance"], math.sqrt((own["error"] ** 2).sum()) / len(own)),
+                "to converged": with_error(mean["distance"], math.sqrt((group["error"] ** 2).sum()) / len(group)),
                 "FID": f"{mean['fid']:.2f}",
                 "at equal MACs": "" if math.isnan(mean["at_macs"]) else f"{mean['at_macs']:.2f}",
                 "at equal time": "" if math.isnan(mean["at_time"]) else f"{mean['at_time']:.2f}",
             })  # fmt: skip
         cells.sort(key=lambda cell: float(cell["MACs"]))
-        found[str(family)] = pd.DataFrame(cells)
-    return found
+        tables[str(family)] = pd.DataFrame(cells)
+    return tables
 
 
 def main() -> int:

@@ -58,8 +58,8 @@ def best(rows: pd.DataFrame, rival: str, evaluations: float) -> tuple[float, str
     rival: a method; PUBLISHED for all that have a published name, COMPOSED for all that are not ours.
     """
     rows = rows[rivals(rows, rival) & (rows["evaluations"] < evaluations + 0.01)]
-    found = zip(rows[DISTANCE].astype(float), rows["method"].astype(str), strict=True)
-    return min(found, default=(math.nan, ""))
+    distances = zip(rows[DISTANCE].astype(float), rows["method"].astype(str), strict=True)
+    return min(distances, default=(math.nan, ""))
 
 
 def at(rows: pd.DataFrame, evaluations: float) -> pd.DataFrame:
@@ -88,15 +88,15 @@ def claims(frame: pd.DataFrame, among: str) -> Iterator[dict[str, object]]:
     """Shares of the best distance among rivals, and whether what was claimed of searched_learned holds."""
     for row, ratio, models in conditions(frame):
         evaluations = float(str(row["evaluations"]))
-        found = [best(rows, among, evaluations) for _, rows in models]
-        row["best"] = ", ".join(sorted({name for _, name in found}))
+        rivals = [best(rows, among, evaluations) for _, rows in models]
+        row["best"] = ", ".join(sorted({name for _, name in rivals}))
         for name in (name for name in OURS if name in set(frame["method"])):
-            own = [best(at(rows, evaluations), name, evaluations)[0] for _, rows in models]
-            row[name] = mean([mine / other for mine, (other, _) in zip(own, found, strict=True)])
+            reached = [best(at(rows, evaluations), name, evaluations)[0] for _, rows in models]
+            row[name] = mean([mine / other for mine, (other, _) in zip(reached, rivals, strict=True)])
         _, nearest = min((abs(known - ratio), known) for known in CLAIMS)
         rival, most = CLAIMS[nearest]
         of_rival = [best(rows, rival or among, evaluations)[0] for _, rows in models]
-        shares = {model: mine / other for (model, _), mine, other in zip(models, own, of_rival, strict=True)}
+        shares = {model: mine / other for (model, _), mine, other in zip(models, reached, of_rival, strict=True)}
         misses = [f"{model} {share:.2f}" for model, share in shares.items() if share > most]
         held = "holds" if sum(shares.values()) / len(shares) <= most else "MISSED"
         row["claim"] = f"{most:.2f} of {rival or 'the best'}"
@@ -108,9 +108,9 @@ def as_close(frame: pd.DataFrame) -> Iterator[dict[str, object]]:
     """searched_learned with few evaluations beside rivals with more, of 20 steps."""
     for few, rival, many in AS_CLOSE:
         for (cfg_scale, model), rows in frame[frame["steps"] == 20].groupby(["cfg_scale", "model"]):
-            own, (other, name) = best(at(rows, few), "searched_learned", few)[0], best(rows, rival, many)
-            row = {"guidance": cfg_scale, "model": model, "searched_learned": f"{few} evaluations: {own:.4f}"}
-            yield row | {"rival": f"{name}, {many}: {other:.4f}", "": "holds" if own <= other else "MISSED"}
+            distance, (other, name) = best(at(rows, few), "searched_learned", few)[0], best(rows, rival, many)
+            row = {"guidance": cfg_scale, "model": model, "searched_learned": f"{few} evaluations: {distance:.4f}"}
+            yield row | {"rival": f"{name}, {many}: {other:.4f}", "": "holds" if distance <= other else "MISSED"}
 
 
 def calibration_cost(steps: int, computed: int, training: dict[str, Any]) -> int:
@@ -125,13 +125,13 @@ def calibration_cost(steps: int, computed: int, training: dict[str, Any]) -> int
 
 def trainings(results: Iterable[dict[str, Any]]) -> dict[tuple[str, float, int, int], dict[str, Any]]:
     """How the weights of searched_learned were trained, by model, guidance, steps and evaluations."""
-    found = {}
+    trainings = {}
     for result in results:
         if result["method"] == "searched_learned":
             config = result["config"]
             key = config["model"]["name"], config["cfg_scale"], config["steps"], round(result["cost"]["evaluations"])
-            found[key] = read_plan(config["predictor"]["path"])["training"]
-    return found
+            trainings[key] = read_plan(config["predictor"]["path"])["training"]
+    return trainings
 
 
 def payback(
@@ -162,9 +162,9 @@ def anchored_and_reuse(frame: pd.DataFrame, points: dict[tuple[str, str], Point]
     for (cfg_scale, solver, evaluations), rows in frame.groupby(["cfg_scale", "solver", "evaluations"]):
         row: dict[str, object] = {"guidance": cfg_scale, "solver": solver, "evaluations": f"{evaluations:g}"}
         for model, group in rows.groupby("model"):
-            found = {str(one["method"]): points[one["measurement"], one["point"]] for _, one in group.iterrows()}
-            if {"goc_anchored", "reuse"} <= found.keys():
-                less = difference(found["goc_anchored"], found["reuse"], DISTANCE)
+            by_method = {str(one["method"]): points[one["measurement"], one["point"]] for _, one in group.iterrows()}
+            if {"goc_anchored", "reuse"} <= by_method.keys():
+                less = difference(by_method["goc_anchored"], by_method["reuse"], DISTANCE)
                 if less is not None and less.error is not None:
                     verdict = (" WORSE" if less.value > 0 else "") if less.decided else " tie"
                     row[str(model)] = f"{less.value:+.4f}({round(less.error * 1e4)}){verdict}"
@@ -182,14 +182,14 @@ def numbers(frame: pd.DataFrame, points: dict[tuple[str, str], Point]) -> Iterat
         # settings that came out as the same run are one row
         cached = rows[rows["method"] != "none"].drop_duplicates(["model", "method", "evaluations", DISTANCE])
         for (evaluations, method, _), group in cached.groupby(["evaluations", "method", "way"]):
-            own = [points[one["measurement"], one["point"]] for _, one in group.iterrows()]
+            chosen = [points[one["measurement"], one["point"]] for _, one in group.iterrows()]
             targets = [uncached[model] for model in group["model"]]
             row: dict[str, object] = {"evaluations": f"{evaluations:.3g}", "method": f"`{method}`"}
             row["cached"] = f"{group['cached'].astype(float).mean():.1%}"
             row["mean distance"] = mean(group[DISTANCE].tolist(), 5)
             row["median"] = mean(group["relative_l2_median"].tolist(), 5)
             row["drift"] = mean(group["drift"].tolist(), 4)
-            row["FID less uncached"] = pooled(own, targets, "fid")
+            row["FID less uncached"] = pooled(chosen, targets, "fid")
             if group["latency_ratio"].notna().all():
                 row["latency ratio"] = mean(group["latency_ratio"].tolist(), 2)
             if len(group) < len(models):

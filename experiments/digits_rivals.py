@@ -55,13 +55,13 @@ def main() -> int:
     parser.add_argument("folders", nargs="+", type=Path, help="with finished runs, such as outputs/digits_rivals")
     parser.add_argument("--tables", type=Path, help="write them to this folder")
     options = parser.parse_args()
-    found = find(options.folders)
-    tell(found.skipped)
-    if not found.runs:
+    collected = find(options.folders)
+    tell(collected.skipped)
+    if not collected.runs:
         raise GocError("no finished runs there")
-    frame = table([result for _, result in found.runs])
-    for model, own in frame.groupby("model"):
-        text = pivot(own).to_csv(index=False)
+    frame = table([result for _, result in collected.runs])
+    for model, rows in frame.groupby("model"):
+        text = pivot(rows).to_csv(index=False)
         if options.tables is None:
             print(f"\n{model}\n{text}", end="")
         else:

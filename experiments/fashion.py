@@ -25,12 +25,12 @@ def ways(frame: pd.DataFrame) -> Iterable[dict[str, str]]:
     frame = frame.assign(evaluations=frame["evaluations"].astype(float).round(2))
     frame = frame.sort_values(["model", "evaluations", "converged"], ascending=[True, False, True])
     for _, row in frame.drop_duplicates(["model", "solver", "method", "evaluations", "converged"]).iterrows():
-        found = {"model": row["model"], "evaluations": f"{row['evaluations']:g}", "solver": row["solver"]}
-        found["method"] = "no cache" if row["method"] == "none" else row["method"]
+        cells = {"model": row["model"], "evaluations": f"{row['evaluations']:g}", "solver": row["solver"]}
+        cells["method"] = "no cache" if row["method"] == "none" else row["method"]
         for title, column in COLUMNS.items():
             known = not pd.isna(row.get(column))
-            found[title] = with_error(row[column], row.get(f"{column}_se")) if known else ""
-        yield found
+            cells[title] = with_error(row[column], row.get(f"{column}_se")) if known else ""
+        yield cells
 
 
 def main() -> int:
