@@ -10,7 +10,6 @@ from goc.sampling.surrogate import Surrogate
 
 FIRST = 1 / 4  # share of the samples that a schedule is measured on before it may go out
 CLEARLY = 2.0  # standard errors of the mean of paired differences
-STARTS = 12  # of the local search's
 AROUND = 4  # schedules, the closest ones, near which others are proposed
 POOL = 2000  # schedules at most that are compared by what is expected of them
 PROPOSED = 6  # of these, before the surrogate learns of them
@@ -102,7 +101,7 @@ def halving(race: Race, known: Sequence[Steps], steps: int, count: int, seed: in
     """Race schedules of `count` computed steps against each other until none is expected to be closer than the best.
 
     Those that are known are measured on all samples, as far as the budget goes, so that no one of them is closer than
-    the best. Then come starts of the local search; and then, again and again, what a surrogate expects to be closest:
+    the best. Then come the local search's starts; and then, again and again, what a surrogate expects to be closest:
     of the schedules near the best ones those with the smallest mean less HOPE standard deviations of the logarithm of
     their distance (a lower confidence bound: Srinivas et al., arXiv 0912.3995). It ends where even the mean less DOUBT
     of them is above the best one's for all, or with the budget.
@@ -110,7 +109,7 @@ def halving(race: Race, known: Sequence[Steps], steps: int, count: int, seed: in
     random = np.random.default_rng(seed)
     for schedule in dict.fromkeys(known):
         race.measured(schedule, race.samples)
-    going = all(race.tried(schedule) for schedule in starts(steps, count, random)[:STARTS])
+    going = all(race.tried(schedule) for schedule in starts(steps, count, random))
     most = math.comb(steps - 1, count - 1)
     while going and race.left and len(race.distances) < most and race.mean(race.ranked()[0]) > 0:
         schedules, values, errors = race.compared()

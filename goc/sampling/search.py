@@ -204,8 +204,8 @@ def searched(
     """The file of the schedule of `count` computed evaluations whose samples end closest to the uncached ones.
 
     How far they do is measured on the calibration's samples for each schedule that is tried, `evaluations` in all; how:
-    see `moves_and_loss`. By halving it is measured on some of them, for more schedules: as many samples in all, less
-    `spent` evaluations of the denoiser; known: schedules that it begins with.
+    see `moves_and_loss`. By halving it is measured on some of them for what is clearly worse: at most as many samples
+    in all, less `spent` evaluations of the denoiser; known: schedules that it begins with.
 
     cache_of: from a schedule to what makes its cache. method: all that the distances depend on besides the uncached
     run. shipped: a file that may hold what this very search found. Every distance is on disk at once, so that a stopped

@@ -113,4 +113,4 @@ def test_it_ends_where_nothing_closer_is_expected_or_possible() -> None:
     exact = Race(lambda schedule, indices: [float(schedule != EVEN) for _ in indices], SAMPLES, 1000 * SAMPLES)
     halving(exact, [EVEN], STEPS, COUNT, seed=0)
     assert exact.ranked()[0] == EVEN
-    assert len(exact.distances) < 20
+    assert len(exact.distances) <= 1 + 32  # the local search's starts
