@@ -177,6 +177,7 @@ REFUSED = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow  # as many compositions take seconds
 @pytest.mark.parametrize("bad", REFUSED, ids=str)
 def test_a_bad_setting_is_one_line(bad: Bad) -> None:
     with pytest.raises((GocError, HydraException, OmegaConfBaseException)) as refused:

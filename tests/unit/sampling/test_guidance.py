@@ -124,6 +124,7 @@ def test_halves_that_always_go_together_are_as_one(tiny_dit: DiT, tmp_path: Path
         assert halved_cost[name] == cost[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [(INTERVAL,), ("cfg_cache=0.5", LINEAR), (INTERVAL, "cfg_cache=0.4")])
 @pytest.mark.parametrize(
     ("method", "solver"),

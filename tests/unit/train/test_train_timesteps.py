@@ -24,6 +24,7 @@ from goc.system.command import run_command
 from goc.train import timesteps as train_timesteps
 from goc.train.grids import LearnedTimes, ends_of
 
+pytestmark = pytest.mark.slow
 EACH = (["sampler=ddim"], ["sampler=unipc"], ["sampler=dpm_solver", "sampler.order=3", "cfg_scale=1.5"],
         ["model=digits_flow"])  # fmt: skip
 
