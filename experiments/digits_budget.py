@@ -5,7 +5,6 @@ finished study (digits_budget.yaml beside this, or the shorter one of `make demo
 comes with so many evaluations or fewer, on whatever number of steps the study has.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from goc.report.figures import write_figure
 from goc.report.frame import MEASUREMENT, over_seeds, table
 from goc.report.front import beyond, pareto
 from goc.report.plots import cut_at_frame, mark_beyond, round_ticks
+from goc.system.arguments import command_parser
 from goc.system.command import run_command
 from goc.system.errors import GocError
 
@@ -78,7 +78,7 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
 
 def main() -> int:
     """Draw the picture; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="with finished runs, such as outputs/digits_budget")
     parser.add_argument("--picture", type=Path, required=True, help="draw to this file")
     options = parser.parse_args()

@@ -12,7 +12,6 @@ error in brackets. At a cost between two intervals the fixed schedule's distance
   is to be had. Samples of equal cost are in no third.
 """
 
-import argparse
 import math
 import sys
 from collections import defaultdict
@@ -27,6 +26,7 @@ import pandas as pd
 from goc.report.collect import finished
 from goc.report.result import Result
 from goc.sampling.shards import SampleSet
+from goc.system.arguments import command_parser
 from goc.system.command import run_command
 
 FIXED = "fora"
@@ -137,7 +137,7 @@ def rows(results: list[Result]) -> Iterator[dict[str, Any]]:
 
 def main() -> int:
     """Print or write the table; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="with finished runs, such as outputs/digits_decisions")
     parser.add_argument("--table", type=Path, help="write it to this file")
     options = parser.parse_args()

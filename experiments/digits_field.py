@@ -8,7 +8,6 @@ no more, interpolated between two (both logarithms), and nothing where it costs 
 models of a family.
 """
 
-import argparse
 import math
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ import pandas as pd
 from goc.report.collect import finished
 from goc.report.result import Result
 from goc.report.tables import with_error
+from goc.system.arguments import command_parser
 from goc.system.command import run_command
 
 WHOLE_STEPS = ("none", "fora", "taylorseer", "goc")
@@ -95,7 +95,7 @@ def tables(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def main() -> int:
     """Print or write the tables; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="with finished runs, such as outputs/digits_field")
     parser.add_argument("--tables", type=Path, help="write them to this folder")
     options = parser.parse_args()

@@ -14,7 +14,6 @@ Reads the finished study (digits_ratios.yaml beside this, or one like it) and pr
 --picture FILE draws the mean distances against evaluations.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,6 +33,7 @@ from goc.report.families import pooled
 from goc.report.figures import write_figure
 from goc.report.frame import over_seeds, table
 from goc.report.pairs import Point, difference, points_of
+from goc.system.arguments import command_parser
 from goc.system.command import run_command
 
 OURS = ("goc_anchored", "dynamic", "searched", "searched_goc", "searched_learned", "halving", "front")
@@ -235,7 +235,7 @@ def show(title: str, rows: pd.DataFrame) -> None:
 
 def main() -> int:
     """Print the tables; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="with finished runs, such as outputs/digits_ratios")
     parser.add_argument("--picture", type=Path, help="draw to this file, too")
     options = parser.parse_args()

@@ -6,17 +6,16 @@ its FID, with their errors. The number of a way that has others is in the column
 several there the one of the fewest evaluations. Ways are sorted by their distance with five.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 import pandas as pd
 
-from goc.report.collect import find, tell
+from goc.report.collect import finished
 from goc.report.frame import table
 from goc.report.tables import cell_text
+from goc.system.arguments import command_parser
 from goc.system.command import run_command
-from goc.system.errors import GocError
 
 COUNTS = (4, 5, 7, 10)
 FIRST = 5  # evaluations that rows are sorted by
@@ -51,15 +50,11 @@ def pivot(frame: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> int:
     """Print or write the tables; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="with finished runs, such as outputs/digits_rivals")
     parser.add_argument("--tables", type=Path, help="write them to this folder")
     options = parser.parse_args()
-    collected = find(options.folders)
-    tell(collected.skipped)
-    if not collected.runs:
-        raise GocError("no finished runs there")
-    frame = table([result for _, result in collected.runs])
+    frame = table([result for _, result in finished(options.folders)])
     for model, rows in frame.groupby("model"):
         text = pivot(rows).to_csv(index=False)
         if options.tables is None:

@@ -5,7 +5,6 @@ number of evaluations every way: its mean distance to the converged solution, to
 and its FID, with their errors. The closest to the converged solution is first.
 """
 
-import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +14,7 @@ import pandas as pd
 from goc.report.collect import finished
 from goc.report.frame import over_seeds, table
 from goc.report.tables import with_error
+from goc.system.arguments import command_parser
 from goc.system.command import run_command
 
 COLUMNS = {"to converged": "converged", "distance": "relative_l2_mean", "FID": "fid"}
@@ -35,7 +35,7 @@ def ways(frame: pd.DataFrame) -> Iterable[dict[str, str]]:
 
 def main() -> int:
     """Print or write the table; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="with finished runs, such as outputs/fashion")
     parser.add_argument("--table", type=Path, help="write it to this file")
     options = parser.parse_args()

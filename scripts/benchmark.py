@@ -55,7 +55,7 @@ from goc.models.decoder import DOWNSAMPLING
 from goc.models.dit import DiT
 from goc.runs.loaded import Loaded
 from goc.sampling.shards import SampleSet
-from goc.system.arguments import check_numbers
+from goc.system.arguments import check_numbers, command_parser
 from goc.system.command import run_command
 from goc.system.device import choose_device, configure
 from goc.system.errors import GocError
@@ -273,7 +273,7 @@ SUBJECTS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: measure one subject and print its table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("subject", choices=SUBJECTS)
     parser.add_argument("settings", nargs=argparse.REMAINDER, help="the subject's own")
     options = parser.parse_args(argv)

@@ -9,7 +9,6 @@ wide.
 Its exit status is 1 if a result is neither right nor refused when the cache is enabled.
 """
 
-import argparse
 import csv
 import json
 import logging
@@ -34,6 +33,7 @@ from compat.table import SITES, Row, reasons, untried, verdicts
 from compat.tiny import Ask, classes
 from compat.zoo import ZOO
 
+from goc.system.arguments import command_parser
 from goc.system.command import run_command
 from goc.system.errors import GocError
 
@@ -142,7 +142,7 @@ def right_somewhere(of: Sequence[Row]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("names", nargs="*", help="classes or pipelines; all of them without any")
     parser.add_argument("--no-peers", action="store_true", help="only the caches of this project")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: the cores)")

@@ -9,7 +9,6 @@ All write to goc/assets/NAME/. The same objective, seed, torch build and machine
 training that was stopped goes on.
 """
 
-import argparse
 import copy
 import math
 import platform
@@ -38,7 +37,7 @@ from goc.runs.denoiser import uncached_generation
 from goc.sampling.images import image_grid
 from goc.sampling.noise import NoiseSchedule
 from goc.sampling.training import Progress, progress_of
-from goc.system.arguments import check_numbers
+from goc.system.arguments import check_numbers, command_parser
 from goc.system.command import run_command
 from goc.system.files import ASSETS, resolve, write_atomically
 
@@ -325,7 +324,7 @@ def make_denoiser(name: str, objective: str, steps: int, seed: int, out: Path) -
 
 def main(arguments: list[str] | None = None) -> int:
     """Train what is asked for and write it; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("name", choices=list(RECIPES))
     parser.add_argument("what", choices=["extractor", "second", "denoiser", "samples"])
     parser.add_argument("--objective", choices=OBJECTIVES, default=DIFFUSION)

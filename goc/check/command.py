@@ -33,6 +33,7 @@ from goc.check.parts import parts_of
 from goc.check.setting import FULL, TINY, Part, Report, Setting, Table
 from goc.check.step_table import machine
 from goc.check.verdict import Summary
+from goc.system.arguments import command_parser
 from goc.system.errors import ConfigError
 from goc.system.files import write_atomically
 
@@ -145,9 +146,7 @@ def run(options: argparse.Namespace, command: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="goc check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, "goc check")
     parser.add_argument("--out", type=Path, default=Path("outputs/gpu_check"), help="default outputs/gpu_check")
     parser.add_argument("--tiny", action="store_true", help="on the CPU with small models; its numbers mean nothing")
     parser.add_argument("--only", nargs="+", metavar="PART", help="these parts alone")

@@ -23,7 +23,7 @@ from goc.sampling.generation import Generation, SampleSource
 from goc.sampling.graphs import Graphs
 from goc.sampling.labels import given_labels, label_file
 from goc.sampling.options import keyed
-from goc.system.device import torch_format
+from goc.system.device import choose_device, configure, torch_format
 from goc.system.errors import ConfigError
 from goc.system.files import file_sha256, resolve
 
@@ -126,6 +126,14 @@ def calibration_alone(config: Config, device: torch.device, compiled: bool) -> C
     generation = loaded_generation(measurement, way, checkpoint, device, compiled)
     key = trajectory_key(measurement, way, compiled, file_sha256(checkpoint), generation.model)
     return calibration_of(way, generation, key, config.output.cache_dir)
+
+
+def configured_calibration(config: Config) -> Calibration:
+    """The same, not compiled, on the device and with the precision and threads that the config names."""
+    execution = config.execution
+    device = choose_device(execution.device)
+    configure(device, config.measurement.precision, execution.deterministic, execution.threads)
+    return calibration_alone(config, device, compiled=False)
 
 
 def solution_key(key: dict[str, Any]) -> dict[str, Any]:

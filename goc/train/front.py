@@ -28,14 +28,13 @@ from goc.models.plans import OWN_FRONT, as_text
 from goc.models.schedules import FRONT, rows_of
 from goc.planning.halved import at_count, halved, schedule_of
 from goc.planning.plan import Plan
-from goc.runs.denoiser import calibration_alone
+from goc.runs.denoiser import configured_calibration
 from goc.sampling.calibrate import Calibration
 from goc.sampling.local_search import Steps
 from goc.sampling.search import budget_of, final_latents
 from goc.sampling.shared import shared_tensors
 from goc.sampling.training import DONE, progress_of
-from goc.system.arguments import check_numbers, check_out
-from goc.system.device import choose_device, configure
+from goc.system.arguments import check_numbers, check_out, command_parser
 from goc.system.errors import ConfigError, memory_for
 from goc.system.files import room_for, write_text
 from goc.train.learning import better, train
@@ -112,7 +111,6 @@ class Maker:
     calibration: Calibration
     effort: Effort
     targets: Tensor
-    device: torch.device
 
     @property
     def steps(self) -> int:
@@ -129,7 +127,7 @@ class Maker:
         key = {
             **self.calibration.key, "seed": self.calibration.seed, "samples": effort.samples, "site": plan.site,
             "computed": computed, "begin": begin.tolist(), "iterations": iterations, "batch": effort.batch,
-            "rate": effort.rate, "device": str(self.device), "torch": torch.__version__,
+            "rate": effort.rate, "device": str(self.calibration.generation.device), "torch": torch.__version__,
         }  # fmt: skip
 
         def make() -> dict[str, Tensor]:
@@ -184,7 +182,7 @@ class Maker:
 
 def main() -> int:
     """Find a front for run.py's settings and write it; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument(
         "settings", nargs="*", help="run.py's: model, sampler, steps, cfg_scale, schedule.search_samples, ..."
     )
@@ -253,12 +251,9 @@ def effort_of(args: argparse.Namespace, config: Config) -> Effort:
 
 def maker_of(config: Config, effort: Effort) -> Maker:
     """What a front's entries are made with: the model loaded, and its samples without a cache made."""
-    measurement, execution = config.measurement, config.execution
-    device = choose_device(execution.device, 0)
-    configure(device, measurement.precision, execution.deterministic, execution.threads)
-    calibration = calibration_alone(config, device, compiled=False)
+    calibration = configured_calibration(config)
     targets = final_latents(calibration, None, range(effort.samples + effort.held)).clone()
-    return Maker(config, calibration, effort, targets, device)
+    return Maker(config, calibration, effort, targets)
 
 
 def line_of(count: int, entry: dict[str, Any]) -> str:

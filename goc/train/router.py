@@ -33,7 +33,7 @@ from goc.sampling.guidance import guided_denoiser
 from goc.sampling.options import SamplerConfig
 from goc.sampling.solvers import Solver, no_noise
 from goc.sampling.training import DONE, Progress, progress_of
-from goc.system.arguments import check_numbers, check_out
+from goc.system.arguments import check_numbers, check_out, command_parser
 from goc.system.device import choose_device
 from goc.system.errors import ConfigError, memory_for
 from goc.system.files import file_sha256, resolve, room_for
@@ -151,7 +151,7 @@ def check_sampler(sampler: SamplerConfig) -> None:
 
 def main() -> int:
     """Train a router for run.py's settings and write it; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("settings", nargs="*", help="run.py's: model, sampler, steps, cfg_scale, cfg_channels, seed")
     parser.add_argument("--iterations", type=int, default=200, help="batches (default 200)")
     parser.add_argument("--batch", type=int, default=16, help="samples in each (default 16)")

@@ -14,7 +14,6 @@ after the training's: the solver's own, the known grid's, or the trained ones. T
 whole timesteps: between two of them the log signal-to-noise ratio is linear.
 """
 
-import argparse
 import math
 import time
 from collections.abc import Mapping
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from goc.config import Config, Way, compose_config, validate
 from goc.config.validation import check_full_guidance, fill
-from goc.runs.denoiser import calibration_alone, solution_key, trained_for
+from goc.runs.denoiser import configured_calibration, solution_key, trained_for
 from goc.sampling.calibrate import Calibration
 from goc.sampling.converged import converged
 from goc.sampling.noise import TRAINING_STEPS
@@ -34,8 +33,7 @@ from goc.sampling.options import SAMPLERS, TimedConfig, plain
 from goc.sampling.search import final_latents, mean_distance
 from goc.sampling.timesteps import Times, write_times
 from goc.sampling.training import DONE, progress_of
-from goc.system.arguments import check_numbers, check_out
-from goc.system.device import choose_device, configure
+from goc.system.arguments import check_numbers, check_out, command_parser
 from goc.system.errors import ConfigError, memory_for
 from goc.system.files import room_for
 from goc.train.grids import LearnedTimes, ends_of
@@ -50,7 +48,7 @@ SEEN = 64  # samples that known grids are compared on
 
 def main() -> int:
     """Train times for run.py's settings and write them; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("settings", nargs="*", help="run.py's: model, sampler, steps, cfg_scale, ...")
     add_options(parser)
     parser.add_argument(
@@ -65,11 +63,10 @@ def main() -> int:
         check_out(args.out)
     config = compose_config(["method=none", *args.settings])
     validate(config)
-    way, measurement, execution = config.way, config.measurement, config.execution
+    way, measurement = config.way, config.measurement
     learned, finer = LearnedTimes(sampler_of(way)), steps_of(args.target, way)
-    device = choose_device(execution.device, 0)
-    configure(device, measurement.precision, execution.deterministic, execution.threads)
-    calibration = replace(calibration_alone(config, device, compiled=False), samples=args.samples)
+    calibration = replace(configured_calibration(config), samples=args.samples)
+    device = calibration.generation.device
     targets = targets_of(config, calibration, args.samples + args.held, learned.sampler, finer).to(device)
 
     def distances(each: Mapping[str, Times], indices: range) -> dict[str, float]:

@@ -22,11 +22,10 @@ from goc.config import Way, compose_config, validate
 from goc.config.validation import TRAINED_WEIGHTS, check_full_guidance, fill
 from goc.models.schedules import rows_of, write_schedule
 from goc.planning.denoiser import make_plan, planner_of
-from goc.runs.denoiser import calibration_alone
+from goc.runs.denoiser import configured_calibration
 from goc.sampling.search import final_latents
 from goc.sampling.training import DONE, progress_of
-from goc.system.arguments import check_numbers, check_out
-from goc.system.device import choose_device, configure
+from goc.system.arguments import check_numbers, check_out, command_parser
 from goc.system.errors import ConfigError, memory_for
 from goc.system.files import room_for
 from goc.train.learning import better, train
@@ -37,7 +36,7 @@ OWN, BEST = "own", "best"
 
 def main() -> int:
     """Train weights for run.py's settings and write them; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument(
         "settings", nargs="*", help="run.py's: model, sampler, steps, cache_ratio, cfg_scale, schedule, ..."
     )
@@ -54,11 +53,9 @@ def main() -> int:
         check_out(args.out)
     config = compose_config(["method=searched", *args.settings])
     validate(config)
-    way, measurement, execution = config.way, config.measurement, config.execution
+    way, measurement = config.way, config.measurement
     check_way(way)
-    device = choose_device(execution.device, 0)
-    configure(device, measurement.precision, execution.deterministic, execution.threads)
-    calibration = calibration_alone(config, device, compiled=False)
+    calibration = configured_calibration(config)
     plan = make_plan(way, measurement.model, calibration)
     calibration = replace(calibration, samples=args.samples)
     trained_for = planner_of(way, measurement.model, calibration).measurements.trained_for()
@@ -74,7 +71,7 @@ def main() -> int:
     training = {**settings, "seed": calibration.seed, "start": name}
     depends_on = {
         **calibration.key, **training, "site": way.site, "computed": computed,
-        "weights": begin.tolist(), "device": str(device),
+        "weights": begin.tolist(), "device": str(calibration.generation.device),
     }  # fmt: skip
     said = ""
     with progress_of(calibration.cache_dir, depends_on) as progress, memory_for(f"--batch={args.batch}"):
