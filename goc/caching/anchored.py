@@ -91,19 +91,22 @@ class AnchoredQueue(Anchored):
 
 
 class Learned(Anchored):
-    """Weights for each cached step, the same for all cells, trained end to end (goc train weights).
+    """Weights for each cached step, the same for all cells or of each, trained end to end (goc train).
 
     Args:
         mask: a schedule of whole steps, bool [evaluations, blocks, 2].
-        weights: float [steps, K], for the last K computed features, newest first; rows of computed steps are not read.
+        weights: float [steps, K], for the last K computed features, newest first; of each cell [steps, blocks, 2, K].
+            Those of computed steps are not read.
     """
 
     def __init__(self, mask: Tensor, weights: Tensor) -> None:
-        super().__init__(mask, weights.shape[1])
-        self.weights: list[list[float]] = weights.tolist()
+        super().__init__(mask, weights.shape[-1])
+        of_each = weights if weights.dim() == 4 else weights[:, None, None].expand(*mask.shape, -1)
+        self.weights: list[list[list[list[float]]]] = of_each.tolist()
 
     def coefficients(self, step: int, cell: Cell, computed: Sequence[int]) -> list[float]:
-        return self.weights[step]
+        block, branch = cell
+        return self.weights[step][block][branch]
 
 
 class Barycentric(Anchored):

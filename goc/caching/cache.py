@@ -22,6 +22,7 @@ class StepCache:
     def __init__(self, site: Site = "branch") -> None:
         self.site: Site = site
         self.step = 0
+        self.times: Tensor | None = None  # [evaluations] that the network is given, where they are not the solver's
         self.peak_cache_tensors = self.peak_cache_bytes = 0
 
     def begin_step(self, step: int) -> None:
@@ -91,6 +92,7 @@ class ScheduledCache(StepCache):
         predictor: made for the same mask.
         selection: names tokens that are computed after all, made for the same mask; None: none are.
         skipped: steps whose stream after the last block is that of the step before, and whose cached cells add nothing.
+        times: what the network is given in the evaluations [evaluations]; None: the solver's.
     """
 
     def __init__(
@@ -100,9 +102,10 @@ class ScheduledCache(StepCache):
         site: Site = "branch",
         selection: Selection | None = None,
         skipped: Sequence[int] = (),
+        times: Tensor | None = None,
     ) -> None:
         super().__init__(site)
-        self.mask = mask
+        self.mask, self.times = mask, times
         self.cached: list[list[list[bool]]] = mask.tolist()
         self.predictor, self.selection, self.skipped = predictor, selection, frozenset(skipped)
         self.stream: Tensor | None = None  # after the last block, for a skipped step

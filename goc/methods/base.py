@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from goc.caching.decision import Decision
     from goc.caching.predictor import Predictor
     from goc.caching.selection import Selection
+    from goc.models.schedules import Trained
 else:
     torch = LazyModule("torch")
 
@@ -164,6 +165,10 @@ class Learning(Protocol):
     def trained_for(self) -> dict[str, Any]:
         """What they must have been trained for, besides their schedule."""
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of a mask: evaluations, blocks, branches."""
+
     def products(self) -> tuple[Tensor, Any]:
         """Inner products of every two steps' features, [steps, steps, places, outputs], and which cells these are."""
 
@@ -174,7 +179,7 @@ class Cells:
 
     mask: the cached cells, bool [evaluations, blocks, 2]. correct: where predictions are corrected, None = everywhere.
     clock: a number for each evaluation; None = the step index. gradient_weights: of a gradient queue. learned: trained
-    or fitted weights, float [evaluations, K].
+    or fitted weights, float [evaluations, K], or of each cell [evaluations, blocks, 2, K].
     """
 
     mask: Tensor
@@ -268,8 +273,8 @@ class PredictorConfig(Option):
         """How much it may amplify its own errors; None: that is not known of it."""
         return None
 
-    def learned(self, learning: Learning, computed: Sequence[int], steps: int) -> Tensor:
-        """The learned weights, float [steps, K], for a schedule's computed steps of so many; raises ConfigError."""
+    def learned(self, learning: Learning, computed: Sequence[int], steps: int) -> Trained:
+        """What was learned for a schedule's computed steps of so many; raises ConfigError."""
         raise NotImplementedError
 
 

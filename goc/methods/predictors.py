@@ -241,9 +241,10 @@ class LearnedConfig(PredictorConfig):
         assert cells.learned is not None  # a plan has them
         return anchored.Learned(cells.mask, cells.learned)
 
-    def learned(self, learning: Learning, computed: Sequence[int], steps: int) -> Tensor:
+    def learned(self, learning: Learning, computed: Sequence[int], steps: int) -> schedules.Trained:
         assert self.path is not None  # a normalised config names it
-        return schedules.read_weights(self.path, learning.trained_for(), tuple(computed), steps)
+        cells = learning.shape[1:]
+        return schedules.read_weights(self.path, learning.trained_for(), tuple(computed), steps, cells)
 
 
 @PREDICTORS.register
@@ -263,8 +264,8 @@ class L2PConfig(PredictorConfig):
         assert cells.learned is not None  # a plan has them
         return anchored.Causal(cells.mask, cells.learned)
 
-    def learned(self, learning: Learning, computed: Sequence[int], steps: int) -> Tensor:
-        return anchored.fit_causal(learning.products()[0])
+    def learned(self, learning: Learning, computed: Sequence[int], steps: int) -> schedules.Trained:
+        return schedules.Trained(anchored.fit_causal(learning.products()[0]))
 
 
 @PREDICTORS.register

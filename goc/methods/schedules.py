@@ -602,7 +602,7 @@ class Front(FittedSchedule):
         assert path is not None  # a normalised config names it
         front = schedules.read_front(path, steps)
         count = min(front, key=lambda count: (abs(count - situation.computed), count))
-        return schedule.computing(front[count], steps, depth)
+        return schedule.computing(front[count]["computed"], steps, depth)
 
 
 def known_schedules(situation: Situation) -> list[tuple[int, ...]]:

@@ -28,7 +28,12 @@ def add_gated(h: Tensor, gated: Sequence[Gated]) -> Tensor:
 
     In place outside of training. Every tensor is read once, and nothing as large as it is allocated.
     """
-    return add_pairs(h, [(gate if coefficient == 1 else coefficient * gate, f) for coefficient, gate, f in gated])
+    return add_pairs(h, [(scaled(gate, coefficient), f) for coefficient, gate, f in gated])
+
+
+def scaled(gate: Tensor, coefficient: float | Tensor) -> Tensor:
+    """A coefficient times a gate [N, hidden]; in a training it may be a tensor that learns, [] or [N, 1]."""
+    return gate if isinstance(coefficient, float) and coefficient == 1 else coefficient * gate
 
 
 def add_pairs(h: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

@@ -116,6 +116,10 @@ class PipelineCall:
     def sampler(self) -> str:
         return type(self.run.scheduler).__name__
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.run.layout.shape(self.run.steps)
+
     def log_snr(self) -> list[float]:
         return log_snr(self.run.scheduler, self.run.timesteps)
 
@@ -129,7 +133,7 @@ class PipelineCall:
         """Raise ConfigError: only a calibration tells."""
         raise ConfigError(f"schedule={self.way.schedule.name}: needs a calibration, see goc.calibrate")
 
-    trained_for = missing  # methods that need it are refused before
+    trained_for = times = missing  # methods that need them are refused before
 
 
 @dataclass(frozen=True)

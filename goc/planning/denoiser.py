@@ -91,6 +91,9 @@ class DenoiserMeasurements:
         """Of a mask: evaluations, blocks, branches."""
         return (self.steps, 1, 1) if self.site == "stack" else (self.steps, self.depth, BRANCHES)
 
+    def times(self) -> list[float]:
+        return self.calibration.generation.solver.grid.times.tolist()
+
     def log_snr(self) -> list[float]:
         return self.calibration.generation.solver.grid.log_snr.tolist()
 

@@ -29,15 +29,20 @@ def at_count(way: Way, model: ModelConfig, calibration: Calibration, count: int)
 
 
 def halved(
-    way: Way, model: ModelConfig, calibration: Calibration, count: int, schedules: Sequence[Steps]
+    way: Way,
+    model: ModelConfig,
+    calibration: Calibration,
+    count: int,
+    schedules: Sequence[Steps],
+    first: Sequence[Steps] = (),
 ) -> dict[str, Any]:
     """The file of a search (`goc.sampling.search.searched`) of schedules with so many computed evaluations.
 
-    schedules: with other numbers of them, that it begins with besides those that are known.
+    schedules: with other numbers of them, that it begins with besides those that are known; first: before all others.
     """
     schedule, planner = schedule_of(way), at_count(way, model, calibration, count)
     others = (resized(steps, count, way.num_evaluations) for steps in schedules)
-    begun = dict.fromkeys([*known_schedules(planner.situation()), *others])
+    begun = dict.fromkeys([*first, *known_schedules(planner.situation()), *others])
     measurements = planner.measurements
     assert isinstance(measurements, DenoiserMeasurements)
     asked = Search(count, schedule.search_evaluations, schedule.search_samples, HALVING, [*begun])

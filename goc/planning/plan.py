@@ -18,6 +18,7 @@ from goc.caching.schedule import cached_steps_of
 from goc.config import Way
 from goc.methods import Cells, Partial
 from goc.models.network import Site
+from goc.models.schedules import Trained
 from goc.system.files import content_key
 
 LARGE_AMPLIFICATION = 10.0
@@ -34,7 +35,8 @@ class Plan:
     alignment: Tensor | None  # float64, where it was measured
     clock: Sequence[float] | None  # None = the step index
     skip_threshold: float | None  # of an adaptive schedule; None = the mask is what is cached
-    learned: Tensor | None = None  # weights of a trained predictor, float [steps, K]
+    learned: Trained | None = None  # of a trained predictor
+    times: Tensor | None = None  # [evaluations] that the network is given, where they are not the solver's
     noise: Sequence[float] = ()  # over the signal, in each evaluation, for decisions that ask
     halves: Halves | None = None  # of the guidance, where they do not go together everywhere
     skipped: Sequence[int] = ()  # steps in which the stream of the step before stands in for all blocks
@@ -48,7 +50,8 @@ class Plan:
     @property
     def cells(self) -> Cells:
         """What its predictor is built for."""
-        return Cells(self.mask, self.correct, self.clock, self.way.gradient_weights or (), self.learned)
+        weights = None if self.learned is None else self.learned.weights
+        return Cells(self.mask, self.correct, self.clock, self.way.gradient_weights or (), weights)
 
     @property
     def spares(self) -> bool:
@@ -88,7 +91,7 @@ class Plan:
             decision = schedule.decision(self.skip_threshold, self.noise, len(self.mask))
             return AdaptiveCache(self.mask, predictor, decision, self.site, schedule.per_sample)
         selection = self.way.selection.build(Partial(self.mask, self.skipped, self.interval))
-        return ScheduledCache(self.mask, predictor, self.site, selection, self.skipped)
+        return ScheduledCache(self.mask, predictor, self.site, selection, self.skipped, self.times)
 
     def new_predictor(self) -> Predictor:
         """A predictor with empty state for one batch."""
@@ -112,7 +115,8 @@ class Plan:
 
     def digest(self) -> str:
         """A short name for all of the plan that is not in the way's settings: equal for equal plans."""
-        parts = {"mask": self.mask, "correct": self.correct, "learned": self.learned}
+        parts = {"mask": self.mask, "correct": self.correct, "learned": self.cells.learned}
+        parts |= {} if self.times is None else {"times": self.times}
         values = {name: None if part is None else [str(part.dtype), part.tolist()] for name, part in parts.items()}
         skipped = {"skipped": list(self.skipped)} if self.skipped else {}
         return content_key({**values, "skip_threshold": self.skip_threshold, "clock": self.clock, **skipped})

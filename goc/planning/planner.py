@@ -57,6 +57,13 @@ class Measurements(Protocol):
     def router(self) -> str | None:
         """Where a router for it is kept, if there is one."""
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of a mask at the way's site: evaluations, places, outputs."""
+
+    def times(self) -> list[float]:
+        """What the solver gives the network in each evaluation."""
+
     def log_snr(self) -> list[float]:
         """A number for each evaluation: the clock logsnr."""
 
@@ -178,20 +185,21 @@ class Planner:
 
     def plan(self, mask: Tensor, skip_threshold: float | None = None) -> Plan:
         """The way's plan with this mask at its site, bool [evaluations, blocks, 2] or [evaluations, 1, 1]."""
-        schedule, predictor, learned = self.way.schedule, self.way.predictor, None
+        schedule, predictor, learned, times = self.way.schedule, self.way.predictor, None, None
         if predictor.trained:
             if not is_whole_steps(mask):
                 raise ConfigError(
                     f"predictor={predictor.name}: must have a schedule of whole steps, not {schedule.name}"
                 )
             learned = predictor.learned(self.measurements, computed_steps_of(mask), len(mask))
+            times = learned.times(self.measurements.times())
         correct, alignment = self.correction(mask)
         spread = self.measurements.spread(mask)
         noise = self.measurements.noise_to_signal() if schedule.asks_noise else ()
         skipped = schedule.skipped(len(mask), self.situation)
         plan = Plan(
-            self.way, cast(Site, self.way.site), spread, correct, alignment, self.clock, skip_threshold, learned, noise,
-            skipped=skipped, interval=self.interval(mask),
+            self.way, cast(Site, self.way.site), spread, correct, alignment, self.clock, skip_threshold, learned, times,
+            noise, skipped=skipped, interval=self.interval(mask),
         )  # fmt: skip
         return replace(plan, halves=self.halves(plan))
 

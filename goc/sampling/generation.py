@@ -180,6 +180,7 @@ class Generation:
             return evaluated(x, t, y, cache)
 
         network = model if around is None else around(model)
+        times = times if cache is None or cache.times is None else cache.times
         guided = guided_denoiser(network, times, labels, self.model.num_classes, self.cfg_scale, self.cfg_channels)
 
         def denoise(x: Tensor, i: int) -> Tensor:

@@ -4,11 +4,12 @@
     python run.py -m method=front cache_ratio=0.5,0.65,0.75,0.8
 
 For each number, from the smallest on, a schedule is searched as schedule=halving does, from all that are known
-and from those that were found for fewer evaluations. The closest ones are trained for a while as predictor=learned is,
-from the known linear predictor that ends closest on each; the one that is closest then is trained
-to its end. Whatever ends closest on samples apart, that no training has seen, is written: the known predictor, or the
-trained weights. How many evaluations of the denoiser that will take is said at the beginning, and how many it took at
-the end. A front that is stopped goes on where it was.
+and from those that were found for fewer evaluations. On the closest ones the weights of each cell and the times that
+the network is given are trained for a while (goc/train/fitting.py), from the known linear predictor that ends closest
+on each; the one that is closest then is trained to its end. Whatever ends closest on samples apart, that no training
+has seen, is written: the known predictor, or the trained weights. --begin names another front, say of another guidance:
+the searches begin with its schedules, and the trainings may with its weights. How many evaluations of the denoiser that
+will take is said at the beginning, and how many it took at the end. A front that is stopped goes on where it was.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from torch import Tensor
 from goc.config import Config, compose_config, validate
 from goc.config.validation import fill
 from goc.models.plans import OWN_FRONT, as_text
-from goc.models.schedules import FRONT, rows_of
+from goc.models.schedules import FRONT, Trained, read_front, rows_of, shifts_of, trained_of
 from goc.planning.halved import at_count, halved, schedule_of
 from goc.planning.plan import Plan
 from goc.runs.denoiser import configured_calibration
@@ -37,7 +38,8 @@ from goc.sampling.training import DONE, progress_of
 from goc.system.arguments import check_numbers, check_out, command_parser
 from goc.system.errors import ConfigError, memory_for
 from goc.system.files import room_for, write_text
-from goc.train.learning import better, train
+from goc.train.fitting import DRAWS, LOOKED, fit
+from goc.train.learning import better
 from goc.train.starts import best_start, distance_of, linear_predictors
 from goc.train.weights import LEAST, add_options, check_way
 
@@ -77,8 +79,9 @@ class Effort:
         return self.seen[: max(1, len(self.seen) // 4)]
 
     def training(self, iterations: int, computed: int) -> int:
-        """Evaluations of the denoiser in a training of schedules with so many computed ones."""
-        return PASSES[self.keep] * iterations * self.batch * computed
+        """Evaluations of the denoiser in a training on a schedule with so many computed ones."""
+        gradients = min(LOOKED, self.samples) * (1 + 2 * DRAWS if self.keep else PASSES[False] * DRAWS)
+        return computed * (PASSES[self.keep] * iterations * self.batch + gradients)
 
     def targets(self, steps: int) -> int:
         """Evaluations that the samples without a cache take, of those that trainings see and are judged by."""
@@ -105,12 +108,16 @@ class Effort:
 
 @dataclass(frozen=True)
 class Maker:
-    """Makes a front's entries. targets: where the calibration's samples and those held apart end without a cache."""
+    """Makes a front's entries.
+
+    targets: where the calibration's samples and those held apart end without a cache. begun: another front's entries.
+    """
 
     config: Config
     calibration: Calibration
     effort: Effort
     targets: Tensor
+    begun: dict[int, dict[str, Any]]
 
     @property
     def steps(self) -> int:
@@ -120,55 +127,70 @@ class Maker:
         model = self.config.measurement.model
         return at_count(self.config.way, model, self.calibration, len(computed)).computing(computed)
 
-    def trained(self, computed: Steps, begin: Tensor, iterations: int) -> Tensor:
-        """Weights [evaluations, K] for a schedule, trained from others; from disk if they were before."""
+    def begun_with(self, computed: Steps) -> dict[str, Trained]:
+        """What the other front has for a schedule."""
+        entry = self.begun.get(len(computed), {})
+        same = tuple(entry.get("computed", ())) == computed
+        cells = self.plan(computed).mask.shape[1:]
+        return {"begun": trained_of(entry, self.steps, (cells[0], cells[1]), "--begin")} if same else {}
+
+    def trained(self, computed: Steps, begin: Trained, iterations: int) -> Trained:
+        """What is trained for a schedule from what there is; from disk if it was before."""
         effort, plan = self.effort, self.plan(computed)
         samples = replace(self.calibration, samples=effort.samples)
         key = {
             **self.calibration.key, "seed": self.calibration.seed, "samples": effort.samples, "site": plan.site,
-            "computed": computed, "begin": begin.tolist(), "iterations": iterations, "batch": effort.batch,
+            "computed": computed, "begin": [None if part is None else part.tolist() for part in begin],
+            "iterations": iterations, "batch": effort.batch,
             "rate": effort.rate, "device": str(self.calibration.generation.device), "torch": torch.__version__,
         }  # fmt: skip
 
         def make() -> dict[str, Tensor]:
             with progress_of(self.calibration.cache_dir, key) as progress:
-                weights, losses = train(
-                    plan, samples, iterations, effort.batch, effort.rate, effort.keep, progress, begin,
+                (weights, shifts), losses = fit(
+                    plan, samples, begin, iterations, effort.batch, effort.rate, effort.keep, progress,
                     self.targets[: effort.samples],
                 )  # fmt: skip
-                return {"weights": weights, "losses": torch.tensor(losses)}
+                assert shifts is not None
+                return {"weights": weights, "shifts": shifts, "losses": torch.tensor(losses)}
 
         with memory_for(f"--batch={effort.batch}"):
-            return shared_tensors(self.calibration.cache_dir, KIND, key, {"weights", "losses"}, make)["weights"]
+            made = shared_tensors(self.calibration.cache_dir, KIND, key, {"weights", "shifts", "losses"}, make)
+        return Trained(made["weights"], made["shifts"])
 
     def entry(self, count: int, others: Sequence[Steps]) -> dict[str, Any]:
         """What a front says of one number of evaluations."""
         effort = self.effort
-        search = halved(self.config.way, self.config.measurement.model, self.calibration, count, others)
-        each = [search["computed"], *(schedule for schedule, _ in search["rivals"])][: effort.rivals]
-        contenders: list[Steps] = [tuple(schedule) for schedule in each]
+        first = [tuple(self.begun[count]["computed"])] if count in self.begun else []
+        search = halved(self.config.way, self.config.measurement.model, self.calibration, count, others, first)
+        closest = [search["computed"], *(schedule for schedule, _ in search["rivals"])][: effort.rivals]
+        contenders: list[Steps] = [tuple(schedule) for schedule in closest]
         log_snr = self.calibration.generation.solver.grid.log_snr.tolist()
         few, seen = self.targets[: len(effort.seen_of_starts)], self.targets[: len(effort.seen)]
-        starts = {schedule: best_start(self.plan(schedule), self.calibration, few, log_snr) for schedule in contenders}
-        begun = {schedule: weights for schedule, (weights, _) in starts.items()}
+        starts = {
+            schedule: best_start(self.plan(schedule), self.calibration, few, log_snr, self.begun_with(schedule))
+            for schedule in contenders
+        }
+        begun = {schedule: trained for schedule, (trained, _) in starts.items()}
         computed, compared = contenders[0], []
         if len(contenders) > 1:
-            begun = {schedule: self.trained(schedule, weights, effort.short) for schedule, weights in begun.items()}
+            begun = {schedule: self.trained(schedule, trained, effort.short) for schedule, trained in begun.items()}
             compared = [
-                (distance_of(self.plan(schedule), weights, self.calibration, effort.seen, seen), schedule)
-                for schedule, weights in begun.items()
+                (distance_of(self.plan(schedule), trained, self.calibration, effort.seen, seen), schedule)
+                for schedule, trained in begun.items()
             ]
             computed = min(compared)[1]
         plan, (start, name) = self.plan(computed), starts[computed]
-        each_weights = [start, self.trained(computed, begun[computed], effort.iterations)]
+        each = [start, self.trained(computed, begun[computed], effort.iterations)]
         held = range(effort.samples, effort.samples + effort.held)
         chosen, distances = 1, list[float]()
         if held:
-            chosen, distances = better(plan, self.calibration, held, self.targets[effort.samples :], each_weights)
+            chosen, distances = better(plan, self.calibration, held, self.targets[effort.samples :], each)
         share = effort.weights(self.steps, count, len(contenders))
         return {
             "computed": list(computed),
-            "weights": rows_of(each_weights[chosen], computed),
+            "weights": rows_of(each[chosen].weights, computed),
+            "shifts": shifts_of(each[chosen].shifts, computed),
             "search_distance": search["distance"],
             "start": name,
             "held_distances": distances,  # of the start, of the trained weights
@@ -193,8 +215,10 @@ def main() -> int:
     parser.add_argument(
         "--rivals", type=int, default=3, help="schedules that are compared after a short training (default 3)"
     )
+    parser.add_argument("--begin", type=Path, help="another front, whose schedules and weights it begins with, too")
     parser.add_argument("--estimate", action="store_true", help="say what it will take, and do nothing")
     parser.add_argument("--out", type=Path, help=f"default: {OWN_FRONT}")
+    parser.set_defaults(iterations=60, rate=0.01)
     args = parser.parse_intermixed_args()
     started = time.perf_counter()
     check_numbers(args, {**LEAST, "rivals": 1})
@@ -206,13 +230,14 @@ def main() -> int:
     steps = config.way.num_evaluations
     counts = numbers(args.evaluations, steps)
     effort = effort_of(args, config)
+    begun = {} if args.begin is None else read_front(str(args.begin), steps, "--begin")
     estimated = effort.estimate(steps, counts, config.way.calibration_samples)
     guided = " (each guided: two of the network)" if config.measurement.cfg_scale != 1 else ""
     print(f"{len(counts)} schedules of {steps} evaluations: at most {estimated:,} of the denoiser{guided}", flush=True)
     if args.estimate:
         return 0
     out = args.out or Path(fill(OWN_FRONT, config.way, config.measurement.model.name, config.measurement.cfg_scale))
-    maker = maker_of(config, effort)
+    maker = maker_of(config, effort, begun)
     front, schedules = dict[str, Any](), list[Steps]()
     for count in counts:
         front[str(count)] = entry = maker.entry(count, schedules)
@@ -249,11 +274,11 @@ def effort_of(args: argparse.Namespace, config: Config) -> Effort:
     )  # fmt: skip
 
 
-def maker_of(config: Config, effort: Effort) -> Maker:
+def maker_of(config: Config, effort: Effort, begun: dict[int, dict[str, Any]]) -> Maker:
     """What a front's entries are made with: the model loaded, and its samples without a cache made."""
     calibration = configured_calibration(config)
     targets = final_latents(calibration, None, range(effort.samples + effort.held)).clone()
-    return Maker(config, calibration, effort, targets)
+    return Maker(config, calibration, effort, targets, begun)
 
 
 def line_of(count: int, entry: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from tqdm import trange
 from goc.caching.cache import StepCache
 from goc.caching.predictor import Cell
 from goc.models.network import Site, Terms
+from goc.models.schedules import Trained
 from goc.planning.plan import Plan
 from goc.sampling.calibrate import Calibration
 from goc.sampling.generation import Generation
@@ -26,19 +28,26 @@ Held = dict[Cell, tuple[Tensor, ...]]  # the last computed features of each cell
 class WeightedCache(StepCache):
     """One evaluation's cache: stands in with weighted features, through which gradients flow.
 
-    weights: float [K] in a cached evaluation, None in a computed one. held: its features before; `features`: after.
+    weights: of the cells in a cached evaluation, float [blocks, branches, K, ...] with [1] or [N, 1] at the end (each
+    row's own), where 1 in place of blocks and branches is for all; None in a computed evaluation. held: its features
+    before; `features`: after.
     """
 
     def __init__(self, site: Site, weights: Tensor | None, held: Held, length: int) -> None:
         super().__init__(site)
         self.weights, self.features, self.length = weights, dict(held), length
+        if weights is not None:
+            self.blocks, self.branches = weights.shape[:2]
+            self.rows = [of_cell.unbind() for of_cell in weights.flatten(0, 1).unbind()]
 
     def lookup(self, block: int, branch: int) -> Terms | None:
         if self.weights is None:
             return None
-        features = self.features[block, branch]
-        weighted = [weight * feature for weight, feature in zip(self.weights, features, strict=False)]
-        return [(1.0, torch.stack(weighted).sum(dim=0))]
+        row = self.rows[block % self.blocks * self.branches + branch % self.branches]
+        terms = [*zip(row, self.features[block, branch], strict=False)]
+        if self.site == "stack":
+            return [(1.0, torch.stack([weight.unsqueeze(-1) * feature for weight, feature in terms]).sum(dim=0))]
+        return cast(Terms, terms)
 
     def store(self, block: int, branch: int, feature: Tensor) -> None:
         cell = block, branch
@@ -46,27 +55,53 @@ class WeightedCache(StepCache):
 
 
 def weighted_denoiser(
-    generation: Generation, labels: Tensor, site: Site, cached: list[bool], weights: Tensor, keep: bool
+    generation: Generation,
+    labels: Tensor,
+    site: Site,
+    cached: list[bool],
+    weights: Tensor,
+    keep: bool,
+    times: Tensor | None = None,
 ) -> Denoiser:
-    """The denoiser of samples with these labels [n], with predictions by weights [evaluations, K].
+    """The denoiser of samples with these labels [n], with predictions by weights, through which gradients flow.
 
-    keep: activations are kept for the gradient, instead of being computed again.
+    weights: [evaluations, K], or of each cell [evaluations, blocks, branches, K], or these of each sample [..., K, n].
+    keep: activations are kept for the gradient, instead of being computed again. times: what the network is given in
+    the evaluations; None: the solver's.
     """
     held: Held = {}
+    rows = weights[:, None, None] if weights.dim() == 2 else weights
+    length = rows.shape[3]
+    if rows.dim() == 5 and generation.cfg_scale != 1:  # the rows of both halves
+        rows = torch.cat([rows, rows], dim=-1)
+    rows = rows.unsqueeze(-1)
+    given = generation.solver.grid.times if times is None else times
 
     def evaluate(x: Tensor, i: int, row: Tensor, before: Held) -> tuple[Tensor, Held]:
-        cache = WeightedCache(site, row if cached[i] else None, before, weights.shape[1])
-        return generation.denoiser(labels, cache, generation.solver.grid.times)(x, i), cache.features
+        cache = WeightedCache(site, row if cached[i] else None, before, length)
+        return generation.denoiser(labels, cache, given)(x, i), cache.features
 
     def denoise(x: Tensor, i: int) -> Tensor:
         nonlocal held
         if keep or not torch.is_grad_enabled():
-            output, held = evaluate(x, i, weights[i], held)
+            output, held = evaluate(x, i, rows[i], held)
         else:
-            output, held = checkpoint(evaluate, x, i, weights[i], held, use_reentrant=False)
+            output, held = checkpoint(evaluate, x, i, rows[i], held, use_reentrant=False)
         return output
 
     return denoise
+
+
+def ends_of(
+    plan: Plan, generation: Generation, chosen: Sequence[int], weights: Tensor, times: Tensor | None, keep: bool
+) -> Tensor:
+    """Where samples with these indices end on a plan's schedule [n, C, H, W]; the others as for `weighted_denoiser`."""
+    labels, gaussian = generation.drawn(chosen)
+    cached = plan.mask.flatten(1).all(dim=1).tolist()
+    *_, x = generation.solver.sample(
+        weighted_denoiser(generation, labels, plan.site, cached, weights, keep, times), gaussian(), no_noise
+    )
+    return x
 
 
 def descend(
@@ -120,27 +155,24 @@ def train(
     begin: the weights at its start; None: as the plan's predictor does. targets: where the samples end without a cache
     [samples, C, H, W]; None: they are made.
     """
-    generation, cached = calibration.seeded(), plan.mask.flatten(1).all(dim=1).tolist()
+    generation = calibration.seeded()
     targets = (final_latents(calibration, None) if targets is None else targets).clone()
     begin = start(plan, LENGTH) if begin is None else begin.clone()
     weights = begin.to(generation.device).requires_grad_()
 
     def ends(chosen: Sequence[int]) -> Tensor:
-        labels, gaussian = generation.drawn(chosen)
-        denoise = weighted_denoiser(generation, labels, plan.site, cached, weights, keep)
-        *_, x = generation.solver.sample(denoise, gaussian(), no_noise)
-        return x
+        return ends_of(plan, generation, chosen, weights, None, keep)
 
     losses = descend(weights, ends, targets, calibration, iterations, batch, rate, "weights", progress)
     return weights.detach().cpu(), losses
 
 
 def better(
-    plan: Plan, calibration: Calibration, held: range, targets: Tensor, each: Sequence[Tensor]
+    plan: Plan, calibration: Calibration, held: range, targets: Tensor, each: Sequence[Trained]
 ) -> tuple[int, list[float]]:
-    """Which of some weights ends closest to the targets [n, C, H, W] of held samples, and how far each does.
+    """Which of some trainings ends closest to the targets [n, C, H, W] of held samples, and how far each does.
 
     held: their indices, which training has not seen. Of equals the first.
     """
-    distances = [distance_of(plan, weights, calibration, held, targets) for weights in each]
+    distances = [distance_of(plan, trained, calibration, held, targets) for trained in each]
     return distances.index(min(distances)), distances

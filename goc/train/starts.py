@@ -1,6 +1,6 @@
 """What weights are trained from: a linear predictor as weights on the last computed features of a cell."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -11,12 +11,14 @@ from goc.caching.cache import ScheduledCache
 from goc.caching.expansion import HiCache, Taylor
 from goc.caching.predictor import Predictor
 from goc.caching.stability import linear_weights
+from goc.models.schedules import Trained
 from goc.planning.plan import Plan
 from goc.sampling.calibrate import Calibration
 from goc.sampling.search import final_latents, mean_distance
 from goc.system.errors import ConfigError
 
 LENGTH = 3  # computed features that a prediction may use
+NONE: Mapping[str, Trained] = {}
 
 
 def start(plan: Plan, length: int) -> Tensor:
@@ -66,29 +68,31 @@ def linear_predictors(mask: Tensor, log_snr: list[float]) -> Iterator[tuple[str,
     yield "hicache2", HiCache(mask, LENGTH - 1, 0.5)
 
 
-def best_start(plan: Plan, calibration: Calibration, targets: Tensor, log_snr: list[float]) -> tuple[Tensor, str]:
+def best_start(
+    plan: Plan, calibration: Calibration, targets: Tensor, log_snr: list[float], others: Mapping[str, Trained] = NONE
+) -> tuple[Trained, str]:
     """The weights of the known linear predictor whose samples end closest to their targets [n, C, H, W], and its name.
 
-    Of the calibration's first samples, on the plan's schedule of whole steps.
+    Of the calibration's first samples, on the plan's schedule of whole steps. others: more to choose from.
     """
     cell = plan.mask[:, :1, :1]
-    candidates = []
+    seen = range(len(targets))
+    candidates = [(distance_of(plan, one, calibration, seen, targets), name, one) for name, one in others.items()]
     for name, predictor in linear_predictors(cell, log_snr):
         weights = as_weights(predictor, cell.flatten().tolist(), LENGTH)
         if weights is not None and torch.isfinite(weights).all():
-            candidates.append((distance_of(plan, weights, calibration, range(len(targets)), targets), name, weights))
-    _, name, weights = min(candidates, key=lambda one: one[:2])
-    return weights, name
+            trained = Trained(weights)
+            candidates.append((distance_of(plan, trained, calibration, seen, targets), name, trained))
+    _, name, trained = min(candidates, key=lambda one: one[:2])
+    return trained, name
 
 
-def distance_of(plan: Plan, weights: Tensor, calibration: Calibration, indices: range, targets: Tensor) -> float:
-    """Mean relative distance of the samples with these indices to their targets, with a plan's schedule and weights.
-
-    weights: [evaluations, K].
-    """
+def distance_of(plan: Plan, trained: Trained, calibration: Calibration, indices: range, targets: Tensor) -> float:
+    """Mean relative distance of the samples with these indices to their targets, with a plan's schedule."""
+    times = trained.times(calibration.generation.solver.grid.times.tolist())
 
     def new_cache() -> ScheduledCache:
-        return ScheduledCache(plan.mask, Learned(plan.mask, weights), plan.site)
+        return ScheduledCache(plan.mask, Learned(plan.mask, trained.weights), plan.site, times=times)
 
     distance = mean_distance(final_latents(calibration, new_cache, indices), targets).item()
     return distance if distance == distance else float("inf")

@@ -20,7 +20,7 @@ from pathlib import Path
 from goc.caching.schedule import computed_steps_of
 from goc.config import Way, compose_config, validate
 from goc.config.validation import TRAINED_WEIGHTS, check_full_guidance, fill
-from goc.models.schedules import rows_of, write_schedule
+from goc.models.schedules import Trained, rows_of, write_schedule
 from goc.planning.denoiser import make_plan, planner_of
 from goc.runs.denoiser import configured_calibration
 from goc.sampling.search import final_latents
@@ -66,7 +66,7 @@ def main() -> int:
         seen = min(way.schedule.searched_samples() or args.samples, args.samples)
         log_snr = calibration.generation.solver.grid.log_snr.tolist()
         targets = final_latents(calibration, None, range(seen))
-        begin, best = best_start(plan, calibration, targets, log_snr)
+        (begin, _), best = best_start(plan, calibration, targets, log_snr)
         name = {"name": best}
     training = {**settings, "seed": calibration.seed, "start": name}
     depends_on = {
@@ -80,7 +80,7 @@ def main() -> int:
         if args.held:
             held = range(args.samples, args.samples + args.held)
             targets = final_latents(calibration, None, held)
-            chosen, distances = better(plan, calibration, held, targets, (begin, weights))
+            chosen, distances = better(plan, calibration, held, targets, (Trained(begin), Trained(weights)))
             training |= {"held": args.held, "held_distances": distances}
             said = f", of samples apart {distances[0]:.4f} -> {distances[1]:.4f}"
             if chosen == 0:

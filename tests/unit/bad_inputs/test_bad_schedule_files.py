@@ -112,7 +112,7 @@ def test_weights_for_other_steps_or_features_are_refused(weights: Any, tmp_path:
 
 def test_weights_behind_the_last_computed_feature_may_be_zero(tmp_path: Path) -> None:
     path = weights_file(tmp_path / "weights.json", weights={"2": [1, 0.0, 0.0], "4": [1, 0.5, 0.25]})
-    assert read_weights(str(path), FOR, COMPUTED, 5).tolist()[4] == [1.0, 0.5, 0.25]
+    assert read_weights(str(path), FOR, COMPUTED, 5).weights.tolist()[4] == [1.0, 0.5, 0.25]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ def path(tmp_path: Path) -> Path:
 
 def test_weights_and_their_schedule_come_back(path: Path) -> None:
     assert read_schedule(str(path), 5) == COMPUTED
-    weights = read_weights(str(path), FOR, COMPUTED, 5)
+    weights, shifts = read_weights(str(path), FOR, COMPUTED, 5)
+    assert shifts is None
     assert weights.tolist() == [[0, 0], [0, 0], [2.0, -1.0], [0, 0], [1.5, -0.5]]
 
 

@@ -13,7 +13,7 @@ from goc.caching.schedule import computed_steps_of
 from goc.config import compose_config, validate
 from goc.config.tuning import tuned_on
 from goc.models.dit import DiT
-from goc.models.schedules import read_front, read_schedule
+from goc.models.schedules import Trained, read_front, read_schedule
 from goc.planning.denoiser import calibration_of, make_plan
 from goc.runs.denoiser import calibration_alone
 from goc.sampling.search import final_latents
@@ -51,7 +51,7 @@ def test_a_front_is_one_file_that_runs_at_its_ratios_and_is_not_found_twice(
     def never(*_: object) -> None:
         raise AssertionError("was trained before")
 
-    monkeypatch.setattr(front, "train", never)
+    monkeypatch.setattr(front, "fit", never)
     assert train(monkeypatch, *TINY, "--evaluations=5,3") == 0
     assert Path(FILE).read_text() == text
 
@@ -64,9 +64,14 @@ def test_a_front_is_one_file_that_runs_at_its_ratios_and_is_not_found_twice(
         entry = content["front"][str(computed)]
         assert computed_steps_of(plan.mask) == entry["computed"]
         assert plan.learned is not None
-        assert {str(i): plan.learned[i].tolist() for i in range(6) if i not in entry["computed"]} == {
-            step: pytest.approx(row) for step, row in entry["weights"].items()
-        }
+        kept = plan.learned.weights
+        assert all(torch.allclose(kept[int(step)], torch.tensor(row)) for step, row in entry["weights"].items())
+        assert entry["weights"].keys() == {str(i) for i in range(6) if i not in entry["computed"]}
+        times = calibration.generation.solver.grid.times
+        assert plan.times is not None
+        for step, shift in entry["shifts"].items():
+            i = int(step)
+            assert plan.times[i] == pytest.approx(times[i] + (shift * (times[i + 1] - times[i]) if i < 5 else 0))
         assert set(tuned_on(config.way, config.measurement).values()) == {6}  # trained and judged on; searched on fewer
     other = compose_config(["method=front", "steps=6", "cfg_scale=1.5", f"schedule.path={FILE}"])
     with pytest.raises(ConfigError, match=r"was trained for cfg_scale=1.0, not for 1.5"):
@@ -97,7 +102,7 @@ def test_an_estimate_needs_no_weights_and_begins_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert train(monkeypatch, "model=dit_xl_2_256", "cfg_scale=1.5", "--evaluations=5", "--rivals=1", "--estimate") == 0
-    training = 4 * 200 * 16 * 5 + 5 * (2 * 96 + 24 * sum(1 for _ in linear_predictors(*cells(20))))
+    training = 5 * (4 * 60 * 16 + 64 * 4 * 8) + 5 * (2 * 96 + 24 * sum(1 for _ in linear_predictors(*cells(20))))
     search = 64 * 20 + 96 * 20 + 5 * (96 * 120 - 64 * 20 // 5)
     total = search + training + (512 + 96) * 20
     assert f"{total:,} of the denoiser (each guided" in capsys.readouterr().out
@@ -115,7 +120,7 @@ def written(path: Path, entries: dict[str, object], evaluations: object = 6) -> 
 
 def test_a_file_that_is_no_front_is_refused(tmp_path: Path) -> None:
     good = {"3": {"computed": [0, 2, 4]}}
-    assert read_front(written(tmp_path / "good.json", good), 6) == {3: (0, 2, 4)}
+    assert read_front(written(tmp_path / "good.json", good), 6) == {3: good["3"]}
     for entries, evaluations, message in (
         ({}, 6, "must have entries"),
         ({"4": {"computed": [0, 2, 4]}}, 6, "the entry 4 computes 3"),
@@ -140,12 +145,14 @@ def test_the_start_is_the_closest_known_predictor_and_stays_if_training_ends_far
     plan, generation = planned(tiny_dit, tmp_path, "cache_ratio=0.6", "predictor=taylor")
     calibration = replace(calibration_of(plan.way, generation, {}, str(tmp_path)), samples=4)
     targets, log_snr = final_latents(calibration, None), generation.solver.grid.log_snr.tolist()
-    weights, name = best_start(plan, calibration, targets, log_snr)
+    start, name = best_start(plan, calibration, targets, log_snr)
     cell = plan.mask[:, :1, :1]
     each = {one: as_weights(predictor, cell.flatten().tolist(), LENGTH)
             for one, predictor in linear_predictors(cell, log_snr)}  # fmt: skip
-    ends = {one: distance_of(plan, own, calibration, range(4), targets) for one, own in each.items() if own is not None}
+    ends = {one: distance_of(plan, Trained(weights), calibration, range(4), targets)
+            for one, weights in each.items() if weights is not None}  # fmt: skip
     assert ends[name] == min(ends.values()) < max(ends.values())
-    assert torch.equal(weights, each[name] if each[name] is not None else torch.empty(0))
-    assert better(plan, calibration, range(4), targets, [weights, weights + 1])[0] == 0
-    assert better(plan, calibration, range(4), targets, [weights + 1, weights])[0] == 1
+    assert torch.equal(start.weights, each[name] if each[name] is not None else torch.empty(0))
+    worse = Trained(start.weights + 1)
+    assert better(plan, calibration, range(4), targets, [start, worse])[0] == 0
+    assert better(plan, calibration, range(4), targets, [worse, start])[0] == 1
