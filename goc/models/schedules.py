@@ -168,9 +168,9 @@ def trained_of(content: Mapping[str, Any], evaluations: int, cells: tuple[int, i
     return Trained(weights, _shifts(named, content.get("shifts"), computed, evaluations))
 
 
-def _shape(row: Any) -> tuple[int, ...]:
-    """The shape of nested lists, by the first of each; () of what is no list."""
-    return (len(row), *(_shape(row[0]) if row else ())) if isinstance(row, list) else ()
+def _shape(row: Any, depth: int = 4) -> tuple[int, ...]:
+    """The shape of nested lists, by the first of each, to a depth of so many; () of what is no list."""
+    return (len(row), *(_shape(row[0], depth - 1) if row and depth > 1 else ())) if isinstance(row, list) else ()
 
 
 def _all_numbers(row: Any, largest: float) -> bool:

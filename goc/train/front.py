@@ -66,7 +66,7 @@ class Effort:
     @property
     def short(self) -> int:
         """Iterations for each of the schedules that are compared."""
-        return max(1, round(self.iterations * SHORT)) if self.rivals > 1 else 0
+        return max(1, round(self.iterations * SHORT)) if self.rivals > 1 and self.iterations else 0
 
     @property
     def seen(self) -> range:
@@ -80,6 +80,8 @@ class Effort:
 
     def training(self, iterations: int, computed: int) -> int:
         """Evaluations of the denoiser in a training on a schedule with so many computed ones."""
+        if not iterations:
+            return 0
         gradients = min(LOOKED, self.samples) * (1 + 2 * DRAWS if self.keep else PASSES[False] * DRAWS)
         return computed * (PASSES[self.keep] * iterations * self.batch + gradients)
 
@@ -173,7 +175,7 @@ class Maker:
         }
         begun = {schedule: trained for schedule, (trained, _) in starts.items()}
         computed, compared = contenders[0], []
-        if len(contenders) > 1:
+        if effort.short:
             begun = {schedule: self.trained(schedule, trained, effort.short) for schedule, trained in begun.items()}
             compared = [
                 (distance_of(self.plan(schedule), trained, self.calibration, effort.seen, seen), schedule)
@@ -181,9 +183,9 @@ class Maker:
             ]
             computed = min(compared)[1]
         plan, (start, name) = self.plan(computed), starts[computed]
-        each = [start, self.trained(computed, begun[computed], effort.iterations)]
+        each = [start, self.trained(computed, begun[computed], effort.iterations)] if effort.iterations else [start]
         held = range(effort.samples, effort.samples + effort.held)
-        chosen, distances = 1, list[float]()
+        chosen, distances = len(each) - 1, list[float]()
         if held:
             chosen, distances = better(plan, self.calibration, held, self.targets[effort.samples :], each)
         share = effort.weights(self.steps, count, len(contenders))
@@ -221,7 +223,7 @@ def main() -> int:
     parser.set_defaults(iterations=60, rate=0.01)
     args = parser.parse_intermixed_args()
     started = time.perf_counter()
-    check_numbers(args, {**LEAST, "rivals": 1})
+    check_numbers(args, {**LEAST, "iterations": 0, "rivals": 1})  # none: known predictors alone, and --begin's weights
     if args.out is not None:
         check_out(args.out)
     config = compose_config(["method=halving", *args.settings])
@@ -285,8 +287,9 @@ def line_of(count: int, entry: dict[str, Any]) -> str:
     """What is printed of an entry."""
     line = f"{count}: {','.join(map(str, entry['computed']))}, {entry['search_distance']:.4f} as searched"
     if entry["held_distances"]:
-        first, last = entry["held_distances"]
-        line += f"; of samples apart {first:.4f} ({entry['start']}) -> {last:.4f} (trained)"
+        first, *last = entry["held_distances"]
+        line += f"; of samples apart {first:.4f} ({entry['start']})"
+        line += "".join(f" -> {distance:.4f} (trained)" for distance in last)
     return line + (": the start is kept" if entry["kept"] == "start" else "")
 
 

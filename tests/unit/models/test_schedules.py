@@ -1,13 +1,15 @@
 """Files of schedules and weights: what is read is what was written, and what does not fit is one line."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from closeness import assert_near
 
 from goc.models.plans import plan_sha256, read_plan
-from goc.models.schedules import read_schedule, read_weights, rows_of, write_schedule
+from goc.models.schedules import Trained, read_schedule, read_weights, rows_of, shifts_of, write_schedule
 from goc.system.errors import ConfigError
 
 FOR = {"site": "branch", "model_sha256": "ab", "sampler": "ddim", "steps": 5, "cfg_scale": 1.0}
@@ -30,6 +32,37 @@ def test_weights_and_their_schedule_come_back(path: Path) -> None:
     weights, shifts = read_weights(str(path), FOR, COMPUTED, 5)
     assert shifts is None
     assert weights.tolist() == [[0, 0], [0, 0], [2.0, -1.0], [0, 0], [1.5, -0.5]]
+
+
+def test_weights_of_each_cell_and_shifts_come_back(tmp_path: Path) -> None:
+    weights = torch.zeros(5, 3, 2, 2)
+    weights[[2, 4]] = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    shifts = torch.tensor([0, 0.25, 0, -0.5, 0], dtype=torch.float64)
+    file = tmp_path / "weights.json"
+    rows, moved = rows_of(weights, COMPUTED), shifts_of(shifts, COMPUTED)
+    write_schedule(file, 5, COMPUTED, trained_for=FOR, weights=rows, shifts=moved)
+    trained = read_weights(str(file), FOR, COMPUTED, 5, (3, 2))
+    assert torch.allclose(trained.weights, weights, atol=1e-6)
+    assert trained.shifts is not None
+    assert torch.equal(trained.shifts, shifts)
+    assert_near(trained.times([999, 800, 600, 300, 0]), torch.tensor([999.0, 750, 600, 450, 0], dtype=torch.float64))
+    assert Trained(weights).times([999, 800, 600, 300, 0]) is None
+    with pytest.raises(ConfigError, match=r"has weights of 3 x 2 cells, not of 12 x 2"):
+        read_weights(str(file), FOR, COMPUTED, 5, (12, 2))
+    ragged = {**rows, "4": [[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [1.0]], [[1.0, 0.0], [1.0, 0.0]]]}
+    for change, message in (
+        ({"weights": {**rows, "4": [1.0, 0.0]}}, "must have as many weights for each cached step"),
+        ({"weights": ragged}, "the weights of step 4 must be numbers"),
+        ({"weights": {step: [[[[1.0]]]] for step in "24"}}, "must have as many weights"),
+        ({"shifts": {"1": 1.5}}, "its shifts must be numbers in [-1, 1], of computed steps"),
+        ({"shifts": {"1": True}}, "its shifts must be"),
+        ({"shifts": {"2": 0.5}}, "its shifts must be"),
+        ({"shifts": [0.5]}, "its shifts must be"),
+        ({"shifts": {"0": 0.5}}, "must have no shift of the first and of the last evaluation"),
+    ):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "weights": rows, "shifts": moved, **change}))
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            read_weights(str(file), FOR, COMPUTED, 5, (3, 2))
 
 
 @pytest.mark.parametrize(
