@@ -34,7 +34,7 @@ TOLD_APART = (*(f.name for part in (Measurement, Way) for f in fields(part)), FI
 
 # of these (by the part of the settings), what decides no image, and what older runs had no setting for, with what
 # stands for theirs: neither counts in the name of a folder
-NO_IMAGES = (("", "evaluations"), *(("model", key) for key in ("family", "schedules", "weights", *OF_SECOND)))
+NO_IMAGES = (("", "evaluations"), *(("model", key) for key in ("family", "schedules", "weights", "fronts", *OF_SECOND)))
 ONCE_ALWAYS: dict[tuple[str, str], Any] = {
     ("", "class_labels"): Measurement.class_labels,
     ("", "selection"): {"name": DEFAULT_SELECTION},

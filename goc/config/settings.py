@@ -33,7 +33,7 @@ LEFT_OPEN = ("num_heads", "num_classes")  # of these, what weights do not tell o
 # and those of a denoiser, which no pipeline has
 OF_DENOISERS = {
     "measurement": ("cfg_channels", "vae", "vae_batch_size", "class_labels"),
-    "model": ("network", *SHAPE, "checkpoint", "routers", "schedules", "weights"),
+    "model": ("network", *SHAPE, "checkpoint", "routers", "schedules", "weights", "fronts"),
 }
 
 
@@ -73,6 +73,11 @@ class ModelConfig:
     )
     weights: str | None = _key(
         None, "its weights for predictor=learned: a path with {model}, {sampler}, {steps}, {computed}, {cfg_scale}"
+    )
+    fronts: str | None = _key(
+        None,
+        "its fronts, for schedule=front where outputs/fronts has none: a path with {model}, {sampler}, {steps}, "
+        "{cfg_scale}",
     )
     pipeline: str | None = _key(None, "model=pipeline: a folder in diffusers' format, or its name on the hub")
     call: dict[str, Any] = _key({}, "model=pipeline: more arguments of its call, as +model.call.height=512")

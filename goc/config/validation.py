@@ -129,7 +129,7 @@ def _settle_files(way: Way, measurement: Measurement) -> None:
     def filled(template: str) -> str:
         return fill(template, way, model.name, cfg_scale)
 
-    schedule = schedule.with_paths(filled)
+    schedule = schedule.with_shipped(filled, model.fronts).with_paths(filled)
     predictor = predictor.with_paths(filled, schedule.weights_file or model.weights or TRAINED_WEIGHTS)
     if predictor.schedule_file is not None:
         schedule = schedule.of_weights(predictor.schedule_file)

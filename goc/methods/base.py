@@ -134,6 +134,10 @@ class ScheduleConfig(Option):
         """The interval between computed steps, if the schedule goes by one."""
         return None
 
+    def with_shipped(self, fill: Callable[[str], str], fronts: str | None) -> ScheduleConfig:
+        """The same with the model's front, where that is to be taken; fill: as for `with_paths`."""
+        return self
+
     def with_paths(self, fill: Callable[[str], str]) -> ScheduleConfig:
         """The same with its files' paths as `fill` makes them of ones with {model}, {steps}, ... in them."""
         return self

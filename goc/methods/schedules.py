@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from goc.methods.base import SCHEDULES, ScheduleConfig, Situation
@@ -578,7 +579,7 @@ class Halving(Searched):
 class Front(FittedSchedule):
     """The whole steps of a front, found with weights for several cache ratios at once: those closest to cache_ratio.
 
-    path: its JSON; null: what goc train front writes.
+    path: its JSON; null: what goc train front writes; where that is not there, the model's own (model.fronts).
     """
 
     name: str = "front"
@@ -589,6 +590,10 @@ class Front(FittedSchedule):
 
     def calibrates(self) -> bool:
         return False
+
+    def with_shipped(self, fill: Callable[[str], str], fronts: str | None) -> ScheduleConfig:
+        shipped = self.path is None and fronts is not None and not Path(fill(OWN_FRONT)).exists()
+        return replace(self, path=fronts) if shipped else self
 
     def with_paths(self, fill: Callable[[str], str]) -> ScheduleConfig:
         return replace(self, path=fill(self.path or OWN_FRONT))

@@ -1,0 +1,177 @@
+"""The fronts beside all other caches: `python experiments/digits_front.py outputs/digits_front`.
+
+Reads the finished study (digits_front.yaml beside this, or one like it) and prints as CSV, or writes with --tables
+FOLDER to front-NAME.csv:
+
+- shares: for each guidance, number of steps and of computed evaluations the front's mean distance to the uncached
+  samples as a share of the best published cache's of at most as many evaluations, of each model, their mean with its
+  standard deviation over the models, and what was asked for;
+- closest: how far it is from the closest other cache of any kind with at most as many evaluations, in pairs;
+- seven: its seven evaluations of 20 beside GOC's ten;
+- others: fronts in folders of their own (FOLDER/MODEL-....json: its name is the column's), as shares of the model's
+  own: the bound, those that were found elsewhere, or with other numbers of calibration samples.
+"""
+
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import pandas as pd
+
+from goc.report.collect import finished
+from goc.report.frame import table
+from goc.report.pairs import Point, difference, points_of
+from goc.report.tables import with_error
+from goc.system.arguments import command_parser
+from goc.system.command import run_command
+
+DISTANCE = "relative_l2_mean"
+FRONT = "front"
+PUBLISHED = ("goc", "reuse", "taylorseer", "foca", "hicache", "l2p", "dpcache")
+# (steps, computed evaluations) -> the largest share of the best published distance that was asked for, as a mean
+ASKED = {(20, 7): 0.35, (20, 5): 0.45, (20, 4): 0.45, (50, 25): 0.3, (50, 16): 0.3, (50, 12): 0.3, (50, 10): 0.3}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A cache's run. folder: of its front's file, for one that has it; "" for others."""
+
+    model: str
+    guidance: float
+    steps: int
+    evaluations: float
+    method: str
+    folder: str
+    distance: float
+    point: Point
+
+    @property
+    def condition(self) -> tuple[float, int]:
+        return self.guidance, self.steps
+
+    @property
+    def known(self) -> bool:
+        """Whether it is the cache of another project."""
+        return self.method in PUBLISHED
+
+
+def runs_of(runs: list[tuple[Path, dict[str, Any]]]) -> Iterator[Run]:
+    """The caches' runs of a study, the fronts by the folders that their files are in."""
+    points = points_of(runs)
+    for _, result in runs:
+        row = table([result]).iloc[0]
+        if row["method"] == "none":
+            continue
+        of_front = row["method"] == FRONT
+        folder = PurePath(result["config"]["schedule"]["path"]).parent.name if of_front else ""
+        yield Run(
+            str(row["model"]), float(row["cfg_scale"]), int(row["steps"]), float(row["evaluations"]),
+            str(row["method"]), folder, float(row[DISTANCE]), points[row["measurement"], row["point"]],
+        )  # fmt: skip
+
+
+def own(runs: Iterable[Run]) -> list[Run]:
+    """The fronts that are each model's own: in the folder that goc train front writes to, or shipped."""
+    return [run for run in runs if run.folder == "fronts"]
+
+
+def best(runs: Iterable[Run], front: Run, published: bool) -> Run | None:
+    """The closest other cache of a front's model and sampler with at most as many evaluations."""
+    others = (
+        run for run in runs
+        if run.method != FRONT and (run.model, run.condition) == (front.model, front.condition)
+        and run.evaluations < front.evaluations + 0.01 and (run.known or not published)
+    )  # fmt: skip
+    return min(others, key=lambda run: run.distance if run.distance == run.distance else math.inf, default=None)
+
+
+def conditions(runs: list[Run]) -> Iterator[tuple[dict[str, Any], list[Run]]]:
+    """For each guidance, number of steps and of computed evaluations: these, and the fronts of all models."""
+    fronts = own(runs)
+    for guidance, steps, count in sorted({(*run.condition, run.evaluations) for run in fronts}):
+        chosen = [run for run in fronts if (*run.condition, run.evaluations) == (guidance, steps, count)]
+        yield {"guidance": guidance, "computed": f"{count:g} of {steps}"}, sorted(chosen, key=lambda run: run.model)
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation."""
+    numbers = pd.Series(values, dtype=float)
+    return f"{numbers.mean():.2f}" + (f" ± {numbers.std(ddof=1):.2f}" if len(values) > 1 else "")
+
+
+def shares(runs: list[Run]) -> Iterator[dict[str, Any]]:
+    """Rows of shares of the best published distance."""
+    for row, fronts in conditions(runs):
+        others = {front.model: best(runs, front, published=True) for front in fronts}
+        of_each = {front.model: front.distance / other.distance for front in fronts if (other := others[front.model])}
+        row["best published"] = ", ".join(sorted({other.method for other in others.values() if other}))
+        row["share"] = spread([*of_each.values()])
+        limit = ASKED.get((fronts[0].steps, round(fronts[0].evaluations)))
+        held = limit is None or sum(of_each.values()) / len(of_each) <= limit
+        row["asked for"] = "" if limit is None else f"{limit:g}: {'holds' if held else '**MISSED**'}"
+        yield row | {model: f"{share:.2f}" for model, share in of_each.items()}
+
+
+def closest(runs: list[Run]) -> Iterator[dict[str, Any]]:
+    """Rows of differences to the closest other cache."""
+    for row, fronts in conditions(runs):
+        for front in fronts:
+            if (other := best(runs, front, published=False)) is not None:
+                row[front.model] = f"{other.method} {verdict(front, other)}"
+        yield row
+
+
+def verdict(front: Run, other: Run) -> str:
+    """The difference in pairs, and what it says."""
+    less = difference(front.point, other.point, DISTANCE)
+    if less is None or less.error is None:
+        return "?"
+    text = with_error(less.value, less.error)
+    return f"{text} tie" if not less.decided else text if less.value < 0 else f"{text} **farther**"
+
+
+def seven(runs: list[Run]) -> Iterator[dict[str, Any]]:
+    """Rows of seven evaluations beside GOC's ten."""
+    for front in sorted(own(runs), key=lambda run: (run.guidance, run.model)):
+        if (front.steps, round(front.evaluations)) == (20, 7):
+            goc = next(run for run in runs if run.method == "goc" and round(run.evaluations) == 10
+                       and (run.model, run.condition) == (front.model, front.condition))  # fmt: skip
+            row = {"guidance": front.guidance, "model": front.model, "front, 7": f"{front.distance:.4f}"}
+            yield row | {"goc, 10": f"{goc.distance:.4f}", "less, in pairs": verdict(front, goc)}
+
+
+def others(runs: list[Run]) -> Iterator[dict[str, Any]]:
+    """Rows of fronts in folders of their own."""
+    for front in sorted(own(runs), key=lambda run: (run.guidance, run.model, run.steps, run.evaluations)):
+        same = (front.model, front.condition, front.evaluations)
+        there = [run for run in runs if run.method == FRONT and run.folder != front.folder
+                 and (run.model, run.condition, run.evaluations) == same]  # fmt: skip
+        if there:
+            computed = f"{front.evaluations:g} of {front.steps}"
+            row = {"guidance": front.guidance, "model": front.model, "computed": computed}
+            row[FRONT] = f"{front.distance:.4f}"
+            there.sort(key=lambda run: run.folder)
+            yield row | {run.folder: f"{run.distance / front.distance:.2f}" for run in there}
+
+
+def main() -> int:
+    """Print or write the tables; returns the exit code."""
+    parser = command_parser(__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, help="with finished runs, such as outputs/digits_front")
+    parser.add_argument("--tables", type=Path, help="write them to this folder")
+    options = parser.parse_args()
+    runs = [*runs_of(finished(options.folders))]
+    for make in (shares, closest, seven, others):
+        text = pd.DataFrame(make(runs)).fillna("").to_csv(index=False)
+        if options.tables is None:
+            print(f"\n{make.__name__}\n{text}", end="")
+        else:
+            (options.tables / f"front-{make.__name__}.csv").write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
