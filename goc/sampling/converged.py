@@ -155,6 +155,12 @@ def solve(denoise: Denoiser, x: Tensor, equation: Equation) -> Tensor:
     return equation.end(start, output)
 
 
+def evaluations_of(objective: str) -> int:
+    """How many evaluations of the network the converged solution takes, for each sample, on both grids."""
+    fine = fine_equation(objective)
+    return len(fine.halved().nodes) + len(fine.nodes)
+
+
 @torch.inference_mode()
 def converged(generation: Generation, objective: str, key: dict[str, Any], samples: int, cache_dir: Path) -> Converged:
     """The converged solution of samples 0..samples-1; from disk if any run of the measurement made it before.
@@ -166,7 +172,7 @@ def converged(generation: Generation, objective: str, key: dict[str, Any], sampl
     """
     fine = fine_equation(objective)
     equations = [fine.halved(), fine]
-    evaluations = sum(len(equation.nodes) for equation in equations)
+    evaluations = evaluations_of(objective)
     batches = [range(first, min(first + BATCH_SIZE, samples)) for first in range(0, samples, BATCH_SIZE)]
 
     def solution(indices: range, equation: Equation, progress: "tqdm[Any]") -> Tensor:

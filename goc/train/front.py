@@ -8,8 +8,10 @@ and from those that were found for fewer evaluations. On the closest ones the we
 the network is given are trained for a while (goc/train/fitting.py), from the known linear predictor that ends closest
 on each; the one that is closest then is trained to its end. Whatever ends closest on samples apart, that no training
 has seen, is written: the known predictor, or the trained weights. --begin names another front, say of another guidance:
-the searches begin with its schedules, and the trainings may with its weights. How many evaluations of the denoiser that
-will take is said at the beginning, and how many it took at the end. A front that is stopped goes on where it was.
+the searches begin with its schedules, and the trainings may with its weights. --target converged: the weights are
+trained towards the converged solution, so that a sample may end closer to that than without a cache. How many
+evaluations of the denoiser that will take is said at the beginning, and how many it took at the end. A front that is
+stopped goes on where it was.
 """
 
 import argparse
@@ -31,6 +33,7 @@ from goc.planning.halved import at_count, halved, schedule_of
 from goc.planning.plan import Plan
 from goc.runs.denoiser import configured_calibration
 from goc.sampling.calibrate import Calibration
+from goc.sampling.converged import evaluations_of
 from goc.sampling.local_search import Steps
 from goc.sampling.search import budget_of, final_latents
 from goc.sampling.shared import shared_tensors
@@ -41,9 +44,11 @@ from goc.system.files import room_for, write_text
 from goc.train.fitting import DRAWS, LOOKED, fit
 from goc.train.learning import better
 from goc.train.starts import best_start, distance_of, linear_predictors
+from goc.train.targets import CONVERGED, converged_targets
 from goc.train.weights import LEAST, add_options, check_way
 
 FEWEST = 3  # computed evaluations
+UNCACHED = "uncached"
 KIND = "front-weights"
 PASSES = {False: 4, True: 3}  # of a training: forward, again for the gradient unless it was kept, and backward for two
 SHORT = 1 / 4  # of the iterations, for each of the schedules that are compared after a training
@@ -60,6 +65,7 @@ class Effort:
     rate: float
     rivals: int
     keep: bool
+    target: str
     search_evaluations: int
     search_samples: int
 
@@ -85,9 +91,9 @@ class Effort:
         gradients = min(LOOKED, self.samples) * (1 + 2 * DRAWS if self.keep else PASSES[False] * DRAWS)
         return computed * (PASSES[self.keep] * iterations * self.batch + gradients)
 
-    def targets(self, steps: int) -> int:
-        """Evaluations that the samples without a cache take, of those that trainings see and are judged by."""
-        return (self.samples + self.held) * steps
+    def targets(self, steps: int, objective: str) -> int:
+        """Evaluations that the targets take, of the samples that trainings see and are judged by."""
+        return (self.samples + self.held) * (steps if self.target == UNCACHED else evaluations_of(objective))
 
     def weights(self, steps: int, computed: int, contenders: int) -> int:
         """Evaluations that the weights of one number take, with so many schedules compared."""
@@ -98,10 +104,10 @@ class Effort:
         trained += self.training(self.short, computed) * contenders if contenders > 1 else 0
         return trained + computed * (compared + 2 * self.held)
 
-    def estimate(self, steps: int, counts: Sequence[int], calibration_samples: int) -> int:
+    def estimate(self, steps: int, counts: Sequence[int], calibration_samples: int, objective: str) -> int:
         """Evaluations of the denoiser that a front will take at most."""
         spent = calibration_samples * steps
-        total = spent + self.targets(steps)
+        total = spent + self.targets(steps, objective)
         for count in counts:
             tried = budget_of(self.search_samples, self.search_evaluations, spent, count)
             total += self.search_samples * steps + count * tried + self.weights(steps, count, self.rivals)
@@ -112,7 +118,7 @@ class Effort:
 class Maker:
     """Makes a front's entries.
 
-    targets: where the calibration's samples and those held apart end without a cache. begun: another front's entries.
+    targets: where the calibration's samples and those held apart are to end. begun: another front's entries.
     """
 
     config: Config
@@ -144,7 +150,8 @@ class Maker:
             **self.calibration.key, "seed": self.calibration.seed, "samples": effort.samples, "site": plan.site,
             "computed": computed, "begin": [None if part is None else part.tolist() for part in begin],
             "iterations": iterations, "batch": effort.batch,
-            "rate": effort.rate, "device": str(self.calibration.generation.device), "torch": torch.__version__,
+            "rate": effort.rate, "target": effort.target, "device": str(self.calibration.generation.device),
+            "torch": torch.__version__,
         }  # fmt: skip
 
         def make() -> dict[str, Tensor]:
@@ -218,6 +225,10 @@ def main() -> int:
         "--rivals", type=int, default=3, help="schedules that are compared after a short training (default 3)"
     )
     parser.add_argument("--begin", type=Path, help="another front, whose schedules and weights it begins with, too")
+    parser.add_argument(
+        "--target", choices=(UNCACHED, CONVERGED), default=UNCACHED,
+        help="what weights are trained towards: the same sampler without a cache (default), or the converged solution",
+    )  # fmt: skip
     parser.add_argument("--estimate", action="store_true", help="say what it will take, and do nothing")
     parser.add_argument("--out", type=Path, help=f"default: {OWN_FRONT}")
     parser.set_defaults(iterations=60, rate=0.01)
@@ -233,7 +244,8 @@ def main() -> int:
     counts = numbers(args.evaluations, steps)
     effort = effort_of(args, config)
     begun = {} if args.begin is None else read_front(str(args.begin), steps, "--begin")
-    estimated = effort.estimate(steps, counts, config.way.calibration_samples)
+    objective = config.measurement.model.objective
+    estimated = effort.estimate(steps, counts, config.way.calibration_samples, objective)
     guided = " (each guided: two of the network)" if config.measurement.cfg_scale != 1 else ""
     print(f"{len(counts)} schedules of {steps} evaluations: at most {estimated:,} of the denoiser{guided}", flush=True)
     if args.estimate:
@@ -245,7 +257,7 @@ def main() -> int:
         front[str(count)] = entry = maker.entry(count, schedules)
         schedules.append(tuple(entry["searched"]))
         print(line_of(count, entry), flush=True)
-    spent = config.way.calibration_samples * steps + effort.targets(steps)
+    spent = config.way.calibration_samples * steps + effort.targets(steps, objective)
     took = spent + sum(entry["denoiser_evaluations"] for entry in front.values())
     with room_for(out, DONE):
         write_text(out, as_text(content(maker, front, estimated, took)))
@@ -272,15 +284,19 @@ def effort_of(args: argparse.Namespace, config: Config) -> Effort:
     schedule = schedule_of(config.way)
     return Effort(
         args.iterations, args.batch, args.samples, args.held, args.rate, args.rivals, args.keep,
-        schedule.search_evaluations, schedule.search_samples,
+        args.target, schedule.search_evaluations, schedule.search_samples,
     )  # fmt: skip
 
 
 def maker_of(config: Config, effort: Effort, begun: dict[int, dict[str, Any]]) -> Maker:
-    """What a front's entries are made with: the model loaded, and its samples without a cache made."""
+    """What a front's entries are made with: the model loaded, and made what its samples are trained towards."""
     calibration = configured_calibration(config)
-    targets = final_latents(calibration, None, range(effort.samples + effort.held)).clone()
-    return Maker(config, calibration, effort, targets, begun)
+    count = effort.samples + effort.held
+    if effort.target == CONVERGED:
+        targets = converged_targets(config, calibration, count)
+    else:
+        targets = final_latents(calibration, None, range(count))
+    return Maker(config, calibration, effort, targets.clone(), begun)
 
 
 def line_of(count: int, entry: dict[str, Any]) -> str:
@@ -297,7 +313,7 @@ def content(maker: Maker, front: dict[str, Any], estimated: int, took: int) -> d
     """A front's file."""
     way, effort, calibration = maker.config.way, asdict(maker.effort), maker.calibration
     measurements = at_count(way, maker.config.measurement.model, calibration, FEWEST).measurements
-    training = {name: effort[name] for name in ("iterations", "batch", "samples", "held", "rate", "rivals")}
+    training = {name: effort[name] for name in ("iterations", "batch", "samples", "held", "rate", "rivals", "target")}
     searched = {"samples": effort["search_samples"], "schedules": effort["search_evaluations"]}
     return {
         "evaluations": way.num_evaluations,

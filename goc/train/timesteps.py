@@ -25,9 +25,8 @@ from torch import Tensor
 
 from goc.config import Config, Way, compose_config, validate
 from goc.config.validation import check_full_guidance, fill
-from goc.runs.denoiser import configured_calibration, solution_key, trained_for
+from goc.runs.denoiser import configured_calibration, trained_for
 from goc.sampling.calibrate import Calibration
-from goc.sampling.converged import converged
 from goc.sampling.noise import TRAINING_STEPS
 from goc.sampling.options import SAMPLERS, TimedConfig, plain
 from goc.sampling.search import final_latents, mean_distance
@@ -38,10 +37,10 @@ from goc.system.errors import ConfigError, memory_for
 from goc.system.files import room_for
 from goc.train.grids import LearnedTimes, ends_of
 from goc.train.learning import descend
+from goc.train.targets import CONVERGED, converged_targets
 from goc.train.weights import LEAST, add_options
 
 OWN_TIMES = "outputs/timesteps/{model}-{sampler}{steps}-cfg{cfg_scale}.json"
-CONVERGED = "converged"
 OWN, TRAINED = "own", "trained"  # the solver's own times, the trained ones
 SEEN = 64  # samples that known grids are compared on
 
@@ -131,8 +130,7 @@ def steps_of(target: str, way: Way) -> int | None:
 def targets_of(config: Config, calibration: Calibration, count: int, sampler: TimedConfig, steps: int | None) -> Tensor:
     """Where the calibration's first samples should end, [count, C, H, W]: converged, or with more steps."""
     if steps is None:
-        objective, generation = config.measurement.model.objective, calibration.seeded()
-        return converged(generation, objective, solution_key(calibration.key), count, calibration.cache_dir).latents
+        return converged_targets(config, calibration, count)
     generation = replace(calibration.generation, solver=sampler.usual_solver(steps))
     return final_latents(replace(calibration, generation=generation), None, range(count)).clone()
 
