@@ -8,8 +8,11 @@ FOLDER to front-NAME.csv:
   standard deviation over the models, and what was asked for;
 - closest: how far it is from the closest other cache of any kind with at most as many evaluations, in pairs;
 - seven: its seven evaluations of 20 beside GOC's ten;
-- others: fronts in folders of their own (FOLDER/MODEL-....json: its name is the column's), as shares of the model's
-  own: the bound, those that were found elsewhere, or with other numbers of calibration samples.
+- others: fronts in folders of their own, whose runs are in another folder than the study's (FOLDER/MODEL-....json; a
+  column is called as its folder), as shares of the model's own front: the bound, those that were found elsewhere, or
+  with other numbers of calibration samples.
+
+--picture FILE draws the mean distances of the first folder's runs against evaluations.
 """
 
 import math
@@ -20,9 +23,10 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import pandas as pd
+from digits_ratios import draw
 
 from goc.report.collect import finished
-from goc.report.frame import table
+from goc.report.frame import over_seeds, table
 from goc.report.pairs import Point, difference, points_of
 from goc.report.tables import with_error
 from goc.system.arguments import command_parser
@@ -162,6 +166,7 @@ def main() -> int:
     parser = command_parser(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="with finished runs, such as outputs/digits_front")
     parser.add_argument("--tables", type=Path, help="write them to this folder")
+    parser.add_argument("--picture", type=Path, help="draw to this file, too")
     options = parser.parse_args()
     runs = [*runs_of(finished(options.folders))]
     for make in (shares, closest, seven, others):
@@ -170,6 +175,8 @@ def main() -> int:
             print(f"\n{make.__name__}\n{text}", end="")
         else:
             (options.tables / f"front-{make.__name__}.csv").write_text(text)
+    if options.picture:
+        draw(over_seeds(table([result for _, result in finished(options.folders[:1])])), options.picture)
     return 0
 
 

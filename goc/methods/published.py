@@ -162,7 +162,7 @@ for _name, _method in {
                            "features", settings=COMPUTED),
     "searched_learned": Method("searched", "learned", "a searched schedule with weights trained for each of its cached "
                                "steps (goc train weights)"),
-    "front": Method("front", "learned", "schedules and weights found together for several ratios (goc train front): "
-                    "those closest to cache_ratio"),
+    "front": Method("front", "learned", "schedules, weights of each cell and times found for several ratios at once "
+                    "(goc train front): those closest to cache_ratio"),
 }.items():  # fmt: skip
     add_method(_name, _method, __name__)

@@ -37,13 +37,14 @@ class Trained(NamedTuple):
     shifts: Tensor | None = None
 
     def times(self, times: Sequence[float]) -> Tensor | None:
-        """What the network is given in each evaluation, float64, where the solver's are these; None: the same."""
-        return None if self.shifts is None else shifted(torch.tensor(times, dtype=torch.float64), self.shifts)
+        """What the network is given in each evaluation, float64, where the solver's are these; None: the same.
 
-
-def shifted(times: Tensor, shifts: Tensor) -> Tensor:
-    """Times [evaluations] moved by shifts of the way to the next one; the last has none."""
-    return times + shifts * torch.diff(times, append=times[-1:])
+        None is before the first of them, or behind the last.
+        """
+        if self.shifts is None:
+            return None
+        at = torch.tensor(times, dtype=torch.float64)
+        return (at + self.shifts * torch.diff(at, append=at[-1:])).clamp(at.min(), at.max())
 
 
 def _content(key: str, path: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from goc.models.schedules import Trained, shifted
+from goc.models.schedules import Trained
 from goc.planning.plan import Plan
 from goc.sampling.calibrate import Calibration
 from goc.sampling.training import Progress
@@ -51,7 +51,7 @@ def jacobian(plan: Plan, calibration: Calibration, begin: Trained, targets: Tens
     each cell. targets: x* [n, C, H, W]. float64 [DRAWS * samples, weights] on the CPU.
     """
     generation, random, rows = calibration.seeded(), torch.Generator().manual_seed(calibration.seed), []
-    times, samples = times_of(calibration, begin.shifts), min(LOOKED, len(targets))
+    times, samples = begin.times(generation.solver.grid.times.tolist()), min(LOOKED, len(targets))
     for first in range(0, samples, TOGETHER):
         chosen = range(first, min(first + TOGETHER, samples))
         sizes = targets[first : chosen.stop].flatten(1).norm(dim=1)
@@ -64,14 +64,6 @@ def jacobian(plan: Plan, calibration: Calibration, begin: Trained, targets: Tens
             (gradient,) = torch.autograd.grad(x, weights, signs, retain_graph=keep and draw < DRAWS - 1)
             rows.append(gradient.flatten(0, 3).T.double().cpu())
     return torch.cat(rows)
-
-
-def times_of(calibration: Calibration, shifts: Tensor | None) -> Tensor | None:
-    """What the network is given in each evaluation, on its device; None: what the solver gives."""
-    if shifts is None:
-        return None
-    times = torch.tensor(calibration.generation.solver.grid.times.tolist(), dtype=torch.float64)
-    return shifted(times, shifts.cpu()).to(calibration.generation.device)
 
 
 def of_each_cell(plan: Plan, trained: Trained) -> Trained:
@@ -99,7 +91,8 @@ def fit(
     end without a cache [samples, C, H, W]. The others as for `goc.train.learning.descend`, which does it.
     """
     begin, generation = of_each_cell(plan, begin), calibration.seeded()
-    device, moves = generation.device, ~plan.mask.flatten(1).all(dim=1)  # shifts: of computed evaluations,
+    times, device = generation.solver.grid.times.tolist(), generation.device
+    moves = ~plan.mask.flatten(1).all(dim=1)  # shifts: of computed evaluations,
     moves[0] = moves[-1] = False  # between the first and the last
     assert begin.shifts is not None
     coordinates = Coordinates(jacobian(plan, calibration, begin, targets, keep), device)
@@ -114,7 +107,7 @@ def fit(
 
     def ends(chosen: Sequence[int]) -> Tensor:
         now = trained(theta)
-        return ends_of(plan, generation, chosen, now.weights, times_of(calibration, now.shifts), keep)
+        return ends_of(plan, generation, chosen, now.weights, now.times(times), keep)
 
     losses = descend(theta, ends, targets, calibration, iterations, batch, rate, "weights", progress)
     done = trained(theta.detach())

@@ -47,6 +47,8 @@ def test_weights_of_each_cell_and_shifts_come_back(tmp_path: Path) -> None:
     assert torch.equal(trained.shifts, shifts)
     assert_near(trained.times([999, 800, 600, 300, 0]), torch.tensor([999.0, 750, 600, 450, 0], dtype=torch.float64))
     assert Trained(weights).times([999, 800, 600, 300, 0]) is None
+    ends = Trained(weights, torch.tensor([0, -1.0, 0, 1.0, 0], dtype=torch.float64)).times([999, 900, 600, 300, 0])
+    assert_near(ends, torch.tensor([999.0, 999, 600, 0, 0], dtype=torch.float64))  # not above the noise's time
     with pytest.raises(ConfigError, match=r"has weights of 3 x 2 cells, not of 12 x 2"):
         read_weights(str(file), FOR, COMPUTED, 5, (12, 2))
     ragged = {**rows, "4": [[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [1.0]], [[1.0, 0.0], [1.0, 0.0]]]}

@@ -20,7 +20,7 @@ from goc.sampling.calibrate import Calibration
 from goc.sampling.search import final_latents
 from goc.system.files import resolve
 from goc.train import fitting
-from goc.train.fitting import Coordinates, fit, jacobian, of_each_cell, times_of
+from goc.train.fitting import Coordinates, fit, jacobian, of_each_cell
 from goc.train.learning import ends_of, train
 from goc.train.starts import distance_of, start
 
@@ -46,8 +46,8 @@ def test_training_samples_as_running_does(tiny_dit: DiT, tmp_path: Path, setting
         return ScheduledCache(plan.mask, Learned(plan.mask, trained.weights), plan.site, times=times)
 
     def ends(given: Trained) -> torch.Tensor:
-        of_training = times_of(calibration, given.shifts)
-        return ends_of(plan, calibration.seeded(), range(4), given.weights, of_training, keep=True)
+        moved = given.times(calibration.generation.solver.grid.times.tolist())
+        return ends_of(plan, calibration.seeded(), range(4), given.weights, moved, keep=True)
 
     assert_near(ends(trained), final_latents(calibration, new_cache))
     same_for_all = Trained(trained.weights, torch.zeros_like(trained.shifts))
@@ -68,7 +68,7 @@ def test_the_jacobian_is_that_of_the_ends_with_or_without_activations_kept(
     with torch.no_grad():
         ahead, behind = (
             ends_of(plan, calibration.seeded(), range(4), trained.weights + side * move,
-                    times_of(calibration, trained.shifts), True)
+                    trained.times(calibration.generation.solver.grid.times.tolist()), True)
             for side in (1, -1)
         )  # fmt: skip
     changed = ((ahead - behind) / 2).flatten(1) / targets.flatten(1).norm(dim=1)[:, None]
