@@ -1,5 +1,6 @@
 """A front: schedules and weights for several numbers of evaluations, in one file that runs; and what is refused."""
 
+import argparse
 import json
 import sys
 from dataclasses import replace
@@ -13,7 +14,7 @@ from goc.caching.schedule import computed_steps_of
 from goc.config import compose_config, validate
 from goc.config.tuning import tuned_on
 from goc.models.dit import DiT
-from goc.models.schedules import Trained, read_front, read_schedule
+from goc.models.schedules import Trained, read_front, read_schedule, trained_of
 from goc.planning.denoiser import calibration_of, make_plan
 from goc.runs.denoiser import calibration_alone
 from goc.sampling.search import final_latents
@@ -22,6 +23,7 @@ from goc.system.errors import ConfigError
 from goc.train import front
 from goc.train.learning import better
 from goc.train.starts import LENGTH, as_weights, best_start, distance_of, linear_predictors
+from goc.train.targets import converged_targets
 
 pytestmark = pytest.mark.slow
 FILE = "outputs/fronts/digits-ddim6-cfg1.json"
@@ -156,3 +158,57 @@ def test_the_start_is_the_closest_known_predictor_and_stays_if_training_ends_far
     worse = Trained(start.weights + 1)
     assert better(plan, calibration, range(4), targets, [start, worse])[0] == 0
     assert better(plan, calibration, range(4), targets, [worse, start])[0] == 1
+
+
+def test_another_front_is_taken_over_and_trained_on_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train(monkeypatch, *TINY, "--evaluations=3", "--held=0", "--out=first.json") == 0
+    first = json.loads(Path("first.json").read_text())["front"]["3"]
+    assert first["kept"] == "trained"
+    over = (*TINY, "cfg_scale=1.5", "--evaluations=3", "--begin=first.json")
+    monkeypatch.setattr(front, "best_start", lambda *given: (given[-1]["begun"], "begun"))
+    assert train(monkeypatch, *over, "--rivals=1", "--iterations=0", "schedule.search_evaluations=1") == 0
+    content = json.loads(Path("outputs/fronts/digits-ddim6-cfg1.5.json").read_text())
+    taken = content["front"]["3"]
+    assert content["trained_for"]["cfg_scale"] == 1.5
+    assert [taken[name] for name in ("computed", "weights", "shifts")] == [
+        first[name] for name in ("computed", "weights", "shifts")
+    ]
+    assert (taken["kept"], taken["start"], len(taken["held_distances"])) == ("start", "begun", 1)
+    assert "(trained)" not in capsys.readouterr().out.splitlines()[-3]
+    assert train(monkeypatch, *over, "steps=8") == 1
+    assert "--begin=first.json: is for 6 evaluations, not for 8" in capsys.readouterr().err
+    assert train(monkeypatch, *over, "site=stack") == 1
+    assert "--begin: has weights of 12 x 2 cells, not of 1 x 1" in capsys.readouterr().err
+
+
+def test_weights_may_be_trained_towards_the_converged_solution(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = (*TINY, "--evaluations=3", "--rivals=1", "--batch=4", "--iterations=8", "--held=0")
+    ends = {}
+    for target in ("uncached", "converged"):
+        assert train(monkeypatch, *given, f"--target={target}", f"--out={target}.json") == 0
+        ends[target] = json.loads(Path(f"{target}.json").read_text())
+    assert ends["converged"]["estimated"] - ends["uncached"]["estimated"] == 4 * (302 - 6)
+    assert ends["converged"]["training"]["target"] == "converged"
+    config = compose_config(["method=halving", "steps=6"])
+    validate(config)
+    calibration = replace(calibration_alone(config, torch.device("cpu"), compiled=False), samples=4)
+    solution = converged_targets(config, calibration, 4)
+    maker = front.Maker(config, calibration, front.effort_of(options(), config), solution, {})
+    apart = {}
+    for target, content in ends.items():
+        entry = content["front"]["3"]
+        trained, plan = trained_of(entry, 6, (12, 2), target), maker.plan(tuple(entry["computed"]))
+        apart[target] = distance_of(plan, trained, calibration, range(4), solution)
+    assert apart["converged"] < apart["uncached"]
+
+
+def options() -> argparse.Namespace:
+    return argparse.Namespace(
+        iterations=2, batch=2, samples=4, held=0, rate=0.01, rivals=1, keep=False, target="converged"
+    )
