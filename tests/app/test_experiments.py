@@ -24,6 +24,7 @@ JOBS = {
     "digits_budget": 46,  # 6 numbers of steps, and 5 methods on 2 of them at 4 ratios
     "digits_decisions": 64,  # 8 ways on 8 models
     "digits_field": 184,  # 23 ways on 8 models
+    "digits_front": 1056,  # 8 models x 2 x 2: 2 at one ratio, 5 and 1 at 4; 6 models' searched + learned; 4 of 2 models
     "digits_guidance": 132,  # 11 ways on 6 models at 2 scales
     "digits_models": 204,  # 35 ways on 3 diffusion models (one of them named twice), 32 on 3 flow models
     "digits_ratios": 672,  # 14 ways on 6 models, with 2 numbers of steps, at 4 ratios
@@ -44,6 +45,7 @@ FEWER = {
     "digits_budget": "cache_ratio=0.67 steps=20",
     "digits_decisions": "steps=10",
     "digits_field": "steps=10",
+    "digits_front": "model=digits steps=20 cfg_scale=1 cache_ratio=0.75 method=front",
     "digits_guidance": "cfg_scale=4 steps=6 guidance_interval=[0.28,2.9]",
     "digits_models": "steps=4 cache_ratio=0.5 method=goc",
     "digits_ratios": "model=digits steps=20 cache_ratio=0.75 method=searched_learned",
@@ -61,6 +63,7 @@ ROWS = {
     "digits_budget": 6,
     "digits_decisions": 8,
     "digits_field": 42,  # 21 of each objective, as steps are the same here: with both numbers of clusters
+    "digits_front": 2,  # and Taylor on even steps
     "digits_guidance": 14,  # 7 ways in one interval, on one model of each objective
     "digits_models": 12,  # 3 models are one here
     "digits_ratios": 4,  # learned weights with their own schedule and with the one named; two predictors on even steps
