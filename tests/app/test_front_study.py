@@ -26,12 +26,15 @@ def test_shares_are_of_the_best_published_cache_of_at_most_as_many_evaluations()
     runs += [run("a", "front", 5, 0.04, "fronts"), run("b", "front", 5, 0.06, "fronts")]
     (row,) = study.shares(runs)
     assert row == {"guidance": 1.0, "computed": "5 of 20", "best published": "taylorseer", "share": "0.50 ± 0.14",
-                   "asked for": "0.45: **MISSED**", "a": "0.40", "b": "0.60"}  # fmt: skip
+                   "a": "0.40", "b": "0.60"}  # fmt: skip
+    (said,) = study.asked(runs)
+    assert said == {"of": "75 and 80 % of 20", "asked for": 0.45, "reached": "0.50 ± 0.14", "verdict": "**MISSED**",
+                    "cells": 2, "above": 1}  # fmt: skip
     (near,) = study.closest(runs)
     assert near["a"].startswith("dynamic -0.01")
     assert near["b"].endswith("**farther**")
     holds = [*runs[:-1], run("b", "front", 5, 0.05, "fronts")]
-    assert next(study.shares(holds))["asked for"] == "0.45: holds"
+    assert next(study.asked(holds))["verdict"] == "holds"
     assert next(study.closest(holds))["b"].endswith("tie")
 
 

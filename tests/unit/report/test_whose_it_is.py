@@ -39,7 +39,8 @@ def test_influences_of_another_run_are_not_believed(tmp_path: Path) -> None:
 TOLD_BY_HASHES = {
     "vae", "prompts", "checkpoint", "extractor_weights", "reference", "clip", "blip", "pipeline", *OF_SECOND,
 }  # fmt: skip
-DECIDES_NOTHING = {"vae_batch_size", "family", "routers", "schedules", "weights"}  # files of a way are in its identity
+# files of a way are in its identity
+DECIDES_NOTHING = {"vae_batch_size", "family", "routers", "schedules", "weights", "fronts"}
 OF_WEIGHTS = set(SHAPE) - {"num_heads", "num_classes"}  # a file of another shape is refused
 
 
