@@ -24,7 +24,7 @@ JOBS = {
     "digits_budget": 46,  # 6 numbers of steps, and 5 methods on 2 of them at 4 ratios
     "digits_decisions": 64,  # 8 ways on 8 models
     "digits_field": 184,  # 23 ways on 8 models
-    "digits_front": 1056,  # 8 models x 2 x 2: 2 at one ratio, 5 and 1 at 4; 6 models' searched + learned; 4 of 2 models
+    "digits_front": 952,  # 6 models x 2 x 2, 2 x 1 x 2: 2 at one ratio, 6 at 4; 1 more of the six at 4, 4 of two
     "digits_guidance": 132,  # 11 ways on 6 models at 2 scales
     "digits_models": 204,  # 35 ways on 3 diffusion models (one of them named twice), 32 on 3 flow models
     "digits_ratios": 672,  # 14 ways on 6 models, with 2 numbers of steps, at 4 ratios
