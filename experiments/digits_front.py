@@ -24,16 +24,15 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import pandas as pd
-from digits_ratios import draw
+from digits_ratios import DISTANCE, draw, mean
 
 from goc.report.collect import finished
-from goc.report.frame import over_seeds, table
+from goc.report.frame import over_seeds, row_of, table
 from goc.report.pairs import Point, difference, points_of
 from goc.report.tables import with_error
 from goc.system.arguments import command_parser
 from goc.system.command import run_command
 
-DISTANCE = "relative_l2_mean"
 FRONT = "front"
 PUBLISHED = ("goc", "reuse", "taylorseer", "foca", "hicache", "l2p", "dpcache")
 # the largest share of the best published distance that was asked for, as a mean over (steps, computed evaluations)
@@ -58,8 +57,9 @@ class Run:
     point: Point
 
     @property
-    def condition(self) -> tuple[float, int]:
-        return self.guidance, self.steps
+    def setting(self) -> tuple[str, float, int]:
+        """What it shares with the runs that it can be compared with."""
+        return self.model, self.guidance, self.steps
 
     @property
     def known(self) -> bool:
@@ -71,7 +71,7 @@ def runs_of(runs: list[tuple[Path, dict[str, Any]]]) -> Iterator[Run]:
     """The caches' runs of a study, the fronts by the folders that their files are in."""
     points = points_of(runs)
     for _, result in runs:
-        row = table([result]).iloc[0]
+        row = row_of(result)
         if row["method"] == "none":
             continue
         of_front = row["method"] == FRONT
@@ -91,7 +91,7 @@ def best(runs: Iterable[Run], front: Run, published: bool) -> Run | None:
     """The closest other cache of a front's model and sampler with at most as many evaluations."""
     others = (
         run for run in runs
-        if run.method != FRONT and (run.model, run.condition) == (front.model, front.condition)
+        if run.method != FRONT and run.setting == front.setting
         and run.evaluations < front.evaluations + 0.01 and (run.known or not published)
     )  # fmt: skip
     return min(others, key=lambda run: run.distance if run.distance == run.distance else math.inf, default=None)
@@ -100,15 +100,9 @@ def best(runs: Iterable[Run], front: Run, published: bool) -> Run | None:
 def conditions(runs: list[Run]) -> Iterator[tuple[dict[str, Any], list[Run]]]:
     """For each guidance, number of steps and of computed evaluations: these, and the fronts of all models."""
     fronts = own(runs)
-    for guidance, steps, count in sorted({(*run.condition, run.evaluations) for run in fronts}):
-        chosen = [run for run in fronts if (*run.condition, run.evaluations) == (guidance, steps, count)]
+    for guidance, steps, count in sorted({(run.guidance, run.steps, run.evaluations) for run in fronts}):
+        chosen = [run for run in fronts if (run.guidance, run.steps, run.evaluations) == (guidance, steps, count)]
         yield {"guidance": guidance, "computed": f"{count:g} of {steps}"}, sorted(chosen, key=lambda run: run.model)
-
-
-def spread(values: list[float]) -> str:
-    """Mean and standard deviation."""
-    numbers = pd.Series(values, dtype=float)
-    return f"{numbers.mean():.2f}" + (f" ± {numbers.std(ddof=1):.2f}" if len(values) > 1 else "")
 
 
 def share_of(runs: list[Run], front: Run) -> float | None:
@@ -122,7 +116,7 @@ def shares(runs: list[Run]) -> Iterator[dict[str, Any]]:
     for row, fronts in conditions(runs):
         of_each = {front.model: share for front in fronts if (share := share_of(runs, front)) is not None}
         others = {other.method for front in fronts if (other := best(runs, front, published=True))}
-        row |= {"best published": ", ".join(sorted(others)), "share": spread([*of_each.values()])}
+        row |= {"best published": ", ".join(sorted(others)), "share": mean([*of_each.values()])}
         yield row | {model: f"{share:.2f}" for model, share in of_each.items()}
 
 
@@ -137,7 +131,7 @@ def asked(runs: list[Run]) -> Iterator[dict[str, Any]]:
             yield {
                 "of": what,
                 "asked for": limit,
-                "reached": spread(reached),
+                "reached": mean(reached),
                 "verdict": held,
                 "cells": len(reached),
                 "above": above,
@@ -165,9 +159,8 @@ def verdict(front: Run, other: Run) -> str:
 def seven(runs: list[Run]) -> Iterator[dict[str, Any]]:
     """Rows of seven evaluations beside GOC's ten."""
     for front in sorted(own(runs), key=lambda run: (run.guidance, run.model)):
-        if (front.steps, round(front.evaluations)) == (20, 7):
-            goc = next(run for run in runs if run.method == "goc" and round(run.evaluations) == 10
-                       and (run.model, run.condition) == (front.model, front.condition))  # fmt: skip
+        tens = (run for run in runs if (run.method, run.evaluations, run.setting) == ("goc", 10, front.setting))
+        if (front.steps, front.evaluations) == (20, 7) and (goc := next(tens, None)) is not None:
             row = {"guidance": front.guidance, "model": front.model, "front, 7": f"{front.distance:.4f}"}
             yield row | {"goc, 10": f"{goc.distance:.4f}", "less, in pairs": verdict(front, goc)}
 
@@ -175,9 +168,8 @@ def seven(runs: list[Run]) -> Iterator[dict[str, Any]]:
 def others(runs: list[Run]) -> Iterator[dict[str, Any]]:
     """Rows of fronts in folders of their own."""
     for front in sorted(own(runs), key=lambda run: (run.guidance, run.model, run.steps, run.evaluations)):
-        same = (front.model, front.condition, front.evaluations)
         there = [run for run in runs if run.method == FRONT and run.folder != front.folder
-                 and (run.model, run.condition, run.evaluations) == same]  # fmt: skip
+                 and (run.setting, run.evaluations) == (front.setting, front.evaluations)]  # fmt: skip
         if there:
             computed = f"{front.evaluations:g} of {front.steps}"
             row = {"guidance": front.guidance, "model": front.model, "computed": computed}
@@ -193,7 +185,8 @@ def main() -> int:
     parser.add_argument("--tables", type=Path, help="write them to this folder")
     parser.add_argument("--picture", type=Path, help="draw to this file, too")
     options = parser.parse_args()
-    runs = [*runs_of(finished(options.folders))]
+    collected = finished(options.folders)
+    runs = [*runs_of(collected)]
     for make in (asked, shares, closest, seven, others):
         text = pd.DataFrame(make(runs)).fillna("").to_csv(index=False)
         if options.tables is None:
@@ -201,7 +194,8 @@ def main() -> int:
         else:
             (options.tables / f"front-{make.__name__}.csv").write_text(text)
     if options.picture:
-        draw(over_seeds(table([result for _, result in finished(options.folders[:1])])), options.picture)
+        of_study = [result for folder, result in collected if folder.is_relative_to(options.folders[0])]
+        draw(over_seeds(table(of_study)), options.picture)
     return 0
 
 

@@ -202,7 +202,7 @@ def write_schedule(path: Path, evaluations: int, computed: tuple[int, ...], **or
 
 def rows_of(weights: Tensor, computed: tuple[int, ...]) -> dict[str, list[Any]]:
     """Weights [evaluations, ...] as a file has them: the rows of cached steps, six digits each."""
-    rows = enumerate(weights.double().mul(1e6).round().div(1e6).tolist())
+    rows = enumerate(weights.double().round(decimals=6).tolist())
     return {str(step): row for step, row in rows if step not in computed}
 
 

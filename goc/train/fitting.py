@@ -20,7 +20,7 @@ from goc.models.schedules import Trained
 from goc.planning.plan import Plan
 from goc.sampling.calibrate import Calibration
 from goc.sampling.training import Progress
-from goc.train.learning import descend, ends_of
+from goc.train.learning import descend, weighted_ends
 from goc.train.starts import distance_of
 
 LOOKED = 64  # samples that the Jacobian is taken of
@@ -59,7 +59,7 @@ def jacobian(plan: Plan, calibration: Calibration, begin: Trained, targets: Tens
         x = None
         for draw in range(DRAWS):
             if x is None or not keep:
-                x = ends_of(plan, generation, chosen, weights, times, keep).flatten(1) / sizes[:, None]
+                x = weighted_ends(plan, generation, chosen, weights, times, keep).flatten(1) / sizes[:, None]
             signs = (torch.randint(0, 2, x.shape, generator=random) * 2 - 1).to(x)
             (gradient,) = torch.autograd.grad(x, weights, signs, retain_graph=keep and draw < DRAWS - 1)
             rows.append(gradient.flatten(0, 3).T.double().cpu())
@@ -107,7 +107,7 @@ def fit(
 
     def ends(chosen: Sequence[int]) -> Tensor:
         now = trained(theta)
-        return ends_of(plan, generation, chosen, now.weights, now.times(times), keep)
+        return weighted_ends(plan, generation, chosen, now.weights, now.times(times), keep)
 
     losses = descend(theta, ends, targets, calibration, iterations, batch, rate, "weights", progress)
     done = trained(theta.detach())

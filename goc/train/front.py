@@ -99,9 +99,11 @@ class Effort:
         """Evaluations that the weights of one number take, with so many schedules compared."""
         mask = torch.zeros(steps, 1, 1, dtype=torch.bool)
         starts = sum(1 for _ in linear_predictors(mask, list(range(steps))))
-        compared = contenders * (starts * len(self.seen_of_starts) + (len(self.seen) if contenders > 1 else 0))
+        compared = contenders * starts * len(self.seen_of_starts)
         trained = self.training(self.iterations, computed)
-        trained += self.training(self.short, computed) * contenders if contenders > 1 else 0
+        if self.short and contenders > 1:
+            compared += contenders * len(self.seen)
+            trained += contenders * self.training(self.short, computed)
         return trained + computed * (compared + 2 * self.held)
 
     def estimate(self, steps: int, counts: Sequence[int], calibration_samples: int, objective: str) -> int:
@@ -138,9 +140,10 @@ class Maker:
     def begun_with(self, computed: Steps) -> dict[str, Trained]:
         """What the other front has for a schedule."""
         entry = self.begun.get(len(computed), {})
-        same = tuple(entry.get("computed", ())) == computed
-        cells = self.plan(computed).mask.shape[1:]
-        return {"begun": trained_of(entry, self.steps, (cells[0], cells[1]), "--begin")} if same else {}
+        if tuple(entry.get("computed", ())) != computed:
+            return {}
+        _, *cells = self.plan(computed).mask.shape
+        return {"begun": trained_of(entry, self.steps, (cells[0], cells[1]), "--begin")}
 
     def trained(self, computed: Steps, begin: Trained, iterations: int) -> Trained:
         """What is trained for a schedule from what there is; from disk if it was before."""
@@ -182,7 +185,7 @@ class Maker:
         }
         begun = {schedule: trained for schedule, (trained, _) in starts.items()}
         computed, compared = contenders[0], []
-        if effort.short:
+        if effort.short and len(contenders) > 1:
             begun = {schedule: self.trained(schedule, trained, effort.short) for schedule, trained in begun.items()}
             compared = [
                 (distance_of(self.plan(schedule), trained, self.calibration, effort.seen, seen), schedule)

@@ -92,7 +92,7 @@ def weighted_denoiser(
     return denoise
 
 
-def ends_of(
+def weighted_ends(
     plan: Plan, generation: Generation, chosen: Sequence[int], weights: Tensor, times: Tensor | None, keep: bool
 ) -> Tensor:
     """Where samples with these indices end on a plan's schedule [n, C, H, W]; the others as for `weighted_denoiser`."""
@@ -161,7 +161,7 @@ def train(
     weights = begin.to(generation.device).requires_grad_()
 
     def ends(chosen: Sequence[int]) -> Tensor:
-        return ends_of(plan, generation, chosen, weights, None, keep)
+        return weighted_ends(plan, generation, chosen, weights, None, keep)
 
     losses = descend(weights, ends, targets, calibration, iterations, batch, rate, "weights", progress)
     return weights.detach().cpu(), losses

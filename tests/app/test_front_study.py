@@ -50,6 +50,6 @@ def test_other_fronts_are_shares_of_the_models_own_and_seven_stand_beside_ten() 
 
 
 def test_a_mean_of_one_model_has_no_spread() -> None:
-    assert study.spread([0.4]) == "0.40"
-    assert study.spread([0.4, 0.6]) == f"0.50 ± {np.std([0.4, 0.6], ddof=1):.2f}"
+    assert study.mean([0.4]) == "0.40"
+    assert study.mean([0.4, 0.6]) == f"0.50 ± {np.std([0.4, 0.6], ddof=1):.2f}"
     assert study.best([], run("a", "front", 5, 0.1, "fronts"), published=True) is None

@@ -21,7 +21,7 @@ from goc.sampling.search import final_latents
 from goc.system.files import resolve
 from goc.train import fitting
 from goc.train.fitting import Coordinates, fit, jacobian, of_each_cell
-from goc.train.learning import ends_of, train
+from goc.train.learning import train, weighted_ends
 from goc.train.starts import distance_of, start
 
 pytestmark = pytest.mark.slow
@@ -47,7 +47,7 @@ def test_training_samples_as_running_does(tiny_dit: DiT, tmp_path: Path, setting
 
     def ends(given: Trained) -> torch.Tensor:
         moved = given.times(calibration.generation.solver.grid.times.tolist())
-        return ends_of(plan, calibration.seeded(), range(4), given.weights, moved, keep=True)
+        return weighted_ends(plan, calibration.seeded(), range(4), given.weights, moved, keep=True)
 
     assert_near(ends(trained), final_latents(calibration, new_cache))
     same_for_all = Trained(trained.weights, torch.zeros_like(trained.shifts))
@@ -67,7 +67,7 @@ def test_the_jacobian_is_that_of_the_ends_with_or_without_activations_kept(
     move = 1e-2 * torch.randn(trained.weights.shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         ahead, behind = (
-            ends_of(plan, calibration.seeded(), range(4), trained.weights + side * move,
+            weighted_ends(plan, calibration.seeded(), range(4), trained.weights + side * move,
                     trained.times(calibration.generation.solver.grid.times.tolist()), True)
             for side in (1, -1)
         )  # fmt: skip
