@@ -10,16 +10,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # or torch.compile starts processes, which import torch
 
 import pytest
-from checkout import made_once
-from hypothesis import settings
+from checkout import made_once, oracle_folders
+from hypothesis import HealthCheck, settings
 
 import goc  # noqa: F401  # before what imports torchvision, which it mends
 
 if TYPE_CHECKING:  # pytest-xdist's controller runs no test, and loads no torch
     from goc.models.dit import DiT
 
-settings.register_profile("quick", max_examples=40)
-settings.register_profile("thorough", max_examples=400)
+for profile, examples in (("quick", 40), ("thorough", 400)):  # how fast a machine is says nothing of a property
+    settings.register_profile(
+        profile, max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
 
 # of the files, each of which is one worker's: while tests of the first wait, others compute; the short ones come last
 SLOW_FIXTURES = {"browser", "inception_file"}
@@ -35,6 +37,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--nightly", action="store_true", help="the long tests that `make test` leaves out, alone")
     parser.addoption("--update-golden", action="store_true", help="write tests/unit/golden anew")
+
+
+@pytest.fixture
+def published_data(request: pytest.FixtureRequest) -> Path:
+    """The folder of published routers, schedules and rows."""
+    folder = oracle_folders(request.config)[0].parent / "data"
+    if not folder.is_dir():
+        pytest.skip("what was published, beside the folder given by --oracles, is absent")
+    return folder
 
 
 def pytest_configure(config: pytest.Config) -> None:

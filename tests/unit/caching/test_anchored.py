@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cells import CELL, masks, one_cell, products_of, used_values, weight_lists
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -36,7 +36,6 @@ def defined(mask: Tensor, features: Tensor, weights: list[float], correct: Tenso
 
 
 @given(masks, weight_lists, st.randoms(use_true_random=False))
-@settings(deadline=None)
 def test_anchored_queue_is_its_definition_on_any_clock(cached: list[bool], weights: list[float], random) -> None:
     mask = one_cell(cached)
     correct = one_cell([random.random() < 0.7 for _ in cached])
@@ -145,7 +144,6 @@ def test_chebyshev_weights_are_the_published_ones(computed: list[int], decay: fl
 
 
 @given(masks, st.integers(1, 4), st.sampled_from(["chebyshev", "lagrange"]))
-@settings(deadline=None)
 def test_barycentric_weights_sum_to_one_and_are_reuse_with_one_feature(
     cached: list[bool], length: int, rho: str
 ) -> None:
@@ -160,7 +158,6 @@ def test_barycentric_weights_sum_to_one_and_are_reuse_with_one_feature(
 
 
 @given(masks, st.integers(1, 4), st.lists(st.integers(-3, 3), min_size=1, max_size=4))
-@settings(deadline=None)
 def test_lagrange_weights_are_exact_on_polynomials_of_their_degree(
     tail: list[bool], length: int, polynomial: list[int]
 ) -> None:
@@ -174,7 +171,6 @@ def test_lagrange_weights_are_exact_on_polynomials_of_their_degree(
 
 
 @given(masks, st.integers(2, 5))
-@settings(deadline=None)
 def test_chebyshev_weights_are_exact_on_lines(tail: list[bool], length: int) -> None:
     cached = [False, False, *tail[1:]]
     rows = linear_weights(Barycentric(one_cell(cached), length, "chebyshev"), cached)
@@ -202,7 +198,6 @@ def test_at_a_pole_the_weights_are_infinite() -> None:
 
 
 @given(masks)
-@settings(deadline=None)
 def test_weights_on_all_values_before_are_applied_to_predictions_too(cached: list[bool]) -> None:
     mask, features = one_cell(cached), torch.randn(len(cached), 3, dtype=torch.float64)
     weights = torch.randn(len(cached), len(cached), dtype=torch.float64)
@@ -213,7 +208,6 @@ def test_weights_on_all_values_before_are_applied_to_predictions_too(cached: lis
 
 
 @given(masks)
-@settings(deadline=None)
 def test_before_they_are_fitted_weights_on_all_values_are_reuse(cached: list[bool]) -> None:
     mask = one_cell(cached)
     weights = fit_causal(torch.eye(len(cached), dtype=torch.float64)[..., None, None], iterations=0)

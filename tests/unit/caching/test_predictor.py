@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from cells import CELL, masks, one_cell, used_values, weight_lists
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -30,7 +30,6 @@ def defined_values(mask: Tensor, features: Tensor, weights: list[float], correct
 
 
 @given(masks, weight_lists, st.randoms(use_true_random=False))
-@settings(deadline=None)
 def test_gradient_queue_is_its_definition(cached: list[bool], weights: list[float], random) -> None:
     mask = one_cell(cached)
     correct = one_cell([random.random() < 0.7 for _ in cached])
@@ -210,7 +209,6 @@ def clocks_with_ties(draw: st.DrawFn) -> tuple[list[bool], list[float], list[flo
 
 
 @given(clocks_with_ties())
-@settings(deadline=None)
 def test_of_two_values_at_one_time_the_gradient_queue_knows_the_newer(
     case: tuple[list[bool], list[float], list[float]],
 ) -> None:
@@ -234,7 +232,6 @@ def test_of_two_values_at_one_time_the_gradient_queue_knows_the_newer(
 
 
 @given(clocks_with_ties(), st.integers(0, 3))
-@settings(deadline=None)
 def test_of_two_features_at_one_time_taylor_expands_about_the_newer(
     case: tuple[list[bool], list[float], list[float]], order: int
 ) -> None:

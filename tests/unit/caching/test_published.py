@@ -10,7 +10,7 @@ import pytest
 import torch
 from closeness import assert_near
 from composing import config_of
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -165,7 +165,6 @@ def test_foca_is_its_definition() -> None:
 
 
 @given(st.lists(st.integers(0, 3), max_size=5), st.floats(-5, 5))
-@settings(deadline=None)
 def test_foca_predicts_what_is_linear_in_the_clock_exactly_over_three_steps(runs: list[int], rate: float) -> None:
     mask = torch.tensor([False, False, *(cached for run in runs for cached in [*[True] * run, False])])[:, None, None]
     clock = [0.5 * step + (step > 3) for step in range(len(mask))]
@@ -204,7 +203,6 @@ def test_foca_holds_three_tensors_a_cell_and_two_after_computed_steps_in_a_row()
 
 
 @given(st.lists(st.booleans(), max_size=14), st.integers(0, 3))
-@settings(deadline=None)
 def test_nothing_is_held_after_the_last_cached_step(tail: list[bool], order: int) -> None:
     mask = torch.tensor([False, *tail])[:, None, None]
     for predictor in (HiCache(mask, order, 0.5), FoCa(mask), FoCa(mask, divided=False)):

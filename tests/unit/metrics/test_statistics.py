@@ -10,7 +10,7 @@ from goc.metrics.statistics import Moments, gather, inception_score, moments
 cuts = st.lists(st.integers(min_value=1, max_value=40), min_size=1, max_size=12)  # sizes of batches
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sizes=cuts.filter(lambda sizes: sum(sizes) > 1), offset=st.sampled_from([0.0, 1.0, -300.0, 1e4]))
 def test_moments_of_batches_are_those_of_all_rows(sizes: list[int], offset: float) -> None:
     torch.manual_seed(sum(sizes))
@@ -35,7 +35,7 @@ def test_moments_leave_the_batch_as_it_is() -> None:
     assert batch.equal(torch.ones(3, 2, dtype=torch.double))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sizes=cuts, splits=st.integers(min_value=1, max_value=10))
 def test_inception_score_of_batches_is_torch_fidelitys(sizes: list[int], splits: int) -> None:
     count = sum(sizes)
@@ -47,7 +47,7 @@ def test_inception_score_of_batches_is_torch_fidelitys(sizes: list[int], splits:
     assert deviation == pytest.approx(theirs["inception_score_std"], rel=1e-6, abs=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sizes=cuts, data=st.data())
 def test_gather_picks_rows_in_the_order_asked_for(sizes: list[int], data: st.DataObject) -> None:
     rows = np.array(data.draw(st.lists(st.integers(min_value=0, max_value=sum(sizes) - 1), min_size=1)))

@@ -5,32 +5,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkout import oracle_folders
 
 from goc.caching.schedule import cache_ratio_of, l2c, smoothcache
 from goc.models.routers import load_router, save_router
 from goc.system.errors import GocError
 
 
-@pytest.fixture
-def data(request: pytest.FixtureRequest) -> Path:
-    """Folder of the published routers and schedules."""
-    folder = oracle_folders(request.config)[0].parent / "data"
-    if not folder.is_dir():
-        pytest.skip("the published routers, beside the folder given by --oracles, are absent")
-    return folder
-
-
-def test_the_published_router_caches_22_percent_at_threshold_0_1(data: Path) -> None:
-    mask = l2c(load_router(data / "DDIM20_router.pt", 20, 28), 0.1)
+def test_the_published_router_caches_22_percent_at_threshold_0_1(published_data: Path) -> None:
+    mask = l2c(load_router(published_data / "DDIM20_router.pt", 20, 28), 0.1)
     assert cache_ratio_of(mask) == pytest.approx(0.221, abs=5e-4)
     assert not mask[::2].any()
-    assert load_router(data / "DDIM50_router.pt", 50, 28).shape == (50, 28, 2)
+    assert load_router(published_data / "DDIM50_router.pt", 50, 28).shape == (50, 28, 2)
 
 
-def test_published_smoothcache_files_are_read(data: Path) -> None:
+def test_published_smoothcache_files_are_read(published_data: Path) -> None:
     read = {}
-    for path in sorted(data.glob("*.json")):
+    for path in sorted(published_data.glob("*.json")):
         mask = smoothcache(json.loads(path.read_text()), 28)
         read[path.stem] = len(mask), round(cache_ratio_of(mask), 3)
     # the share of zeros in each file
@@ -41,11 +31,11 @@ def test_published_smoothcache_files_are_read(data: Path) -> None:
     }
 
 
-def test_a_router_for_another_model_or_number_of_steps_is_one_line(data: Path) -> None:
+def test_a_router_for_another_model_or_number_of_steps_is_one_line(published_data: Path) -> None:
     with pytest.raises(GocError, match=r"DDIM20_router\.pt: is for 20 steps, not for steps=50$"):
-        load_router(data / "DDIM20_router.pt", 50, 28)
+        load_router(published_data / "DDIM20_router.pt", 50, 28)
     with pytest.raises(GocError, match=r"DDIM20_router\.pt: is for a model of depth 28, not 12$"):
-        load_router(data / "DDIM20_router.pt", 20, 12)
+        load_router(published_data / "DDIM20_router.pt", 20, 12)
 
 
 def test_routers_are_written_in_the_format_they_are_read_in(tmp_path: Path) -> None:

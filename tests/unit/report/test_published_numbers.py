@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from checkout import REPOSITORY
 from matplotlib.figure import Figure
 from paired import Runs, content, pointed, runs_in
 
@@ -76,9 +75,9 @@ def fids(table: pd.DataFrame) -> dict[float, str]:
 # ---------------------------------------------------------------- the table
 
 
-def test_every_row_of_the_fields_table_is_there_with_what_was_checked() -> None:
+def test_every_row_of_the_fields_table_is_there_with_what_was_checked(published_data: Path) -> None:
     """The table that the project was given, whose settings are in the papers' words."""
-    given = pd.read_csv(REPOSITORY.parent / "shared" / "data" / "published_dit.csv")
+    given = pd.read_csv(published_data / "published_dit.csv")
     here = {(row.method, row.numbers["fid"], row.numbers.get("sfid")) for row in rows(steps=50, sampler="ddim")}
     assert set(given[["method", "fid", "sfid"]].itertuples(index=False, name=None)) <= here
 

@@ -3,7 +3,7 @@
 import itertools
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from goc.sampling.local_search import local_search, neighbours, starts
@@ -15,7 +15,6 @@ def away_from_hidden(schedule: tuple[int, ...]) -> float:
     return float(sum(abs(a - b) for a, b in zip(schedule, HIDDEN, strict=True)))
 
 
-@settings(deadline=None)
 @given(st.integers(2, 30), st.data())
 def test_starts_and_neighbours_are_schedules(steps: int, data) -> None:
     count = data.draw(st.integers(1, steps - 1))
