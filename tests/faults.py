@@ -34,14 +34,14 @@ def latin_streams() -> None:
 def closed_output() -> None:
     """`>&-`: the shell gives no standard output."""
     os.close(1)
-    sys.stdout = None  # type: ignore[assignment]  # as Python then has it
+    sys.stdout = None  # as Python then has it
 
 
 def closed_streams() -> None:
     """`<&- >&- 2>&-`: none of the three."""
     for number in range(3):
         os.close(number)
-    sys.stdin = sys.stdout = sys.stderr = None  # type: ignore[assignment]
+    sys.stdin = sys.stdout = sys.stderr = None  # as Python then has them
 
 
 def reader_gone() -> None:
@@ -65,7 +65,7 @@ def no_home() -> None:
     def unknown(number: int) -> None:
         raise KeyError(f"getpwuid(): uid not found: {number}")
 
-    pwd.getpwuid = unknown  # type: ignore[assignment]
+    pwd.getpwuid = unknown
 
 
 def unwritable_home() -> None:
@@ -124,7 +124,7 @@ def no_locks() -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    fcntl.flock = refuse  # type: ignore[assignment]
+    fcntl.flock = refuse
 
 
 def slow_extraction() -> None:

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,9 +195,9 @@ def test_a_checkpoint_that_changes_while_it_is_loaded_is_noticed(
     config = compose_config([f"model.checkpoint={checkpoint}", *SMALL, f"cache_dir={tmp_path / 'cache'}"])
     load = experiment.load
 
-    def swapped(*arguments: object) -> object:
+    def swapped(*arguments: Any) -> object:
         shutil.copy(ASSETS / "digits" / "diffusion-1.safetensors", checkpoint)
-        return load(*arguments)  # type: ignore[arg-type]
+        return load(*arguments)
 
     monkeypatch.setattr(experiment, "load", swapped)
     with pytest.raises(GocError, match=r"^model: its file changed while the run started"):

@@ -198,7 +198,7 @@ def test_every_librarys_lack_of_memory_is_one_line(library: str, capsys: pytest.
         NO_MEMORY[library]()
     assert "\n" not in one_line(raised.value)
     # where nobody named a setting, and where a reader took it for damage to a file
-    assert run_command(NO_MEMORY[library]) == 1  # type: ignore[arg-type]
+    assert run_command(NO_MEMORY[library]) == 1
 
     def read() -> None:
         try:
@@ -206,7 +206,7 @@ def test_every_librarys_lack_of_memory_is_one_line(library: str, capsys: pytest.
         except Exception as error:
             raise GocError("vae=here: damaged") from error
 
-    assert run_command(read) == 1  # type: ignore[arg-type]
+    assert run_command(read) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all(line.startswith("error: out of memory") and "batch_size" in line for line in lines)

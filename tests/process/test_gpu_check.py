@@ -115,7 +115,7 @@ def test_a_part_that_this_machine_lacks_something_for_is_no_failure(check: Check
 
 
 def test_parts_that_there_is_no_time_for_are_said_and_are_no_success(tmp_path: Path) -> None:
-    waiting = Part("waiting", 60, partial(time.sleep, 0.2))  # type: ignore[arg-type]  # gives no outcome
+    waiting = Part("waiting", 60, partial(time.sleep, 0.2))  # gives no outcome
     parts = [waiting, Part("late", 60, outcome)]
     reports = list(command.perform(parts, Kept(tmp_path, "key"), {}, "fork", total=command.LEAST_S + 0.1))
     assert [report.state for report in reports] == ["failed", "not started"]
@@ -152,7 +152,7 @@ def test_every_part_can_be_sent_to_a_process_of_its_own() -> None:
     for setting in (FULL, TINY):
         for part in parts_of(setting, []):
             sent = pickle.loads(pickle.dumps(part.run))
-            assert (sent.func, sent.args) == (part.run.func, part.run.args), part.name  # type: ignore[attr-defined]
+            assert (sent.func, sent.args) == (part.run.func, part.run.args), part.name
 
 
 def test_a_spawned_process_answers_as_well(tmp_path: Path) -> None:

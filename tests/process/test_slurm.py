@@ -208,7 +208,7 @@ def test_several_arrays_give_their_results_in_order(tmp_path: Path, monkeypatch:
         pytest.skip("this Slurm's arrays are large")
 
     class Doubled(SlurmSweepLauncher):
-        def __call__(self, number: int) -> int:  # type: ignore[override]
+        def __call__(self, number: int) -> int:
             return 2 * number
 
     monkeypatch.setenv("PYTHONPATH", python_path())

@@ -1,5 +1,6 @@
 """Runs, sweeps and comparisons from Python."""
 
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -39,7 +40,6 @@ def arriving(value: object) -> object:
 @given(values)
 @example("\\${seed} \\\\${x} ${a} ${")
 @example("a\\")
-@settings(deadline=None)
 def test_a_python_value_is_the_same_on_the_command_line(value: object) -> None:
     assume("???" not in repr(value))
     assert arriving(value) == value
@@ -91,9 +91,9 @@ def test_values_of_other_libraries_are_those_of_python(value: object, same: obje
         (lambda: goc.Result.load("here"), "here: holds no finished run"),
     ],
 )
-def test_bad_input_is_one_line(call: object, says: str) -> None:
+def test_bad_input_is_one_line(call: Callable[[], object], says: str) -> None:
     with pytest.raises(GocError, match=says) as caught:
-        call()  # type: ignore[operator]
+        call()
     assert "\n" not in str(caught.value)
 
 

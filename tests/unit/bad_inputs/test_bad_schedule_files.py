@@ -279,7 +279,8 @@ def test_a_pipelines_settings_are_of_their_kind(method: str, settings: dict[str,
 
 
 def test_a_pipelines_settings_may_be_numpys_and_torchs() -> None:
-    way = way_of("goc", torch.tensor(0.5), 10, {"gradient_weights": (torch.tensor(1.5).numpy(), 1)})  # type: ignore[arg-type]
+    ratio: Any = torch.tensor(0.5)
+    way = way_of("goc", ratio, 10, {"gradient_weights": (torch.tensor(1.5).numpy(), 1)})
     assert (way.cache_ratio, way.gradient_weights) == (0.5, [1.5, 1.0])
 
 

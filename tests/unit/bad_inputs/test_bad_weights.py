@@ -444,7 +444,7 @@ def test_an_extractor_with_nan_is_refused(tmp_path: Path) -> None:
 
 def test_features_that_are_not_finite_are_refused() -> None:
     extractor = load_extractor("digits", None, CPU)
-    extractor.network.classifier.features.weight.data *= INF  # type: ignore[union-attr, operator]
+    extractor.network.classifier.features.weight.data *= INF
     says = r"^model\.extractor=digits: gives features that are not finite"
     refused(says, lambda: extractor.extract(torch.zeros(1, 1, 8, 8, dtype=torch.uint8)))
 

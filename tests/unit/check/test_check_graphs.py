@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -62,17 +63,17 @@ def test_bits_are_compared_of_a_batch_that_is_replayed(work: Workload, monkeypat
     one = contender(work, "goc 50 %")
     replayed = Trajectory.replayed
 
-    def wrong(self: Trajectory, model: object) -> object:
-        right = replayed(self, model)  # type: ignore[arg-type]
+    def wrong(self: Trajectory, model: Any) -> object:
+        right = replayed(self, model)
         return (lambda *inputs: 1.01 * right(*inputs)) if proven else right
 
     proven: list[bool] = []
     make = type(work.generation()).make
 
-    def counted(self: object, indices: range) -> object:
+    def counted(self: Any, indices: range) -> object:
         if indices.start:
             proven.append(True)
-        return make(self, indices)  # type: ignore[arg-type]
+        return make(self, indices)
 
     monkeypatch.setattr(Trajectory, "replayed", wrong)
     monkeypatch.setattr(type(work.generation()), "make", counted)

@@ -4,6 +4,7 @@ import io
 import logging
 import math
 import shutil
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def bicubic(x: float) -> float:
     return 1.5 * x**3 - 2.5 * x**2 + 1 if x < 1 else -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2 if x < 2 else 0.0
 
 
-def resampled(rows: np.ndarray, size: int, kernel, support: float) -> np.ndarray:  # type: ignore[no-untyped-def]
+def resampled(rows: np.ndarray, size: int, kernel: Callable[[float], float], support: float) -> np.ndarray:
     """The first axis at another size: each value a weighted mean around its place, wider where there are fewer."""
     scale = len(rows) / size
     wide = max(scale, 1.0)
@@ -58,7 +59,9 @@ def resampled(rows: np.ndarray, size: int, kernel, support: float) -> np.ndarray
     return np.floor(resized.clip(0, 255) + 0.5)
 
 
-def resized(pixels: np.ndarray, width: int, height: int, kernel, support: float) -> np.ndarray:  # type: ignore[no-untyped-def]
+def resized(
+    pixels: np.ndarray, width: int, height: int, kernel: Callable[[float], float], support: float
+) -> np.ndarray:
     across = pixels if width == pixels.shape[1] else resampled(pixels.swapaxes(0, 1), width, kernel, support)
     pixels = pixels if width == pixels.shape[1] else across.swapaxes(0, 1)
     return pixels if height == len(pixels) else resampled(pixels, height, kernel, support)
@@ -265,7 +268,7 @@ def test_options_that_do_not_go_together_are_one_line(
 def test_results_of_threads_come_in_order_and_few_wait() -> None:
     taken, begun = 0, 0
 
-    def items():  # type: ignore[no-untyped-def]
+    def items() -> Iterator[int]:
         nonlocal begun
         for begun in range(1000):  # noqa: UP028  # what was taken is counted
             yield begun

@@ -23,7 +23,7 @@ from goc.models.cost import image_macs
 from goc.models.counting import counted_macs
 from goc.models.custom import load_network
 from goc.models.dit import DiT
-from goc.models.network import Network
+from goc.models.network import Network, Site
 from goc.system.errors import ConfigError, GocError
 from goc.system.plugins import source_of
 from goc.train import router
@@ -74,13 +74,13 @@ def test_the_walk_is_the_networks_own_forward_pass(plain: Network) -> None:
 
 
 @pytest.mark.parametrize("site", ["branch", "stack"])
-def test_a_cached_run_costs_what_torch_counts(plain: Network, site: str) -> None:
+def test_a_cached_run_costs_what_torch_counts(plain: Network, site: Site) -> None:
     mask = uniform(4, plain.depth, 0.5)
     if site == "branch":
         mask[2, 1, 1] = True
     else:
         mask = mask[:, :1, :1]
-    cache = ScheduledCache(mask, Reuse(mask), site)  # type: ignore[arg-type]
+    cache = ScheduledCache(mask, Reuse(mask), site)
     x, t, y = inputs(1)
 
     def run() -> None:
@@ -88,7 +88,7 @@ def test_a_cached_run_costs_what_torch_counts(plain: Network, site: str) -> None
             cache.begin_step(step)
             plain(x, t, y, cache)
 
-    assert counted_macs(run) == image_macs(plain, mask, guided=False, site=site)  # type: ignore[arg-type]
+    assert counted_macs(run) == image_macs(plain, mask, guided=False, site=site)
     tokens, width = 18, 48
     a_block = 12 * tokens * width**2 + 2 * tokens**2 * width
     assert plain.macs.cells.sum() == plain.depth * a_block
@@ -96,7 +96,7 @@ def test_a_cached_run_costs_what_torch_counts(plain: Network, site: str) -> None
 
 
 def test_counting_gives_what_the_formulas_of_dit_give(tiny_dit: DiT) -> None:
-    counted, formulas = Network.macs.func(tiny_dit), tiny_dit.macs  # type: ignore[attr-defined]
+    counted, formulas = Network.macs.func(tiny_dit), tiny_dit.macs
     assert torch.equal(counted.cells, formulas.cells)
     assert torch.equal(counted.gates, formulas.gates)
     assert (counted.forward, counted.modulated_input) == (formulas.forward, formulas.modulated_input)
@@ -164,7 +164,7 @@ def test_what_a_network_lacks_is_one_line(case: tuple[str, dict[str, int], str],
 
 def altered(cls: type, change: Callable[[Any], Any]) -> Any:
     """`tokens` of a class, whose result is changed."""
-    original = cls.tokens  # type: ignore[attr-defined]
+    original = cls.tokens
     return lambda self, x, t, y: change(original(self, x, t, y))
 
 

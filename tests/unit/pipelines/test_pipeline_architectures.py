@@ -43,7 +43,7 @@ class Computed:
             self.times[module] += 1
             return forward(*args, **kwargs)
 
-        module.forward = counted  # type: ignore[method-assign]  # as a hook does
+        module.forward = counted
 
     def close(self) -> None:
         for module in self.times:

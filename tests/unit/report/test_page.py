@@ -162,7 +162,7 @@ def test_numbers_are_shown_to_two_digits_of_their_error(value, error, text) -> N
 
 @pytest.mark.slow
 def test_strips_become_smaller_until_they_fit() -> None:
-    few, many = (strips(dict(enumerate(random_images(count, 3, 256)))) for count in (1, 40))  # type: ignore[arg-type]  # none is None
+    few, many = (strips(dict(enumerate(random_images(count, 3, 256)))) for count in (1, 40))
     assert (few[0].count, few[0].width) == (8, 128)
     assert many[0].width < 128
     assert sum(len(strip.source) for strip in many.values()) <= LARGEST_STRIPS
@@ -206,7 +206,7 @@ class Visit:
             "request": lambda request: self.requests.append(request.url),
         }
         for event, listener in self.listeners.items():
-            page.on(event, listener)  # type: ignore[call-overload]  # one of those it names
+            page.on(event, listener)
         page.goto(path.as_uri())
 
     def leave(self) -> None:
@@ -440,7 +440,7 @@ def test_masks_of_older_results_are_left_out_where_parts_of_steps_are_cached(vis
 def test_pictures_show_an_uncached_row_before_its_caches_and_are_decoded(visit) -> None:
     study = Study(digits())
     images = random_images(len(study.frame))
-    images[study.place("reuse", 20, 5)] = None  # type: ignore[call-overload]  # a place is a number
+    images[study.place("reuse", 20, 5)] = None
     page = visit(study, images).page
     names = [name.split("\n")[0] for name in page.locator(".row > div:first-child").all_inner_texts()]
     assert names[0] == "DDIM, fewer steps, DDIM-20, 20 evaluations"

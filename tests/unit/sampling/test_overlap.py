@@ -160,7 +160,7 @@ def test_values_that_are_not_finite_are_the_same_line_and_leave_no_shard(tiny_di
 @pytest.mark.parametrize("second", [False, True])
 def test_features_that_are_not_finite_are_not_kept(second: bool) -> None:
     extractor = load_extractor("digits", None, torch.device("cpu"))
-    extractor.network.classifier.features.weight.data *= torch.inf  # type: ignore[union-attr, operator]
+    extractor.network.classifier.features.weight.data *= torch.inf
     keep = KeepFeatures(None if second else extractor, 0, images=False, second=extractor if second else None)
     made = {"images": torch.zeros(1, 1, 8, 8, dtype=torch.uint8), "labels": torch.zeros(1)}
     with pytest.raises(GocError, match=r"^model\.extractor=digits: gives features that are not finite"):
@@ -234,7 +234,7 @@ def test_on_a_gpu_the_second_stream_waits_for_the_first_and_holds_what_it_reads(
         monkeypatch.setattr(torch.cuda, name, getattr(gpu, name))
     stream = gpu.Stream.return_value
     tensor = SimpleNamespace(is_cuda=True, record_stream=gpu.record_stream)
-    with SecondStream(torch.device("cuda:0")).after([tensor, torch.zeros(1)]):  # type: ignore[list-item]
+    with SecondStream(torch.device("cuda:0")).after([tensor, torch.zeros(1)]):
         gpu.inside()
     names = [name for name, *_ in gpu.mock_calls]
     expected = ["Stream().wait_stream", "record_stream", "stream().__enter__", "inside", "stream().__exit__"]

@@ -65,7 +65,7 @@ def test_a_training_does_not_go_on_from_another_one(tmp_path: Path, caplog: pyte
         """The losses that a training finds, which is then stopped after so many."""
         parameter = torch.zeros(2, requires_grad=True)
         optimizer, random = torch.optim.Adam([parameter]), torch.Generator()
-        with pytest.raises(KeyboardInterrupt), progress_of(tmp_path, key) as progress:  # noqa: PT012
+        with pytest.raises(KeyboardInterrupt), progress_of(tmp_path, key) as progress:  # noqa: PT012  # stopped within
             losses_before = progress.resume({"": parameter}, optimizer, random)
             parameter.grad = torch.ones(2)
             optimizer.step()
