@@ -6,19 +6,21 @@
 For each number, from the smallest on, a schedule is searched as schedule=halving does, from all that are known
 and from those that were found for fewer evaluations. On the closest ones the weights of each cell and the times that
 the network is given are trained for a while (goc/train/fitting.py), from the known linear predictor that ends closest
-on each; the one that is closest then is trained to its end. Whatever ends closest on samples apart, that no training
-has seen, is written: the known predictor, or the trained weights. --begin names another front, say of another guidance:
-the searches begin with its schedules, and the trainings may with its weights. --target converged: the weights are
-trained towards the converged solution, so that a sample may end closer to that than without a cache. How many
-evaluations of the denoiser that will take is said at the beginning, and how many it took at the end. A front that is
-stopped goes on where it was.
+on each; the one that is closest then is trained to its end. With --turns N the schedules around that one, with one
+computed step elsewhere, come first: those whose known predictors end closest are trained for a while as well, and so on
+around the closest, at most N times. Whatever ends closest on samples apart, that no training has seen, is written: the
+known predictor, or the trained weights. --begin names another front, say of another guidance: the searches begin with
+its schedules, and the trainings may with its weights. --target converged: the weights are trained towards the converged
+solution, so that a sample may end closer to that than without a cache. How many evaluations of the denoiser that will
+take is said at the beginning, and how many it took at the end. A front that is stopped goes on where it was.
 """
 
 import argparse
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,87 +35,35 @@ from goc.planning.halved import at_count, halved, schedule_of
 from goc.planning.plan import Plan
 from goc.runs.denoiser import configured_calibration
 from goc.sampling.calibrate import Calibration
-from goc.sampling.converged import evaluations_of
-from goc.sampling.local_search import Steps
-from goc.sampling.search import budget_of, final_latents
+from goc.sampling.local_search import Steps, neighbours
+from goc.sampling.search import final_latents
 from goc.sampling.shared import shared_tensors
 from goc.sampling.training import DONE, progress_of
 from goc.system.arguments import check_numbers, check_out, command_parser
 from goc.system.errors import ConfigError, memory_for
 from goc.system.files import room_for, write_text
-from goc.train.fitting import DRAWS, LOOKED, fit
+from goc.train.effort import Effort
+from goc.train.fitting import fit
 from goc.train.learning import better
-from goc.train.starts import best_start, distance_of, linear_predictors
-from goc.train.targets import CONVERGED, converged_targets
+from goc.train.starts import Start, best_start, distance_of
+from goc.train.targets import CONVERGED, UNCACHED, converged_targets
 from goc.train.weights import LEAST, add_options, check_way
 
 FEWEST = 3  # computed evaluations
-UNCACHED = "uncached"
 KIND = "front-weights"
-PASSES = {False: 4, True: 3}  # of a training: forward, again for the gradient unless it was kept, and backward for two
-SHORT = 1 / 4  # of the iterations, for each of the schedules that are compared after a training
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How much is spent on each number of evaluations: numbers as the command takes them, and those of the search."""
+@dataclass(frozen=True, order=True)
+class Contender:
+    """A schedule among several, the closest one the smallest.
 
-    iterations: int
-    batch: int
-    samples: int
-    held: int
-    rate: float
-    rivals: int
-    keep: bool
-    target: str
-    search_evaluations: int
-    search_samples: int
+    distance: with what was trained for a while from its start; NaN: nothing was, and that is its start.
+    """
 
-    @property
-    def short(self) -> int:
-        """Iterations for each of the schedules that are compared."""
-        return max(1, round(self.iterations * SHORT)) if self.rivals > 1 and self.iterations else 0
-
-    @property
-    def seen(self) -> range:
-        """The samples that schedules are compared on after a short training."""
-        return range(min(self.search_samples, self.samples))
-
-    @property
-    def seen_of_starts(self) -> range:
-        """The samples that predictors are compared on, from which a training starts."""
-        return self.seen[: max(1, len(self.seen) // 4)]
-
-    def training(self, iterations: int, computed: int) -> int:
-        """Evaluations of the denoiser in a training on a schedule with so many computed ones."""
-        if not iterations:
-            return 0
-        gradients = min(LOOKED, self.samples) * (1 + 2 * DRAWS if self.keep else PASSES[False] * DRAWS)
-        return computed * (PASSES[self.keep] * iterations * self.batch + gradients)
-
-    def targets(self, steps: int, objective: str) -> int:
-        """Evaluations that the targets take, of the samples that trainings see and are judged by."""
-        return (self.samples + self.held) * (steps if self.target == UNCACHED else evaluations_of(objective))
-
-    def weights(self, steps: int, computed: int, contenders: int) -> int:
-        """Evaluations that the weights of one number take, with so many schedules compared."""
-        mask = torch.zeros(steps, 1, 1, dtype=torch.bool)
-        starts = sum(1 for _ in linear_predictors(mask, list(range(steps))))
-        compared = contenders * starts * len(self.seen_of_starts)
-        trained = self.training(self.iterations, computed)
-        if self.short and contenders > 1:
-            compared += contenders * len(self.seen)
-            trained += contenders * self.training(self.short, computed)
-        return trained + computed * (compared + 2 * self.held)
-
-    def estimate(self, steps: int, counts: Sequence[int], calibration_samples: int, objective: str) -> int:
-        """Evaluations of the denoiser that a front will take at most."""
-        spent = calibration_samples * steps
-        total = spent + self.targets(steps, objective)
-        for count in counts:
-            tried = budget_of(self.search_samples, self.search_evaluations, spent, count)
-            total += self.search_samples * steps + count * tried + self.weights(steps, count, self.rivals)
-        return total
+    distance: float
+    computed: Steps
+    start: Start = field(compare=False)
+    trained: Trained = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -170,44 +120,63 @@ class Maker:
             made = shared_tensors(self.calibration.cache_dir, KIND, key, {"weights", "shifts", "losses"}, make)
         return Trained(made["weights"], made["shifts"])
 
+    def start(self, computed: Steps) -> Start:
+        """What the training on a schedule starts from."""
+        log_snr = self.calibration.generation.solver.grid.log_snr.tolist()
+        few = self.targets[: len(self.effort.seen_of_starts)]
+        return best_start(self.plan(computed), self.calibration, few, log_snr, self.begun_with(computed))
+
+    def contender(self, computed: Steps, start: Start) -> Contender:
+        """A schedule after a short training."""
+        trained, seen = self.trained(computed, start.trained, self.effort.short), self.effort.seen
+        distance = distance_of(self.plan(computed), trained, self.calibration, seen, self.targets[: len(seen)])
+        return Contender(distance, computed, start, trained)
+
+    def compared(self, schedules: Sequence[Steps]) -> tuple[list[Contender], int]:
+        """These schedules and, by turns, the closest around the closest; and of how many a start was looked for."""
+        starts = {computed: self.start(computed) for computed in schedules}
+        found = [self.contender(computed, start) for computed, start in starts.items()]
+        for _ in range(self.effort.turns):
+            best, known = min(found), {one.computed for one in found}
+            around = [computed for computed in neighbours(best.computed, self.steps) if computed not in known]
+            starts |= {computed: self.start(computed) for computed in around if computed not in starts}
+            around.sort(key=lambda computed: (starts[computed].distance, computed))
+            found += [self.contender(computed, starts[computed]) for computed in around[: self.effort.rivals]]
+            if min(found) is best:
+                break
+        return found, len(starts)
+
     def entry(self, count: int, others: Sequence[Steps]) -> dict[str, Any]:
         """What a front says of one number of evaluations."""
         effort = self.effort
         first = [tuple(self.begun[count]["computed"])] if count in self.begun else []
         search = halved(self.config.way, self.config.measurement.model, self.calibration, count, others, first)
         closest = [search["computed"], *(schedule for schedule, _ in search["rivals"])][: effort.rivals]
-        contenders: list[Steps] = [tuple(schedule) for schedule in closest]
-        log_snr = self.calibration.generation.solver.grid.log_snr.tolist()
-        few, seen = self.targets[: len(effort.seen_of_starts)], self.targets[: len(effort.seen)]
-        starts = {
-            schedule: best_start(self.plan(schedule), self.calibration, few, log_snr, self.begun_with(schedule))
-            for schedule in contenders
-        }
-        begun = {schedule: trained for schedule, (trained, _) in starts.items()}
-        computed, compared = contenders[0], []
-        if effort.short and len(contenders) > 1:
-            begun = {schedule: self.trained(schedule, trained, effort.short) for schedule, trained in begun.items()}
-            compared = [
-                (distance_of(self.plan(schedule), trained, self.calibration, effort.seen, seen), schedule)
-                for schedule, trained in begun.items()
-            ]
-            computed = min(compared)[1]
-        plan, (start, name) = self.plan(computed), starts[computed]
-        each = [start, self.trained(computed, begun[computed], effort.iterations)] if effort.iterations else [start]
+        contenders, started = list[Contender](), 1
+        if effort.compares(len(closest)):
+            contenders, started = self.compared([tuple(schedule) for schedule in closest])
+            best = min(contenders)
+        else:
+            alone = self.start(tuple(closest[0]))
+            best = Contender(math.nan, tuple(closest[0]), alone, alone.trained)
+        plan, start = self.plan(best.computed), best.start
+        each = [start.trained]
+        if effort.iterations:
+            each.append(self.trained(best.computed, best.trained, effort.iterations))
         held = range(effort.samples, effort.samples + effort.held)
         chosen, distances = len(each) - 1, list[float]()
         if held:
             chosen, distances = better(plan, self.calibration, held, self.targets[effort.samples :], each)
-        share = effort.weights(self.steps, count, len(contenders))
+        share = effort.weights(self.steps, count, started, len(contenders))
         return {
-            "computed": list(computed),
-            "weights": rows_of(each[chosen].weights, computed),
-            "shifts": shifts_of(each[chosen].shifts, computed),
+            "computed": list(best.computed),
+            "weights": rows_of(each[chosen].weights, best.computed),
+            "shifts": shifts_of(each[chosen].shifts, best.computed),
             "search_distance": search["distance"],
-            "start": name,
+            "start": start.name,
             "held_distances": distances,  # of the start, of the trained weights
             "kept": ("start", "trained")[chosen],
-            "compared": [[list(schedule), distance] for distance, schedule in compared],
+            "compared": [[list(one.computed), one.distance] for one in contenders],
             "searched": search["computed"],
             "begun_with": search["begun_with"],
             "denoiser_evaluations": search["denoiser_evaluations"] - search["searched"]["spent"] + share,
@@ -227,6 +196,10 @@ def main() -> int:
     parser.add_argument(
         "--rivals", type=int, default=3, help="schedules that are compared after a short training (default 3)"
     )
+    parser.add_argument(
+        "--turns", type=int, default=0,
+        help="times that schedules around the closest one are compared, too, as many (default 0)",
+    )  # fmt: skip
     parser.add_argument("--begin", type=Path, help="another front, whose schedules and weights it begins with, too")
     parser.add_argument(
         "--target", choices=(UNCACHED, CONVERGED), default=UNCACHED,
@@ -237,7 +210,8 @@ def main() -> int:
     parser.set_defaults(iterations=60, rate=0.01)
     args = parser.parse_intermixed_args()
     started = time.perf_counter()
-    check_numbers(args, {**LEAST, "iterations": 0, "rivals": 1})  # none: known predictors alone, and --begin's weights
+    # no iterations: known predictors alone, and --begin's weights
+    check_numbers(args, {**LEAST, "iterations": 0, "rivals": 1, "turns": 0})
     if args.out is not None:
         check_out(args.out)
     config = compose_config(["method=halving", *args.settings])
@@ -260,6 +234,12 @@ def main() -> int:
         front[str(count)] = entry = maker.entry(count, schedules)
         schedules.append(tuple(entry["searched"]))
         print(line_of(count, entry), flush=True)
+    for fewer, more in pairwise(counts):
+        ends = [min(front[str(count)]["held_distances"], default=math.nan) for count in (fewer, more)]
+        if ends[0] < ends[1]:
+            print(
+                f"note: {more} evaluations end farther than {fewer} on samples apart: --rivals and --turns look further"
+            )
     spent = config.way.calibration_samples * steps + effort.targets(steps, objective)
     took = spent + sum(entry["denoiser_evaluations"] for entry in front.values())
     with room_for(out, DONE):
@@ -286,8 +266,8 @@ def effort_of(args: argparse.Namespace, config: Config) -> Effort:
     """What the command's options and the settings of the search ask for; raises ConfigError for another schedule."""
     schedule = schedule_of(config.way)
     return Effort(
-        args.iterations, args.batch, args.samples, args.held, args.rate, args.rivals, args.keep,
-        args.target, schedule.search_evaluations, schedule.search_samples,
+        args.iterations, args.batch, args.samples, args.held, args.rate, args.rivals, args.turns,
+        args.keep, args.target, schedule.search_evaluations, schedule.search_samples,
     )  # fmt: skip
 
 
@@ -316,7 +296,9 @@ def content(maker: Maker, front: dict[str, Any], estimated: int, took: int) -> d
     """A front's file."""
     way, effort, calibration = maker.config.way, asdict(maker.effort), maker.calibration
     measurements = at_count(way, maker.config.measurement.model, calibration, FEWEST).measurements
-    training = {name: effort[name] for name in ("iterations", "batch", "samples", "held", "rate", "rivals", "target")}
+    training = {
+        name: effort[name] for name in ("iterations", "batch", "samples", "held", "rate", "rivals", "turns", "target")
+    }
     searched = {"samples": effort["search_samples"], "schedules": effort["search_evaluations"]}
     return {
         "evaluations": way.num_evaluations,

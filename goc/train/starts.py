@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +20,14 @@ from goc.system.errors import ConfigError
 
 LENGTH = 3  # computed features that a prediction may use
 NONE: Mapping[str, Trained] = {}
+
+
+class Start(NamedTuple):
+    """What a training may start from, and the mean relative distance of its samples to their targets."""
+
+    distance: float
+    name: str
+    trained: Trained
 
 
 def start(plan: Plan, length: int) -> Tensor:
@@ -70,21 +79,20 @@ def linear_predictors(mask: Tensor, log_snr: list[float]) -> Iterator[tuple[str,
 
 def best_start(
     plan: Plan, calibration: Calibration, targets: Tensor, log_snr: list[float], others: Mapping[str, Trained] = NONE
-) -> tuple[Trained, str]:
-    """The weights of the known linear predictor whose samples end closest to their targets [n, C, H, W], and its name.
+) -> Start:
+    """The known linear predictor whose samples end closest to their targets [n, C, H, W], as weights.
 
     Of the calibration's first samples, on the plan's schedule of whole steps. others: more to choose from.
     """
     cell = plan.mask[:, :1, :1]
-    seen = range(len(targets))
-    candidates = [(distance_of(plan, one, calibration, seen, targets), name, one) for name, one in others.items()]
+    candidates = dict(others)
     for name, predictor in linear_predictors(cell, log_snr):
         weights = as_weights(predictor, cell.flatten().tolist(), LENGTH)
         if weights is not None and torch.isfinite(weights).all():
-            trained = Trained(weights)
-            candidates.append((distance_of(plan, trained, calibration, seen, targets), name, trained))
-    _, name, trained = min(candidates, key=lambda one: one[:2])
-    return trained, name
+            candidates[name] = Trained(weights)
+    seen = range(len(targets))
+    starts = (Start(distance_of(plan, one, calibration, seen, targets), name, one) for name, one in candidates.items())
+    return min(starts, key=lambda start: start[:2])
 
 
 def distance_of(plan: Plan, trained: Trained, calibration: Calibration, indices: range, targets: Tensor) -> float:

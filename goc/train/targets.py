@@ -7,7 +7,7 @@ from goc.runs.denoiser import solution_key
 from goc.sampling.calibrate import Calibration
 from goc.sampling.converged import converged
 
-CONVERGED = "converged"
+UNCACHED, CONVERGED = "uncached", "converged"
 
 
 def converged_targets(config: Config, calibration: Calibration, count: int) -> Tensor:

@@ -66,8 +66,8 @@ def main() -> int:
         seen = min(way.schedule.searched_samples() or args.samples, args.samples)
         log_snr = calibration.generation.solver.grid.log_snr.tolist()
         targets = final_latents(calibration, None, range(seen))
-        (begin, _), best = best_start(plan, calibration, targets, log_snr)
-        name = {"name": best}
+        best = best_start(plan, calibration, targets, log_snr)
+        begin, name = best.trained.weights, {"name": best.name}
     training = {**settings, "seed": calibration.seed, "start": name}
     depends_on = {
         **calibration.key, **training, "site": way.site, "computed": computed,

@@ -17,12 +17,13 @@ from goc.models.dit import DiT
 from goc.models.schedules import Trained, read_front, read_schedule, trained_of
 from goc.planning.denoiser import calibration_of, make_plan
 from goc.runs.denoiser import calibration_alone
+from goc.sampling.local_search import neighbours
 from goc.sampling.search import final_latents
 from goc.system.command import run_command
 from goc.system.errors import ConfigError
 from goc.train import front
 from goc.train.learning import better
-from goc.train.starts import LENGTH, as_weights, best_start, distance_of, linear_predictors
+from goc.train.starts import LENGTH, Start, as_weights, best_start, distance_of, linear_predictors
 from goc.train.targets import converged_targets
 
 pytestmark = pytest.mark.slow
@@ -87,6 +88,7 @@ def test_a_front_is_one_file_that_runs_at_its_ratios_and_is_not_found_twice(
      (["--evaluations=four"], "--evaluations=four: must be"),
      (["--evaluations="], "--evaluations=: must be"),
      (["--evaluations=3", "--rivals=0"], "--rivals=0: must be at least 1"),
+     (["--evaluations=3", "--turns=-1"], "--turns=-1: must be at least 0"),
      (["--evaluations=3", "schedule=uniform"], "schedule=uniform: must be halving here"),
      (["--evaluations=3", "sampler=ddpm"], "sampler=ddpm: must be a deterministic one")],
 )  # fmt: skip
@@ -147,17 +149,61 @@ def test_the_start_is_the_closest_known_predictor_and_stays_if_training_ends_far
     plan, generation = planned(tiny_dit, tmp_path, "cache_ratio=0.6", "predictor=taylor")
     calibration = replace(calibration_of(plan.way, generation, {}, str(tmp_path)), samples=4)
     targets, log_snr = final_latents(calibration, None), generation.solver.grid.log_snr.tolist()
-    start, name = best_start(plan, calibration, targets, log_snr)
+    distance, name, start = best_start(plan, calibration, targets, log_snr)
     cell = plan.mask[:, :1, :1]
     each = {one: as_weights(predictor, cell.flatten().tolist(), LENGTH)
             for one, predictor in linear_predictors(cell, log_snr)}  # fmt: skip
     ends = {one: distance_of(plan, Trained(weights), calibration, range(4), targets)
             for one, weights in each.items() if weights is not None}  # fmt: skip
-    assert ends[name] == min(ends.values()) < max(ends.values())
+    assert distance == ends[name] == min(ends.values()) < max(ends.values())
     assert torch.equal(start.weights, each[name] if each[name] is not None else torch.empty(0))
     worse = Trained(start.weights + 1)
     assert better(plan, calibration, range(4), targets, [start, worse])[0] == 0
     assert better(plan, calibration, range(4), targets, [worse, start])[0] == 1
+
+
+def test_turns_compare_the_closest_schedules_around_the_closest_one_after_a_training(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = (*TINY, "--evaluations=3")
+    entries = {}
+    for turns in (0, 3):
+        assert train(monkeypatch, *given, f"--turns={turns}", f"--out={turns}.json") == 0
+        content = json.loads(Path(f"{turns}.json").read_text())
+        assert content["denoiser_evaluations"] <= content["estimated"]
+        assert content["training"]["turns"] == turns
+        entries[turns] = content["front"]["3"]
+    alone, found = entries[0], {tuple(one): distance for one, distance in entries[3]["compared"]}
+    known = [tuple(one) for one, _ in alone["compared"]]
+    assert [*found][: len(known)] == known
+    assert found[tuple(entries[3]["computed"])] == min(found.values()) <= min(found[one] for one in known)
+    best = min(known, key=found.__getitem__)
+    config = compose_config(["method=halving", "steps=6"])
+    validate(config)
+    calibration = replace(calibration_alone(config, torch.device("cpu"), compiled=False), samples=4)
+    maker = front.Maker(config, calibration, front.effort_of(options(), config), final_latents(calibration, None), {})
+    starts = {one: maker.start(one).distance for one in neighbours(best, 6) if one not in known}
+    first = [*found][len(known) : len(known) + 2]  # as many as rivals
+    assert first == sorted(starts, key=lambda one: (starts[one], one))[:2]
+    assert entries[3]["denoiser_evaluations"] > alone["denoiser_evaluations"]
+
+
+def test_more_evaluations_that_end_farther_are_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ends = {3: [0.3, 0.2], 4: [0.25, 0.3], 5: [0.2, 0.1]}  # 4: the start is kept
+
+    def entry(_: front.Maker, count: int, others: list[object]) -> dict[str, object]:
+        return {"computed": range(count), "searched": range(count), "search_distance": 1.0, "start": "taylor1",
+                "held_distances": ends[count], "kept": "trained", "denoiser_evaluations": 1}  # fmt: skip
+
+    monkeypatch.setattr(front.Maker, "entry", entry)
+    monkeypatch.setattr(front, "content", lambda *_: {})
+    assert train(monkeypatch, *TINY, "--evaluations=3,4,5") == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
+    assert notes == ["note: 4 evaluations end farther than 3 on samples apart: --rivals and --turns look further"]
 
 
 def test_another_front_is_taken_over_and_trained_on_from(
@@ -168,7 +214,7 @@ def test_another_front_is_taken_over_and_trained_on_from(
     first = json.loads(Path("first.json").read_text())["front"]["3"]
     assert first["kept"] == "trained"
     over = (*TINY, "cfg_scale=1.5", "--evaluations=3", "--begin=first.json")
-    monkeypatch.setattr(front, "best_start", lambda *given: (given[-1]["begun"], "begun"))
+    monkeypatch.setattr(front, "best_start", lambda *given: Start(0.0, "begun", given[-1]["begun"]))
     assert train(monkeypatch, *over, "--rivals=1", "--iterations=0", "schedule.search_evaluations=1") == 0
     content = json.loads(Path("outputs/fronts/digits-ddim6-cfg1.5.json").read_text())
     taken = content["front"]["3"]
@@ -210,5 +256,5 @@ def test_weights_may_be_trained_towards_the_converged_solution(
 
 def options() -> argparse.Namespace:
     return argparse.Namespace(
-        iterations=2, batch=2, samples=4, held=0, rate=0.01, rivals=1, keep=False, target="converged"
+        iterations=2, batch=2, samples=4, held=0, rate=0.01, rivals=1, turns=0, keep=False, target="converged"
     )
