@@ -3,8 +3,8 @@
 Reads the finished study (digits_field.yaml beside this) and prints as CSV, or writes with --tables FOLDER to
 field-MODELS.csv, one table for each family of models: what a way costs in MACs and in measured time, both in guided
 evaluations of the network, its mean distance to the converged solution with its error, its FID, and its distance as a
-share of what whole-step ways without a selection, a check or predicted halves reach at that cost: the best of them at
-no more, interpolated between two (both logarithms), and nothing where it costs less than all of them. Means over the
+share of what published whole-step ways without a selection, a check or predicted halves reach at that cost: the best
+at no more, interpolated between two (both logarithms), and nothing where it costs less than all of them. Means over the
 models of a family.
 """
 
@@ -24,11 +24,11 @@ from goc.system.command import run_command
 
 WHOLE_STEPS = ("none", "fora", "taylorseer", "goc")
 NAMES = {"none": "fewer steps", "fora": "FORA", "taylorseer": "TaylorSeer", "toca": "ToCa", "duca": "DuCa",
-         "clusca": "ClusCa", "speca": "SpeCa", "goc": "GOC, half"}  # fmt: skip
+         "clusca": "ClusCa", "speca": "SpeCa", "goc": "GOC", "front": "front"}  # fmt: skip
 
 
 def name_of(result: Result) -> tuple[str, bool]:
-    """A way's name in the table, and whether it caches whole steps and nothing else."""
+    """A way's name in the table, and whether it is published, caches whole steps and nothing else."""
     config = result.config
     schedule, halves = config["schedule"], config.get("cfg_cache")
     method = "none" if schedule["name"] == "none" else result.method.partition("+")[0]
@@ -36,6 +36,8 @@ def name_of(result: Result) -> tuple[str, bool]:
     name = "halves predicted" if method == "none" and halves else NAMES[method]
     if schedule.get("interval"):
         name += f" N={schedule['interval']}"
+    if method in ("goc", "front"):
+        name += f", {config['cache_ratio']:.0%} cached"
     if schedule["name"] == "verify":
         name += f" {schedule['base_threshold']}"
     if random:

@@ -99,11 +99,11 @@ LEAST = {"iterations": 1, "batch": 1, "samples": 1, "held": 0, "rate": 0}
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What a training of weights can be told."""
-    parser.add_argument("--iterations", type=int, default=200, help="batches (default 200)")
-    parser.add_argument("--batch", type=int, default=16, help="samples in each (default 16)")
-    parser.add_argument("--samples", type=int, default=512, help="of the calibration seed, to draw from (default 512)")
-    parser.add_argument("--held", type=int, default=96, help="more of them, to judge the weights by (default 96)")
-    parser.add_argument("--rate", type=float, default=2e-2, help="learning rate at the start (default 0.02)")
+    parser.add_argument("--iterations", type=int, default=200, help="batches (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=16, help="samples in each (default %(default)s)")
+    parser.add_argument("--samples", type=int, default=512, help="of the calibration seed (default %(default)s)")
+    parser.add_argument("--held", type=int, default=96, help="more of them, to judge by (default %(default)s)")
+    parser.add_argument("--rate", type=float, default=2e-2, help="learning rate at the start (default %(default)s)")
     parser.add_argument("--keep", action="store_true", help="keep activations: faster, more memory")
 
 

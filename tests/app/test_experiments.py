@@ -18,17 +18,19 @@ from goc.config.hydra import composed
 from goc.config.known import CHOSEN
 
 EXPERIMENTS = sorted((REPOSITORY / "experiments").glob("*.yaml"))
+# smoke runs have only one
+SEVERAL_MODELS = ("digits_decisions", "digits_models", "digits_guidance", "digits_field", "digits_rivals", "fashion")
 # jobs of the whole sweep; and, where that is large, values for some of its settings that keep all the others
 JOBS = {
     "digits_ablation": 40,  # 10 lists of weights at 4 thresholds
     "digits_budget": 46,  # 6 numbers of steps, and 5 methods on 2 of them at 4 ratios
     "digits_decisions": 64,  # 8 ways on 8 models
-    "digits_field": 184,  # 23 ways on 8 models
-    "digits_front": 952,  # 6 models x 2 x 2, 2 x 1 x 2: 2 at one ratio, 6 at 4; 1 more of the six at 4, 4 of two
+    "digits_field": 208,  # 26 ways on 8 models
+    "digits_front": 1056,  # 8 models x 2 x 2: 2 at one ratio, 6 at 4; 1 more of six models at 4, 4 of two
     "digits_guidance": 132,  # 11 ways on 6 models at 2 scales
     "digits_models": 204,  # 35 ways on 3 diffusion models (one of them named twice), 32 on 3 flow models
     "digits_ratios": 672,  # 14 ways on 6 models, with 2 numbers of steps, at 4 ratios
-    "digits_rivals": 102,  # with 4 numbers of evaluations 4 solvers, 2 learned, 11 caches, on flow 1, 1 and 5; and 6
+    "digits_rivals": 148,  # with 4 numbers of evaluations 5 solvers, 2 learned, 19 caches, on flow 1, 1 and 8; and 4
     "digits_tradeoff": 95,  # 19 methods at 5 ratios
     "fashion": 112,  # 58 ways of diffusion, 54 of flow matching
     "paper_ablation": 3,
@@ -44,7 +46,7 @@ FEWER = {
     "digits_ablation": "inflection_threshold=0.3 gradient_weights=[1.0],[0.8,0.2]",
     "digits_budget": "cache_ratio=0.67 steps=20",
     "digits_decisions": "steps=10",
-    "digits_field": "steps=10",
+    "digits_field": "steps=20",
     "digits_front": "model=digits steps=20 cfg_scale=1 cache_ratio=0.75 method=front",
     "digits_guidance": "cfg_scale=4 steps=6 guidance_interval=[0.28,2.9]",
     "digits_models": "steps=4 cache_ratio=0.5 method=goc",
@@ -62,12 +64,12 @@ ROWS = {
     "digits_ablation": 2,
     "digits_budget": 6,
     "digits_decisions": 8,
-    "digits_field": 42,  # 21 of each objective, as steps are the same here: with both numbers of clusters
+    "digits_field": 48,  # 24 of each objective, as steps are the same here: with both numbers of clusters
     "digits_front": 2,  # and Taylor on even steps
     "digits_guidance": 14,  # 7 ways in one interval, on one model of each objective
     "digits_models": 12,  # 3 models are one here
     "digits_ratios": 4,  # learned weights with their own schedule and with the one named; two predictors on even steps
-    "digits_rivals": 8,  # DDIM, UniPC's two spacings, DPM-Solver, Euler; learned times of three
+    "digits_rivals": 11,  # DDIM, both spacings of UniPC and DPM-Solver, Euler, midpoint twice; learned times of three
     "digits_search": 4,  # Optuna's trials
     "digits_tradeoff": 4,
     "fashion": 10,  # steps and ratios are the same here: a way and solver each
@@ -99,12 +101,14 @@ def jobs_of_grid(grid: dict[str, str]) -> int:
 
 
 def first_models(path: Path) -> str:
-    """An experiment's grids as on a command line, with the first of the models of each, as a smoke run has only one."""
+    """An experiment's grids as on a command line, with the first of the models of each, as a smoke run has only one.
+
+    Without those that name a schedule's file, which is for one number of steps.
+    """
     grids = OmegaConf.to_container(OmegaConf.load(path))["hydra"]["sweeper"]["grids"]
-    first = [{**grid, "model": grid["model"].split(",")[0]} for grid in grids]
-    return (
-        "[" + ",".join("{" + ",".join(f"{key}:'{value}'" for key, value in grid.items()) + "}" for grid in first) + "]"
-    )
+    first = [{**grid, "model": grid["model"].split(",")[0]} for grid in grids if "schedule.path" not in grid]
+    quoted = (",".join(f'{key}:"{value}"' for key, value in grid.items()) for grid in first)
+    return "[" + ",".join(f"{{{grid}}}" for grid in quoted) + "]"
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -168,7 +172,14 @@ def test_an_experiment_runs_by_its_own_command(
     assert package == "# @package _global_"
     assert command == " ".join([f"# python run.py -m experiment={path.stem}", *ASKED.get(path.stem, ())])
     fewer = FEWER.get(path.stem, "").split()
-    if path.stem in ("digits_decisions", "digits_models", "digits_guidance", "digits_field", "fashion"):
+    if path.stem in (
+        "digits_decisions",
+        "digits_models",
+        "digits_guidance",
+        "digits_field",
+        "digits_rivals",
+        "fashion",
+    ):
         fewer.append(f"hydra.sweeper.grids={first_models(path)}")
     arguments = command.removeprefix("# python run.py ").split()
     if path.stem in ASKED:

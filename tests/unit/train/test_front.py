@@ -101,6 +101,16 @@ def test_what_cannot_be_a_front_is_one_line(
     assert len(error.strip().splitlines()) == 1
 
 
+def test_help_says_this_commands_own_defaults(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        train(monkeypatch, "--help")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "batches (default 60)" in said
+    assert "learning rate at the start (default 0.01)" in said
+
+
 def test_an_estimate_needs_no_weights_and_begins_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
