@@ -18,11 +18,11 @@ take is said at the beginning, and how many it took at the end. A front that is 
 import argparse
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,17 +53,16 @@ FEWEST = 3  # computed evaluations
 KIND = "front-weights"
 
 
-@dataclass(frozen=True, order=True)
-class Contender:
-    """A schedule among several, the closest one the smallest.
+class Contender(NamedTuple):
+    """A schedule among others, of which the closest is the smallest.
 
-    distance: with what was trained for a while from its start; NaN: nothing was, and that is its start.
+    distance: with what was trained from its start; that of the start, where nothing was.
     """
 
     distance: float
     computed: Steps
-    start: Start = field(compare=False)
-    trained: Trained = field(compare=False)
+    start: Start
+    trained: Trained
 
 
 @dataclass(frozen=True)
@@ -151,14 +150,13 @@ class Maker:
         effort = self.effort
         first = [tuple(self.begun[count]["computed"])] if count in self.begun else []
         search = halved(self.config.way, self.config.measurement.model, self.calibration, count, others, first)
-        closest = [search["computed"], *(schedule for schedule, _ in search["rivals"])][: effort.rivals]
-        contenders, started = list[Contender](), 1
+        closest = [tuple(search["computed"]), *(tuple(schedule) for schedule, _ in search["rivals"])][: effort.rivals]
         if effort.compares(len(closest)):
-            contenders, started = self.compared([tuple(schedule) for schedule in closest])
+            contenders, started = self.compared(closest)
             best = min(contenders)
         else:
-            alone = self.start(tuple(closest[0]))
-            best = Contender(math.nan, tuple(closest[0]), alone, alone.trained)
+            contenders, started, alone = [], 1, self.start(closest[0])
+            best = Contender(alone.distance, closest[0], alone, alone.trained)
         plan, start = self.plan(best.computed), best.start
         each = [start.trained]
         if effort.iterations:
@@ -190,15 +188,15 @@ def main() -> int:
         "settings", nargs="*", help="run.py's: model, sampler, steps, cfg_scale, schedule.search_samples, ..."
     )
     parser.add_argument(
-        "--evaluations", default="4,5,7,10", help=f"computed ones, each at least {FEWEST} (default 4,5,7,10)"
+        "--evaluations", default="4,5,7,10", help=f"computed ones, each at least {FEWEST} (default %(default)s)"
     )
     add_options(parser)
     parser.add_argument(
-        "--rivals", type=int, default=3, help="schedules that are compared after a short training (default 3)"
+        "--rivals", type=int, default=3, help="schedules that are compared after a short training (default %(default)s)"
     )
     parser.add_argument(
         "--turns", type=int, default=0,
-        help="times that schedules around the closest one are compared, too, as many (default 0)",
+        help="times that schedules around the closest one are compared, too, as many (default %(default)s)",
     )  # fmt: skip
     parser.add_argument("--begin", type=Path, help="another front, whose schedules and weights it begins with, too")
     parser.add_argument(
@@ -234,12 +232,8 @@ def main() -> int:
         front[str(count)] = entry = maker.entry(count, schedules)
         schedules.append(tuple(entry["searched"]))
         print(line_of(count, entry), flush=True)
-    for fewer, more in pairwise(counts):
-        ends = [min(front[str(count)]["held_distances"], default=math.nan) for count in (fewer, more)]
-        if ends[0] < ends[1]:
-            print(
-                f"note: {more} evaluations end farther than {fewer} on samples apart: --rivals and --turns look further"
-            )
+    for note in notes(front):
+        print(note)
     spent = config.way.calibration_samples * steps + effort.targets(steps, objective)
     took = spent + sum(entry["denoiser_evaluations"] for entry in front.values())
     with room_for(out, DONE):
@@ -290,6 +284,15 @@ def line_of(count: int, entry: dict[str, Any]) -> str:
         line += f"; of samples apart {first:.4f} ({entry['start']})"
         line += "".join(f" -> {distance:.4f} (trained)" for distance in last)
     return line + (": the start is kept" if entry["kept"] == "start" else "")
+
+
+def notes(front: dict[str, Any]) -> Iterator[str]:
+    """A line for each number of evaluations with which samples apart end farther than with fewer."""
+    ends = {count: min(entry["held_distances"], default=math.nan) for count, entry in front.items()}
+    for fewer, more in pairwise(ends):
+        if ends[fewer] < ends[more]:
+            said = f"{more} evaluations end farther than {fewer} on samples apart"
+            yield f"note: {said}: --rivals and --turns look further"
 
 
 def content(maker: Maker, front: dict[str, Any], estimated: int, took: int) -> dict[str, Any]:

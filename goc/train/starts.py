@@ -23,7 +23,10 @@ NONE: Mapping[str, Trained] = {}
 
 
 class Start(NamedTuple):
-    """What a training may start from, and the mean relative distance of its samples to their targets."""
+    """What a training may start from, of several with names of their own the closest the smallest.
+
+    distance: the mean relative one of its samples to their targets.
+    """
 
     distance: float
     name: str
@@ -92,7 +95,7 @@ def best_start(
             candidates[name] = Trained(weights)
     seen = range(len(targets))
     starts = (Start(distance_of(plan, one, calibration, seen, targets), name, one) for name, one in candidates.items())
-    return min(starts, key=lambda start: start[:2])
+    return min(starts)
 
 
 def distance_of(plan: Plan, trained: Trained, calibration: Calibration, indices: range, targets: Tensor) -> float:

@@ -172,14 +172,7 @@ def test_an_experiment_runs_by_its_own_command(
     assert package == "# @package _global_"
     assert command == " ".join([f"# python run.py -m experiment={path.stem}", *ASKED.get(path.stem, ())])
     fewer = FEWER.get(path.stem, "").split()
-    if path.stem in (
-        "digits_decisions",
-        "digits_models",
-        "digits_guidance",
-        "digits_field",
-        "digits_rivals",
-        "fashion",
-    ):
+    if path.stem in SEVERAL_MODELS:
         fewer.append(f"hydra.sweeper.grids={first_models(path)}")
     arguments = command.removeprefix("# python run.py ").split()
     if path.stem in ASKED:
