@@ -186,9 +186,11 @@ def pipelines(settings: list[str]) -> pd.DataFrame:
     parser = argparse.ArgumentParser(prog="benchmark.py pipelines")
     names = [shape.name for shape in shapes.SMALL]
     parser.add_argument("--models", nargs="+", choices=names, default=names, help="default both")
-    parser.add_argument("--batch", type=int, default=1, help="samples (default 1)")
-    parser.add_argument("--steps", type=int, default=6, help="of a trajectory (default 6)")
-    parser.add_argument("--repeats", type=int, default=2, help="timed trajectories of each method (default 2)")
+    parser.add_argument("--batch", type=int, default=1, help="samples (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=6, help="of a trajectory (default %(default)s)")
+    parser.add_argument(
+        "--repeats", type=int, default=2, help="timed trajectories of each method (default %(default)s)"
+    )
     parser.add_argument("--rows", nargs="+", help="only these, and what they are measured against (default all)")
     options = parser.parse_args(settings)
     check_counts(options)
@@ -213,8 +215,8 @@ def roofline(settings: list[str]) -> pd.DataFrame:
 def uncertainty(settings: list[str]) -> pd.DataFrame:
     """Time and memory of a FID and of each sample's influence on it, on made-up features in batches."""
     parser = argparse.ArgumentParser(prog="benchmark.py uncertainty")
-    parser.add_argument("--samples", type=int, default=50000, help="default 50000")
-    parser.add_argument("--features", type=int, default=2048, help="default 2048")
+    parser.add_argument("--samples", type=int, default=50000, help="default %(default)s")
+    parser.add_argument("--features", type=int, default=2048, help="default %(default)s")
     options = parser.parse_args(settings)
     check_numbers(options, {"samples": 2, "features": 1})
     size = options.features
@@ -239,7 +241,7 @@ def reports(settings: list[str]) -> pd.DataFrame:
     """CPU seconds, peak memory and size of the page of a report on made-up runs, each in a process of its own."""
     parser = argparse.ArgumentParser(prog="benchmark.py reports")
     parser.add_argument("--runs", type=int, nargs="+", default=[100, 1000, 10000], help="default 100 1000 10000")
-    parser.add_argument("--samples", type=int, default=1000, help="of each run (default 1000)")
+    parser.add_argument("--samples", type=int, default=1000, help="of each run (default %(default)s)")
     options = parser.parse_args(settings)
     rows = []
     for count in options.runs:

@@ -22,8 +22,8 @@ def model_options(subject: str) -> argparse.ArgumentParser:
     """The options that name a model and its guidance."""
     parser = argparse.ArgumentParser(prog=f"benchmark.py {subject}")
     parser.add_argument("--model", default="DiT-XL/2", help="a published architecture (default DiT-XL/2)")
-    parser.add_argument("--image-size", type=int, default=256, help="pixels a side (default 256)")
-    parser.add_argument("--cfg-scale", type=float, default=1.5, help="1 is without guidance (default 1.5)")
+    parser.add_argument("--image-size", type=int, default=256, help="pixels a side (default %(default)s)")
+    parser.add_argument("--cfg-scale", type=float, default=1.5, help="1 is without guidance (default %(default)s)")
     return parser
 
 
@@ -44,10 +44,12 @@ def workload(options: argparse.Namespace) -> Workload:
 def steps(settings: list[str]) -> pd.DataFrame:
     """Full and cached steps of the project's methods, of a textbook implementation and of peers, taking turns."""
     parser = model_options("steps")
-    parser.add_argument("--batch", type=int, default=2, help="images (default 2)")
+    parser.add_argument("--batch", type=int, default=2, help="images (default %(default)s)")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="as run.py's (default fp32)")
-    parser.add_argument("--steps", type=int, default=8, help="of a trajectory (default 8)")
-    parser.add_argument("--repeats", type=int, default=3, help="timed trajectories of each method (default 3)")
+    parser.add_argument("--steps", type=int, default=8, help="of a trajectory (default %(default)s)")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="timed trajectories of each method (default %(default)s)"
+    )
     parser.add_argument("--compile", action="store_true", help="compile the project's and the textbook's branches")
     parser.add_argument("--rows", nargs="+", help="only these, and what they are measured against (default all)")
     options = parser.parse_args(settings)

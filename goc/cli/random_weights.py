@@ -167,9 +167,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     where.add_argument("--out", type=Path, help="folder to write into")
     where.add_argument("--pipeline", type=Path, help="folder for a tiny pipeline of diffusers; only --seed matters")
     parser.add_argument("--model", default="DiT-S/2", help="a published architecture, DiT's or SiT's (default DiT-S/2)")
-    parser.add_argument("--image-size", type=int, default=256, help="pixels a side (default 256)")
-    parser.add_argument("--seed", type=int, default=0, help="default 0")
-    parser.add_argument("--reference-images", type=int, default=64, help="images in reference.npz (default 64)")
+    parser.add_argument("--image-size", type=int, default=256, help="pixels a side (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
+    parser.add_argument(
+        "--reference-images", type=int, default=64, help="images in reference.npz (default %(default)s)"
+    )
     parser.add_argument("--tiny-vae", action="store_true", help="a very small VAE with the same downsampling factor")
     parser.add_argument("--dinov2", choices=list(DINOV2_SIZES), default="tiny", help="its size; large is 1.2 GB")
     args = parser.parse_args(argv)

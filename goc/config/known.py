@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, cast
 
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
@@ -62,7 +62,7 @@ def _check_key(node: DictConfig, key: str, prefix: str, cls: type) -> None:
             raise ConfigError(f"{prefix}{key}=???: must have a value")
         return
     if OmegaConf.is_interpolation(node, key):
-        text = str(OmegaConf.to_container(node, resolve=False)[key])  # type: ignore[call-overload, index]
+        text = str(cast(dict[str, Any], OmegaConf.to_container(node, resolve=False))[key])
         if any(f"${{{resolver}:" in text for resolver in RESOLVERS):
             raise ConfigError(f"{prefix}{key}={text}: must not name what is made of the settings")
         return  # to_object gives it the key's type, or says that it has none

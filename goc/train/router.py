@@ -153,12 +153,12 @@ def main() -> int:
     """Train a router for run.py's settings and write it; returns the exit code."""
     parser = command_parser(__doc__)
     parser.add_argument("settings", nargs="*", help="run.py's: model, sampler, steps, cfg_scale, cfg_channels, seed")
-    parser.add_argument("--iterations", type=int, default=200, help="batches (default 200)")
-    parser.add_argument("--batch", type=int, default=16, help="samples in each (default 16)")
+    parser.add_argument("--iterations", type=int, default=200, help="batches (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=16, help="samples in each (default %(default)s)")
     parser.add_argument(
-        "--penalty", type=float, default=1e-3, help="lambda: weight of the computed cells (default 1e-3)"
+        "--penalty", type=float, default=1e-3, help="lambda: weight of the computed cells (default %(default)s)"
     )
-    parser.add_argument("--rate", type=float, default=0.05, help="learning rate (default 0.05)")
+    parser.add_argument("--rate", type=float, default=0.05, help="learning rate (default %(default)s)")
     parser.add_argument("--out", type=Path, help="default: outputs/routers/MODEL/router-SAMPLERSTEPS.pt")
     args = parser.parse_args()
     check_numbers(args, {"iterations": 1, "batch": 1, "penalty": 0, "rate": 0})

@@ -51,7 +51,7 @@ def main() -> int:
     parser.add_argument("settings", nargs="*", help="run.py's: model, sampler, steps, cfg_scale, ...")
     add_options(parser)
     parser.add_argument(
-        "--target", default=CONVERGED, help="converged, or so many steps of the same solver (default converged)"
+        "--target", default=CONVERGED, help="converged, or so many steps of the same solver (default %(default)s)"
     )
     parser.add_argument("--out", type=Path, help=f"default: {OWN_TIMES}")
     parser.set_defaults(rate=0.05)
